@@ -1,0 +1,180 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::Hash,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{Circuit, Policy};
+
+/// One circuit per key, for instance per endpoint, at most a stated number. Clones share the circuits.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+/// use gusset_breaker::{Circuits, Policy};
+///
+/// let endpoints = Circuits::new(Policy::consecutive(5), NonZeroUsize::new(1_000).unwrap());
+/// endpoints.get("10.0.0.7:80").force_open();
+/// assert!(!endpoints.get("10.0.0.7:80").is_eligible());
+/// assert!(endpoints.get("10.0.0.8:80").is_eligible());
+/// ```
+///
+/// # Memory
+///
+/// At the bound, a new key takes the place of one whose circuit is closed, without failures and held by
+/// nobody: forgetting that one changes nothing. Where a handful of tries finds none such, one that does
+/// remember something makes room, and [`Circuits::evictions`] counts it; whoever still holds that circuit goes on using it.
+pub struct Circuits<K> {
+    shared: Arc<Shared<K>>,
+}
+
+struct Shared<K> {
+    policy: Policy,
+    capacity: NonZeroUsize,
+    table: Mutex<Table<K>>,
+}
+
+struct Table<K> {
+    places: HashMap<K, usize>,
+    slots: Vec<(K, Circuit)>,
+    hand: usize,
+    evictions: u64,
+}
+
+impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
+    /// At most `capacity` circuits, all with `policy`.
+    #[must_use]
+    pub fn new(policy: Policy, capacity: NonZeroUsize) -> Self {
+        let table =
+            Table { places: HashMap::new(), slots: Vec::new(), hand: 0, evictions: 0 };
+        Self { shared: Arc::new(Shared { policy, capacity, table: Mutex::new(table) }) }
+    }
+
+    /// The circuit of `key`, a new one if need be. It is named like the key. One short lock, O(1); keep the circuit
+    /// where a key is used again and again.
+    #[must_use]
+    pub fn get(&self, key: K) -> Circuit {
+        let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&place) = table.places.get(&key) {
+            return table.slots[place].1.clone();
+        }
+        let circuit = Circuit::new(key.to_string(), self.shared.policy);
+        table.insert(key, circuit.clone(), self.shared.capacity.get());
+        circuit
+    }
+
+    /// How many circuits there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).slots.len()
+    }
+
+    /// Whether there are none yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many circuits that remembered something had to make room.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).evictions
+    }
+}
+
+impl<K: Hash + Eq + Clone> Table<K> {
+    /// How many slots the hand looks at for one that may be forgotten without loss.
+    const TRIES: usize = 8;
+
+    fn insert(&mut self, key: K, circuit: Circuit, capacity: usize) {
+        if self.slots.len() < capacity {
+            self.places.insert(key.clone(), self.slots.len());
+            self.slots.push((key, circuit));
+            return;
+        }
+        let place = self.victim();
+        let (forgotten, _) = std::mem::replace(&mut self.slots[place], (key.clone(), circuit));
+        self.places.remove(&forgotten);
+        self.places.insert(key, place);
+    }
+
+    fn victim(&mut self) -> usize {
+        let slots = self.slots.len();
+        for step in 0..Self::TRIES.min(slots) {
+            let place = (self.hand + step) % slots;
+            if self.slots[place].1.is_disposable() {
+                self.hand = (place + 1) % slots;
+                return place;
+            }
+        }
+        let place = self.hand;
+        self.hand = (place + 1) % slots;
+        self.evictions += 1;
+        place
+    }
+}
+
+impl<K> Clone for Circuits<K> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<K> fmt::Debug for Circuits<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Circuits").field("capacity", &self.shared.capacity).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::State;
+
+    fn circuits(capacity: usize) -> Circuits<u32> {
+        Circuits::new(Policy::consecutive(1), NonZeroUsize::new(capacity).unwrap())
+    }
+
+    #[test]
+    fn a_key_finds_its_circuit_again() {
+        let circuits = circuits(2);
+        circuits.get(1).try_acquire().unwrap().failure();
+        assert_eq!(circuits.get(1).state(), State::Open);
+        assert_eq!(circuits.get(2).state(), State::Closed);
+        assert_eq!(circuits.get(1).name(), "1");
+    }
+
+    #[test]
+    fn a_flood_of_keys_neither_grows_the_table_nor_closes_an_open_circuit() {
+        let circuits = circuits(100);
+        circuits.get(7).try_acquire().unwrap().failure();
+        for key in 1_000..11_000 {
+            let _ = circuits.get(key);
+        }
+        assert_eq!(circuits.len(), 100);
+        assert_eq!(circuits.get(7).state(), State::Open);
+        assert_eq!(circuits.evictions(), 0);
+    }
+
+    #[test]
+    fn at_the_bound_with_nothing_to_forget_one_makes_room_and_is_counted() {
+        let circuits = circuits(2);
+        for key in 0..3 {
+            circuits.get(key).try_acquire().unwrap().failure();
+        }
+        assert_eq!((circuits.len(), circuits.evictions()), (2, 1));
+        assert_eq!(circuits.get(2).state(), State::Open);
+    }
+
+    #[test]
+    fn a_circuit_that_someone_holds_is_not_replaced() {
+        let circuits = circuits(1);
+        let held = circuits.get(1);
+        let permit = held.try_acquire().unwrap();
+        let _ = circuits.get(2);
+        assert_eq!(circuits.evictions(), 1, "stated, for the holder no longer shares it");
+        permit.failure();
+        assert_eq!(held.state(), State::Open);
+    }
+}

@@ -1,0 +1,116 @@
+/// What a result says about the health of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The service works.
+    Success,
+    /// The service is broken or overloaded.
+    Failure,
+    /// Nothing, for instance because the request itself was wrong. A probe gives its place back without a verdict.
+    Ignored,
+}
+
+/// Judges results. Closures `|&Result<Response, Error>| -> Outcome` do.
+pub trait Classify<Res, E> {
+    /// What `result` says about the service. Runs on the path of every call, under no lock.
+    fn classify(&self, result: &Result<Res, E>) -> Outcome;
+}
+
+impl<F, Res, E> Classify<Res, E> for F
+where
+    F: Fn(&Result<Res, E>) -> Outcome,
+{
+    fn classify(&self, result: &Result<Res, E>) -> Outcome {
+        self(result)
+    }
+}
+
+/// Every error is a failure, every response a success.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ErrorsFail;
+
+impl<Res, E> Classify<Res, E> for ErrorsFail {
+    fn classify(&self, result: &Result<Res, E>) -> Outcome {
+        if result.is_ok() { Outcome::Success } else { Outcome::Failure }
+    }
+}
+
+/// Errors and 5xx are failures, 4xx is ignored, all else a success.
+///
+/// 4xx includes 408 and 429: they say more about the client's behaviour than about the health of the service.
+#[cfg(feature = "http")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HttpStatus;
+
+#[cfg(feature = "http")]
+impl<B, E> Classify<http::Response<B>, E> for HttpStatus {
+    fn classify(&self, result: &Result<http::Response<B>, E>) -> Outcome {
+        match result {
+            Err(_) => Outcome::Failure,
+            Ok(response) if response.status().is_server_error() => Outcome::Failure,
+            Ok(response) if response.status().is_client_error() => Outcome::Ignored,
+            Ok(_) => Outcome::Success,
+        }
+    }
+}
+
+/// Errors and the gRPC codes 2 `UNKNOWN`, 4 `DEADLINE_EXCEEDED`, 13 `INTERNAL`, 14 `UNAVAILABLE` and 15 `DATA_LOSS` are
+/// failures; other codes are ignored; 0 is a success.
+///
+/// Only a code in the headers is seen, as in a trailers-only answer, which is how servers usually report errors of unary calls.
+/// An answer without one is judged by its HTTP status as [`HttpStatus`] does.
+#[cfg(feature = "http")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GrpcStatus;
+
+#[cfg(feature = "http")]
+impl<B, E> Classify<http::Response<B>, E> for GrpcStatus {
+    fn classify(&self, result: &Result<http::Response<B>, E>) -> Outcome {
+        let code = result.as_ref().ok().and_then(|response| response.headers().get("grpc-status"));
+        match code.map(http::HeaderValue::as_bytes) {
+            None => HttpStatus.classify(result),
+            Some(b"0") => Outcome::Success,
+            Some(b"2" | b"4" | b"13" | b"14" | b"15") => Outcome::Failure,
+            Some(_) => Outcome::Ignored,
+        }
+    }
+}
+
+#[cfg(all(test, feature = "http"))]
+mod tests {
+    use super::*;
+    use http::Response;
+
+    fn with_status(status: u16) -> Result<Response<()>, ()> {
+        Ok(Response::builder().status(status).body(()).unwrap())
+    }
+
+    #[test]
+    fn http_status_tells_broken_services_from_wrong_requests() {
+        for (status, outcome) in [
+            (200, Outcome::Success),
+            (304, Outcome::Success),
+            (404, Outcome::Ignored),
+            (429, Outcome::Ignored),
+            (500, Outcome::Failure),
+            (503, Outcome::Failure),
+        ] {
+            assert_eq!(HttpStatus.classify(&with_status(status)), outcome, "{status}");
+        }
+        assert_eq!(HttpStatus.classify(&Err::<Response<()>, _>(())), Outcome::Failure);
+    }
+
+    #[test]
+    fn grpc_status_is_read_from_the_headers() {
+        for (code, outcome) in [
+            ("0", Outcome::Success),
+            ("5", Outcome::Ignored),
+            ("14", Outcome::Failure),
+            ("4", Outcome::Failure),
+        ] {
+            let answer = Response::builder().header("grpc-status", code).body(()).unwrap();
+            assert_eq!(GrpcStatus.classify(&Ok::<_, ()>(answer)), outcome, "{code}");
+        }
+        assert_eq!(GrpcStatus.classify(&with_status(200)), Outcome::Success);
+        assert_eq!(GrpcStatus.classify(&with_status(502)), Outcome::Failure);
+    }
+}

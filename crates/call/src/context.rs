@@ -1,0 +1,133 @@
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{self, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tokio::task::futures::TaskLocalFuture;
+
+use crate::{Deadline, TraceContext};
+
+tokio::task_local! {
+    static CURRENT: Context;
+}
+
+/// Trace and deadline of the call that a task works for.
+///
+/// Layers on the server side put it around the handler; clients, publishers and saga steps inside read it with
+/// [`Context::current`] and pass it on. It does not follow `tokio::spawn`: wrap the spawned future in
+/// [`Context::scope`] where that is wanted.
+///
+/// ```
+/// # use std::time::Duration;
+/// use gusset_call::{Context, Deadline, TraceContext};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let cx = Context::default().with_trace(TraceContext::new_root());
+/// cx.scope(async {
+///     assert_eq!(Context::current().trace(), cx.trace());
+/// }).await;
+/// assert_eq!(Context::current().trace(), None);
+/// # });
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    trace: Option<TraceContext>,
+    deadline: Option<Deadline>,
+}
+
+impl Context {
+    /// The context of the call that this task works for; empty outside of any.
+    #[must_use]
+    pub fn current() -> Self {
+        CURRENT.try_with(|cx| *cx).unwrap_or_default()
+    }
+
+    /// The same context within `trace`.
+    #[must_use]
+    pub const fn with_trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
+    /// The same context, over at `deadline` or at the one it already has, whichever comes first.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Deadline) -> Self {
+        self.deadline = Some(self.deadline.map_or(deadline, |present| present.min(deadline)));
+        self
+    }
+
+    /// The span that this work belongs to.
+    #[must_use]
+    pub const fn trace(&self) -> Option<TraceContext> {
+        self.trace
+    }
+
+    /// When the caller stops waiting.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    /// Runs `future` with this as its [`Context::current`].
+    pub fn scope<F: Future>(self, future: F) -> Scope<F> {
+        Scope { inner: CURRENT.scope(self, future) }
+    }
+}
+
+pin_project! {
+    /// Future of [`Context::scope`].
+    pub struct Scope<F> {
+        #[pin]
+        inner: TaskLocalFuture<Context, F>,
+    }
+}
+
+impl<F> std::fmt::Debug for Scope<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scope").finish_non_exhaustive()
+    }
+}
+
+impl<F: Future> Future for Scope<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        self.project().inner.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_deadline_wins_whatever_the_order() {
+        let early = Deadline::after(Duration::from_secs(1));
+        let late = Deadline::after(Duration::from_secs(9));
+        for cx in [
+            Context::default().with_deadline(early).with_deadline(late),
+            Context::default().with_deadline(late).with_deadline(early),
+        ] {
+            assert_eq!(cx.deadline(), Some(early));
+        }
+    }
+
+    #[tokio::test]
+    async fn scopes_nest_and_end() {
+        let (outer, inner) = (TraceContext::new_root(), TraceContext::new_root());
+        Context::default()
+            .with_trace(outer)
+            .scope(async move {
+                Context::current()
+                    .with_trace(inner)
+                    .scope(async move { assert_eq!(Context::current().trace(), Some(inner)) })
+                    .await;
+                assert_eq!(Context::current().trace(), Some(outer));
+            })
+            .await;
+        assert_eq!(Context::current(), Context::default());
+    }
+}

@@ -1,0 +1,74 @@
+//! Carries through a stack of services what belongs to one call, and gives every refusal one shape.
+//!
+//! ```
+//! use gusset_call::{BoxError, Open, refusal_in};
+//!
+//! // A layer refuses with a small struct, boxed as tower does it ...
+//! let error: BoxError = Open::new("payments").retry_after(std::time::Duration::from_secs(3)).into();
+//!
+//! // ... and whoever stands outside asks what happened and when to come back.
+//! let refusal = refusal_in(&*error).expect("a refusal of the family");
+//! assert_eq!(refusal.retry_after().unwrap().as_secs(), 3);
+//! assert_eq!(refusal.to_string(), "circuit payments is open");
+//! ```
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Context`] | trace and deadline of the call that this task works for |
+//! | [`Deadline`] | a point in monotonic time after which nobody waits for the answer |
+//! | [`Attempt`] | which try of a call this is, counted from 1 |
+//! | [`Tried`] | the instances that earlier tries of the same call went to |
+//! | [`TraceContext`] | W3C trace identifiers, parsed and written without OpenTelemetry |
+//! | [`Open`], [`Limited`], [`NoInstance`], [`Overloaded`], [`DeadlineExceeded`] | the refusals |
+//! | [`Refusal`], [`refusal_in`] | what all refusals know; finding one inside an error |
+//! | [`AnswerLayer`] (feature `http`) | turns refusals into HTTP 429/503/504 and gRPC 8/14/4 answers |
+//! | [`Problem`] (feature `http`) | RFC 9457 problem details |
+//!
+//! # Refusals over the wire
+//!
+//! | refusal | HTTP | gRPC |
+//! |---|---|---|
+//! | [`Open`] | 503 | 14 `UNAVAILABLE` |
+//! | [`Limited`] | 429 | 8 `RESOURCE_EXHAUSTED` |
+//! | [`NoInstance`] | 503 | 14 `UNAVAILABLE` |
+//! | [`Overloaded`] | 503 | 14 `UNAVAILABLE` |
+//! | [`DeadlineExceeded`] | 504 | 4 `DEADLINE_EXCEEDED` |
+//!
+//! # What it does not do
+//!
+//! It holds no policy and no mechanism: nothing here retries, limits or routes.
+//!
+//! # Features
+//!
+//! - `http`: problem bodies, [`AnswerLayer`]. Adds the `http`, `http-body`, `bytes` and
+//!   `serde_json` crates, no server and no client.
+//! - `axum`: [`Problem`] implements axum's `IntoResponse`. Adds `axum-core`.
+//! - `reqwest`: a reqwest client as a service of `http::Request`, [`Reqwest`]. Adds `reqwest` without TLS.
+
+mod attempt;
+mod context;
+mod deadline;
+mod refusal;
+mod trace;
+
+#[cfg(feature = "http")]
+mod answer;
+#[cfg(feature = "http")]
+mod problem;
+#[cfg(feature = "reqwest")]
+mod reqwest;
+
+pub use attempt::{Attempt, Tried};
+pub use context::{Context, Scope};
+pub use deadline::Deadline;
+pub use refusal::{
+    BoxError, DeadlineExceeded, Limited, NoInstance, Open, Overloaded, Refusal, refusal_in,
+};
+pub use trace::{MalformedTraceparent, SpanId, TraceContext, TraceId};
+
+#[cfg(feature = "http")]
+pub use answer::{Answer, AnswerBody, AnswerFuture, AnswerLayer};
+#[cfg(feature = "http")]
+pub use problem::Problem;
+#[cfg(feature = "reqwest")]
+pub use reqwest::{Reqwest, ReqwestFuture};

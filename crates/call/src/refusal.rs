@@ -1,0 +1,232 @@
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+/// Tower's boxed error.
+pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
+
+/// What every refusal of the family knows.
+///
+/// A refusal is a decision of a layer not to make a call: the service behind it was not asked.
+pub trait Refusal: Error + Send + Sync + 'static {
+    /// How long the caller should wait before it tries again; `None` where nobody knows.
+    fn retry_after(&self) -> Option<Duration>;
+
+    /// HTTP status code of the answer (RFC 9110).
+    fn status(&self) -> u16;
+
+    /// gRPC status code of the answer.
+    fn grpc_code(&self) -> u8;
+}
+
+/// Finds a refusal in `error` or in one of its sources.
+#[must_use]
+pub fn refusal_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a dyn Refusal> {
+    fn as_refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a dyn Refusal> {
+        fn cast<'a, R: Refusal>(error: &'a (dyn Error + 'static)) -> Option<&'a dyn Refusal> {
+            error.downcast_ref::<R>().map(|refusal| refusal as &dyn Refusal)
+        }
+        cast::<Open>(error)
+            .or_else(|| cast::<Limited>(error))
+            .or_else(|| cast::<NoInstance>(error))
+            .or_else(|| cast::<Overloaded>(error))
+            .or_else(|| cast::<DeadlineExceeded>(error))
+    }
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(refusal) = as_refusal(error) {
+            return Some(refusal);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// A circuit breaker lets no call through at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    circuit: Arc<str>,
+    retry_after: Option<Duration>,
+}
+
+impl Open {
+    /// The circuit of this name is open.
+    pub fn new(circuit: impl Into<Arc<str>>) -> Self {
+        Self { circuit: circuit.into(), retry_after: None }
+    }
+
+    /// A probe may pass this long from now.
+    #[must_use]
+    pub const fn retry_after(mut self, span: Duration) -> Self {
+        self.retry_after = Some(span);
+        self
+    }
+
+    /// Name of the circuit.
+    #[must_use]
+    pub fn circuit(&self) -> &str {
+        &self.circuit
+    }
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "circuit {} is open", self.circuit)
+    }
+}
+
+/// A rate limiter has no tokens left for this caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limited {
+    retry_after: Duration,
+}
+
+impl Limited {
+    /// Enough tokens will be there `retry_after` from now.
+    #[must_use]
+    pub const fn new(retry_after: Duration) -> Self {
+        Self { retry_after }
+    }
+}
+
+impl fmt::Display for Limited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rate limit exceeded, come back in {:?}", self.retry_after)
+    }
+}
+
+/// No instance of a service can take the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoInstance {
+    service: Arc<str>,
+}
+
+impl NoInstance {
+    /// The service of this name has none.
+    pub fn new(service: impl Into<Arc<str>>) -> Self {
+        Self { service: service.into() }
+    }
+
+    /// Name of the service.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+}
+
+impl fmt::Display for NoInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no healthy instance of {}", self.service)
+    }
+}
+
+/// A concurrency limit or a queue is full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overloaded {
+    what: Arc<str>,
+    retry_after: Option<Duration>,
+}
+
+impl Overloaded {
+    /// `what` takes no more.
+    pub fn new(what: impl Into<Arc<str>>) -> Self {
+        Self { what: what.into(), retry_after: None }
+    }
+
+    /// There will be room this long from now.
+    #[must_use]
+    pub const fn retry_after(mut self, span: Duration) -> Self {
+        self.retry_after = Some(span);
+        self
+    }
+}
+
+impl fmt::Display for Overloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is overloaded", self.what)
+    }
+}
+
+/// The caller's deadline passed before there was an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeadlineExceeded;
+
+impl fmt::Display for DeadlineExceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("deadline exceeded")
+    }
+}
+
+macro_rules! refusals {
+    ($($name:ident => $status:literal, $grpc:literal, |$this:ident| $retry_after:expr;)*) => {$(
+        impl Error for $name {}
+
+        impl Refusal for $name {
+            fn retry_after(&self) -> Option<Duration> {
+                let $this = self;
+                $retry_after
+            }
+
+            fn status(&self) -> u16 {
+                $status
+            }
+
+            fn grpc_code(&self) -> u8 {
+                $grpc
+            }
+        }
+    )*};
+}
+
+refusals! {
+    Open => 503, 14, |this| this.retry_after;
+    Limited => 429, 8, |this| Some(this.retry_after);
+    NoInstance => 503, 14, |_this| None;
+    Overloaded => 503, 14, |this| this.retry_after;
+    DeadlineExceeded => 504, 4, |_this| None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Outer(BoxError);
+
+    impl fmt::Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("call failed")
+        }
+    }
+
+    impl Error for Outer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_found_through_wrapping_errors() {
+        let wrapped = Outer(Box::new(Outer(Limited::new(Duration::from_secs(2)).into())));
+        let found = refusal_in(&wrapped).unwrap();
+        assert_eq!((found.status(), found.grpc_code()), (429, 8));
+        assert_eq!(found.retry_after(), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn other_errors_are_no_refusals() {
+        assert!(refusal_in(&Outer(fmt::Error.into())).is_none());
+    }
+
+    #[test]
+    fn every_refusal_has_the_answers_of_the_table() {
+        let all: [(&dyn Refusal, u16, u8); 5] = [
+            (&Open::new("c"), 503, 14),
+            (&Limited::new(Duration::ZERO), 429, 8),
+            (&NoInstance::new("s"), 503, 14),
+            (&Overloaded::new("q"), 503, 14),
+            (&DeadlineExceeded, 504, 4),
+        ];
+        for (refusal, status, grpc) in all {
+            assert_eq!((refusal.status(), refusal.grpc_code()), (status, grpc), "{refusal}");
+        }
+    }
+}

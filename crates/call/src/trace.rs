@@ -1,0 +1,263 @@
+use std::{
+    fmt,
+    num::{NonZeroU64, NonZeroU128},
+    str::FromStr,
+};
+
+use rand::RngExt;
+
+/// Identifier of a whole trace: 16 bytes, never all zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TraceId(NonZeroU128);
+
+impl TraceId {
+    /// The identifier with this value.
+    #[must_use]
+    pub const fn new(id: NonZeroU128) -> Self {
+        Self(id)
+    }
+
+    /// The value.
+    #[must_use]
+    pub const fn get(self) -> u128 {
+        self.0.get()
+    }
+}
+
+/// Identifier of one span: 8 bytes, never all zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpanId(NonZeroU64);
+
+impl SpanId {
+    /// The identifier with this value.
+    #[must_use]
+    pub const fn new(id: NonZeroU64) -> Self {
+        Self(id)
+    }
+
+    /// The value.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+
+    fn random() -> Self {
+        loop {
+            if let Some(id) = NonZeroU64::new(rand::rng().random()) {
+                return Self(id);
+            }
+        }
+    }
+}
+
+macro_rules! hex_display {
+    ($($name:ident: $width:literal),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!("{:0", $width, "x}"), self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+
+hex_display!(TraceId: "32", SpanId: "16");
+
+/// The span that a piece of work belongs to, as W3C Trace Context defines it.
+///
+/// ```
+/// use gusset_call::TraceContext;
+///
+/// let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+/// let caller: TraceContext = header.parse()?;
+/// assert!(caller.is_sampled());
+///
+/// let mine = caller.child();
+/// assert_eq!(mine.trace_id(), caller.trace_id());
+/// assert_ne!(mine.span_id(), caller.span_id());
+/// # Ok::<(), gusset_call::MalformedTraceparent>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceContext {
+    trace_id: TraceId,
+    span_id: SpanId,
+    flags: u8,
+}
+
+impl TraceContext {
+    const SAMPLED: u8 = 0x01;
+    /// Set by whoever made the trace id at random (W3C Trace Context, level 2).
+    const RANDOM: u8 = 0x02;
+
+    /// A new trace with a random identifier, sampled.
+    #[must_use]
+    pub fn new_root() -> Self {
+        loop {
+            if let Some(id) = NonZeroU128::new(rand::rng().random()) {
+                let flags = Self::SAMPLED | Self::RANDOM;
+                return Self { trace_id: TraceId(id), span_id: SpanId::random(), flags };
+            }
+        }
+    }
+
+    /// A new span in the same trace, with the same flags.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { span_id: SpanId::random(), ..*self }
+    }
+
+    /// The same span, sampled or not.
+    #[must_use]
+    pub const fn with_sampled(mut self, sampled: bool) -> Self {
+        self.flags = if sampled { self.flags | Self::SAMPLED } else { self.flags & !Self::SAMPLED };
+        self
+    }
+
+    /// The trace.
+    #[must_use]
+    pub const fn trace_id(&self) -> TraceId {
+        self.trace_id
+    }
+
+    /// The span.
+    #[must_use]
+    pub const fn span_id(&self) -> SpanId {
+        self.span_id
+    }
+
+    /// Whether the caller may have recorded this trace.
+    #[must_use]
+    pub const fn is_sampled(&self) -> bool {
+        self.flags & Self::SAMPLED != 0
+    }
+}
+
+/// The `traceparent` header of version 00.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{}-{}-{:02x}", self.trace_id, self.span_id, self.flags)
+    }
+}
+
+impl FromStr for TraceContext {
+    type Err = MalformedTraceparent;
+
+    /// Parses a `traceparent` header. A version above 00 may carry more fields behind the known ones, and only its
+    /// known flags are kept, as the specification demands.
+    fn from_str(header: &str) -> Result<Self, Self::Err> {
+        parse(header.as_bytes()).ok_or(MalformedTraceparent)
+    }
+}
+
+fn parse(header: &[u8]) -> Option<TraceContext> {
+    const LENGTH: usize = 55;
+    let (known, more) = header.split_at_checked(LENGTH)?;
+    if known[2] != b'-' || known[35] != b'-' || known[52] != b'-' {
+        return None;
+    }
+    let version = hex(&known[0..2])?;
+    let well_ended = match version {
+        0x00 => more.is_empty(),
+        0xff => false,
+        _ => more.is_empty() || more[0] == b'-',
+    };
+    if !well_ended {
+        return None;
+    }
+    let trace_id = NonZeroU128::new(hex(&known[3..35])?)?;
+    let span_id = NonZeroU64::new(u64::try_from(hex(&known[36..52])?).ok()?)?;
+    let flags = u8::try_from(hex(&known[53..55])?).ok()?;
+    Some(TraceContext {
+        trace_id: TraceId(trace_id),
+        span_id: SpanId(span_id),
+        flags: flags & (TraceContext::SAMPLED | TraceContext::RANDOM),
+    })
+}
+
+/// Lower-case hexadecimal only: the specification forbids upper case.
+fn hex(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0, |value: u128, digit| {
+        let nibble = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(value << 4 | u128::from(nibble))
+    })
+}
+
+/// A `traceparent` header that does not follow W3C Trace Context; the receiver starts a new trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MalformedTraceparent;
+
+impl fmt::Display for MalformedTraceparent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("traceparent is not of the form 00-<32 hex>-<16 hex>-<2 hex> in lower case")
+    }
+}
+
+impl std::error::Error for MalformedTraceparent {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_good_header_comes_back_letter_by_letter() {
+        assert_eq!(GOOD.parse::<TraceContext>().unwrap().to_string(), GOOD);
+    }
+
+    #[test]
+    fn a_later_version_is_read_as_far_as_it_is_known() {
+        let later = format!("cc{}-what-the-future-brings", &GOOD[2..]);
+        assert_eq!(later.parse::<TraceContext>().unwrap().to_string(), GOOD);
+        let flags = format!("{}09", &GOOD[..53]);
+        assert_eq!(flags.parse::<TraceContext>().unwrap().to_string(), GOOD);
+    }
+
+    #[test]
+    fn malformed_headers_are_refused() {
+        let zero_trace = format!("00-{}{}", "0".repeat(32), &GOOD[35..]);
+        let zero_span = format!("{}-{}-01", &GOOD[..35], "0".repeat(16));
+        for bad in [
+            "",
+            "00",
+            &GOOD[..54],
+            &GOOD.to_uppercase(),
+            &format!("{GOOD}-more"),
+            &format!("ff{}", &GOOD[2..]),
+            &format!("cc{}.more", &GOOD[2..]),
+            &GOOD.replace('-', "_"),
+            &zero_trace,
+            &zero_span,
+        ] {
+            assert_eq!(bad.parse::<TraceContext>(), Err(MalformedTraceparent), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(header in ".{0,80}") {
+            let _ = header.parse::<TraceContext>();
+        }
+
+        #[test]
+        fn what_is_written_can_be_read(trace in 1u128.., span in 1u64.., sampled: bool) {
+            let cx = TraceContext {
+                trace_id: TraceId(NonZeroU128::new(trace).unwrap()),
+                span_id: SpanId(NonZeroU64::new(span).unwrap()),
+                flags: 0,
+            }
+            .with_sampled(sampled);
+            prop_assert_eq!(cx.to_string().parse(), Ok(cx));
+        }
+    }
+}
