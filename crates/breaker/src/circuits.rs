@@ -46,8 +46,7 @@ impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
     /// At most `capacity` circuits, all with `policy`.
     #[must_use]
     pub fn new(policy: Policy, capacity: NonZeroUsize) -> Self {
-        let table =
-            Table { places: HashMap::new(), slots: Vec::new(), hand: 0, evictions: 0 };
+        let table = Table { places: HashMap::new(), slots: Vec::new(), hand: 0, evictions: 0 };
         Self { shared: Arc::new(Shared { policy, capacity, table: Mutex::new(table) }) }
     }
 

@@ -176,13 +176,14 @@ async fn an_error_of_readiness_is_a_failure() {
 #[tokio::test]
 async fn the_classifier_decides_what_is_a_failure() {
     let circuit = circuit(Policy::consecutive(1));
-    let layer = BreakerLayer::new(circuit.clone()).classify(|result: &Result<u32, BoxError>| {
-        match result {
-            Ok(0..100) => Outcome::Success,
-            Ok(_) => Outcome::Failure,
-            Err(_) => Outcome::Ignored,
-        }
-    });
+    let layer =
+        BreakerLayer::new(circuit.clone()).classify(
+            |result: &Result<u32, BoxError>| match result {
+                Ok(0..100) => Outcome::Success,
+                Ok(_) => Outcome::Failure,
+                Err(_) => Outcome::Ignored,
+            },
+        );
     let echo = layer.layer(service_fn(|n: u32| async move { Ok::<_, BoxError>(n) }));
     echo.clone().oneshot(7).await.unwrap();
     assert_eq!(circuit.state(), State::Closed);

@@ -221,7 +221,10 @@ mod tests {
     use std::time::Duration;
     use tower::{ServiceExt, service_fn};
 
-    async fn answer_to(error: impl Into<BoxError>, content_type: &'static str) -> Response<AnswerBody<String>> {
+    async fn answer_to(
+        error: impl Into<BoxError>,
+        content_type: &'static str,
+    ) -> Response<AnswerBody<String>> {
         let mut error = Some(error.into());
         let service = service_fn(move |_: Request<()>| {
             let error = error.take().unwrap();

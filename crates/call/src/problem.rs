@@ -39,8 +39,8 @@ impl Problem {
     /// The problem that tells of `refusal`.
     #[must_use]
     pub fn of(refusal: &dyn Refusal) -> Self {
-        let status = StatusCode::from_u16(refusal.status())
-            .unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let status =
+            StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         Self { retry_after: refusal.retry_after(), ..Self::new(status).detail(refusal.to_string()) }
     }
 
@@ -94,10 +94,7 @@ impl Problem {
         let mut response = Response::new(Full::from(Value::Object(body).to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(span) = self.retry_after {
             headers.insert(header::RETRY_AFTER, whole_seconds(span).into());
         }

@@ -124,7 +124,9 @@ fn late_results_of_an_old_generation_are_ignored() {
         record(&machine, *ticket, Outcome::Failure, 0);
     }
     let probe = admitted(&machine, 30).unwrap();
-    for (ticket, outcome) in old[5..].iter().zip([Outcome::Success, Outcome::Failure].iter().cycle()) {
+    for (ticket, outcome) in
+        old[5..].iter().zip([Outcome::Success, Outcome::Failure].iter().cycle())
+    {
         assert_eq!(record(&machine, *ticket, *outcome, 31), Recorded::Late);
     }
     assert_eq!(machine.state(), State::HalfOpen);

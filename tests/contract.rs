@@ -1,0 +1,261 @@
+//! What every layer of the family promises, checked with one probe service under each of them.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use gusset_breaker::{BreakerLayer, Circuit, Policy};
+use gusset_call::{AnswerLayer, BoxError};
+use http::{Request, Response};
+use http_body_util::Full;
+use tokio_test::{assert_pending, assert_ready_ok, task};
+use tower::{Layer, Service};
+
+type Req = Request<Full<Bytes>>;
+type Res = Response<Full<Bytes>>;
+
+/// A service that reports every breach of tower's contract.
+#[derive(Debug, Default)]
+struct Probe {
+    shared: Arc<Shared>,
+    /// Whether this very instance was polled ready since its last call.
+    ready: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    script: Mutex<Script>,
+    wakers: Mutex<Vec<Waker>>,
+    called_unready: AtomicUsize,
+    calls: AtomicUsize,
+    in_flight: AtomicUsize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Script {
+    #[default]
+    Answer,
+    Unready,
+    Hang,
+    Fail,
+}
+
+/// The error whose identity must survive.
+#[derive(Clone, Debug, PartialEq)]
+struct ProbeError(u32);
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "probe error {}", self.0)
+    }
+}
+
+impl Error for ProbeError {}
+
+impl Shared {
+    fn play(&self, script: Script) {
+        *self.script.lock().unwrap() = script;
+        for waker in self.wakers.lock().unwrap().drain(..) {
+            waker.wake();
+        }
+    }
+
+    fn script(&self) -> Script {
+        *self.script.lock().unwrap()
+    }
+}
+
+impl Clone for Probe {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), ready: false }
+    }
+}
+
+impl Service<Req> for Probe {
+    type Response = Res;
+    type Error = ProbeError;
+    type Future = ProbeFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProbeError>> {
+        if self.shared.script() == Script::Unready {
+            self.shared.wakers.lock().unwrap().push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Req) -> ProbeFuture {
+        if !std::mem::take(&mut self.ready) {
+            self.shared.called_unready.fetch_add(1, SeqCst);
+        }
+        self.shared.calls.fetch_add(1, SeqCst);
+        self.shared.in_flight.fetch_add(1, SeqCst);
+        ProbeFuture(self.shared.clone())
+    }
+}
+
+struct ProbeFuture(Arc<Shared>);
+
+impl Future for ProbeFuture {
+    type Output = Result<Res, ProbeError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.0.script() {
+            Script::Answer => Poll::Ready(Ok(Response::new(Full::from("answer")))),
+            Script::Fail => Poll::Ready(Err(ProbeError(7))),
+            Script::Hang | Script::Unready => {
+                self.0.wakers.lock().unwrap().push(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for ProbeFuture {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, SeqCst);
+    }
+}
+
+fn request() -> Req {
+    Request::get("http://probe/").body(Full::default()).unwrap()
+}
+
+/// A layer under the contract, and what it does with the errors of the service inside.
+struct Case<L> {
+    layer: L,
+    errors_pass: bool,
+}
+
+impl<L> Case<L>
+where
+    L: Layer<Probe> + Clone + Send + Sync + 'static,
+    L::Service: Service<Req, Error: Into<BoxError> + fmt::Debug> + Clone + Send + Sync + 'static,
+    <L::Service as Service<Req>>::Future: Send,
+    <L::Service as Service<Req>>::Response: fmt::Debug,
+{
+    async fn holds(self) {
+        self.calls_the_readied_instance().await;
+        self.a_clone_starts_unready().await;
+        self.wakers_are_registered().await;
+        self.dropping_gives_back().await;
+        if self.errors_pass {
+            self.inner_errors_come_out_equal().await;
+        }
+    }
+
+    fn probe(&self) -> (L::Service, Arc<Shared>) {
+        let probe = Probe::default();
+        let shared = probe.shared.clone();
+        (self.layer.layer(probe), shared)
+    }
+
+    async fn calls_the_readied_instance(&self) {
+        let (mut service, shared) = self.probe();
+        for _ in 0..3 {
+            ready(&mut service).await;
+            service.call(request()).await.unwrap();
+        }
+        assert_eq!(shared.calls.load(SeqCst), 3);
+        assert_eq!(
+            shared.called_unready.load(SeqCst),
+            0,
+            "an instance that was not ready was called"
+        );
+    }
+
+    async fn a_clone_starts_unready(&self) {
+        let (mut service, shared) = self.probe();
+        ready(&mut service).await;
+        let mut clone = service.clone();
+        ready(&mut clone).await;
+        clone.call(request()).await.unwrap();
+        service.call(request()).await.unwrap();
+        assert_eq!(shared.called_unready.load(SeqCst), 0, "a clone took over readiness");
+    }
+
+    async fn wakers_are_registered(&self) {
+        let (mut service, shared) = self.probe();
+        shared.play(Script::Unready);
+        let mut readiness = task::spawn(std::future::poll_fn(|cx| service.poll_ready(cx)));
+        // A layer that postpones readiness into the future of its call is ready at once.
+        if readiness.poll().is_pending() {
+            shared.play(Script::Answer);
+            assert!(readiness.is_woken(), "readiness came and nobody was told");
+            assert_ready_ok!(readiness.poll());
+        }
+        drop(readiness);
+
+        shared.play(Script::Answer);
+        ready(&mut service).await;
+        shared.play(Script::Hang);
+        let mut call = task::spawn(service.call(request()));
+        assert_pending!(call.poll());
+        shared.play(Script::Answer);
+        assert!(call.is_woken(), "the answer came and nobody was told");
+        assert_ready_ok!(call.poll());
+    }
+
+    async fn dropping_gives_back(&self) {
+        let (mut service, shared) = self.probe();
+        for _ in 0..100 {
+            shared.play(Script::Answer);
+            ready(&mut service).await;
+            shared.play(Script::Hang);
+            let mut call = task::spawn(service.call(request()));
+            assert_pending!(call.poll());
+            drop(call);
+            assert_eq!(shared.in_flight.load(SeqCst), 0, "the call goes on without its caller");
+        }
+        shared.play(Script::Answer);
+        ready(&mut service).await;
+        service.call(request()).await.unwrap();
+    }
+
+    async fn inner_errors_come_out_equal(&self) {
+        let (mut service, shared) = self.probe();
+        shared.play(Script::Fail);
+        ready(&mut service).await;
+        let error: BoxError = service.call(request()).await.unwrap_err().into();
+        assert_eq!(error.downcast_ref::<ProbeError>(), Some(&ProbeError(7)), "{error:?}");
+    }
+}
+
+async fn ready<S: Service<Req, Error: fmt::Debug>>(service: &mut S) {
+    std::future::poll_fn(|cx| service.poll_ready(cx)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_breaker_holds_it() {
+    let circuit = Circuit::new("probe", Policy::default());
+    Case { layer: BreakerLayer::new(circuit), errors_pass: true }.holds().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answering_layer_holds_it() {
+    Case { layer: AnswerLayer::new(), errors_pass: false }.holds().await;
+}
+
+/// The types that users write down in their own structs.
+#[test]
+fn services_and_futures_are_nameable() {
+    #[expect(dead_code, reason = "it compiles, which is the test")]
+    struct Named<S, F> {
+        breaker: gusset_breaker::Breaker<S>,
+        breaking: gusset_breaker::ResponseFuture<F, gusset_breaker::ErrorsFail>,
+        answer: gusset_call::Answer<S>,
+        answering: gusset_call::AnswerFuture<F>,
+    }
+}
