@@ -1,0 +1,1 @@
+//! Messages in process: topics, groups, redelivery, dead letters.

@@ -1,0 +1,1 @@
+//! Token-bucket rate limits for tower services: exact, per key, in bounded memory.

@@ -1,0 +1,1 @@
+//! A service registry with heartbeats, and load balancing over what it knows.

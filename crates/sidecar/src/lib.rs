@@ -1,0 +1,1 @@
+//! Retries, deadlines, traces and metrics as tower layers.
