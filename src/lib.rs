@@ -1,1 +1,41 @@
-//! x
+//! Braces the members of a microservice system where they meet: the whole family of gusset crates under one name.
+//!
+//! Each crate stands alone; this one re-exports those whose feature is on, and adds what it takes to run a service:
+//! [`health`] and [`shutdown`].
+//!
+//! | feature, module | what it does |
+//! |---|---|
+//! | [`breaker`] | stops calling what keeps failing, tries again later |
+//! | [`ratelimit`] | token buckets, per key, in bounded memory |
+//! | [`registry`] | who is alive where; balances calls over them |
+//! | [`broker`] | topics, groups, redelivery, dead letters |
+//! | [`saga`] | all steps of a process happen, or all are undone |
+//! | [`sidecar`] | retries, deadlines, traces, metrics as layers |
+//! | [`gateway`] | an HTTP front door made of the above |
+//! | [`health`] | `/livez`, `/readyz`, `/health` |
+//! | [`shutdown`] | ends a process without losing a request |
+//! | `full` | all of them |
+//!
+//! What all layers share, the refusals and the context of a call, is in [`call`], always there.
+
+pub use gusset_call as call;
+
+#[cfg(feature = "breaker")]
+pub use gusset_breaker as breaker;
+#[cfg(feature = "broker")]
+pub use gusset_broker as broker;
+#[cfg(feature = "gateway")]
+pub use gusset_gateway as gateway;
+#[cfg(feature = "ratelimit")]
+pub use gusset_ratelimit as ratelimit;
+#[cfg(feature = "registry")]
+pub use gusset_registry as registry;
+#[cfg(feature = "saga")]
+pub use gusset_saga as saga;
+#[cfg(feature = "sidecar")]
+pub use gusset_sidecar as sidecar;
+
+#[cfg(feature = "health")]
+pub mod health;
+#[cfg(feature = "shutdown")]
+pub mod shutdown;
