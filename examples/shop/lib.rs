@@ -1,0 +1,19 @@
+//! A small shop of seven services, each with a store of its own, behind one gateway.
+//!
+//! | module | service | talks to |
+//! |---|---|---|
+//! | [`user`] | accounts, login | |
+//! | [`product`] | catalogue, stock, reservations | |
+//! | [`cart`] | carts that expire | |
+//! | [`order`] | places orders as a saga | user, product, payment; publishes `order.created` |
+//! | [`payment`] | captures and refunds through a bank | |
+//! | [`notification`] | mails what was ordered | consumes `order.created` |
+//! | [`inventory`] | counts what was sold | consumes `order.created` |
+
+pub mod api;
+pub mod cart;
+pub mod event;
+pub mod payment;
+pub mod product;
+pub mod token;
+pub mod user;

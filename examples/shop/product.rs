@@ -1,0 +1,233 @@
+//! The product service: catalogue, stock, and reservations that are made and released under a key.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    extract::State,
+    routing::{get, post},
+};
+use gusset::call::Problem;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::api::{IdempotencyKey, Json, Path, lock, new_id, not_found, problem};
+
+/// A thing for sale.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Product {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Its price in cents.
+    pub price_cents: u64,
+    /// How many can still be reserved.
+    pub stock: u32,
+}
+
+/// The service with its store. All its instances share the store, as they would a database.
+#[derive(Clone, Debug, Default)]
+pub struct Products {
+    store: Arc<Mutex<Store>>,
+}
+
+#[derive(Debug, Default)]
+struct Store {
+    products: BTreeMap<Uuid, Product>,
+    /// By key, for as long as the store lives: a key that was used never takes effect again.
+    reservations: HashMap<String, Reservation>,
+}
+
+#[derive(Clone, Debug)]
+enum Reservation {
+    Held {
+        product_id: Uuid,
+        quantity: u32,
+    },
+    /// Given back, or refused in advance because the release overtook the reservation.
+    Released,
+}
+
+#[derive(Deserialize)]
+struct NewProduct {
+    name: String,
+    price_cents: u64,
+    stock: u32,
+}
+
+/// Asks to set `quantity` of a product aside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reserve {
+    /// The product.
+    pub product_id: Uuid,
+    /// How many.
+    pub quantity: u32,
+}
+
+/// Gives a reservation back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Release {
+    /// The `Idempotency-Key` under which it was made.
+    pub reservation: String,
+}
+
+impl Products {
+    /// Adds a product.
+    #[must_use]
+    pub fn add(&self, name: &str, price_cents: u64, stock: u32) -> Product {
+        let product = Product { id: new_id(), name: name.into(), price_cents, stock };
+        lock(&self.store).products.insert(product.id, product.clone());
+        product
+    }
+
+    /// All products, oldest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Product> {
+        lock(&self.store).products.values().cloned().collect()
+    }
+
+    /// Its HTTP interface.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/products", get(list).post(create))
+            .route("/products/{id}", get(show))
+            .route("/products/reserve", post(reserve))
+            .route("/products/release", post(release))
+            .with_state(self.clone())
+    }
+
+    /// Checks and takes under one lock, so that no schedule of callers oversells.
+    fn reserve(&self, key: String, wanted: &Reserve) -> Result<(), Problem> {
+        let mut store = lock(&self.store);
+        match store.reservations.get(&key) {
+            Some(Reservation::Held { .. }) => return Ok(()),
+            Some(Reservation::Released) => {
+                return Err(problem(StatusCode::CONFLICT, "this reservation was released already"));
+            }
+            None => {}
+        }
+        let id = wanted.product_id;
+        let product = store.products.get_mut(&id).ok_or_else(|| not_found("product", id))?;
+        let Some(left) = product.stock.checked_sub(wanted.quantity) else {
+            let detail =
+                format!("{}: {} wanted, {} left", product.name, wanted.quantity, product.stock);
+            return Err(problem(StatusCode::CONFLICT, detail).with("available", product.stock));
+        };
+        product.stock = left;
+        let held = Reservation::Held { product_id: id, quantity: wanted.quantity };
+        store.reservations.insert(key, held);
+        Ok(())
+    }
+
+    /// Takes effect once. A release that comes before its reservation forbids it.
+    fn release(&self, key: String) {
+        let mut store = lock(&self.store);
+        if let Some(Reservation::Held { product_id, quantity }) =
+            store.reservations.insert(key, Reservation::Released)
+        {
+            if let Some(product) = store.products.get_mut(&product_id) {
+                product.stock += quantity;
+            }
+        }
+    }
+}
+
+async fn list(State(products): State<Products>) -> axum::Json<Vec<Product>> {
+    axum::Json(products.all())
+}
+
+async fn show(
+    State(products): State<Products>,
+    Path(id): Path<Uuid>,
+) -> Result<axum::Json<Product>, Problem> {
+    let product = lock(&products.store).products.get(&id).cloned();
+    product.map(axum::Json).ok_or_else(|| not_found("product", id))
+}
+
+async fn create(
+    State(products): State<Products>,
+    Json(new): Json<NewProduct>,
+) -> Result<(StatusCode, axum::Json<Product>), Problem> {
+    if new.name.trim().is_empty() {
+        return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "name: must not be empty"));
+    }
+    let product = products.add(&new.name, new.price_cents, new.stock);
+    Ok((StatusCode::CREATED, axum::Json(product)))
+}
+
+async fn reserve(
+    State(products): State<Products>,
+    key: IdempotencyKey,
+    Json(wanted): Json<Reserve>,
+) -> Result<StatusCode, Problem> {
+    if wanted.quantity == 0 {
+        return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "quantity: must be at least 1"));
+    }
+    products.reserve(key.required()?, &wanted)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn release(State(products): State<Products>, Json(release): Json<Release>) -> StatusCode {
+    products.release(release.reservation);
+    StatusCode::NO_CONTENT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(stock: u32) -> (Products, Reserve) {
+        let products = Products::default();
+        let product = products.add("lamp", 1_000, stock);
+        (products, Reserve { product_id: product.id, quantity: 1 })
+    }
+
+    fn stock(products: &Products) -> u32 {
+        products.all()[0].stock
+    }
+
+    #[test]
+    fn threads_together_never_oversell() {
+        let (products, wanted) = one(10);
+        let sold: usize = std::thread::scope(|scope| {
+            let buyers: Vec<_> = (0..4)
+                .map(|buyer| {
+                    let (products, wanted) = (&products, &wanted);
+                    scope.spawn(move || {
+                        (0..250)
+                            .filter(|n| products.reserve(format!("{buyer}-{n}"), wanted).is_ok())
+                            .count()
+                    })
+                })
+                .collect();
+            buyers.into_iter().map(|buyer| buyer.join().unwrap()).sum()
+        });
+        assert_eq!((sold, stock(&products)), (10, 0));
+    }
+
+    #[test]
+    fn a_reservation_and_its_release_take_effect_once() {
+        let (products, wanted) = one(10);
+        for _ in 0..3 {
+            products.reserve("a".into(), &wanted).unwrap();
+        }
+        assert_eq!(stock(&products), 9);
+        for _ in 0..3 {
+            products.release("a".into());
+        }
+        assert_eq!(stock(&products), 10);
+    }
+
+    #[test]
+    fn a_release_that_overtakes_its_reservation_forbids_it() {
+        let (products, wanted) = one(10);
+        products.release("a".into());
+        assert_eq!(products.reserve("a".into(), &wanted).unwrap_err().status(), 409);
+        assert_eq!(stock(&products), 10);
+    }
+}

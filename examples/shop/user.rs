@@ -1,0 +1,186 @@
+//! The user service: accounts and login.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex},
+};
+
+use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use axum::{
+    Router,
+    extract::State,
+    routing::{get, post},
+};
+use gusset::call::Problem;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use crate::{
+    api::{Json, Path, lock, new_id, not_found, problem},
+    token::Tokens,
+};
+
+/// An account as others see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct User {
+    /// Its id.
+    pub id: Uuid,
+    /// Its address, unique in the shop.
+    pub email: String,
+    /// What to call the person.
+    pub name: String,
+    /// Whether it may order.
+    pub active: bool,
+}
+
+/// The service with its store.
+#[derive(Clone, Debug)]
+pub struct Users {
+    store: Arc<Mutex<Store>>,
+    tokens: Tokens,
+}
+
+#[derive(Debug, Default)]
+struct Store {
+    accounts: HashMap<Uuid, Account>,
+    by_email: HashMap<String, Uuid>,
+}
+
+#[derive(Debug)]
+struct Account {
+    user: User,
+    password: String,
+}
+
+#[derive(Deserialize)]
+struct Registration {
+    email: String,
+    name: String,
+    password: String,
+}
+
+#[derive(Deserialize)]
+struct Login {
+    email: String,
+    password: String,
+}
+
+impl Users {
+    /// No accounts yet; logins are answered with `tokens`.
+    #[must_use]
+    pub fn new(tokens: Tokens) -> Self {
+        Self { store: Arc::default(), tokens }
+    }
+
+    /// Its HTTP interface.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/users", post(register))
+            .route("/users/{id}", get(show))
+            .route("/users/{id}/validate", get(validate))
+            .route("/login", post(login))
+            .with_state(self.clone())
+    }
+
+    /// Opens an account.
+    ///
+    /// # Errors
+    ///
+    /// 409 if the address is taken.
+    fn open(&self, email: String, name: String, password: String) -> Result<User, Problem> {
+        let mut store = lock(&self.store);
+        if store.by_email.contains_key(&email) {
+            return Err(problem(StatusCode::CONFLICT, format!("{email} has an account already")));
+        }
+        let user = User { id: new_id(), email, name, active: true };
+        store.by_email.insert(user.email.clone(), user.id);
+        store.accounts.insert(user.id, Account { user: user.clone(), password });
+        Ok(user)
+    }
+
+    fn find(&self, id: Uuid) -> Result<User, Problem> {
+        let store = lock(&self.store);
+        store
+            .accounts
+            .get(&id)
+            .map(|account| account.user.clone())
+            .ok_or_else(|| not_found("user", id))
+    }
+
+    fn credentials(&self, email: &str) -> Option<(Uuid, String)> {
+        let store = lock(&self.store);
+        let account = store.accounts.get(store.by_email.get(email)?)?;
+        Some((account.user.id, account.password.clone()))
+    }
+}
+
+async fn register(
+    State(users): State<Users>,
+    Json(form): Json<Registration>,
+) -> Result<(StatusCode, axum::Json<User>), Problem> {
+    let unprocessable = |detail| Err(problem(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    if !form.email.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty())
+    {
+        return unprocessable(format!("email: {:?} is no address", form.email));
+    }
+    if form.password.chars().count() < 8 {
+        return unprocessable("password: at least 8 characters".into());
+    }
+    let password = blocking(move || hash(&form.password)).await?;
+    let user = users.open(form.email, form.name, password)?;
+    Ok((StatusCode::CREATED, axum::Json(user)))
+}
+
+async fn show(
+    State(users): State<Users>,
+    Path(id): Path<Uuid>,
+) -> Result<axum::Json<User>, Problem> {
+    users.find(id).map(axum::Json)
+}
+
+async fn validate(
+    State(users): State<Users>,
+    Path(id): Path<Uuid>,
+) -> Result<axum::Json<Value>, Problem> {
+    let user = users.find(id)?;
+    Ok(axum::Json(json!({ "valid": user.active, "email": user.email })))
+}
+
+async fn login(
+    State(users): State<Users>,
+    Json(form): Json<Login>,
+) -> Result<axum::Json<Value>, Problem> {
+    let account = users.credentials(&form.email);
+    let user = blocking(move || {
+        // An unknown address takes as long as a wrong password, so that nobody can tell them apart.
+        let (user, password) =
+            account.map_or((None, NOBODY.clone()), |(id, hash)| (Some(id), hash));
+        let right = Argon2::default().verify_password(form.password.as_bytes(), &*password).is_ok();
+        user.filter(|_| right)
+            .ok_or_else(|| problem(StatusCode::UNAUTHORIZED, "wrong address or password"))
+    })
+    .await?;
+    Ok(axum::Json(json!({ "user_id": user, "token": users.tokens.issue(user) })))
+}
+
+static NOBODY: LazyLock<String> = LazyLock::new(|| hash("nobody").unwrap_or_default());
+
+fn hash(password: &str) -> Result<String, Problem> {
+    let broken = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR);
+    Argon2::default()
+        .hash_password(password.as_bytes())
+        .map(|hash| hash.to_string())
+        .map_err(broken)
+}
+
+/// Hashing takes tens of milliseconds of a core, too long for a task among others.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR)))
+}
