@@ -1,0 +1,120 @@
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use lexopt::prelude::*;
+
+pub(crate) const HELP: &str = "\
+Tells in a minute what gusset does, with a shop of seven services that talk over real sockets.
+
+cargo run --release --example ecommerce_demo -- [OPTIONS]
+
+  --seconds N      length of the story in seconds, 10 to 3600 [60]
+  --rps N          requests of the customers per second, 1 to 1000 [20]
+  --port P         port of the gateway on 127.0.0.1, 0 for any free one [8080]
+  --seed N         seed of what the customers do [1]
+  --summary FILE   write the figures and the verdict there as JSON
+  --headless       no colours, no waiting for a key
+  --stay           keep the shop open after the story until Ctrl-C
+  --help           this text
+
+The exit code is 0 if every promise held, 1 if one was broken, 2 if it could not start.
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Options {
+    pub(crate) length: Duration,
+    pub(crate) rps: u32,
+    pub(crate) port: u16,
+    pub(crate) seed: u64,
+    pub(crate) summary: Option<PathBuf>,
+    pub(crate) headless: bool,
+    pub(crate) stay: bool,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Command {
+    Run(Options),
+    Help,
+}
+
+impl Command {
+    pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
+        Self::read(&mut lexopt::Parser::from_args(args)).map_err(|error| error.to_string())
+    }
+
+    fn read(args: &mut lexopt::Parser) -> Result<Self, lexopt::Error> {
+        let mut options = Options {
+            length: Duration::from_secs(60),
+            rps: 20,
+            port: 8080,
+            seed: 1,
+            summary: None,
+            headless: false,
+            stay: false,
+        };
+        while let Some(arg) = args.next()? {
+            match arg {
+                Long("seconds") => {
+                    let seconds = number(args, "--seconds", 10, 3_600)?;
+                    options.length = Duration::from_secs(seconds);
+                }
+                Long("rps") => options.rps = number(args, "--rps", 1, 1_000)? as u32,
+                Long("port") => options.port = number(args, "--port", 0, u64::from(u16::MAX))? as u16,
+                Long("seed") => options.seed = number(args, "--seed", 0, u64::MAX)?,
+                Long("summary") => options.summary = Some(args.value()?.into()),
+                Long("headless") => options.headless = true,
+                Long("stay") => options.stay = true,
+                Long("help") | Short('h') => return Ok(Self::Help),
+                _ => return Err(arg.unexpected()),
+            }
+        }
+        Ok(Self::Run(options))
+    }
+}
+
+fn number(args: &mut lexopt::Parser, name: &str, min: u64, max: u64) -> Result<u64, lexopt::Error> {
+    let value = args.value()?.string()?;
+    match value.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("{name} takes a whole number from {min} to {max}, not '{value}'").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        Command::parse(std::iter::once("demo").chain(line.split_whitespace()).map(Into::into))
+    }
+
+    #[test]
+    fn all_options_are_read() {
+        let line = "--seconds 20 --rps=7 --port 0 --seed 9 --summary s.json --headless --stay";
+        let options = Options {
+            length: Duration::from_secs(20),
+            rps: 7,
+            port: 0,
+            seed: 9,
+            summary: Some("s.json".into()),
+            headless: true,
+            stay: true,
+        };
+        assert_eq!(parse(line), Ok(Command::Run(options)));
+        assert_eq!(parse("--help"), Ok(Command::Help));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, message) in [
+            ("--port 70000", "--port takes a whole number from 0 to 65535, not '70000'"),
+            ("--seconds soon", "--seconds takes a whole number from 10 to 3600, not 'soon'"),
+            ("--rps 0", "--rps takes a whole number from 1 to 1000, not '0'"),
+            ("--colour", "invalid option '--colour'"),
+            ("now", "unexpected argument \"now\""),
+            ("--port", "missing argument for option '--port'"),
+        ] {
+            assert_eq!(parse(line), Err(message.into()));
+        }
+    }
+}
