@@ -1,1 +1,111 @@
-//! A service registry with heartbeats, and load balancing over what it knows.
+//! Knows which instances of a service are alive, and spreads calls over them.
+//!
+//! ```
+//! use gusset_registry::{Balance, Instance, MemoryRegistry, Registration, Registry};
+//! use tower::{ServiceExt, service_fn};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! let registry = MemoryRegistry::default();
+//! let _sweeper = registry.spawn_sweeper();
+//! let _one = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.7", 80));
+//! let _two = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.8", 80));
+//!
+//! // A real maker returns a client for the instance.
+//! let cart = Balance::new(registry.watch("cart"), |instance: &Instance| {
+//!     let host = instance.host.clone();
+//!     service_fn(move |_: ()| std::future::ready(Ok::<_, std::io::Error>(host.clone())))
+//! });
+//! let first = cart.clone().oneshot(()).await.unwrap();
+//! let second = cart.clone().oneshot(()).await.unwrap();
+//! assert_ne!(first, second);
+//! # });
+//! ```
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Instance`], [`Health`] | one running copy of a service, and whether it can take calls |
+//! | [`Registry`] | who is alive where; an engine behind `Arc<dyn Registry>` |
+//! | [`MemoryRegistry`], [`Policy`] | the engine within this process |
+//! | [`Registration`] | keeps an instance registered, whatever happens to the registry |
+//! | [`Watch`], [`Snapshot`] | the instances of one service, followed without asking again |
+//! | [`Balance`] | a service that sends each call to a healthy instance |
+//! | [`MakeEndpoint`] | how an instance is reached, and whether calls should go there now |
+//! | [`RoundRobin`], [`LeastLoaded`], [`Pick`] | which instance is next |
+//! | [`Protocol`], [`Opaque`], `Http` (feature `http`) | what the balancer understands of requests and responses |
+//! | [`Publisher`] | for engines: the other end of a [`Watch`] |
+//! | [`NoInstance`] | the refusal |
+//!
+//! # Health
+//!
+//! | from | event | to |
+//! |---|---|---|
+//! | - | registered with no word on its health | Unknown |
+//! | - | registered by a [`Registration`] | Healthy |
+//! | Unknown, Unhealthy | heartbeat | Healthy |
+//! | Unknown, Healthy, Draining | silent for [`Policy::ttl`], seen by the next sweep | Unhealthy |
+//! | Unknown, Healthy | [`Registry::drain`] | Draining |
+//! | Unhealthy, had been drained | heartbeat | Draining |
+//! | Unhealthy | silent for [`Policy::evict_after`] more | forgotten |
+//! | any | registered again | as registered |
+//! | any | [`Registry::deregister`] | forgotten |
+//!
+//! Only healthy instances are picked. Time in which the registry's own process stood still is not counted as silence.
+//!
+//! # Choosing an instance
+//!
+//! Among the healthy instances a call prefers those that are [eligible](MakeEndpoint::is_eligible) and not in its
+//! [`Tried`](gusset_call::Tried) list, then those that are eligible, then any. The choice is noted in that list, so a retry that stands
+//! outside goes elsewhere. With none healthy the call waits, by default for up to 1 s, and is then refused; it never hangs.
+//!
+//! # Guarantees
+//!
+//! - A registration outlives every outage of its registry: it is made again as soon as the registry answers.
+//! - What [`Registry::deregister`] or [`Registry::drain`] has taken out by the time it returns is picked by no later call.
+//! - [`MemoryRegistry`] stores nothing: what it knows ends with the process.
+//!
+//! # Differences from
+//!
+//! - **tower's `Balance`**: it is `Clone`; with no endpoint it refuses instead of pending for ever; an error of readiness costs
+//!   one call and not the endpoint; the choice and the call are one step, so a change between them cannot send the call elsewhere;
+//!   no endpoint has to be driven by the traffic of others.
+//! - **Eureka, Nacos**: a pause of the registry's process expires nobody, and no protection mode has to end afterwards.
+//!
+//! # What it does not do
+//!
+//! No active checks, no zone preference, no weights in the choice yet, no ejection beyond what [`LeastLoaded`] avoids. It
+//! makes no connections before the first call that needs them.
+//!
+//! # Features
+//!
+//! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
+
+mod instance;
+mod registry;
+
+mod registration;
+
+mod balance;
+
+mod snapshot;
+
+mod memory;
+mod policy;
+
+mod error;
+
+mod table;
+
+#[cfg(feature = "http")]
+pub use balance::Http;
+pub use balance::{
+    Balance, Candidates, Eligible, Endpoint, LeastLoaded, MakeEndpoint, Opaque, Pick, Protocol,
+    ResponseFuture, RoundRobin,
+};
+pub use error::Error;
+pub use gusset_call::NoInstance;
+pub use instance::{Health, Instance, LastSeen};
+pub use memory::{MemoryRegistry, Stats, Sweeper};
+pub use policy::Policy;
+pub use registration::{Registration, RegistrationState};
+pub use registry::Registry;
+pub use snapshot::{Publisher, Snapshot, Watch};

@@ -1,0 +1,47 @@
+use std::sync::Arc;
+
+use gusset_call::BoxError;
+use thiserror::Error;
+
+/// What a registry cannot do.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No instance of the service is registered.
+    #[error("no service {service} is registered")]
+    NoSuchService {
+        /// Name of the service.
+        service: Arc<str>,
+    },
+    /// The service has no instance of this id; a heartbeat that meets it must register again.
+    #[error("service {service} has no instance {id}")]
+    NoSuchInstance {
+        /// Name of the service.
+        service: Arc<str>,
+        /// Id of the instance.
+        id: Arc<str>,
+    },
+    /// The service has instances, but none that can take a call.
+    #[error("service {service} has no healthy instance")]
+    NoHealthyInstance {
+        /// Name of the service.
+        service: Arc<str>,
+    },
+    /// The registry is at its bound and takes no new instance. Those it has can still register again.
+    #[error("the registry holds {capacity} instances and takes no more")]
+    Full {
+        /// The bound, in instances.
+        capacity: usize,
+    },
+    /// The registry could not be asked, or did not answer in time. It may or may not have done what it was asked to.
+    #[error("the registry is unavailable")]
+    Unavailable(#[source] BoxError),
+}
+
+impl Error {
+    /// Whether the registry knows nothing of the instance it was asked about.
+    #[must_use]
+    pub const fn is_not_found(&self) -> bool {
+        matches!(self, Self::NoSuchService { .. } | Self::NoSuchInstance { .. })
+    }
+}

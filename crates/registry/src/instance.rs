@@ -1,0 +1,310 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::time::Instant;
+
+/// One running copy of a service, and where it is reached.
+///
+/// Two instances are equal when they say the same of themselves; when they were last heard of is no part of that.
+///
+/// ```
+/// use gusset_registry::Instance;
+///
+/// let instance = Instance::new("cart", "10.0.0.7", 8080).with_zone("eu-1").with_metadata("canary", "yes");
+/// assert_eq!(&*instance.id, "10.0.0.7:8080");
+/// ```
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Instance {
+    /// Unique among the instances of its service. [`Instance::new`] takes the authority, so that a process that
+    /// is started again replaces itself.
+    pub id: Arc<str>,
+    /// Name of the service.
+    pub service: Arc<str>,
+    /// Host name or IP address, an IPv6 one without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Whatever else callers should know.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// In a snapshot: what the registry thinks of it. In a registration: what it says of itself.
+    #[serde(default)]
+    pub health: Health,
+    /// Version of the program.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Failure domain, for instance a rack or an availability zone.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// Share of the traffic relative to the other instances. Default 1.
+    #[serde(default = "one")]
+    pub weight: NonZeroU32,
+    /// Labels without a value.
+    #[serde(default)]
+    pub tags: BTreeSet<String>,
+    /// When the registry last heard of it. Set by the registry; what a registration says here is ignored.
+    #[serde(default, rename = "last_seen_ms_ago")]
+    pub last_seen: LastSeen,
+}
+
+const fn one() -> NonZeroU32 {
+    NonZeroU32::MIN
+}
+
+impl Instance {
+    /// An instance of `service` at `host`:`port`, which is its id as well, with health [`Health::Unknown`].
+    pub fn new(service: impl Into<Arc<str>>, host: impl Into<String>, port: u16) -> Self {
+        let host = host.into();
+        Self {
+            id: authority(&host, port).into(),
+            service: service.into(),
+            host,
+            port,
+            metadata: BTreeMap::new(),
+            health: Health::Unknown,
+            version: None,
+            zone: None,
+            weight: one(),
+            tags: BTreeSet::new(),
+            last_seen: LastSeen::default(),
+        }
+    }
+
+    /// The same under another id.
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<Arc<str>>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// The same with another health.
+    #[must_use]
+    pub const fn with_health(mut self, health: Health) -> Self {
+        self.health = health;
+        self
+    }
+
+    /// The same with this entry in its metadata.
+    #[must_use]
+    pub fn with_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// The same in this zone.
+    #[must_use]
+    pub fn with_zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
+    /// The same with this version.
+    #[must_use]
+    pub fn with_version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// The same with this weight.
+    #[must_use]
+    pub const fn with_weight(mut self, weight: NonZeroU32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// The same with this tag.
+    #[must_use]
+    pub fn with_tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.insert(tag.into());
+        self
+    }
+
+    /// `host:port` as it stands in a URL, an IPv6 address in brackets.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port)
+    }
+
+    /// Whether a connection made for `self` can go on serving `other`: same place, same metadata.
+    pub(crate) fn is_reached_like(&self, other: &Self) -> bool {
+        self.port == other.port && self.host == other.host && self.metadata == other.metadata
+    }
+}
+
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+impl PartialEq for Instance {
+    fn eq(&self, other: &Self) -> bool {
+        // Taken apart, so that a new field cannot be forgotten here.
+        let Self {
+            id,
+            service,
+            host,
+            port,
+            metadata,
+            health,
+            version,
+            zone,
+            weight,
+            tags,
+            last_seen: _,
+        } = self;
+        *id == other.id
+            && *service == other.service
+            && *host == other.host
+            && *port == other.port
+            && *metadata == other.metadata
+            && *health == other.health
+            && *version == other.version
+            && *zone == other.zone
+            && *weight == other.weight
+            && *tags == other.tags
+    }
+}
+
+impl Eq for Instance {}
+
+/// Whether an instance can take calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Registered, and nothing heard of it since. Takes no calls.
+    #[default]
+    Unknown,
+    /// Heard of within the TTL. Takes calls.
+    Healthy,
+    /// Silent for longer than the TTL. Takes no calls until it is heard of again.
+    Unhealthy,
+    /// About to leave. Takes no new calls, finishes those it has.
+    Draining,
+}
+
+/// When a registry last heard of an instance.
+///
+/// All copies of one instance that come from one registry share it, so the age is that of the moment
+/// it is asked for, not that of the snapshot. It is serialized as its age in milliseconds, or null for never.
+#[derive(Clone, Default)]
+pub struct LastSeen(Option<Mark>);
+
+#[derive(Clone)]
+struct Mark {
+    epoch: Instant,
+    /// Milliseconds since `epoch`, or [`NEVER`].
+    millis: Arc<AtomicU64>,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl LastSeen {
+    /// How long ago; `None` if never.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        let mark = self.0.as_ref()?;
+        let millis = mark.millis.load(Relaxed);
+        (millis != NEVER)
+            .then(|| mark.epoch.elapsed().saturating_sub(Duration::from_millis(millis)))
+    }
+
+    /// Never, and from now on told by [`LastSeen::hear`] in time since `epoch`.
+    pub(crate) fn never(epoch: Instant) -> Self {
+        Self(Some(Mark { epoch, millis: Arc::new(AtomicU64::new(NEVER)) }))
+    }
+
+    pub(crate) fn hear(&self, at: Duration) {
+        if let Some(mark) = &self.0 {
+            mark.millis.store(millis(at), Relaxed);
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(NEVER - 1).min(NEVER - 1)
+}
+
+impl fmt::Debug for LastSeen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.age() {
+            Some(age) => write!(f, "{age:?} ago"),
+            None => f.write_str("never"),
+        }
+    }
+}
+
+impl Serialize for LastSeen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.age().map(millis).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for LastSeen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Option::<u64>::deserialize(deserializer)?.map(|age| {
+            let now = Instant::now();
+            // An age from before this machine's clock began is as old as it can tell.
+            let epoch = now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
+            Mark { epoch, millis: Arc::new(AtomicU64::new(0)) }
+        })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_comes_back_from_json_as_it_was() {
+        let mut instance = Instance::new("cart", "10.0.0.7", 8080)
+            .with_id("cart-1")
+            .with_health(Health::Draining)
+            .with_metadata("canary", "yes")
+            .with_version("1.2.3")
+            .with_zone("eu-1")
+            .with_weight(NonZeroU32::new(7).unwrap())
+            .with_tag("blue");
+        instance.last_seen = LastSeen::never(Instant::now());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        instance.last_seen.hear(Duration::from_secs(2));
+
+        let json = serde_json::to_value(&instance).unwrap();
+        assert_eq!(json["last_seen_ms_ago"], 3_000);
+        assert_eq!(json["health"], "draining");
+        let back: Instance = serde_json::from_value(json).unwrap();
+        assert_eq!(back, instance);
+        assert_eq!(back.last_seen.age(), Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn all_but_name_and_place_may_be_left_out_and_unknown_fields_do_not_hurt() {
+        let json = r#"{"id": "a", "service": "cart", "host": "h", "port": 1, "since": "later"}"#;
+        let instance: Instance = serde_json::from_str(json).unwrap();
+        assert_eq!(instance, Instance::new("cart", "h", 1).with_id("a"));
+        assert_eq!(instance.last_seen.age(), None);
+    }
+
+    #[test]
+    fn an_ipv6_address_stands_in_brackets() {
+        assert_eq!(Instance::new("cart", "::1", 80).authority(), "[::1]:80");
+    }
+
+    #[test]
+    fn an_age_beyond_the_clock_does_not_overflow() {
+        let json = format!(
+            r#"{{"id":"a","service":"s","host":"h","port":1,"last_seen_ms_ago":{}}}"#,
+            u64::MAX
+        );
+        let instance: Instance = serde_json::from_str(&json).unwrap();
+        assert!(instance.last_seen.age().is_some());
+    }
+}
