@@ -1,0 +1,175 @@
+use std::{
+    any::Any,
+    fmt::Write as _,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use gusset_call::{BoxError, refusal_in};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{FailureKind, Reply};
+
+/// What came of one delivery.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Replied(Reply),
+    Failed {
+        kind: FailureKind,
+        error: String,
+        /// The handler's error says how long it is of no use to come back.
+        not_before: Duration,
+    },
+    Undecodable(String),
+}
+
+impl Outcome {
+    /// Reads all that it needs from the error, whose `Display` is foreign code.
+    pub(crate) fn of_error(error: &BoxError) -> Self {
+        let retry_after = refusal_in(&**error).and_then(|refusal| refusal.retry_after());
+        Self::Failed {
+            kind: FailureKind::Error,
+            error: chain(&**error),
+            not_before: retry_after.unwrap_or_default(),
+        }
+    }
+
+    fn panicked(panic: Box<dyn Any + Send>) -> Self {
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("panic without a message");
+        let error = shortened(text);
+        contain(|| drop(panic));
+        Self::Failed { kind: FailureKind::Panic, error, not_before: Duration::ZERO }
+    }
+
+    fn timed_out(after: Duration) -> Self {
+        let error = format!("no reply within {after:?}");
+        Self::Failed { kind: FailureKind::Timeout, error, not_before: Duration::ZERO }
+    }
+}
+
+pin_project! {
+    /// Runs a handler's future to an [`Outcome`], whatever it does. When this is ready, that future has been dropped.
+    pub(crate) struct Attempting<F> {
+        #[pin]
+        future: Option<F>,
+        timeout: Duration,
+        ends: Instant,
+        // Made once it is needed: a handler that is ready at once costs no timer.
+        #[pin]
+        sleep: Option<Sleep>,
+    }
+}
+
+impl<F> Attempting<F> {
+    pub(crate) const fn new(future: F, timeout: Duration, ends: Instant) -> Self {
+        Self { future: Some(future), timeout, ends, sleep: None }
+    }
+}
+
+impl<F: Future<Output = Outcome>> Future for Attempting<F> {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut this = self.project();
+        let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
+        let outcome = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(Poll::Ready(outcome)) => outcome,
+            Err(panic) => Outcome::panicked(panic),
+            Ok(Poll::Pending) => {
+                if this.sleep.is_none() {
+                    this.sleep.set(Some(sleep_until(*this.ends)));
+                }
+                match this.sleep.as_mut().as_pin_mut().map(|sleep| sleep.poll(cx)) {
+                    Some(Poll::Ready(())) => Outcome::timed_out(*this.timeout),
+                    _ => return Poll::Pending,
+                }
+            }
+        };
+        contain(|| this.future.set(None));
+        Poll::Ready(outcome)
+    }
+}
+
+/// Runs foreign code whose panic shall end nothing.
+pub(crate) fn contain<R>(f: impl FnOnce() -> R) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => Some(result),
+        Err(panic) => {
+            // What was thrown may itself panic when dropped, and so on without end.
+            std::mem::forget(panic);
+            None
+        }
+    }
+}
+
+const LONGEST: usize = 1_024;
+
+/// An error and its sources.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let (mut text, mut next) = (error.to_string(), error.source());
+    while let Some(source) = next {
+        // The bound also ends a chain that bites its tail.
+        if text.len() > LONGEST {
+            break;
+        }
+        let _ = write!(text, ": {source}");
+        next = source.source();
+    }
+    shortened(&text)
+}
+
+/// The text as far as it is kept in memory.
+pub(crate) fn shortened(text: &str) -> String {
+    let end = (0..=LONGEST.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or_default()].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gusset_call::Open;
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(shortened("short"), "short");
+        let umlauts = "ü".repeat(1_000);
+        assert_eq!(shortened(&format!("x{umlauts}")).len(), 1_023);
+        assert_eq!(shortened(&umlauts).len(), 1_024);
+    }
+
+    #[test]
+    fn a_refusal_inside_an_error_says_when_to_come_back() {
+        let error: BoxError = Open::new("db").retry_after(Duration::from_secs(7)).into();
+        let Outcome::Failed { error, not_before, .. } = Outcome::of_error(&error) else { panic!() };
+        assert_eq!((&*error, not_before.as_secs()), ("circuit db is open", 7));
+    }
+
+    #[derive(Debug)]
+    struct Serpent;
+
+    impl std::fmt::Display for Serpent {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("hiss")
+        }
+    }
+
+    impl std::error::Error for Serpent {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&Serpent)
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_its_own_source_ends() {
+        let text = chain(&Serpent);
+        assert!(text.starts_with("hiss: hiss") && text.len() == LONGEST);
+    }
+}

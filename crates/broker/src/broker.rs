@@ -1,0 +1,229 @@
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
+};
+
+use gusset_call::Deadline;
+use serde::Serialize;
+
+use crate::{
+    DeadLetters, Error, Limits, Message, MessageId, Pattern, Policy, Stats, Subscribe,
+    shared::{Shared, group_name},
+};
+
+/// Carries messages from publishers to groups of handlers. Clones share one broker; the last one to go ends nothing,
+/// subscriptions go on until their guards are dropped.
+///
+/// The crate's documentation says what is guaranteed and what is not.
+#[derive(Clone)]
+pub struct Broker {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// A message was taken over by the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "nobody may have been there to get it"]
+pub struct Receipt {
+    /// Id of the message.
+    pub id: MessageId,
+    /// How many groups have got it. 0 if no pattern matches: the message is gone, counted as [`Stats::unroutable`].
+    pub groups: usize,
+}
+
+/// What was not done when a broker was closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leftover {
+    /// Handlers that were cut short at the deadline.
+    pub cut_short: usize,
+    /// Messages left in each group that has any, those whose handlers were cut short included.
+    pub groups: Vec<(Arc<str>, usize)>,
+}
+
+impl Leftover {
+    /// Whether everything was done.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Messages left in all groups.
+    #[must_use]
+    pub fn messages(&self) -> usize {
+        self.groups.iter().map(|(_, messages)| messages).sum()
+    }
+}
+
+impl Broker {
+    /// A broker with the default [`Limits`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_limits(Limits::new())
+    }
+
+    /// A broker with these limits.
+    #[must_use]
+    pub fn with_limits(limits: Limits) -> Self {
+        Self { shared: Arc::new(Shared::new(limits)) }
+    }
+
+    /// Publishes `body` as JSON. The body is encoded by this call; the future publishes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Message::json`] and of [`publish_message`](Self::publish_message).
+    pub fn publish<T: Serialize + ?Sized>(
+        &self,
+        subject: &str,
+        body: &T,
+    ) -> impl Future<Output = Result<Receipt, Error>> + Send + use<T> {
+        let (message, broker) = (Message::json(subject, body), self.clone());
+        async move { broker.publish_message(message?).await }
+    }
+
+    /// Gives a message to every group whose pattern matches its subject: to all of them or, if this fails, to none.
+    ///
+    /// If a group has no room, what happens is that group's [`WhenFull`](crate::WhenFull), for all groups: one that refuses
+    /// makes the publish fail, one that waits makes it wait. So a group that may fall behind without holding up the publishers of
+    /// others has [`WhenFull::DropOldest`](crate::WhenFull::DropOldest). Publishers that wait for one group
+    /// enter in the order in which they came.
+    ///
+    /// A handler may publish, into its own group too. It waits like anybody else, unless the wait could be for itself: if the full
+    /// group is its own, or one whose handlers wait, directly or through others, for its own. Then it may go beyond the bound
+    /// by as many messages, and bytes, as that group has in flight, which one follow-up for each message never exceeds; beyond
+    /// that it is refused with [`Error::Full`] at once. (This knows the handler's own task only. What a handler spawns
+    /// and then waits for can wait in a circle, until the group's [`WhenFull::Wait`](crate::WhenFull::Wait) ends it.)
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future before it is ready means that no group has got the message. A future that is neither polled nor
+    /// dropped keeps its place in the line, and those behind it waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`], [`Error::DeadlineExceeded`], [`Error::TooLarge`], [`Error::Closed`].
+    pub async fn publish_message(&self, mut message: Message) -> Result<Receipt, Error> {
+        message.stamp();
+        let id = message.id();
+        let groups = self.shared.publish(Arc::new(message)).await?;
+        if groups == 0 {
+            self.shared.unroutable.fetch_add(1, Relaxed);
+            tracing::debug!(%id, "message matches no group");
+        }
+        Ok(Receipt { id, groups })
+    }
+
+    /// Begins a subscription to the subjects that `pattern` matches.
+    pub fn subscribe(&self, pattern: impl Into<Arc<str>>) -> Subscribe {
+        Subscribe::new(self.clone(), pattern.into())
+    }
+
+    /// Makes a group that keeps what is published for it while nobody listens, until [`remove`](Self::remove). If a
+    /// group of this name exists, it is kept from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::GroupName`], [`Error::Subject`], [`Error::GroupDiffers`], [`Error::TooManyGroups`], [`Error::Closed`].
+    pub fn declare(&self, group: &str, pattern: &str, policy: Policy) -> Result<(), Error> {
+        let (name, pattern) = (group_name(group)?, Pattern::new(pattern)?);
+        let mut registry = self.shared.registry();
+        let group = self.shared.find_or_add(&mut registry, Some(name), pattern, Some(policy))?;
+        group.lock().declare();
+        Ok(())
+    }
+
+    /// Ends the keeping of a declared group: it goes, with what it holds, when it has no subscription any more, at once
+    /// if it has none now. Its dead letters stay. Returns how many messages went with it now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchGroup`].
+    pub fn remove(&self, group: &str) -> Result<usize, Error> {
+        let registry = self.shared.registry();
+        let group = self.shared.group(group).ok_or_else(|| Error::NoSuchGroup(group.into()))?;
+        let in_use = {
+            let mut state = group.lock();
+            state.undeclare();
+            state.has_members()
+        };
+        if in_use {
+            return Ok(0);
+        }
+        let dropped = self.shared.drop_group(&registry, &group);
+        // Foreign code may run when messages go: not under the lock.
+        drop(registry);
+        Ok(dropped.len())
+    }
+
+    /// The messages that were given up.
+    #[must_use]
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(self.shared.clone())
+    }
+
+    /// What the broker holds and has seen. Each group's numbers are of one instant; those of different groups are not.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let groups = self.shared.groups.load().iter().map(|group| group.stats()).collect();
+        let dead = self.shared.dead.lock();
+        Stats {
+            unroutable: self.shared.unroutable.load(Relaxed),
+            dead_letters: dead.len(),
+            dead_letter_bytes: dead.bytes,
+            dead_letters_dropped: dead.dropped,
+            groups,
+        }
+    }
+
+    /// Ends the broker: refuses publishes and subscriptions with [`Error::Closed`], delivers nothing more, and waits for
+    /// the handlers at work, whose own publishes are still taken as long as there is room. At `deadline` it cuts short those
+    /// that are not done, and gives their messages back uncharged. What is left then is lost with the broker.
+    ///
+    /// # Cancellation
+    ///
+    /// The broker is closed even if the future is dropped after its first poll; the handlers at work then go on until they are done.
+    pub async fn close(&self, deadline: Deadline) -> Leftover {
+        {
+            let _registry = self.shared.registry();
+            self.shared.closed.store(true, SeqCst);
+        }
+        let groups = self.shared.groups.load_full();
+        groups.iter().for_each(|group| group.stop());
+        let all_idle = async {
+            for group in groups.iter() {
+                group.idle().await;
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline.instant(), all_idle).await;
+        let mut leftover = Leftover::default();
+        for group in groups.iter() {
+            let (held, in_flight) = {
+                let state = group.lock();
+                (state.queue.held(), state.queue.in_flight())
+            };
+            leftover.cut_short += in_flight;
+            if held > 0 {
+                leftover.groups.push((group.name.clone(), held));
+            }
+        }
+        self.shared.registry().members.abort_all();
+        leftover
+    }
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("groups", &self.shared.groups.load().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,372 @@
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use gusset_call::Overloaded;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::{
+    Error, Failure, GroupStats, Pattern, Policy, WhenFull,
+    queue::{Entry, Lease, Queue},
+    turnstile::Turnstile,
+};
+
+/// One group: its queue, those who wait to put in, and those who wait to take out.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Grows in the order in which groups are made, in the whole process; locks of several groups are taken in it.
+    pub(crate) id: u64,
+    pub(crate) name: Arc<str>,
+    pub(crate) pattern: Pattern,
+    pub(crate) policy: Policy,
+    state: Mutex<State>,
+    /// A stored permit says that a worker should look: it is given for every message that becomes ready, and passed on
+    /// by whoever leaves more behind or cannot take.
+    work: Notify,
+    /// When the first of the delayed comes due, or earlier.
+    next_due: watch::Sender<Option<Instant>>,
+    /// Nothing is in flight any more, in a queue that was stopped.
+    idle: Notify,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) queue: Queue,
+    turnstile: Turnstile,
+    members: usize,
+    /// Stays when the last member leaves.
+    declared: bool,
+    /// No longer among the broker's groups: takes nothing in, keeps nothing.
+    gone: bool,
+    refused: u64,
+}
+
+/// What a group says to a message that wants in.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    Enter,
+    Wait,
+    Refuse(Error),
+    /// As if the group were not there.
+    Gone,
+}
+
+/// How a publisher stands to a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    /// Its place in the line.
+    pub(crate) ticket: Option<u64>,
+    /// It is a handler that this group might wait for, so it must not wait for this group.
+    pub(crate) may_borrow: bool,
+    /// It is a handler, which may still publish while the broker drains.
+    pub(crate) is_handler: bool,
+}
+
+impl Group {
+    pub(crate) fn new(id: u64, name: Arc<str>, pattern: Pattern, policy: Policy) -> Self {
+        let state = State {
+            queue: Queue::new(policy.capacity, policy.max_bytes),
+            turnstile: Turnstile::default(),
+            members: 0,
+            declared: false,
+            gone: false,
+            refused: 0,
+        };
+        let (work, idle, next_due) = (Notify::new(), Notify::new(), watch::Sender::new(None));
+        Self { id, name, pattern, policy, state: Mutex::new(state), work, next_due, idle }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn verdict(&self, state: &State, size: usize, standing: Standing) -> Verdict {
+        let queue = &state.queue;
+        if state.gone {
+            return Verdict::Gone;
+        }
+        if queue.is_stopped() && !standing.is_handler {
+            return Verdict::Refuse(Error::Closed);
+        }
+        if size > self.policy.max_bytes {
+            let (group, limit) = (self.name.clone(), self.policy.max_bytes);
+            return Verdict::Refuse(Error::TooLarge { group, size, limit });
+        }
+        let enters = match self.policy.when_full {
+            WhenFull::DropOldest => queue.can_make_room(size),
+            WhenFull::Reject => queue.has_room(size),
+            WhenFull::Wait(_) if standing.may_borrow => queue.has_room_to_borrow(size),
+            WhenFull::Wait(_)
+                if queue.has_room(size) && state.turnstile.admits(standing.ticket) =>
+            {
+                true
+            }
+            WhenFull::Wait(_) => return Verdict::Wait,
+        };
+        if enters { Verdict::Enter } else { Verdict::Refuse(self.full()) }
+    }
+
+    /// The refusal of a message for which there is no room.
+    pub(crate) fn full(&self) -> Error {
+        Error::Full(Overloaded::new(format!("group {}", self.name)))
+    }
+
+    /// A worker should look for work.
+    pub(crate) fn call_worker(&self) {
+        self.work.notify_one();
+    }
+
+    /// Waits until there may be work. Nothing is lost if this is dropped: the call goes to another worker.
+    pub(crate) async fn called(&self) {
+        self.work.notified().await;
+    }
+
+    pub(crate) fn take(self: &Arc<Self>, now: Instant) -> Option<Lent> {
+        let (lease, more) = {
+            let mut state = self.lock();
+            (state.queue.take(now)?, state.queue.ready() > 0)
+        };
+        if more {
+            self.call_worker();
+        }
+        Some(Lent { group: self.clone(), lease: Some(lease) })
+    }
+
+    /// Makes ready what is due, and says when to ask again.
+    pub(crate) fn tick(&self, now: Instant) {
+        let mut state = self.lock();
+        let promoted = state.queue.promote(now);
+        // Published under the lock, lest an older answer overwrite a younger one.
+        let due = state.queue.next_due();
+        self.next_due.send_if_modified(|next| std::mem::replace(next, due) != due);
+        drop(state);
+        if promoted > 0 {
+            self.call_worker();
+        }
+    }
+
+    pub(crate) fn next_due(&self) -> watch::Receiver<Option<Instant>> {
+        self.next_due.subscribe()
+    }
+
+    /// A dead letter comes back. It waits for nobody and drops nobody.
+    pub(crate) fn redrive(&self, entry: Entry) -> Result<(), Error> {
+        let mut state = self.lock();
+        if state.gone {
+            return Err(Error::NoSuchGroup(self.name.clone()));
+        }
+        if state.queue.is_stopped() {
+            return Err(Error::Closed);
+        }
+        if !state.queue.has_room(entry.size()) {
+            return Err(self.full());
+        }
+        state.queue.push(entry);
+        drop(state);
+        self.call_worker();
+        Ok(())
+    }
+
+    /// Hands out nothing more.
+    pub(crate) fn stop(&self) {
+        let waiting = {
+            let mut state = self.lock();
+            state.queue.stop();
+            state.turnstile.everyone()
+        };
+        waiting.into_iter().for_each(std::task::Waker::wake);
+        self.idle.notify_waiters();
+    }
+
+    /// Waits until nothing is in flight, after [`stop`](Self::stop).
+    pub(crate) async fn idle(&self) {
+        loop {
+            let mut idle = std::pin::pin!(self.idle.notified());
+            idle.as_mut().enable();
+            if self.lock().queue.in_flight() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Ends the group; what it held and was not in flight.
+    pub(crate) fn end(&self) -> Vec<Entry> {
+        let (dropped, waiting) = {
+            let mut state = self.lock();
+            state.gone = true;
+            (state.queue.clear(), state.turnstile.everyone())
+        };
+        waiting.into_iter().for_each(std::task::Waker::wake);
+        dropped
+    }
+
+    pub(crate) fn stats(&self) -> GroupStats {
+        let state = self.lock();
+        let (queue, counts) = (&state.queue, state.queue.counts);
+        GroupStats {
+            group: self.name.clone(),
+            pattern: self.pattern.clone(),
+            subscriptions: state.members,
+            ready: queue.ready(),
+            in_flight: queue.in_flight(),
+            delayed: queue.delayed(),
+            bytes: queue.bytes(),
+            waiting: state.turnstile.len(),
+            published: counts.published,
+            redriven: counts.redriven,
+            delivered: counts.delivered,
+            redelivered: counts.redelivered,
+            acked: counts.acked,
+            dead: counts.dead,
+            dropped: counts.dropped,
+            returned: counts.returned,
+            refused: state.refused,
+        }
+    }
+
+    /// Settles a delivery: `f` under the lock, everything that may run foreign code after it.
+    fn settle<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = f(&mut state);
+        let first = state.turnstile.first();
+        let idle = state.queue.is_stopped() && state.queue.in_flight() == 0;
+        drop(state);
+        if let Some(waker) = first {
+            waker.wake();
+        }
+        if idle {
+            self.idle.notify_waiters();
+        }
+        result
+    }
+}
+
+impl State {
+    pub(crate) const fn join(&mut self) {
+        self.members += 1;
+    }
+
+    /// Whether the group goes with this member.
+    pub(crate) const fn leave(&mut self) -> bool {
+        self.members -= 1;
+        self.members == 0 && !self.declared
+    }
+
+    pub(crate) const fn declare(&mut self) {
+        self.declared = true;
+    }
+
+    pub(crate) const fn undeclare(&mut self) {
+        self.declared = false;
+    }
+
+    pub(crate) const fn has_members(&self) -> bool {
+        self.members > 0
+    }
+
+    pub(crate) const fn count_refusal(&mut self) {
+        self.refused += 1;
+    }
+}
+
+/// A delivery under way. Dropped without a verdict it gives the message back, uncharged.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    group: Arc<Group>,
+    /// `None` once settled.
+    lease: Option<Lease>,
+}
+
+impl Lent {
+    pub(crate) fn entry(&self) -> Option<&Entry> {
+        self.lease.as_ref().map(Lease::entry)
+    }
+
+    pub(crate) fn note(&mut self, failure: Failure) {
+        if let Some(lease) = &mut self.lease {
+            lease.note(failure);
+        }
+    }
+
+    pub(crate) fn ack(mut self) {
+        if let Some(lease) = self.lease.take() {
+            // The entry, and with it perhaps the payload's owner, is dropped here, outside of the lock.
+            drop(self.group.settle(|state| state.queue.ack(lease)));
+        }
+    }
+
+    pub(crate) fn bury(mut self) {
+        if let Some(lease) = self.lease.take() {
+            drop(self.group.settle(|state| state.queue.bury(lease)));
+        }
+    }
+
+    pub(crate) fn retry_at(mut self, due: Instant) {
+        let Some(lease) = self.lease.take() else { return };
+        self.group.settle(|state| {
+            state.queue.retry(lease, due);
+            self.group.next_due.send_if_modified(|next| {
+                let sooner = next.is_none_or(|next| due < next);
+                if sooner {
+                    *next = Some(due);
+                }
+                sooner
+            });
+        });
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        self.group.settle(|state| state.queue.give_back(lease));
+        self.group.call_worker();
+    }
+}
+
+/// A place in the line of a group without room. Dropping it leaves the line.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) group: Arc<Group>,
+    pub(crate) ticket: u64,
+}
+
+impl Place {
+    pub(crate) fn new(group: Arc<Group>) -> Self {
+        let ticket = group.lock().turnstile.join();
+        Self { group, ticket }
+    }
+
+    /// Ready when it is worth while to try again.
+    pub(crate) fn poll_turn(&self, cx: &Context<'_>, size: usize) -> Poll<()> {
+        let waker = cx.waker().clone();
+        let mut state = self.group.lock();
+        let over = state.gone || state.queue.is_stopped();
+        let turn = state.queue.has_room(size) && state.turnstile.admits(Some(self.ticket));
+        if over || turn {
+            return Poll::Ready(());
+        }
+        let replaced = state.turnstile.watch(self.ticket, waker);
+        drop(state);
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let (own, next) = {
+            let mut state = self.group.lock();
+            (state.turnstile.leave(self.ticket), state.turnstile.first())
+        };
+        drop(own);
+        if let Some(waker) = next {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,52 @@
+/// What bounds a broker's memory, beside the [`Policy`](crate::Policy) of each group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub(crate) groups: usize,
+    pub(crate) dead_letters: usize,
+    pub(crate) dead_letter_bytes: usize,
+    pub(crate) redrives: u32,
+}
+
+impl Limits {
+    /// All defaults.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { groups: 10_000, dead_letters: 10_000, dead_letter_bytes: 64 << 20, redrives: 5 }
+    }
+
+    /// How many groups there may be, subscriptions without a group included. Default 10,000; a publish looks at each.
+    #[must_use]
+    pub const fn groups(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// How many dead letters are kept; the oldest make room. 0 means the same as 1. Default 10,000: more than anyone
+    /// reads, and an hour's worth at three a second.
+    #[must_use]
+    pub const fn dead_letters(mut self, records: usize) -> Self {
+        self.dead_letters = records;
+        self
+    }
+
+    /// How many bytes of dead letters are kept, records and texts of errors included; the oldest make room. Default 64 MiB.
+    #[must_use]
+    pub const fn dead_letter_bytes(mut self, bytes: usize) -> Self {
+        self.dead_letter_bytes = bytes;
+        self
+    }
+
+    /// How often one message may be redriven, so that a machine that redrives all it finds does not keep a poisonous one
+    /// going for ever. Default 5.
+    #[must_use]
+    pub const fn redrives(mut self, times: u32) -> Self {
+        self.redrives = times;
+        self
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,60 @@
+use std::sync::Arc;
+
+use crate::Pattern;
+
+/// What a broker holds and what it has seen.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Messages that no group wanted.
+    pub unroutable: u64,
+    /// Dead letters kept.
+    pub dead_letters: usize,
+    /// Their bytes.
+    pub dead_letter_bytes: usize,
+    /// Dead letters that had to make room for younger ones.
+    pub dead_letters_dropped: u64,
+    /// The groups in the order in which they were made.
+    pub groups: Vec<GroupStats>,
+}
+
+/// What a group holds and what it has seen since it was made. `published + redriven` is always
+/// `acked + dead + dropped + ready + in_flight + delayed`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GroupStats {
+    /// Name of the group; of a subscription without a group, one that begins with `_`.
+    pub group: Arc<str>,
+    /// What it listens to.
+    pub pattern: Pattern,
+    /// How many subscriptions compete in it.
+    pub subscriptions: usize,
+    /// Messages to be delivered as soon as a handler is free.
+    pub ready: usize,
+    /// Messages being handled.
+    pub in_flight: usize,
+    /// Messages that failed and wait for their next attempt.
+    pub delayed: usize,
+    /// Bytes of all these.
+    pub bytes: usize,
+    /// Publishers that wait for room.
+    pub waiting: usize,
+    /// Messages that came in.
+    pub published: u64,
+    /// Messages that came back from the dead letters.
+    pub redriven: u64,
+    /// Deliveries.
+    pub delivered: u64,
+    /// Deliveries after the first of the same message.
+    pub redelivered: u64,
+    /// Messages done.
+    pub acked: u64,
+    /// Messages that became dead letters.
+    pub dead: u64,
+    /// Messages dropped by [`WhenFull::DropOldest`](crate::WhenFull::DropOldest).
+    pub dropped: u64,
+    /// Deliveries cut short by the end of a subscription, given back uncharged.
+    pub returned: u64,
+    /// Publishes that this group refused for want of room.
+    pub refused: u64,
+}
