@@ -141,4 +141,4 @@ impl Gcra {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

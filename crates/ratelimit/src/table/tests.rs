@@ -1,0 +1,254 @@
+use std::{
+    sync::atomic::{AtomicU32, AtomicUsize},
+    thread,
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    Quota,
+    gcra::tests::{agrees_with_the_textbook, quotas, steps},
+};
+use proptest::prelude::*;
+
+/// Well spread numbers in place of hashes (splitmix64).
+fn hash(of: u64) -> u64 {
+    let mut z = of.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn table(quota: Quota, capacity: usize) -> Table {
+    Table::new(Gcra::new(quota, Table::BURST_BITS), capacity)
+}
+
+impl Table {
+    fn at(&self, time: Duration) -> Now {
+        self.gcra.now(time)
+    }
+
+    fn one(&self, key: u64, now: Now) -> bool {
+        self.take(hash(key), self.gcra.cost(1).unwrap(), now).is_ok()
+    }
+
+    fn tokens_left(&self, key: u64, now: Now) -> u32 {
+        self.gcra.level(self.full_at(hash(key), now), now).remaining()
+    }
+
+    /// Slots that hold the bucket of `key`.
+    fn copies(&self, key: u64) -> usize {
+        let home = self.home(hash(key));
+        home.slots().filter(|slot| load(slot).tag() == home.tag).count()
+    }
+}
+
+proptest! {
+    #[test]
+    fn each_key_has_the_bucket_of_the_textbooks(quota in quotas(), steps in steps()) {
+        let table = table(quota, 1);
+        agrees_with_the_textbook(quota, &table.gcra, steps, |cost, now| table.take(hash(1), cost, now))?;
+    }
+
+    /// The clock of this quota wraps every 18 minutes, its epochs change every four and a half.
+    #[test]
+    fn it_is_so_at_any_time_of_a_clock_that_wraps_often(burst in 1..1_000_000_000_u32, steps in steps()) {
+        let quota = Quota::per_second(1_000_000_000).burst(burst);
+        let table = table(quota, 1);
+        agrees_with_the_textbook(quota, &table.gcra, steps, |cost, now| table.take(hash(1), cost, now))?;
+    }
+
+    #[test]
+    fn the_two_lines_of_a_key_are_two(hash: u64, capacity in 1..10_000_usize) {
+        let table = table(Quota::per_second(1), capacity);
+        let home = table.home(hash);
+        prop_assert!(!std::ptr::eq(home.lines[0], home.lines[1]));
+        prop_assert!(home.tag != 0 && home.tag <= Word::TAG);
+    }
+}
+
+#[test]
+fn keys_are_limited_each_for_itself_and_looking_takes_nothing() {
+    let table = table(Quota::per_second(1).burst(2), 100);
+    let now = table.at(Duration::from_secs(5));
+    for key in 0..20 {
+        assert_eq!(table.tokens_left(key, now), 2);
+        assert!(table.one(key, now) && table.one(key, now) && !table.one(key, now));
+        assert_eq!(table.tokens_left(key, now), 0);
+    }
+    let later = table.at(Duration::from_secs(6));
+    assert!((0..20).all(|key| table.one(key, later) && !table.one(key, later)));
+}
+
+#[test]
+fn a_time_is_not_mistaken_for_one_of_another_round() {
+    let quota = Quota::per_second(1_000_000_000).burst(1_000);
+    let round = 1_u64 << Word::TIME_BITS;
+    for rounds in [1, 2, 3, 1_000, 1 << 20] {
+        for before_or_after in [-2_000_i64, -1_001, -1_000, -999, -500, -1, 0, 1, 500] {
+            let table = table(quota, 1);
+            let cost = table.gcra.cost(1_000).unwrap();
+            table.take(hash(1), cost, table.at(Duration::from_secs(1))).unwrap();
+            let back = (1_000_000_000 + rounds * round).wrapping_add_signed(before_or_after);
+            let now = table.at(Duration::from_nanos(back));
+            assert_eq!(table.tokens_left(1, now), 1_000, "{rounds} rounds {before_or_after}");
+        }
+    }
+}
+
+#[test]
+fn a_limit_holds_across_the_change_of_an_epoch() {
+    let table = table(Quota::per_second(1_000_000_000).burst(1_000), 1);
+    let change = 1_u64 << Line::EPOCH_BITS;
+    for epoch in [1, 2, 4, 5, 8] {
+        let nanos = |from_change: i64| (epoch * change).wrapping_add_signed(from_change);
+        let at = |from_change| table.at(Duration::from_nanos(nanos(from_change)));
+        let all = table.gcra.cost(1_000).unwrap();
+        table.take(hash(1), all, at(-100)).unwrap();
+        assert_eq!(table.tokens_left(1, at(-1)), 99);
+        assert_eq!(table.tokens_left(1, at(1)), 101);
+        assert!(table.take(hash(1), all, at(1)).is_err());
+    }
+}
+
+#[test]
+fn a_caller_whose_clock_is_a_little_behind_sees_the_same_bucket() {
+    let table = table(Quota::per_second(1_000_000_000).burst(1_000), 1);
+    let change = 1_u64 << Line::EPOCH_BITS;
+    let (before, after) = (change - 10, change + 10);
+    assert!(table.one(1, table.at(Duration::from_nanos(after))));
+    assert_eq!(table.tokens_left(1, table.at(Duration::from_nanos(before))), 979);
+    assert!(table.one(1, table.at(Duration::from_nanos(before))));
+    assert_eq!(table.copies(1), 1);
+}
+
+#[test]
+fn as_many_keys_as_the_capacity_are_kept_apart() {
+    let capacity = 100_000;
+    let table = table(Quota::per_hour(5), capacity);
+    let now = table.at(Duration::from_secs(1));
+    assert!((0..capacity as u64).all(|key| table.one(key, now)));
+    assert!(table.live_evictions() < 100, "{} made room", table.live_evictions());
+    let kept = (0..capacity as u64).filter(|key| table.tokens_left(*key, now) == 4).count();
+    assert!(kept > 99_900, "{kept}");
+    assert!(table.lines.len() * size_of::<Line>() <= 16 * capacity);
+}
+
+#[test]
+fn a_million_made_up_keys_neither_grow_the_table_nor_free_a_key_at_its_limit() {
+    let table = table(Quota::per_minute(5), 1_000);
+    let size = table.lines.len();
+    let now = table.at(Duration::from_secs(1));
+    let limited = 0..10_u64;
+    for key in limited.clone() {
+        while table.one(key, now) {}
+    }
+    assert_eq!(table.live_evictions(), 0);
+    for key in 1_000..1_001_000 {
+        assert!(table.one(key, now), "a new key has a full bucket");
+    }
+    assert!(limited.clone().all(|key| !table.one(key, now)));
+    assert!(table.live_evictions() > 990_000, "counted");
+    assert_eq!(table.lines.len(), size);
+    // And once the flood is over, it has left nothing behind.
+    let later = table.at(Duration::from_secs(62));
+    let before = table.live_evictions();
+    assert!((0..900).all(|key| table.one(key, later)));
+    assert_eq!(table.live_evictions(), before);
+}
+
+#[test]
+fn at_saturation_the_bucket_that_is_full_soonest_makes_room() {
+    // Two lines of seven: everyone meets everyone.
+    let table = table(Quota::per_second(1).burst(20), 1);
+    let now = table.at(Duration::from_secs(100));
+    for key in 0..14 {
+        for _ in 0..=key {
+            assert!(table.one(key, now));
+        }
+    }
+    assert_eq!(table.live_evictions(), 0);
+    assert!(table.one(99, now));
+    assert_eq!(table.live_evictions(), 1);
+    assert_eq!(table.tokens_left(0, now), 20, "forgotten, and one token better off");
+    assert!((1..14).all(|key| table.tokens_left(key, now) == 19 - key as u32));
+}
+
+#[test]
+fn a_full_bucket_gives_its_place_without_loss() {
+    let table = table(Quota::per_second(1).burst(1), 1);
+    for second in 0..1_000 {
+        let now = table.at(Duration::from_secs(second));
+        assert!((0..14).all(|key| table.one(second * 14 + key, now)));
+    }
+    assert_eq!(table.live_evictions(), 0);
+}
+
+#[test]
+fn one_key_in_a_million_meets_a_bucket_that_is_not_its_own() {
+    let table = table(Quota::per_hour(5), 20_000);
+    let now = table.at(Duration::from_secs(1));
+    for key in 0..20_000 {
+        table.one(key, now);
+    }
+    let strangers = 1_000_000..2_000_000;
+    let shared = strangers.filter(|key| table.tokens_left(*key, now) < 5).count();
+    assert!(shared <= 5, "{shared}");
+}
+
+#[test]
+fn equal_keys_that_come_at_once_get_one_bucket() {
+    const KEYS: u64 = 30_000;
+    let table = table(Quota::per_hour(1), 2 * KEYS as usize);
+    let now = table.at(Duration::from_secs(1));
+    let given: Vec<_> = (0..KEYS).map(|_| AtomicU32::new(0)).collect();
+    let here = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for (key, given) in given.iter().enumerate() {
+                    // All go for a new key together, as far as that can be had without waiting.
+                    here.fetch_add(1, SeqCst);
+                    for _ in 0..100 {
+                        if here.load(SeqCst) >= 3 * (key + 1) - 1 {
+                            break;
+                        }
+                        hint::spin_loop();
+                    }
+                    if table.one(key as u64, now) {
+                        given.fetch_add(1, SeqCst);
+                    }
+                }
+            });
+        }
+    });
+    let wrong = given.iter().filter(|given| given.load(SeqCst) != 1).count();
+    assert_eq!(wrong, 0, "keys got another number of tokens than one");
+    assert!((0..KEYS).all(|key| table.copies(key) == 1));
+}
+
+#[test]
+fn a_crowd_on_a_full_table_leaves_no_place_taken_for_ever() {
+    let table = table(Quota::per_second(1).burst(1), 1);
+    let step = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (table, step) = (&table, &step);
+            scope.spawn(move || {
+                for round in 0..20_000 {
+                    let now = table.at(Duration::from_millis(step.fetch_add(1, SeqCst)));
+                    table.one(hash(round * 4 + thread) % 20, now);
+                }
+            });
+        }
+    });
+    let now = table.at(Duration::from_secs(1_000));
+    for line in &table.lines {
+        line.enter(now.tick);
+        for slot in &line.slots {
+            assert!(!load(slot).is_unconfirmed());
+            assert!(load(slot).full_at(now.tick).is_none());
+        }
+    }
+    assert!((0..20).all(|key| table.copies(key) <= 1));
+}
