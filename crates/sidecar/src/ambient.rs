@@ -1,0 +1,87 @@
+//! What a server layer leaves for the clients inside its handler, beside [`Context`].
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{self, Poll, Waker},
+};
+
+use gusset_call::{Attempt, Context};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+tokio::task_local! {
+    static AMBIENT: Ambient;
+}
+
+/// The header that tells which try of a call a request is, counted from 1. Absent means the first.
+pub const ATTEMPT_HEADER: HeaderName = HeaderName::from_static("x-gusset-attempt");
+
+/// What the call that this task works for came with and [`Context`] has no place for.
+#[derive(Clone, Debug)]
+pub(crate) struct Ambient {
+    pub(crate) tracestate: Option<HeaderValue>,
+    pub(crate) attempt: Attempt,
+}
+
+impl Ambient {
+    pub(crate) const EMPTY: Self = Self { tracestate: None, attempt: Attempt::FIRST };
+
+    pub(crate) fn current() -> Self {
+        AMBIENT.try_with(Clone::clone).unwrap_or(Self::EMPTY)
+    }
+
+    pub(crate) fn attempt() -> Attempt {
+        AMBIENT.try_with(|ambient| ambient.attempt).unwrap_or(Attempt::FIRST)
+    }
+
+    /// Runs `work` with this and `cx` as what is current.
+    pub(crate) fn enter<T>(&self, cx: Context, work: impl FnOnce() -> T) -> T {
+        AMBIENT.sync_scope(self.clone(), || enter(cx, work))
+    }
+}
+
+/// Runs `work` with `cx` as [`Context::current`]. For what is no future: the call of a service, a frame of a body.
+pub(crate) fn enter<T>(cx: Context, work: impl FnOnce() -> T) -> T {
+    let mut work = Some(work);
+    let scope = cx.scope(poll_fn(|_| match work.take() {
+        Some(work) => Poll::Ready(work()),
+        None => Poll::Pending,
+    }));
+    match pin!(scope).poll(&mut task::Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => unreachable!("the future is ready when it is first polled"),
+    }
+}
+
+/// Which try a request is, by its header; the first where that is absent or makes no sense.
+pub(crate) fn attempt_in(headers: &HeaderMap) -> Attempt {
+    headers
+        .get(ATTEMPT_HEADER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map_or(Attempt::FIRST, Attempt::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gusset_call::TraceContext;
+
+    #[test]
+    fn what_runs_inside_sees_the_context_and_what_runs_after_does_not() {
+        let cx = Context::default().with_trace(TraceContext::new_root());
+        let ambient = Ambient { attempt: Attempt::FIRST.next(), ..Ambient::EMPTY };
+        let seen = ambient.enter(cx, || (Context::current(), Ambient::attempt().number()));
+        assert_eq!(seen, (cx, 2));
+        assert_eq!(Context::current(), Context::default());
+        assert_eq!(Ambient::attempt(), Attempt::FIRST);
+    }
+
+    #[test]
+    fn an_attempt_header_without_sense_is_the_first_attempt() {
+        for (header, attempt) in [("3", 3), ("0", 1), ("-1", 1), ("x", 1), ("99999999999", 1)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ATTEMPT_HEADER, HeaderValue::from_static(header));
+            assert_eq!(attempt_in(&headers).number(), attempt, "{header}");
+        }
+    }
+}

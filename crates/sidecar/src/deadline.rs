@@ -1,0 +1,194 @@
+//! The deadline layer: layer, service, future; the headers are in `timeout`.
+
+pub(crate) mod timeout;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{self, Poll},
+    time::Duration,
+};
+
+use gusset_call::{BoxError, Context, Deadline, DeadlineExceeded};
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep_until};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::ambient::enter;
+use timeout::{announce, timeout_in};
+
+/// Ends calls for whose answer nobody waits any more. Clones share nothing.
+///
+/// On a server ([`DeadlineLayer::server`]) it reads how long the caller waits, from `grpc-timeout` and from `x-request-timeout-ms` (or Envoy's
+/// `x-envoy-expected-rq-timeout-ms`), the shortest counts; makes it a `gusset_call::Deadline`, which never is later than the one that is set here; puts it
+/// into the request's extensions and into the handler's `gusset_call::Context`; and when it passes, drops the handler and
+/// returns `gusset_call::DeadlineExceeded`. A header that makes no sense counts as absent.
+///
+/// Around a client ([`DeadlineLayer::client`]) it tells the service called how much is left of the deadline in the request's
+/// extensions or in the context, and ends the call in the same way. It belongs inside of retries, so that every attempt tells what is left then.
+///
+/// The deadline is that of the response headers. A body that is already on its way is not cut.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadlineLayer {
+    side: Side,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Server { maximum: Duration, default: Duration },
+    Client,
+}
+
+impl DeadlineLayer {
+    /// Gives every request a deadline that is at most `maximum` from now, which also holds for those that name none.
+    #[must_use]
+    pub const fn server(maximum: Duration) -> Self {
+        Self { side: Side::Server { maximum, default: maximum } }
+    }
+
+    /// Passes on what is left of the present deadline. A call without one passes as it is.
+    #[must_use]
+    pub const fn client() -> Self {
+        Self { side: Side::Client }
+    }
+
+    /// What a server gives a request that names no timeout, if that is not the maximum.
+    #[must_use]
+    pub const fn default_to(mut self, span: Duration) -> Self {
+        if let Side::Server { default, .. } = &mut self.side {
+            *default = span;
+        }
+        self
+    }
+
+    /// The deadline of `request`, and what it says about it put where it belongs.
+    fn deadline<B>(self, cx: Context, request: &mut Request<B>) -> Option<Deadline> {
+        match self.side {
+            Side::Server { maximum, default } => {
+                let span = timeout_in(request.headers()).unwrap_or(default).min(maximum);
+                let deadline = cx.with_deadline(Deadline::after(span)).deadline();
+                if let Some(deadline) = deadline {
+                    request.extensions_mut().insert(deadline);
+                }
+                deadline
+            }
+            Side::Client => {
+                let own = request.extensions().get::<Deadline>().copied();
+                let deadline = own.map_or(cx, |own| cx.with_deadline(own)).deadline()?;
+                announce(deadline.remaining(), request.headers_mut());
+                Some(deadline)
+            }
+        }
+    }
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = WithDeadline<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        WithDeadline { inner, layer: *self }
+    }
+}
+
+/// Service of [`DeadlineLayer`].
+///
+/// # Readiness
+///
+/// That of the inner service.
+///
+/// # Cancellation
+///
+/// Dropping the future drops the handler's, as does the deadline. A call whose deadline has passed when it arrives does not reach the
+/// inner service.
+#[derive(Clone, Debug)]
+pub struct WithDeadline<S> {
+    inner: S,
+    layer: DeadlineLayer,
+}
+
+impl<S, B, RB> Service<Request<B>> for WithDeadline<S>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = DeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let cx = Context::current();
+        let Some(deadline) = self.layer.deadline(cx, &mut request) else {
+            let state = State::Free { future: self.inner.call(request) };
+            return DeadlineFuture { state, timer: None };
+        };
+        let state = if deadline.has_passed() {
+            State::Passed
+        } else {
+            let cx = cx.with_deadline(deadline);
+            State::Bound { future: enter(cx, || self.inner.call(request)), deadline, cx }
+        };
+        DeadlineFuture { state, timer: None }
+    }
+}
+
+pin_project! {
+    /// Future of [`WithDeadline`].
+    #[derive(Debug)]
+    pub struct DeadlineFuture<F> {
+        #[pin]
+        state: State<F>,
+        // Armed when the call is first pending, for to arm it costs more than a quick call does.
+        #[pin]
+        timer: Option<Sleep>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[derive(Debug)]
+    enum State<F> {
+        Free { #[pin] future: F },
+        Bound { #[pin] future: F, deadline: Deadline, cx: Context },
+        Passed,
+        Over,
+    }
+}
+
+impl<F, RB, E> Future for DeadlineFuture<F>
+where
+    F: Future<Output = Result<Response<RB>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<RB>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        match this.state.as_mut().project() {
+            StateProj::Free { future } => return future.poll(cx).map_err(Into::into),
+            StateProj::Bound { future, deadline, cx: scope } => {
+                if let Poll::Ready(result) = enter(*scope, || future.poll(cx)) {
+                    return Poll::Ready(result.map_err(Into::into));
+                }
+                let instant = deadline.instant();
+                if this.timer.is_none() {
+                    this.timer.set(Some(sleep_until(instant)));
+                }
+                if this.timer.as_pin_mut().is_some_and(|timer| timer.poll(cx).is_pending()) {
+                    return Poll::Pending;
+                }
+            }
+            StateProj::Passed => {}
+            // Polled again after it was ready, which only a broken caller does.
+            StateProj::Over => return Poll::Pending,
+        }
+        // Here the handler is dropped, and with it all that it waits for.
+        this.state.set(State::Over);
+        Poll::Ready(Err(DeadlineExceeded.into()))
+    }
+}

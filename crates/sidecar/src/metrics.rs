@@ -1,0 +1,240 @@
+//! The metrics layer: layer, service, future; then the registry.
+
+mod histogram;
+mod prometheus;
+mod registry;
+pub(crate) mod series;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::atomic::Ordering::Relaxed,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub use histogram::Durations;
+pub use prometheus::Samples;
+pub(crate) use registry::is_failure;
+pub use registry::{Active, Metrics, SeriesSnapshot, Snapshot, Summary};
+
+use crate::{
+    Route, RouteOf, SpanKind, Watched,
+    names::MethodName,
+    watched::{End, Watch, grpc_status},
+};
+use series::Labels;
+
+/// Counts and times every call. All services and clones count in the one [`Metrics`].
+///
+/// Labels are the method (`_OTHER` for one that HTTP does not define), the matched [`Route`], the status and the kind of error,
+/// never a path or the text of an error. A call is over with the last byte of the response body, or when the caller drops
+/// it.
+#[derive(Clone, Debug)]
+pub struct MetricsLayer {
+    metrics: Metrics,
+    kind: SpanKind,
+    route_of: Option<RouteOf>,
+}
+
+impl MetricsLayer {
+    /// Measures the requests that come in: `http.server.request.duration`, `http.server.active_requests`.
+    #[must_use]
+    pub const fn server(metrics: Metrics) -> Self {
+        Self { metrics, kind: SpanKind::Server, route_of: None }
+    }
+
+    /// Measures the requests that go out: `http.client.request.duration`, `http.client.active_requests`.
+    #[must_use]
+    pub const fn client(metrics: Metrics) -> Self {
+        Self { metrics, kind: SpanKind::Client, route_of: None }
+    }
+
+    /// How to find the route of a request whose router does not leave a [`Route`] in the extensions.
+    #[must_use]
+    pub const fn route_of(mut self, route_of: RouteOf) -> Self {
+        self.route_of = Some(route_of);
+        self
+    }
+}
+
+impl<S> Layer<S> for MetricsLayer {
+    type Service = Measure<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Measure { inner, settings: self.clone() }
+    }
+}
+
+/// Service of [`MetricsLayer`].
+///
+/// # Readiness
+///
+/// That of the inner service.
+///
+/// # Cancellation
+///
+/// Dropping the future, or later the body before its end, counts the call as cancelled and as no longer active.
+#[derive(Clone, Debug)]
+pub struct Measure<S> {
+    inner: S,
+    settings: MetricsLayer,
+}
+
+impl<S, B, RB> Service<Request<B>> for Measure<S>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    RB: Body,
+{
+    type Response = Response<Watched<RB, ActiveCall>>;
+    type Error = S::Error;
+    type Future = MeasureFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let MetricsLayer { metrics, kind, route_of } = &self.settings;
+        let route = Route::of_request(request.extensions(), *route_of);
+        let method = request.method().clone();
+        let call = ActiveCall::new(metrics.clone(), *kind, MethodName::of(&method), route);
+        MeasureFuture { inner: self.inner.call(request), call: Some(call), method }
+    }
+}
+
+pin_project! {
+    /// Future of [`Measure`].
+    #[derive(Debug)]
+    pub struct MeasureFuture<F> {
+        #[pin]
+        inner: F,
+        call: Option<ActiveCall>,
+        method: Method,
+    }
+}
+
+impl<F, RB, E> Future for MeasureFuture<F>
+where
+    F: Future<Output = Result<Response<RB>, E>>,
+    RB: Body,
+{
+    type Output = Result<Response<Watched<RB, ActiveCall>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // Taken out while the service runs: should it panic, the call is dropped by the unwinding and knows it.
+        let Some(mut call) = this.call.take() else { return Poll::Pending };
+        match this.inner.poll(cx) {
+            Poll::Pending => {
+                *this.call = Some(call);
+                Poll::Pending
+            }
+            Poll::Ready(Ok(response)) => {
+                call.answered(&response);
+                Poll::Ready(Ok(Watched::watch(this.method, response, call)))
+            }
+            Poll::Ready(Err(error)) => {
+                call.end(End::Error);
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+/// A call that is under way and counted as such. It is counted as over when it ends, and at the latest when it is dropped.
+///
+/// It is what the [`Watched`] body of a measured answer holds.
+pub struct ActiveCall {
+    metrics: Metrics,
+    kind: SpanKind,
+    method: MethodName,
+    route: Option<Route>,
+    status: u16,
+    grpc_status: Option<u8>,
+    started: Instant,
+    over: bool,
+}
+
+impl ActiveCall {
+    pub(crate) fn new(
+        metrics: Metrics,
+        kind: SpanKind,
+        method: MethodName,
+        route: Option<Route>,
+    ) -> Self {
+        metrics.active(kind, method).fetch_add(1, Relaxed);
+        Self {
+            metrics,
+            kind,
+            method,
+            route,
+            status: 0,
+            grpc_status: None,
+            started: Instant::now(),
+            over: false,
+        }
+    }
+
+    fn answered<B>(&mut self, response: &Response<B>) {
+        self.status = response.status().as_u16();
+        if let Some(route) = response.extensions().get::<Route>() {
+            self.route = Some(route.clone());
+        }
+    }
+
+    fn close(&mut self, end: End) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        self.metrics.active(self.kind, self.method).fetch_sub(1, Relaxed);
+        let labels = Labels {
+            kind: self.kind,
+            method: self.method,
+            route: self.route.as_deref(),
+            status: self.status,
+            // A client can make a server see any number there; gRPC defines 17.
+            grpc_status: self.grpc_status.map(|code| code.min(17)),
+            end,
+        };
+        self.metrics.record(&labels, self.route.as_ref(), self.started.elapsed());
+    }
+}
+
+impl Watch for ActiveCall {
+    fn enter<T>(&self, step: impl FnOnce() -> T) -> T {
+        step()
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(code) = grpc_status(trailers) {
+            self.grpc_status = Some(code);
+        }
+    }
+
+    fn end(mut self, end: End) {
+        self.close(end);
+    }
+}
+
+impl Drop for ActiveCall {
+    fn drop(&mut self) {
+        self.close(End::of_drop());
+    }
+}
+
+impl fmt::Debug for ActiveCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActiveCall")
+            .field("method", &self.method.as_str())
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}

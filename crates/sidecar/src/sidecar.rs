@@ -1,0 +1,222 @@
+//! The layers composed, and the same for work that is no HTTP request.
+
+mod intercept;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use gusset_call::{Answer, AnswerLayer};
+use tower_layer::Layer;
+
+pub use intercept::Intercept;
+
+use crate::{
+    DeadlineLayer, Measure, Metrics, MetricsLayer, Ratio, Recorder, Retry, RetryLayer, RetryPolicy,
+    Route, RouteOf, Trace, TraceLayer, WithDeadline,
+};
+
+/// All layers of this crate around one service and the clients that it calls with. Clones share the recorder and the metrics.
+///
+/// ```
+/// use gusset_sidecar::Sidecar;
+/// use tower::ServiceBuilder;
+/// # use http::{Request, Response};
+/// # use http_body_util::Empty;
+/// # use bytes::Bytes;
+/// # type Body = Empty<Bytes>;
+/// # let app = tower::service_fn(|_: Request<Body>| async { Ok::<_, std::io::Error>(Response::new(Body::new())) });
+/// # let client = tower::service_fn(|_: Request<gusset_sidecar::ReplayBody<Body>>| async { Ok::<_, std::io::Error>(Response::new(Body::new())) });
+///
+/// let sidecar = Sidecar::new("orders");
+/// let app = ServiceBuilder::new().layer(sidecar.inbound()).service(app);
+/// let payments = ServiceBuilder::new().layer(sidecar.outbound("payments")).service(client);
+/// # fn is_service<S: tower::Service<Request<Body>>>(_: S) {}
+/// # is_service(app); is_service(payments);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Sidecar {
+    recorder: Recorder,
+    metrics: Metrics,
+    retry: RetryPolicy,
+    deadline: DeadlineLayer,
+    sampling: Ratio,
+    route_of: Option<RouteOf>,
+}
+
+impl Sidecar {
+    /// The sidecar of the service with this name, with the default of every layer. Requests that come in get at most
+    /// 30 s: a browser or a proxy in front has long shown an error by then.
+    pub fn new(service: impl Into<Arc<str>>) -> Self {
+        Self::with_recorder(Recorder::new(service))
+    }
+
+    /// The same, recording into `recorder`; so that several services in one process share one, or that none is kept.
+    pub fn with_recorder(recorder: Recorder) -> Self {
+        let metrics = Metrics::new();
+        let traces = recorder.clone();
+        metrics.on_render(move |samples| {
+            let (name, help) = ("gusset_traces_recorded_total", "Finished calls recorded.");
+            let stats = traces.stats();
+            samples.counter(name, help, &[], stats.recorded as f64);
+            let (name, help) = ("gusset_traces_overwritten_total", "Records that made room.");
+            samples.counter(name, help, &[], stats.overwritten as f64);
+        });
+        Self {
+            recorder,
+            metrics,
+            retry: RetryPolicy::default(),
+            deadline: DeadlineLayer::server(Duration::from_secs(30)),
+            sampling: Ratio::ALL,
+            route_of: None,
+        }
+    }
+
+    /// The deadline of requests that come in.
+    #[must_use]
+    pub const fn deadline(mut self, layer: DeadlineLayer) -> Self {
+        self.deadline = layer;
+        self
+    }
+
+    /// The retries of requests that go out.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Which share of the traces that begin here are sampled; see [`TraceLayer::sample`].
+    #[must_use]
+    pub const fn sample(mut self, share: Ratio) -> Self {
+        self.sampling = share;
+        self
+    }
+
+    /// How to find the route of a request; see [`TraceLayer::route_of`].
+    #[must_use]
+    pub const fn route_of(mut self, route_of: RouteOf) -> Self {
+        self.route_of = Some(route_of);
+        self
+    }
+
+    /// The finished calls.
+    #[must_use]
+    pub const fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// The counts.
+    #[must_use]
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What belongs around a server: trace → metrics → answers → deadline → the service.
+    ///
+    /// The answers (`gusset_call::AnswerLayer`) stand inside of trace and metrics, so that a refusal is seen there with the status that
+    /// the caller gets; nothing but responses comes out.
+    #[must_use]
+    pub fn inbound(&self) -> InboundLayer {
+        let trace = TraceLayer::server(self.recorder.clone()).sample(self.sampling);
+        let metrics = MetricsLayer::server(self.metrics.clone());
+        match self.route_of {
+            Some(route_of) => InboundLayer {
+                trace: trace.route_of(route_of),
+                metrics: metrics.route_of(route_of),
+                deadline: self.deadline,
+            },
+            None => InboundLayer { trace, metrics, deadline: self.deadline },
+        }
+    }
+
+    /// What belongs around a client of the service `upstream`: trace → metrics → retry → deadline → the client. Make one for each
+    /// upstream and clone it: each has a budget of its own, and shows its retries under the name in the metrics.
+    ///
+    /// Trace and metrics stand outside, so they show what the caller got in the end, not the single attempts; the deadline stands
+    /// inside, so that every attempt tells what is left when it begins.
+    #[must_use]
+    pub fn outbound(&self, upstream: impl Into<Arc<str>>) -> OutboundLayer {
+        let upstream = upstream.into();
+        let retry = RetryLayer::new(self.retry.clone());
+        let counted = retry.clone();
+        self.metrics.on_render(move |samples| {
+            let stats = counted.stats();
+            let name = "gusset_retries_total";
+            let labels = [("upstream", &*upstream)];
+            samples.counter(name, "Attempts after the first.", &labels, stats.retries as f64);
+            let name = "gusset_retries_given_up_total";
+            let help = "Calls that failed without the retry they could have had.";
+            for (reason, count) in [
+                ("exhausted", stats.exhausted),
+                ("over_budget", stats.over_budget),
+                ("too_late", stats.too_late),
+                ("body_gone", stats.body_gone),
+            ] {
+                let labels = [("upstream", &*upstream), ("reason", reason)];
+                samples.counter(name, help, &labels, count as f64);
+            }
+        });
+        OutboundLayer {
+            trace: TraceLayer::client(self.recorder.clone()).sample(self.sampling),
+            metrics: MetricsLayer::client(self.metrics.clone()),
+            retry,
+        }
+    }
+
+    /// Traces and measures work that is no HTTP request, as an [`inbound`](Self::inbound) layer would: the future runs in a span of its
+    /// own below the current one, and whoever it calls continues that.
+    ///
+    /// The name must come from the program's text and not from data, since it is a label.
+    pub fn intercept<F, T, E>(&self, operation: impl Into<Route>, future: F) -> Intercept<F>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: fmt::Display,
+    {
+        Intercept::new(self, operation.into(), future)
+    }
+
+    pub(crate) const fn sampling(&self) -> Ratio {
+        self.sampling
+    }
+}
+
+/// Layer of [`Sidecar::inbound`].
+#[derive(Clone, Debug)]
+pub struct InboundLayer {
+    trace: TraceLayer,
+    metrics: MetricsLayer,
+    deadline: DeadlineLayer,
+}
+
+impl<S> Layer<S> for InboundLayer {
+    type Service = Trace<Measure<Answer<WithDeadline<S>>>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let answered = AnswerLayer::new().layer(self.deadline.layer(inner));
+        self.trace.layer(self.metrics.layer(answered))
+    }
+}
+
+/// Layer of [`Sidecar::outbound`].
+#[derive(Clone, Debug)]
+pub struct OutboundLayer {
+    trace: TraceLayer,
+    metrics: MetricsLayer,
+    retry: RetryLayer,
+}
+
+impl OutboundLayer {
+    /// The retries of this upstream.
+    #[must_use]
+    pub const fn retry(&self) -> &RetryLayer {
+        &self.retry
+    }
+}
+
+impl<S> Layer<S> for OutboundLayer {
+    type Service = Trace<Measure<Retry<WithDeadline<S>>>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let attempts = self.retry.layer(DeadlineLayer::client().layer(inner));
+        self.trace.layer(self.metrics.layer(attempts))
+    }
+}

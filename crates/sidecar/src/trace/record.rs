@@ -1,0 +1,162 @@
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+use gusset_call::{SpanId, TraceId};
+use http::uri::Authority;
+use serde::{Serialize, Serializer};
+
+use crate::{End, Route, metrics::is_failure};
+
+/// A finished call: a span, as plain data. Serialises as flat JSON with identifiers in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Record {
+    /// The trace it belongs to.
+    #[serde(serialize_with = "as_text")]
+    pub trace_id: TraceId,
+    /// Its own identifier.
+    #[serde(serialize_with = "as_text")]
+    pub span_id: SpanId,
+    /// The span that caused it; none at the root of a trace.
+    #[serde(serialize_with = "as_optional_text")]
+    pub parent_id: Option<SpanId>,
+    /// Which side of a call this process was.
+    pub kind: SpanKind,
+    /// The service that recorded it.
+    #[serde(serialize_with = "as_text")]
+    pub service: Arc<str>,
+    /// The matched route, the name given to `intercept`, or else the method. Never a raw path.
+    pub operation: Route,
+    /// HTTP method, `_OTHER` where HTTP does not define it, empty where it was no HTTP request.
+    pub method: &'static str,
+    /// Host and port that a client called.
+    #[serde(serialize_with = "as_optional_text", skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Authority>,
+    /// Which try it was, counted from 1.
+    pub attempt: u32,
+    /// When it began, in nanoseconds since 1970.
+    pub start_unix_nanos: u64,
+    /// How long it took until the last byte of the answer; in JSON as `duration_nanos`.
+    #[serde(rename = "duration_nanos", serialize_with = "as_nanos")]
+    pub duration: Duration,
+    /// HTTP status of the answer, if there was one.
+    pub status: Option<u16>,
+    /// gRPC status of the answer, if it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u8>,
+    /// How it was over.
+    pub end: End,
+    /// The error's text, at most 256 bytes of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Box<str>>,
+    /// Whether the trace is sampled; what failed or was slow is exported anyway.
+    pub sampled: bool,
+    /// What `intercept` was told beside; at most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub tags: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+}
+
+/// Which side of a call a process was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SpanKind {
+    /// It answered a request.
+    Server,
+    /// It made one.
+    Client,
+    /// Neither.
+    Internal,
+}
+
+impl Record {
+    /// Whether something went wrong: an error, a panic, HTTP 5xx (for a client also 4xx), or a gRPC code that is an error
+    /// by OpenTelemetry's conventions. A caller that left is no failure.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        is_failure(self.kind, self.end, self.status, self.grpc_status)
+    }
+
+    /// Name of the span: method and route, or the operation.
+    #[must_use]
+    pub fn name(&self) -> Cow<'_, str> {
+        if self.method.is_empty() || *self.operation == *self.method {
+            Cow::Borrowed(&self.operation)
+        } else {
+            Cow::Owned(format!("{} {}", self.method, self.operation))
+        }
+    }
+}
+
+fn as_text<T: fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+fn as_optional_text<T: fmt::Display, S: Serializer>(
+    value: &Option<T>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => to.collect_str(value),
+        None => to.serialize_none(),
+    }
+}
+
+fn as_nanos<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn as_map<S: Serializer>(
+    tags: &[(Cow<'static, str>, Cow<'static, str>)],
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_map(tags.iter().map(|(key, value)| (key, value)))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use gusset_call::TraceContext;
+
+    /// A record of one fixed trace, begun at nanosecond `start`.
+    pub(in crate::trace) fn record(start: u64) -> Record {
+        let cx: TraceContext =
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap();
+        Record {
+            trace_id: cx.trace_id(),
+            span_id: cx.span_id(),
+            parent_id: None,
+            kind: SpanKind::Server,
+            service: "orders".into(),
+            operation: "/orders/{id}".into(),
+            method: "GET",
+            peer: None,
+            attempt: 1,
+            start_unix_nanos: start,
+            duration: Duration::from_millis(2),
+            status: Some(200),
+            grpc_status: None,
+            end: End::Complete,
+            error: None,
+            sampled: true,
+            tags: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_client_error_is_a_failure_for_the_client_only() {
+        let served = Record { status: Some(404), ..record(0) };
+        assert!(!served.is_failure());
+        assert!(Record { kind: SpanKind::Client, ..served.clone() }.is_failure());
+        assert!(Record { status: Some(503), ..served.clone() }.is_failure());
+        assert!(Record { grpc_status: Some(14), ..served.clone() }.is_failure());
+        assert!(Record { end: End::Panicked, ..served.clone() }.is_failure());
+        assert!(!Record { end: End::Cancelled, ..served }.is_failure());
+    }
+
+    #[test]
+    fn a_span_is_named_by_method_and_route() {
+        assert_eq!(record(0).name(), "GET /orders/{id}");
+        assert_eq!(Record { operation: "GET".into(), ..record(0) }.name(), "GET");
+        assert_eq!(Record { method: "", operation: "pay".into(), ..record(0) }.name(), "pay");
+    }
+}
