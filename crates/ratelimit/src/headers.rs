@@ -31,7 +31,7 @@ impl<L> RateLimitLayer<L> {
     /// it a `Retry-After`.
     #[must_use]
     pub fn headers(self, name: &str) -> HeadersLayer<L> {
-        let fields = Fields::new(name, self.quota);
+        let fields = Fields::new(name, self.quota());
         HeadersLayer { limit: self.limit, fields }
     }
 }

@@ -105,7 +105,7 @@ impl<K: Hash + ?Sized> Keyed<K> {
     {
         let now = self.shared.now();
         let result = self.shared.take(self.shared.hasher.hash_one(key), cost, now);
-        self.shared.counters.count(&result);
+        self.shared.counters.count(result.is_ok());
         result
     }
 
@@ -150,6 +150,10 @@ impl Shared {
 
     fn take(&self, hash: u64, cost: u32, now: Now) -> Result<Level, Denied> {
         let cost = self.gcra.cost(cost).map_err(Denied::TooCostly)?;
+        if cost == 0 {
+            // Nothing to remember, so nobody has to make room for it.
+            return Ok(self.gcra.level(self.table.full_at(hash, now), now));
+        }
         match self.table.take(hash, cost, now) {
             Ok(full_at) => Ok(self.gcra.level(full_at, now)),
             Err(allowed_at) => Err(Denied::Limited(self.gcra.limited(allowed_at, now))),

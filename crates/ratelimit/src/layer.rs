@@ -6,7 +6,7 @@ use crate::{Keyed, PerKey, Quota, RateLimit, RateLimiter, WithoutKey};
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer<L = RateLimiter> {
     pub(crate) limit: L,
-    pub(crate) quota: Quota,
+    quota: Quota,
 }
 
 impl RateLimitLayer {
@@ -40,6 +40,14 @@ impl<K, X> RateLimitLayer<PerKey<K, X>> {
     pub fn without_key(mut self, policy: WithoutKey) -> Self {
         self.limit = self.limit.without_key(policy);
         self
+    }
+}
+
+impl<L> RateLimitLayer<L> {
+    /// What the layer allows, all requests together or each key.
+    #[must_use]
+    pub const fn quota(&self) -> Quota {
+        self.quota
     }
 }
 

@@ -79,7 +79,7 @@ impl RateLimiter {
     pub fn check_n(&self, cost: u32) -> Result<Level, Denied> {
         let now = self.0.now();
         let result = self.0.take(cost, now, now.tick);
-        self.0.counters.count(&result);
+        self.0.counters.count(result.is_ok());
         result.map(|place| self.0.gcra.level(place.end, now))
     }
 
@@ -117,17 +117,15 @@ impl RateLimiter {
     pub async fn until_ready_n(&self, cost: u32, max_wait: Duration) -> Result<Level, Denied> {
         let now = self.0.now();
         let latest = self.0.gcra.tick_after(now, max_wait.min(Self::MAX_WAIT));
-        let taken = self.0.take(cost, now, latest);
-        if taken.is_err() {
-            self.0.counters.count(&taken);
-        }
-        let turn = Turn { limiter: &self.0, place: taken? };
-        let allowed_at = self.0.gcra.allowed_at(turn.place.end);
+        let place = self.0.take(cost, now, latest).inspect_err(|_| self.0.counters.count(false))?;
+        let allowed_at = self.0.gcra.allowed_at(place.end);
         if allowed_at > now.tick {
+            let turn = Turn { limiter: &self.0, place };
             sleep_until(self.0.epoch + self.0.gcra.nanos_at(allowed_at)).await;
+            // It has come; what was taken is used.
+            std::mem::forget(turn);
         }
-        let place = turn.come();
-        self.0.counters.count(&Ok::<_, Denied>(place));
+        self.0.counters.count(true);
         Ok(self.peek())
     }
 
@@ -170,12 +168,6 @@ impl fmt::Debug for RateLimiter {
 struct Turn<'a> {
     limiter: &'a Shared,
     place: Place,
-}
-
-impl Turn<'_> {
-    fn come(self) -> Place {
-        std::mem::ManuallyDrop::new(self).place
-    }
 }
 
 impl Drop for Turn<'_> {
