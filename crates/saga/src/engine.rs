@@ -1,0 +1,93 @@
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+
+use crate::{Options, SagaError, Store, StoreError, definition::Plan, live::Live, stats::Counters};
+
+/// What the tasks of an orchestrator share. They hold this, not the orchestrator, whose last drop ends them.
+pub(crate) struct Engine {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) options: Options,
+    /// Name of this orchestrator in the store.
+    pub(crate) node: Arc<str>,
+    pub(crate) live: Live,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) counters: Counters,
+    pub(crate) draining: watch::Sender<bool>,
+    /// By name and version. Bounded by the program: definitions are part of it.
+    plans: RwLock<Plans>,
+}
+
+type Plans = HashMap<(Arc<str>, u32), Arc<Plan>>;
+
+impl Engine {
+    pub(crate) fn new(store: Arc<dyn Store>, options: Options) -> Self {
+        Self {
+            store,
+            permits: Arc::new(Semaphore::new(options.max_running)),
+            options,
+            node: uuid::Uuid::now_v7().to_string().into(),
+            live: Live::default(),
+            counters: Counters::default(),
+            draining: watch::Sender::new(false),
+            plans: RwLock::default(),
+        }
+    }
+
+    /// Makes a definition known, which it may be already.
+    pub(crate) fn register(&self, plan: &Arc<Plan>) -> Result<(), SagaError> {
+        let shape = &plan.shape;
+        if let Some(known) = self.plan(&shape.name, shape.version) {
+            return if known.shape == *shape {
+                Ok(())
+            } else {
+                Err(SagaError::DefinitionDiffers(shape.name.clone(), shape.version))
+            };
+        }
+        let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
+        let known =
+            plans.entry((shape.name.clone(), shape.version)).or_insert_with(|| plan.clone());
+        if known.shape == *shape {
+            Ok(())
+        } else {
+            Err(SagaError::DefinitionDiffers(shape.name.clone(), shape.version))
+        }
+    }
+
+    pub(crate) fn plan(&self, name: &Arc<str>, version: u32) -> Option<Arc<Plan>> {
+        let plans = self.plans.read().unwrap_or_else(PoisonError::into_inner);
+        plans.get(&(name.clone(), version)).cloned()
+    }
+
+    /// Answer of the store, or a failure if it takes too long.
+    pub(crate) async fn store<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let span = self.options.store_timeout;
+        let answer = timeout(span, answer)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::failed(format!("no answer within {span:?}"))));
+        if matches!(answer, Err(StoreError::Failed(_))) {
+            self.counters.store_errors.add(1);
+        }
+        answer
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Until the shutdown begins.
+    pub(crate) async fn drained(&self) {
+        // It errs only without a sender, and that is ours.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+}

@@ -1,0 +1,139 @@
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{
+    Failure, Json, Record, SagaError, SagaId, Skipped, State, StepState, StoreError, needs::Decode,
+    progress::Progress,
+};
+
+/// How a saga ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finished<Out> {
+    /// All steps are done.
+    Completed(Out),
+    /// A step was given up, and all that was done is undone.
+    Compensated {
+        /// What made the saga turn back.
+        failure: Failure,
+        /// Undos that failed on the way, and were carried out or skipped later.
+        undo_failures: Vec<Failure>,
+        /// Undos that an operator settled.
+        skipped: Vec<Skipped>,
+    },
+    /// A step was given up, and so was at least one undo: an operator has to act. The others are undone.
+    Stuck {
+        /// What made the saga turn back.
+        failure: Failure,
+        /// Every undo that failed, the latest last; at most 100.
+        undo_failures: Vec<Failure>,
+        /// Undos that an operator settled.
+        skipped: Vec<Skipped>,
+    },
+}
+
+impl<Out> Finished<Out> {
+    /// The result, if all steps are done.
+    pub fn completed(self) -> Option<Out> {
+        match self {
+            Self::Completed(output) => Some(output),
+            Self::Compensated { .. } | Self::Stuck { .. } => None,
+        }
+    }
+
+    /// What made the saga turn back, if it did.
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Completed(_) => None,
+            Self::Compensated { failure, .. } | Self::Stuck { failure, .. } => Some(failure),
+        }
+    }
+
+    pub(crate) fn of(
+        saga: &SagaId,
+        progress: &Progress,
+        needs: &[u32],
+        decode: Decode<Out>,
+    ) -> Result<Self, SagaError> {
+        let Some(failure) = progress.failure.clone() else {
+            let output = |place: &u32| progress.steps[*place as usize].output.clone();
+            let outputs: Vec<Json> = needs.iter().filter_map(output).collect();
+            return decode(&outputs).map(Self::Completed).map_err(|error| SagaError::Output {
+                saga: saga.clone(),
+                source: Arc::new(error),
+            });
+        };
+        let (undo_failures, skipped) = (progress.undo_failures.clone(), progress.skipped.clone());
+        Ok(if progress.state() == State::Stuck {
+            Self::Stuck { failure, undo_failures, skipped }
+        } else {
+            Self::Compensated { failure, undo_failures, skipped }
+        })
+    }
+}
+
+/// Where a saga stands, without the types of its definition.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The saga.
+    pub saga: SagaId,
+    /// Name of its definition.
+    pub definition: Arc<str>,
+    /// Version of its definition.
+    pub version: u32,
+    /// Where it stands.
+    pub state: State,
+    /// Why it is [`State::Blocked`], if it is.
+    pub blocked: Option<Arc<str>>,
+    /// The steps in order.
+    pub steps: Vec<StepReport>,
+    /// What made it turn back.
+    pub failure: Option<Failure>,
+    /// Every undo that failed, the latest last; at most 100.
+    pub undo_failures: Vec<Failure>,
+    /// Undos that an operator settled.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A step in a [`Report`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it stands.
+    pub state: StepState,
+    /// What its action returned.
+    pub output: Option<Json>,
+}
+
+impl Report {
+    /// What a journal tells.
+    ///
+    /// # Errors
+    ///
+    /// When no saga can have written it.
+    pub fn replay(saga: SagaId, records: &[Record]) -> Result<Self, SagaError> {
+        let progress = Progress::replay(records).map_err(StoreError::from)?;
+        Ok(Self::of(saga, &progress))
+    }
+
+    pub(crate) fn of(saga: SagaId, progress: &Progress) -> Self {
+        let steps = progress.shape.steps.iter().zip(&progress.steps).map(|(shape, step)| {
+            let (name, output) = (shape.name.clone(), step.output.clone());
+            StepReport { name, state: step.state, output }
+        });
+        Self {
+            saga,
+            definition: progress.shape.name.clone(),
+            version: progress.shape.version,
+            state: progress.state(),
+            blocked: progress.blocked.clone(),
+            steps: steps.collect(),
+            failure: progress.failure.clone(),
+            undo_failures: progress.undo_failures.clone(),
+            skipped: progress.skipped.clone(),
+        }
+    }
+}

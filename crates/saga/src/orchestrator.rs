@@ -1,0 +1,262 @@
+use std::{fmt, sync::Arc};
+
+use gusset_call::{Context, Overloaded};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use crate::{
+    Definition, Finished, Json, Options, SagaError, SagaId, Stats, Store,
+    engine::Engine,
+    live::{Live, NotEntered, Phase},
+    needs::Decode,
+    progress::Progress,
+    work,
+};
+
+/// Runs sagas, each in a task of its own, and keeps their journals in a [`Store`]. Clones share all.
+///
+/// ```
+/// use gusset_saga::{Finished, MemoryStore, Orchestrator, Saga, StepContext, StepError};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let mut saga = Saga::define("greet", 1);
+/// let greeting = saga.step("compose").run(|_cx, name: String| async move { Ok(format!("hello {name}")) }).no_undo();
+/// let greet = saga.finish(&greeting)?;
+///
+/// let sagas = Orchestrator::new(MemoryStore::new());
+/// let finished = sagas.run(&greet, "world".to_owned()).await?;
+/// assert!(matches!(finished, Finished::Completed(text) if text == "hello world"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Tasks
+///
+/// [`start`](Self::start), [`run`](Self::run), [`recover`](Self::recover) and [`retry`](Self::retry) spawn the sagas' tasks on the
+/// tokio runtime that they are called in. Dropping what these methods return does **not** end them: a saga that began is carried on, forward or
+/// back, whoever waits for it or not. The orchestrator is their guard: [`shutdown`](Self::shutdown) ends them between two
+/// attempts, and dropping the last clone ends them where they are, as a crash would; their journals stay.
+#[derive(Clone)]
+pub struct Orchestrator(Arc<Owner>);
+
+struct Owner {
+    engine: Arc<Engine>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.engine.live.abort_all();
+    }
+}
+
+impl Orchestrator {
+    /// With default [`Options`].
+    pub fn new(store: impl Store) -> Self {
+        Self::with(Arc::new(store), Options::default())
+    }
+
+    /// With a shared store, and options.
+    pub fn with(store: Arc<dyn Store>, options: Options) -> Self {
+        Self(Arc::new(Owner { engine: Arc::new(Engine::new(store, options)) }))
+    }
+
+    /// Makes a definition known to [`recover`](Self::recover) and [`retry`](Self::retry). [`start`](Self::start) does so too.
+    ///
+    /// # Errors
+    ///
+    /// [`SagaError::DefinitionDiffers`] when its name and version are known with other steps.
+    pub fn register<In, Out>(&self, definition: &Definition<In, Out>) -> Result<(), SagaError> {
+        self.engine().register(&definition.plan)
+    }
+
+    /// Runs a saga under a new id to its end.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Self::start) and of [`Handle::outcome`].
+    ///
+    /// # Cancellation
+    ///
+    /// Once begun, the saga goes on without the caller; before that, nothing has happened.
+    pub async fn run<In: Serialize, Out>(
+        &self,
+        definition: &Definition<In, Out>,
+        input: In,
+    ) -> Result<Finished<Out>, SagaError> {
+        self.run_as(definition, SagaId::random(), input).await
+    }
+
+    /// Runs the saga of this id to its end, or tells how it ended, if there is one already.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Self::start) and of [`Handle::outcome`].
+    ///
+    /// # Cancellation
+    ///
+    /// As [`run`](Self::run).
+    pub async fn run_as<In: Serialize, Out>(
+        &self,
+        definition: &Definition<In, Out>,
+        saga: SagaId,
+        input: In,
+    ) -> Result<Finished<Out>, SagaError> {
+        self.start(definition, saga, input).await?.outcome().await
+    }
+
+    /// Begins a saga; its journal is durable when this returns. The same id with the same definition and input, at any time while the
+    /// store remembers it and in any process, does not begin it again: the handle is of the one that there is.
+    ///
+    /// Waits while [`Options::max_running`] sagas are under way. The trace of [`Context::current`] is kept and continued; its deadline is not,
+    /// since a saga must come to its end.
+    ///
+    /// # Errors
+    ///
+    /// - [`SagaError::Input`], [`SagaError::DefinitionDiffers`], [`SagaError::IdTaken`], [`SagaError::ShuttingDown`], and
+    ///   [`StoreError::Full`](crate::StoreError::Full): nothing was begun.
+    /// - [`SagaError::Store`] otherwise: the store failed three times, and may have the saga nevertheless, which recovery then
+    ///   carries on. Start the same id again to know.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`run`](Self::run).
+    pub async fn start<In: Serialize, Out>(
+        &self,
+        definition: &Definition<In, Out>,
+        saga: SagaId,
+        input: In,
+    ) -> Result<Handle<Out>, SagaError> {
+        let input = Json::encode(&input).map_err(|error| SagaError::Input(error.into()))?;
+        self.register(definition)?;
+        let phase = self.enter(definition, &saga, input).await?;
+        let (needs, decode) = (definition.needs.clone(), definition.decode);
+        let handle = Handle { saga, phase, needs, decode };
+        handle.begun().await?;
+        Ok(handle)
+    }
+
+    /// Begins no further saga, lets those under way finish their present attempt and write down how it went, and returns when all have
+    /// stopped. What is left is in the journals, free for others to take over at once.
+    ///
+    /// It takes as long as the longest attempt, at most its timeout; limit it with `tokio::time::timeout`, and drop the orchestrator then.
+    ///
+    /// # Cancellation
+    ///
+    /// The sagas stop all the same.
+    pub async fn shutdown(&self) {
+        let engine = self.engine();
+        engine.live.close();
+        engine.permits.close();
+        engine.draining.send_replace(true);
+        engine.live.emptied().await;
+    }
+
+    /// What happened so far in this process.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.engine().counters.stats(self.engine().live.len())
+    }
+
+    async fn enter<In, Out>(
+        &self,
+        definition: &Definition<In, Out>,
+        saga: &SagaId,
+        input: Json,
+    ) -> Result<watch::Receiver<Phase>, SagaError> {
+        let engine = self.engine();
+        let shape = &definition.plan.shape;
+        loop {
+            if let Some(found) = engine.live.find(saga, shape, &input) {
+                return found;
+            }
+            let permit = self.permit().await?;
+            let claim = Some((shape.clone(), input.clone()));
+            let trace = Context::current().trace().map(|trace| trace.to_string().into());
+            let job = work::Begin {
+                plan: definition.plan.clone(),
+                saga: saga.clone(),
+                input: input.clone(),
+                trace,
+            };
+            let work = |engine, phase| work::begin(engine, phase, job);
+            match Live::enter(engine, saga.clone(), claim, permit, work) {
+                Ok(phase) => return Ok(phase),
+                // Someone was quicker: theirs is the one.
+                Err(NotEntered::Occupied) => {}
+                Err(NotEntered::Closed) => return Err(shutting_down()),
+            }
+        }
+    }
+
+    pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, SagaError> {
+        self.engine().permits.clone().acquire_owned().await.map_err(|_| shutting_down())
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.0.engine
+    }
+}
+
+pub(crate) fn shutting_down() -> SagaError {
+    SagaError::ShuttingDown(Overloaded::new("saga orchestrator"))
+}
+
+impl fmt::Debug for Orchestrator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Orchestrator").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// A saga that has begun. Dropping it changes nothing.
+pub struct Handle<Out> {
+    saga: SagaId,
+    phase: watch::Receiver<Phase>,
+    needs: Arc<[u32]>,
+    decode: Decode<Out>,
+}
+
+impl<Out> Handle<Out> {
+    /// The saga.
+    #[must_use]
+    pub const fn saga(&self) -> &SagaId {
+        &self.saga
+    }
+
+    /// How it ends. May be asked again.
+    ///
+    /// # Errors
+    ///
+    /// [`SagaError::Interrupted`] when this process stops working on it before its end, and [`SagaError::Output`]
+    /// when the outputs are not what the definition says.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing is lost.
+    pub async fn outcome(&self) -> Result<Finished<Out>, SagaError> {
+        let progress = self.reached(|phase| matches!(phase, Phase::Ended(_))).await?;
+        let progress = progress.ok_or_else(|| SagaError::Interrupted(self.saga.clone()))?;
+        Finished::of(&self.saga, &progress, &self.needs, self.decode)
+    }
+
+    /// Until the journal exists.
+    async fn begun(&self) -> Result<(), SagaError> {
+        self.reached(|phase| !matches!(phase, Phase::Entered)).await.map(drop)
+    }
+
+    async fn reached(
+        &self,
+        there: impl FnMut(&Phase) -> bool,
+    ) -> Result<Option<Arc<Progress>>, SagaError> {
+        match self.phase.clone().wait_for(there).await.as_deref() {
+            Ok(Phase::Ended(ended)) => ended.clone().map(Some),
+            // Without a sender it is what it was last, and that is ended.
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+}
+
+impl<Out> fmt::Debug for Handle<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Handle").field(&self.saga).finish()
+    }
+}

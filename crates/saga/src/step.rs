@@ -1,0 +1,123 @@
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use gusset_call::{Attempt, Deadline};
+use serde::de::DeserializeOwned;
+
+use crate::{Json, SagaId, StepError};
+
+/// Which way a step is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The action.
+    Act,
+    /// Its undo.
+    Undo,
+}
+
+/// What an undo has to undo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect<Out> {
+    /// The action succeeded with this output.
+    Known(Out),
+    /// The action was attempted, and nobody knows whether it had an effect: ask, by the idempotency key of the
+    /// action ([`StepContext::action_key`]), and undo what is there. That there is nothing is a success.
+    Unknown,
+}
+
+/// What an action or undo knows about its attempt.
+#[derive(Clone, Debug)]
+pub struct StepContext {
+    pub(crate) saga: SagaId,
+    pub(crate) step: Arc<str>,
+    pub(crate) direction: Direction,
+    pub(crate) attempt: Attempt,
+    pub(crate) epoch: u64,
+    pub(crate) deadline: Deadline,
+}
+
+impl StepContext {
+    /// The saga.
+    #[must_use]
+    pub const fn saga(&self) -> &SagaId {
+        &self.saga
+    }
+
+    /// Name of the step.
+    #[must_use]
+    pub fn step(&self) -> &str {
+        &self.step
+    }
+
+    /// Whether this is the action or the undo.
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Which attempt this is; it begins anew when another process takes over.
+    #[must_use]
+    pub const fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// The same for every attempt of this step in this direction, in every process, and different from all others: send it along, so
+    /// that the receiver can tell a repetition. `<saga>/<step>/do` or `<saga>/<step>/undo`.
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        match self.direction {
+            Direction::Act => self.action_key(),
+            Direction::Undo => format!("{}/{}/undo", self.saga, self.step),
+        }
+    }
+
+    /// The key that the action of this step runs under, for an undo that has to find out what the action did.
+    #[must_use]
+    pub fn action_key(&self) -> String {
+        format!("{}/{}/do", self.saga, self.step)
+    }
+
+    /// Grows whenever a process takes the saga over. A receiver that remembers the highest it saw can refuse a process that was
+    /// believed dead.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// When this attempt is given up. It is also the deadline of [`gusset_call::Context::current`] during the attempt, so
+    /// that layers pass it on.
+    #[must_use]
+    pub const fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+}
+
+/// An action or undo without its types: what the runner calls.
+pub(crate) type Action = dyn Fn(Call) -> Attempting + Send + Sync;
+
+/// An attempt under way. An action has an output, an undo has none.
+pub(crate) type Attempting = BoxFuture<'static, Result<Option<Json>, StepError>>;
+
+/// Arguments of an [`Action`].
+pub(crate) struct Call {
+    pub(crate) cx: StepContext,
+    pub(crate) input: Json,
+    pub(crate) needed: Vec<Json>,
+    /// For an undo: what the action returned, if that is known.
+    pub(crate) output: Option<Json>,
+}
+
+impl Call {
+    /// Nothing was attempted yet where an argument cannot be read, hence the rejection.
+    pub(crate) fn input<In: DeserializeOwned>(&self) -> Result<In, StepError> {
+        self.input.decode().map_err(|error| StepError::rejected(format!("input: {error}")))
+    }
+
+    pub(crate) fn effect<Out: DeserializeOwned>(&self) -> Result<Effect<Out>, StepError> {
+        let Some(output) = &self.output else { return Ok(Effect::Unknown) };
+        match output.decode() {
+            Ok(output) => Ok(Effect::Known(output)),
+            Err(error) => Err(StepError::rejected(format!("output: {error}"))),
+        }
+    }
+}
