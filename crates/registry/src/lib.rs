@@ -60,7 +60,8 @@
 //! # Guarantees
 //!
 //! - A registration outlives every outage of its registry: it is made again as soon as the registry answers.
-//! - What [`Registry::deregister`] or [`Registry::drain`] has taken out by the time it returns is picked by no later call.
+//! - What [`Registry::deregister`] or [`Registry::drain`] of a [`MemoryRegistry`] has taken out by the time it returns is
+//!   picked by no later call.
 //! - [`MemoryRegistry`] stores nothing: what it knows ends with the process.
 //!
 //! # Differences from

@@ -48,7 +48,7 @@ pub enum RegistrationState {
     Registered,
     /// The same, and callers were told not to use the instance any more.
     Draining,
-    /// The task has ended: closed, or the runtime is shutting down.
+    /// The task has ended: closed, or the runtime is shutting down, or the engine panicked.
     Ended,
 }
 
@@ -192,7 +192,10 @@ impl<R: Registry> Keeper<R> {
     async fn step(&mut self, wish: Wish) -> Duration {
         match self.bring_about(wish).await {
             Ok(()) => {
-                self.failures = 0;
+                if std::mem::take(&mut self.failures) > 0 {
+                    let (service, id) = (&*self.instance.service, &*self.instance.id);
+                    tracing::info!(service, id, "registered again");
+                }
                 self.tell(if wish == Wish::Draining {
                     RegistrationState::Draining
                 } else {
@@ -205,7 +208,12 @@ impl<R: Registry> Keeper<R> {
                 self.tell(RegistrationState::Retrying);
                 let (service, id) = (&*self.instance.service, &*self.instance.id);
                 let cause = &error as &dyn std::error::Error;
-                tracing::warn!(service, id, cause, "not registered, trying again");
+                // Hours of outage are one warning.
+                if self.failures == 1 {
+                    tracing::warn!(service, id, cause, "registry out of reach, trying again");
+                } else {
+                    tracing::debug!(service, id, cause, "registry still out of reach");
+                }
                 backoff(self.ttl, self.failures).mul_f64(rand::random_range(0.5..=1.0))
             }
         }

@@ -14,7 +14,7 @@ pub trait Pick<Req> {
     /// The index of a candidate that [may be picked](Candidates::may_pick), `None` if there is no such one.
     ///
     /// It is asked up to three times for one call: with all preferences; then with those already tried; then with all
-    /// healthy ones. An index that may not be picked counts as `None`. A call for which all answers are `None` is refused.
+    /// healthy ones. An index past the end counts as `None`. A call for which all answers are `None` is refused.
     fn pick(&self, request: &Req, candidates: &Candidates<'_>) -> Option<usize>;
 }
 

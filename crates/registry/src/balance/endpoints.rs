@@ -70,7 +70,7 @@ impl<S> Endpoints<S> {
         let turns = if unchanged {
             self.turns.clone()
         } else {
-            Arc::new(AtomicUsize::new(rand::random::<u32>() as usize))
+            Arc::new(AtomicUsize::new(rand::random::<u16>().into()))
         };
         Self {
             version: snapshot.version(),
@@ -93,6 +93,12 @@ impl<S> Endpoints<S> {
             }));
         }
         Some(connection.clone())
+    }
+
+    /// Whether `next` would change nothing.
+    pub(crate) fn is_good_for(&self, snapshot: &Snapshot) -> bool {
+        self.version >= snapshot.version()
+            && !self.connections.iter().any(|connection| connection.broken.load(Relaxed))
     }
 
     pub(crate) fn list(&self) -> Vec<Endpoint> {
@@ -128,7 +134,7 @@ impl<S> Endpoints<S> {
         let pick = |may_pick: &dyn Fn(usize) -> bool| {
             let (members, turns) = (&*self.members, &*self.turns);
             let candidates = Candidates { members, turns, turn: &turn, may_pick };
-            pick.pick(request, &candidates).filter(|&place| candidates.may_pick(place))
+            pick.pick(request, &candidates).filter(|&place| place < candidates.len())
         };
         if self.members.is_empty() {
             return None;
@@ -167,17 +173,24 @@ impl<S> Connection<S> {
 /// A call under way. Dropping it takes the call off the endpoint's load.
 pub(crate) struct InFlight<S> {
     connection: Arc<Connection<S>>,
-    settled: bool,
+    /// The endpoint's code is running, so a panic is that of the endpoint.
+    at_work: bool,
 }
 
 impl<S> InFlight<S> {
     fn begin(connection: Arc<Connection<S>>) -> Self {
         connection.load.begin();
-        Self { connection, settled: false }
+        Self { connection, at_work: false }
+    }
+
+    /// Marks it while the endpoint's code runs.
+    pub(crate) const fn at_work(mut self, at_work: bool) -> Self {
+        self.at_work = at_work;
+        self
     }
 
     pub(crate) fn settle(mut self, failed: bool) {
-        self.settled = true;
+        self.at_work = false;
         let load = &self.connection.load;
         if failed { load.failed() } else { load.succeeded() }
     }
@@ -192,7 +205,7 @@ impl<S> InFlight<S> {
 impl<S> Drop for InFlight<S> {
     fn drop(&mut self) {
         self.connection.load.end();
-        if !self.settled && std::thread::panicking() {
+        if self.at_work && std::thread::panicking() {
             self.connection.load.failed();
         }
     }

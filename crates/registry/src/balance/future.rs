@@ -105,14 +105,14 @@ where
                 StateProj::Readying { service } => {
                     // Taken out while user code runs: should that panic, the unwinding gives it back at once, even where
                     // someone catches the panic before this future is dropped.
-                    let mut flight = this.flight.take();
+                    let flight = this.flight.take().map(|flight| flight.at_work(true));
                     match service.poll_ready(cx) {
                         Poll::Pending => {
-                            *this.flight = flight;
+                            *this.flight = flight.map(|flight| flight.at_work(false));
                             return Poll::Pending;
                         }
                         Poll::Ready(Err(error)) => {
-                            if let Some(flight) = flight.take() {
+                            if let Some(flight) = flight {
                                 flight.broke();
                                 this.balance.note_broken();
                             }
@@ -122,15 +122,15 @@ where
                         Poll::Ready(Ok(())) => {
                             let Some(request) = this.request.take() else { return Poll::Pending };
                             let future = service.call(request);
-                            *this.flight = flight;
+                            *this.flight = flight.map(|flight| flight.at_work(false));
                             this.state.set(State::Calling { future });
                         }
                     }
                 }
                 StateProj::Calling { future } => {
-                    let flight = this.flight.take();
+                    let flight = this.flight.take().map(|flight| flight.at_work(true));
                     let Poll::Ready(result) = future.poll(cx) else {
-                        *this.flight = flight;
+                        *this.flight = flight.map(|flight| flight.at_work(false));
                         return Poll::Pending;
                     };
                     let failed = match &result {

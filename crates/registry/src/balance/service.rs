@@ -26,7 +26,7 @@ use crate::{
 
 /// Sends each call to one of the healthy instances of a service. Clones share the endpoints.
 ///
-/// Three things go into it: how to reach an instance (`M`, a [`MakeEndpoint`]), whose turn it is (`P`, a [`Pick`]),
+/// Three things make it up: how to reach an instance (`M`, a [`MakeEndpoint`]), whose turn it is (`P`, a [`Pick`]),
 /// and what it understands of the messages (`T`, a [`Protocol`]).
 ///
 /// # Readiness
@@ -41,6 +41,10 @@ use crate::{
 /// # Errors
 ///
 /// [`NoInstance`] if there was no healthy instance within [`Balance::wait`]. Errors of the endpoint come out as they are.
+///
+/// # Panics
+///
+/// The future panics outside of a tokio runtime where it has to wait for an instance.
 ///
 /// # Memory
 ///
@@ -178,7 +182,7 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
         broken.swap(false, AcqRel);
         let snapshot = watch.snapshot();
         endpoints.rcu(|present| {
-            if present.version > snapshot.version() {
+            if present.is_good_for(&snapshot) {
                 return present.clone();
             }
             Arc::new(present.next(&snapshot))
