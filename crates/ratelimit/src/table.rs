@@ -65,7 +65,9 @@ impl Table {
             let spent = self.gcra.take(full_at, cost, now, now.tick)?;
             let done = match found {
                 Some((slot, word)) => replace(slot, word, Word::new(home.tag, spent)),
-                None => self.insert(&home, spent, now.tick),
+                None => self
+                    .place(&home, now.tick, thread_number())
+                    .is_some_and(|new| home.confirm(new, spent)),
             };
             if done {
                 return Ok(spent);
@@ -98,25 +100,17 @@ impl Table {
         Home { tag, lines: [&self.lines[first], &self.lines[second]] }
     }
 
-    fn insert(&self, home: &Home<'_>, full_at: u64, clock: u64) -> bool {
-        let Some(Room { slot, word, live }) = home.room(clock) else { return false };
-        let mine = Word::unconfirmed(home.tag);
+    /// Places a new bucket for a key that has none. Fails if others were faster. No two makers at a time may have the same number.
+    fn place<'a>(&self, home: &Home<'a>, clock: u64, maker: u64) -> Option<New<'a>> {
+        let Room { slot, word, live } = home.room(clock)?;
+        let mine = Word::unconfirmed(home.tag, maker);
         if !replace(slot, word, mine) {
-            return false;
+            return None;
         }
         if live {
             self.live_evictions.fetch_add(1, Relaxed);
         }
-        for other in home.slots().filter(|other| !std::ptr::eq(*other, slot)) {
-            let word = load(other);
-            if word.tag() == home.tag
-                && !(word.is_unconfirmed() && replace(other, word, Word::FREE))
-            {
-                replace(slot, mine, Word::FREE);
-                return false;
-            }
-        }
-        replace(slot, mine, Word::new(home.tag, full_at))
+        Some(New { slot, word: mine })
     }
 }
 
@@ -124,6 +118,13 @@ impl Table {
 struct Home<'a> {
     tag: u64,
     lines: [&'a Line; 2],
+}
+
+/// A bucket that is not yet confirmed.
+#[derive(Clone, Copy)]
+struct New<'a> {
+    slot: &'a AtomicU64,
+    word: Word,
 }
 
 /// A slot to be had.
@@ -148,6 +149,19 @@ impl<'a> Home<'a> {
                 (word.tag() == self.tag && !word.is_unconfirmed()).then_some((slot, word))
             })
         })
+    }
+
+    /// Makes a new bucket the key's, unless someone else has made or is making one, too.
+    fn confirm(&self, new: New<'_>, full_at: u64) -> bool {
+        for other in self.slots().filter(|other| !std::ptr::eq(*other, new.slot)) {
+            let word = load(other);
+            if word.tag() != self.tag || word.is_unconfirmed() && replace(other, word, Word::FREE) {
+                continue;
+            }
+            replace(new.slot, new.word, Word::FREE);
+            return false;
+        }
+        replace(new.slot, new.word, Word::new(self.tag, full_at))
     }
 
     /// A free slot in the emptier line, or else that of the bucket that is full soonest, which remembers the least.
@@ -247,9 +261,9 @@ impl Word {
         Self(tag << Self::TAG_SHIFT | full_at & Self::TIME)
     }
 
-    /// With the number of the thread in place of a time, so that no thread takes another's for its own.
-    fn unconfirmed(tag: u64) -> Self {
-        Self(tag << Self::TAG_SHIFT | Self::NEW | thread_number() & Self::TIME)
+    /// With the number of its maker in place of a time, so that no maker takes another's for its own.
+    const fn unconfirmed(tag: u64, maker: u64) -> Self {
+        Self(tag << Self::TAG_SHIFT | Self::NEW | maker & Self::TIME)
     }
 
     const fn tag(self) -> u64 {

@@ -131,6 +131,8 @@ async fn who_waits_sleeps_once_and_is_not_overtaken() {
     assert!(limiter.check().is_err());
     assert!(waiter.is_woken());
     assert_ready_ok!(waiter.poll());
+    drop(waiter);
+    assert!(limiter.check().is_err(), "what was waited for is used");
     advance(ms(100)).await;
     assert!(limiter.check().is_ok());
 }

@@ -196,6 +196,49 @@ fn one_key_in_a_million_meets_a_bucket_that_is_not_its_own() {
     assert!(shared <= 5, "{shared}");
 }
 
+/// All the ways in which three callers that bring the same new key can come between each other's steps.
+#[test]
+fn of_makers_that_interleave_in_any_way_one_comes_through() {
+    /// What each of the three does next: find, place, confirm, and so on until it has its bucket.
+    enum At<'a> {
+        Find,
+        Place,
+        Confirm(New<'a>),
+        Done,
+    }
+    // Each number of the schedule says who makes the next step.
+    for schedule in 0..3_u32.pow(10) {
+        let table = table(Quota::per_hour(1).burst(2), 1);
+        let now = table.at(Duration::from_secs(1));
+        let token = table.gcra.cost(1).unwrap();
+        let home = table.home(hash(1));
+        let mut callers = [At::Find, At::Find, At::Find];
+        let mut given = 0;
+        let turns = (0..10).map(|turn| (schedule / 3_u32.pow(turn) % 3) as usize);
+        for who in turns.chain((0..30).map(|turn| turn / 10)) {
+            callers[who] = match std::mem::replace(&mut callers[who], At::Done) {
+                At::Find => match home.find(now.tick) {
+                    None => At::Place,
+                    Some(_) => {
+                        given += u32::from(table.one(1, now));
+                        At::Done
+                    }
+                },
+                At::Place => table.place(&home, now.tick, who as u64).map_or(At::Find, At::Confirm),
+                At::Confirm(new) if home.confirm(new, now.tick + token) => {
+                    given += 1;
+                    At::Done
+                }
+                At::Confirm(_) => At::Find,
+                At::Done => At::Done,
+            };
+            assert!(given <= 2, "schedule {schedule}");
+        }
+        assert_eq!((given, table.copies(1)), (2, 1), "schedule {schedule}");
+        assert!(!table.one(1, now));
+    }
+}
+
 #[test]
 fn equal_keys_that_come_at_once_get_one_bucket() {
     const KEYS: u64 = 30_000;
