@@ -2,6 +2,9 @@
 
 mod sidecar;
 
+#[cfg(feature = "telemetry")]
+pub mod telemetry;
+
 mod deadline;
 mod metrics;
 mod retry;

@@ -34,10 +34,12 @@ use crate::Record;
 /// # });
 /// ```
 #[derive(Clone)]
-pub struct Recorder(Arc<Shared>);
-
-struct Shared {
+pub struct Recorder {
     service: Arc<str>,
+    ring: Arc<Ring>,
+}
+
+struct Ring {
     /// Number of the record that will be written next. Numbers begin at 0 and never return.
     head: AtomicU64,
     slots: Box<[Mutex<Option<Slot>>]>,
@@ -89,26 +91,32 @@ impl Recorder {
     /// Keeps the last `capacity` calls; 0 keeps none, and calls then cost nothing here. The memory for the slots is
     /// taken at once.
     pub fn with_capacity(service: impl Into<Arc<str>>, capacity: usize) -> Self {
-        Self(Arc::new(Shared {
-            service: service.into(),
+        let ring = Ring {
             head: AtomicU64::new(0),
             slots: std::iter::repeat_with(|| Mutex::new(None)).take(capacity).collect(),
             epoch: (Instant::now(), since_unix_epoch()),
-        }))
+        };
+        Self { service: service.into(), ring: Arc::new(ring) }
+    }
+
+    /// The same ring for another service in the same process, so that one query shows a call through all of them.
+    #[must_use]
+    pub fn for_service(&self, service: impl Into<Arc<str>>) -> Self {
+        Self { service: service.into(), ring: self.ring.clone() }
     }
 
     /// Name of the service whose calls these are.
     #[must_use]
     pub fn service(&self) -> &Arc<str> {
-        &self.0.service
+        &self.service
     }
 
     /// Keeps a finished call. The layers do this; other crates may add work of their own.
     pub fn record(&self, record: Record) {
-        if self.0.slots.is_empty() {
+        if self.ring.slots.is_empty() {
             return;
         }
-        let number = self.0.head.fetch_add(1, Acquire);
+        let number = self.ring.head.fetch_add(1, Acquire);
         let mut slot = self.slot(number);
         // A writer that slept for a whole round must not undo a younger record.
         if slot.as_ref().is_none_or(|present| present.number < number) {
@@ -136,8 +144,8 @@ impl Recorder {
     /// of its own, starting at [`Cursor::default`], and misses what was overwritten meanwhile.
     #[must_use]
     pub fn read(&self, cursor: &mut Cursor, limit: usize) -> Vec<Record> {
-        let head = self.0.head.load(Acquire);
-        let oldest = head.saturating_sub(self.0.slots.len() as u64);
+        let head = self.ring.head.load(Acquire);
+        let oldest = head.saturating_sub(self.ring.slots.len() as u64);
         if cursor.next < oldest {
             cursor.missed += oldest - cursor.next;
             cursor.next = oldest;
@@ -158,14 +166,14 @@ impl Recorder {
     /// Counts.
     #[must_use]
     pub fn stats(&self) -> RecorderStats {
-        let recorded = self.0.head.load(Relaxed);
-        let capacity = self.0.slots.len();
+        let recorded = self.ring.head.load(Relaxed);
+        let capacity = self.ring.slots.len();
         RecorderStats { recorded, overwritten: recorded.saturating_sub(capacity as u64), capacity }
     }
 
     /// Nanoseconds since 1970 at `instant`.
     pub(crate) fn unix_nanos(&self, instant: Instant) -> u64 {
-        let (epoch, wall) = self.0.epoch;
+        let (epoch, wall) = self.ring.epoch;
         let since = wall
             .saturating_add(instant.saturating_duration_since(epoch))
             .saturating_sub(epoch.saturating_duration_since(instant));
@@ -173,19 +181,19 @@ impl Recorder {
     }
 
     pub(crate) fn is_off(&self) -> bool {
-        self.0.slots.is_empty()
+        self.ring.slots.is_empty()
     }
 
     fn slot(&self, number: u64) -> MutexGuard<'_, Option<Slot>> {
-        let index = number % self.0.slots.len() as u64;
+        let index = number % self.ring.slots.len() as u64;
         #[expect(clippy::cast_possible_truncation, reason = "less than the number of slots")]
-        let slot = &self.0.slots[index as usize];
+        let slot = &self.ring.slots[index as usize];
         slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn select(&self, limit: usize, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
-        let head = self.0.head.load(Acquire);
-        let oldest = head.saturating_sub(self.0.slots.len() as u64);
+        let head = self.ring.head.load(Acquire);
+        let oldest = head.saturating_sub(self.ring.slots.len() as u64);
         (oldest..head)
             .rev()
             .filter_map(|number| match &*self.slot(number) {
@@ -202,7 +210,7 @@ impl Recorder {
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recorder")
-            .field("service", &self.0.service)
+            .field("service", &self.service)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
