@@ -1,1 +1,125 @@
-//! An API gateway.
+//! Takes HTTP requests to the registered services behind it: routed, authenticated, limited, retried, balanced, guarded.
+//!
+//! ```
+//! use gusset_gateway::{Gateway, Route};
+//! use gusset_ratelimit::Quota;
+//! use gusset_registry::MemoryRegistry;
+//! use http::{Method, Request};
+//! use http_body_util::Empty;
+//! use tower::ServiceExt;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let registry = MemoryRegistry::default();
+//! let orders = Route::new("/api/orders/{id}").methods([Method::GET]).to("order-service");
+//! let gateway = Gateway::builder(registry)
+//!     .route(orders.strip_prefix("/api").quota(Quota::per_minute(100)))
+//!     .build()?;
+//!
+//! let request = Request::get("http://shop.example/api/products").body(Empty::<bytes::Bytes>::new())?;
+//! let answer = gateway.clone().oneshot(request).await?;
+//! assert_eq!(answer.status(), 404);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Gateway`] | the front door, a tower service of HTTP requests that never fails |
+//! | [`Builder`], [`BuildError`] | what makes one, and checks all of it before |
+//! | [`Route`], [`Upstream`] | which requests go where, and under which conditions |
+//! | [`Authenticate`], [`Identity`], [`AuthError`] | who sent a request |
+//! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
+//! | [`serve`], [`Server`] | a listener that bounds its clients and ends without losing requests |
+//! | [`RouteStats`], [`Breaker`] | what became of the requests, and how the instances are |
+//!
+//! # The way of a request
+//!
+//! trace and metrics → host and path → route → sender → quota → size → deadline → attempts → instance → its circuit →
+//! what is left of the deadline → span of the attempt → connection. Up to the size, nothing waits; what is refused there costs the upstream
+//! nothing. Bodies are streamed both ways and never collected; only what a retry may need is kept, up to 64 KiB.
+//!
+//! # What it answers itself
+//!
+//! Every answer is a problem (RFC 9457) with the trace's identifier, and names neither services nor addresses.
+//!
+//! | status | when | with |
+//! |---|---|---|
+//! | 400 | not exactly one valid host; a path that servers read in different ways; a malformed body | |
+//! | 401, 403 | [`AuthError`] | `WWW-Authenticate` |
+//! | 404 | no route has this path | |
+//! | 405 | one has, with other methods | `Allow` |
+//! | 413 | the body is larger than [`Route::body_limit`] | |
+//! | 429 | the client is above its [`Route::quota`] | `Retry-After` |
+//! | 502 | an instance cannot be reached, breaks off, or answers nonsense | |
+//! | 503 | no instance is healthy, or all circuits are open | `Retry-After` where known |
+//! | 504 | no answer within [`Route::timeout`] | |
+//!
+//! What an upstream answers is passed on as it is, errors too.
+//!
+//! # What it changes in a message (RFC 9110, 7.6)
+//!
+//! - The path is forwarded in the normal form that was matched; see [`Route::new`].
+//! - Both ways, what belongs to a connection is removed: `Connection` and what it names, `Keep-Alive`, `Upgrade`, `Transfer-Encoding`,
+//!   and so on, `TE` but for `trailers`. It cannot be used to remove `Host`, credentials or forwarding fields. A line is added to `Via`.
+//! - `Host` is the instance's. `X-Forwarded-For`, `-Host` and `-Proto` say where the request came from; what a client
+//!   says there is removed unless it is a [trusted proxy](Builder::trusted_proxies), and so are `x-gusset-*` and timeouts.
+//! - `x-gusset-subject` says who sent it, and is the gateway's alone.
+//! - `traceparent` is the attempt's span; `x-request-timeout-ms` what is left of the deadline.
+//!
+//! # Guarantees
+//!
+//! - A request that is not idempotent is sent a second time only if the first never reached an instance.
+//! - If the client leaves, the upstream's call is cancelled. If the upstream breaks off, so does the answer: it never ends as if it were whole.
+//! - A client's fault (a malformed or large body, leaving early) is not counted against an instance.
+//!
+//! # Differences from
+//!
+//! - **A hyper proxy as people write it**: it answers a client's malformed body with 400 and not 502, keeps what `Connection` names
+//!   away from clients as well, refuses requests without a host, and ends slow clients.
+//! - **axum's `serve`**: it bounds connections, heads and idle time, takes the backlog with it at shutdown, and answers what comes in while
+//!   it leaves with `Connection: close` instead of closing at once.
+//!
+//! # What it does not do
+//!
+//! No TLS, no HTTP/2, no WebSocket or other upgrades, no configuration file. The body of an answer has no time limit: a stalled upstream holds its client
+//! until that leaves. The server is hyper, which hides whether a request had both a `Content-Length` and a `Transfer-Encoding`;
+//! it forwards by the latter alone.
+//!
+//! # Memory
+//!
+//! Per route with a quota 16 bytes for each of 10,000 clients; per upstream at most 1,000 circuits and 512 idle connections for each
+//! instance; per connection see [`Server`].
+
+mod builder;
+mod gateway;
+mod route;
+
+mod auth;
+mod serve;
+mod stats;
+
+mod front;
+
+mod client;
+mod headers;
+mod host;
+mod limit;
+mod path;
+mod rewrite;
+mod table;
+
+mod answer;
+mod body;
+
+mod endpoint;
+mod upstream;
+
+pub use auth::{AuthError, Authenticate, Identity};
+pub use builder::{BuildError, Builder};
+pub use client::{MalformedNetwork, Network};
+pub use gateway::{Gateway, GatewayBody, ResponseFuture};
+pub use gusset_ratelimit::PeerAddr;
+pub use route::{Client, Route, Upstream};
+pub use serve::{Server, Undrained, serve};
+pub use stats::{Breaker, RouteStats};

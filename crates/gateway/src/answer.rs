@@ -1,0 +1,138 @@
+//! What clients are told when the gateway answers itself.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gusset_call::{BoxError, Context, Problem, refusal_in};
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+use crate::{AuthError, body::ClientFault, path::BadPath, table::Allowed};
+
+/// An answer of the gateway's own. None of them names a service, an address or an error of the inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    BadHost,
+    BadPath(BadPath),
+    BadBody,
+    NotFound,
+    WrongMethod(Allowed),
+    Unauthorized(AuthError),
+    TooLarge { limit: u64 },
+    Limited { retry_after: Option<Duration> },
+    BadGateway,
+    Unavailable { retry_after: Option<Duration> },
+    Timeout,
+}
+
+impl Answer {
+    /// The answer to a call that ended in `error`. `limit` is that of the request's body.
+    pub(crate) fn to_error(error: &BoxError, limit: u64) -> Self {
+        match ClientFault::in_error(&**error) {
+            Some(ClientFault::TooLarge) => return Self::TooLarge { limit },
+            Some(ClientFault::Broken(_)) => return Self::BadBody,
+            None => {}
+        }
+        let Some(refusal) = refusal_in(&**error) else { return Self::BadGateway };
+        let retry_after = refusal.retry_after();
+        match refusal.status() {
+            429 => Self::Limited { retry_after },
+            504 => Self::Timeout,
+            _ => Self::Unavailable { retry_after },
+        }
+    }
+
+    pub(crate) const fn status(&self) -> StatusCode {
+        match self {
+            Self::BadHost | Self::BadPath(_) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unauthorized(AuthError::Forbidden) => StatusCode::FORBIDDEN,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::BadHost => "the request must name exactly one valid host".into(),
+            Self::BadPath(BadPath::Relative) => "the path must begin with a slash".into(),
+            Self::BadPath(BadPath::Encoding) => "the path is not well encoded".into(),
+            Self::BadPath(BadPath::Ambiguous) => "the path can be read in more than one way".into(),
+            Self::BadBody => "the request body could not be read".into(),
+            Self::NotFound => "nothing is served at this path".into(),
+            Self::WrongMethod(allowed) => format!("this path takes {allowed}"),
+            Self::Unauthorized(error) => error.to_string(),
+            Self::TooLarge { limit } => format!("at most {limit} bytes are taken here"),
+            Self::Limited { .. } => "too many requests of this client".into(),
+            Self::BadGateway => "the service did not answer properly".into(),
+            Self::Unavailable { .. } => "the service cannot answer at present".into(),
+            Self::Timeout => "the service did not answer in time".into(),
+        }
+    }
+
+    pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut problem = Problem::new(self.status()).detail(self.detail());
+        if let Self::Limited { retry_after: Some(span) }
+        | Self::Unavailable { retry_after: Some(span) } = self
+        {
+            problem = problem.retry_after(span);
+        }
+        if let Some(trace) = Context::current().trace() {
+            problem = problem.with("trace_id", trace.trace_id().to_string());
+        }
+        let mut response = problem.into_response();
+        let headers = response.headers_mut();
+        match &self {
+            Self::WrongMethod(allowed) => {
+                if let Ok(allowed) = HeaderValue::try_from(allowed.to_string()) {
+                    headers.insert(header::ALLOW, allowed);
+                }
+            }
+            Self::Unauthorized(error) => {
+                let challenge = match error {
+                    AuthError::Missing => "Bearer",
+                    AuthError::Invalid => r#"Bearer error="invalid_token""#,
+                    AuthError::Forbidden => r#"Bearer error="insufficient_scope""#,
+                };
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            // What is left of the body is not going to be read.
+            Self::TooLarge { .. } | Self::BadBody => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gusset_call::{DeadlineExceeded, NoInstance, Open};
+
+    #[test]
+    fn errors_have_distinct_answers_and_tell_nothing_of_the_inside() {
+        let second = Duration::from_secs(1);
+        let open = Open::new("10.0.0.7:80").retry_after(second);
+        let errors: [(BoxError, u16); 6] = [
+            (ClientFault::TooLarge.into(), 413),
+            (ClientFault::Broken("bad chunk".into()).into(), 400),
+            (open.into(), 503),
+            (NoInstance::new("orders").into(), 503),
+            (DeadlineExceeded.into(), 504),
+            ("connection to 10.0.0.7 refused".into(), 502),
+        ];
+        for (error, status) in errors {
+            let answer = Answer::to_error(&error, 10);
+            assert_eq!(answer.status(), status, "{error}");
+            let detail = answer.detail();
+            assert!(!detail.contains("10.0.0.7") && !detail.contains("orders"), "{detail}");
+        }
+    }
+}

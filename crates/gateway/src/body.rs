@@ -1,0 +1,224 @@
+use std::{
+    any::Any,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use gusset_call::BoxError;
+use gusset_sidecar::ReplayBody;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// What the attempts of one call send.
+pub(crate) type AttemptBody = ReplayBody<RequestBody>;
+
+/// Body of a request on its way to an upstream: the client's, streamed, no longer than the route allows.
+pub(crate) struct RequestBody {
+    source: Source,
+    /// Bytes that may still come.
+    left: u64,
+}
+
+enum Source {
+    Empty,
+    /// What hyper's server hands over needs no box.
+    Incoming(Incoming),
+    Other(Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>),
+}
+
+impl RequestBody {
+    /// A body without bytes.
+    pub(crate) const fn empty() -> Self {
+        Self { source: Source::Empty, left: 0 }
+    }
+
+    pub(crate) fn new<B>(body: B, limit: u64) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        let mut body = Some(body);
+        let source = match (&mut body as &mut dyn Any).downcast_mut::<Option<Incoming>>() {
+            Some(incoming) => incoming.take().map_or(Source::Empty, Source::Incoming),
+            None => body.map_or(Source::Empty, |body| Source::Other(Box::pin(Boxable { body }))),
+        };
+        Self { source, left: limit }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = match &mut self.source {
+            Source::Empty => None,
+            Source::Incoming(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
+            }
+            Source::Other(body) => ready!(body.as_mut().poll_frame(cx)),
+        };
+        let frame = match frame {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => return Poll::Ready(Some(Err(ClientFault::Broken(error).into()))),
+            Some(Ok(frame)) => frame,
+        };
+        let length = frame.data_ref().map_or(0, Buf::remaining);
+        match self.left.checked_sub(u64::try_from(length).unwrap_or(u64::MAX)) {
+            Some(left) => self.left = left,
+            None => {
+                self.source = Source::Empty;
+                return Poll::Ready(Some(Err(ClientFault::TooLarge.into())));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Incoming(body) => body.is_end_stream(),
+            Source::Other(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Incoming(body) => body.size_hint(),
+            Source::Other(body) => body.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body whose errors are boxed.
+    struct Boxable<B> {
+        #[pin]
+        body: B,
+    }
+}
+
+impl<B> Body for Boxable<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().body.poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The request's body ended a call; the upstream is not to blame.
+#[derive(Debug)]
+pub(crate) enum ClientFault {
+    /// It is longer than the route allows.
+    TooLarge,
+    /// It could not be read: malformed, or the client left.
+    Broken(BoxError),
+}
+
+impl ClientFault {
+    /// Finds it in `error` or in one of its sources.
+    pub(crate) fn in_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        let sources = std::iter::successors(Some(error), |error| error.source());
+        sources.into_iter().find_map(|error| error.downcast_ref())
+    }
+}
+
+impl fmt::Display for ClientFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "the request body is too large",
+            Self::Broken(_) => "the request body could not be read",
+        })
+    }
+}
+
+impl std::error::Error for ClientFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::TooLarge => None,
+            Self::Broken(error) => Some(&**error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Full};
+
+    /// A body of unknown length with chunks of these sizes.
+    struct Chunks(std::vec::IntoIter<usize>);
+
+    impl Body for Chunks {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            let size = self.0.next();
+            Poll::Ready(size.map(|size| Ok(Frame::data(Bytes::from(vec![0; size])))))
+        }
+    }
+
+    fn chunks<const N: usize>(sizes: [usize; N]) -> Chunks {
+        Chunks(sizes.to_vec().into_iter())
+    }
+
+    #[tokio::test]
+    async fn a_body_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
+        let body = RequestBody::new(chunks([3, 4, 3]), 10);
+        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 10);
+
+        let body = RequestBody::new(chunks([3, 4, 4]), 10);
+        let error = body.collect().await.unwrap_err();
+        assert!(matches!(ClientFault::in_error(&*error), Some(ClientFault::TooLarge)));
+    }
+
+    #[tokio::test]
+    async fn after_too_much_nothing_more_is_read() {
+        let mut body = RequestBody::new(chunks([11, 1]), 10);
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(body.frame().await.is_none());
+    }
+
+    #[test]
+    fn an_empty_body_needs_no_box_and_a_known_length_stays_known() {
+        let empty = RequestBody::new(Full::new(Bytes::new()), 10);
+        assert!(matches!(empty.source, Source::Empty) && empty.is_end_stream());
+        let full = RequestBody::new(Full::new(Bytes::from_static(b"abc")), 10);
+        assert_eq!(full.size_hint().exact(), Some(3));
+    }
+}

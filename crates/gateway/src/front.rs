@@ -1,0 +1,152 @@
+//! From a request to the call of an upstream, or to the gateway's own answer.
+
+use std::{net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use gusset_call::BoxError;
+use gusset_ratelimit::PeerAddr;
+use http::{HeaderName, HeaderValue, Request, Uri, request::Parts, uri::PathAndQuery};
+use http_body::Body;
+
+use crate::{
+    AuthError, Authenticate, Client, Identity, Network,
+    answer::Answer,
+    body::RequestBody,
+    client::Origin,
+    headers::{add_via, is_forwarding, is_ours, remove_hop_by_hop, remove_where},
+    host::host_of,
+    limit::Limit,
+    path::{BadPath, normalise},
+    rewrite::Rewrite,
+    table::{Lookup, Table},
+};
+
+/// Tells upstreams who sent a request. Only the gateway sets it.
+const SUBJECT: HeaderName = HeaderName::from_static("x-gusset-subject");
+
+/// Everything that is decided before an upstream is called, none of which waits.
+pub(crate) struct Front {
+    pub(crate) table: Table,
+    pub(crate) gates: Vec<Gate>,
+    pub(crate) authenticate: Option<Arc<dyn Authenticate>>,
+    pub(crate) trusted: Vec<Network>,
+}
+
+/// What a route asks of its requests, and what it makes of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    pub(crate) rewrite: Rewrite,
+    pub(crate) limit: Option<Limit>,
+    pub(crate) body_limit: u64,
+    pub(crate) authenticated: bool,
+}
+
+/// A request that the gateway answers itself, of the route with this number if one was found.
+pub(crate) type Refused = (Option<usize>, Answer);
+
+impl Front {
+    /// The number of the request's route, and the request as its upstream shall see it.
+    pub(crate) fn admit<B>(
+        &self,
+        request: Request<B>,
+    ) -> Result<(usize, Request<RequestBody>), Refused>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (mut head, body) = request.into_parts();
+        let host = host_of(&head.uri, &head.headers).ok_or((None, Answer::BadHost))?;
+        let host_line = HeaderValue::try_from(host).map_err(|_| (None, Answer::BadHost))?;
+        let bad_path = |bad| (None, Answer::BadPath(bad));
+        let path = normalise(head.uri.path()).map_err(bad_path)?;
+        let (number, params) = match self.table.find(host, &path, &head.method) {
+            Lookup::Found(number, params) => (number, params),
+            Lookup::WrongMethod(allowed) => return Err((None, Answer::WrongMethod(allowed))),
+            Lookup::Unknown => return Err((None, Answer::NotFound)),
+        };
+        let gate = &self.gates[number];
+        let target = target(&head.uri, &gate.rewrite.apply(&path, &params)).map_err(bad_path)?;
+
+        let peer = head.extensions.get::<PeerAddr>().map(|peer| peer.0);
+        let origin = Origin::of(peer, &head.headers, &self.trusted);
+        if !origin.trusted {
+            remove_where(&mut head.headers, is_for_the_trusted);
+        }
+        head.headers.remove(SUBJECT);
+
+        let of_route = |answer| (Some(number), answer);
+        let identity = self.identify(gate, &head).map_err(of_route)?;
+        let subject = identity.as_ref().map(subject_line).transpose().map_err(of_route)?;
+        gate.check(origin.client, identity.as_ref(), &head).map_err(of_route)?;
+        if body.size_hint().lower() > gate.body_limit {
+            return Err(of_route(Answer::TooLarge { limit: gate.body_limit }));
+        }
+
+        head.uri = target;
+        remove_hop_by_hop(&mut head.headers);
+        origin.describe(&mut head.headers, &host_line);
+        add_via(&mut head.headers, head.version);
+        if let Some(subject) = subject {
+            head.headers.insert(SUBJECT, subject);
+        }
+        Ok((number, Request::from_parts(head, RequestBody::new(body, gate.body_limit))))
+    }
+
+    fn identify(&self, gate: &Gate, head: &Parts) -> Result<Option<Identity>, Answer> {
+        match &self.authenticate {
+            _ if !gate.authenticated => Ok(None),
+            Some(authenticate) => {
+                authenticate.authenticate(head).map(Some).map_err(Answer::Unauthorized)
+            }
+            // A gateway is not built like that.
+            None => Err(Answer::Unauthorized(AuthError::Missing)),
+        }
+    }
+}
+
+impl Gate {
+    fn check(
+        &self,
+        address: Option<IpAddr>,
+        identity: Option<&Identity>,
+        head: &Parts,
+    ) -> Result<(), Answer> {
+        let Some(limit) = &self.limit else { return Ok(()) };
+        let subject = identity.map(Identity::shared_subject);
+        let client = Client { address, subject: subject.map(|subject| &**subject), head };
+        let key = limit.key_of.key(&client, subject);
+        match limit.buckets.check(&key) {
+            Ok(_) => Ok(()),
+            Err(limited) => {
+                let retry_after = gusset_call::Refusal::retry_after(&limited);
+                Err(Answer::Limited { retry_after })
+            }
+        }
+    }
+}
+
+/// `path` with the query of `uri`, in the form that a server is asked in.
+fn target(uri: &Uri, path: &str) -> Result<Uri, BadPath> {
+    let same = |target: &&PathAndQuery| target.path() == path;
+    if let Some(target) = uri.path_and_query().filter(same) {
+        return Ok(target.clone().into());
+    }
+    let target = match uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    target.map(Uri::from).map_err(|_| BadPath::Encoding)
+}
+
+/// Fields that are believed further in: the way a request came, what the family says to itself, and timeouts, for an instance that
+/// lets one pass counts as failing.
+fn is_for_the_trusted(name: &HeaderName) -> bool {
+    const TIMEOUTS: [&str; 3] =
+        ["grpc-timeout", "x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms"];
+    is_forwarding(name) || is_ours(name) || TIMEOUTS.contains(&name.as_str())
+}
+
+fn subject_line(identity: &Identity) -> Result<HeaderValue, Answer> {
+    HeaderValue::from_bytes(identity.subject().as_bytes())
+        .map_err(|_| Answer::Unauthorized(AuthError::Invalid))
+}

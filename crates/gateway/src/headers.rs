@@ -1,0 +1,188 @@
+//! What of a message's head belongs to one connection, and what goes on (RFC 9110, 7.6).
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Fields of one connection, whether `Connection` names them or not. `Transfer-Encoding` is among them: the body goes on by
+/// its own framing. `Expect` is answered by the gateway's own server.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::EXPECT,
+];
+
+/// What `Connection` must not remove, though a client names it: the next server would decide without.
+const NOT_FOR_THE_SENDER_TO_REMOVE: [HeaderName; 8] = [
+    header::HOST,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::FORWARDED,
+    header::VIA,
+    header::CACHE_CONTROL,
+];
+
+/// Removes what belongs to the connection that the message came by. `Trailer` stays, for trailers go on, and so does the one
+/// member of `TE` that speaks of them.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    let trailers = headers.get_all(header::TE).iter().any(|te| has_member(te, b"trailers"));
+    headers.remove(header::TE);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let protected = |name: &HeaderName| {
+        *name == header::TE
+            || NOT_FOR_THE_SENDER_TO_REMOVE.contains(name)
+            || is_forwarding(name)
+            || is_ours(name)
+    };
+    let mut names = Vec::new();
+    for value in headers.get_all(header::CONNECTION) {
+        for member in members(value) {
+            // The usual members name no field that could be there.
+            if member.eq_ignore_ascii_case(b"keep-alive") || member.eq_ignore_ascii_case(b"close") {
+                continue;
+            }
+            names.extend(HeaderName::from_bytes(member).ok().filter(|name| !protected(name)));
+        }
+    }
+    names
+}
+
+fn has_member(list: &HeaderValue, wanted: &[u8]) -> bool {
+    members(list).any(|member| member.eq_ignore_ascii_case(wanted))
+}
+
+/// The members of a comma-separated list, without their parameters.
+fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    list.as_bytes()
+        .split(|byte| *byte == b',')
+        .map(|member| member.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii())
+        .filter(|member| !member.is_empty())
+}
+
+/// Whether a field tells of the way that a request came.
+pub(crate) fn is_forwarding(name: &HeaderName) -> bool {
+    *name == header::FORWARDED
+        || name.as_str() == "x-real-ip"
+        || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Whether services believe a field because only the family sets it.
+pub(crate) fn is_ours(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-gusset-")
+}
+
+/// Removes the fields that `is_meant` says. Costs no allocation where there is none, which is the usual case.
+pub(crate) fn remove_where(headers: &mut HeaderMap, is_meant: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| is_meant(name)).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// Adds a line to `Via`, by the version that the message came with (RFC 9110, 7.6.3).
+pub(crate) fn add_via(headers: &mut HeaderMap, version: http::Version) {
+    let line = match version {
+        http::Version::HTTP_10 => "1.0 gusset",
+        http::Version::HTTP_2 => "2 gusset",
+        _ => "1.1 gusset",
+    };
+    headers.append(header::VIA, HeaderValue::from_static(line));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let parse =
+            |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines.iter().map(parse) {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_does_not_go_on() {
+        let mut head = headers(&[
+            ("connection", "close, X-Secret ,,x-other;q=1"),
+            ("connection", "x-third"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-authenticate", "Basic"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("expect", "100-continue"),
+            ("te", "gzip, trailers;q=0.5"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("x-third", "1"),
+            ("x-end-to-end", "1"),
+            ("trailer", "x-checksum"),
+        ]);
+        remove_hop_by_hop(&mut head);
+        assert_eq!(
+            head,
+            headers(&[("x-end-to-end", "1"), ("trailer", "x-checksum"), ("te", "trailers")])
+        );
+    }
+
+    #[test]
+    fn te_without_trailers_goes() {
+        let mut head = headers(&[("te", "gzip"), ("connection", "te")]);
+        remove_hop_by_hop(&mut head);
+        assert!(head.is_empty(), "{head:?}");
+    }
+
+    #[test]
+    fn connection_cannot_remove_what_others_decide_by() {
+        let lines = [
+            ("host", "shop"),
+            ("authorization", "Bearer x"),
+            ("cookie", "a=b"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-gusset-subject", "alice"),
+            ("content-length", "3"),
+        ];
+        let mut head = headers(&lines);
+        for (name, _) in lines {
+            head.append(header::CONNECTION, HeaderValue::from_static(name));
+        }
+        remove_hop_by_hop(&mut head);
+        assert_eq!(head, headers(&lines));
+    }
+
+    #[test]
+    fn fields_are_removed_by_kind() {
+        let mut head = headers(&[
+            ("x-forwarded-for", "1"),
+            ("x-forwarded-for", "2"),
+            ("x-forwarded-port", "3"),
+            ("forwarded", "for=1"),
+            ("x-real-ip", "1"),
+            ("x-gusset-subject", "root"),
+            ("x-forwarder", "kept"),
+        ]);
+        remove_where(&mut head, is_forwarding);
+        assert_eq!(head.len(), 2);
+        remove_where(&mut head, is_ours);
+        assert_eq!(head, headers(&[("x-forwarder", "kept")]));
+    }
+}

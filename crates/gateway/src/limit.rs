@@ -1,0 +1,92 @@
+//! What a client may on one route.
+
+use std::{fmt, net::IpAddr, num::NonZeroUsize, sync::Arc};
+
+use gusset_ratelimit::{Keyed, Quota, network};
+
+use crate::Client;
+
+/// How clients are told apart.
+#[derive(Clone, Default)]
+pub(crate) struct KeyOf(Option<Arc<Custom>>);
+
+type Custom = dyn Fn(&Client<'_>) -> String + Send + Sync;
+
+/// A client as a limit knows it. The variants keep an address and a subject of the same letters apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    Subject(Arc<str>),
+    Address(IpAddr),
+    Custom(String),
+    /// Nothing is known: all such requests share a bucket.
+    Nobody,
+}
+
+impl KeyOf {
+    pub(crate) fn new(key: impl Fn(&Client<'_>) -> String + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(key)))
+    }
+
+    /// `subject` is that of `client`, to be shared.
+    pub(crate) fn key(&self, client: &Client<'_>, subject: Option<&Arc<str>>) -> Key {
+        match (&self.0, subject, client.address) {
+            (Some(custom), _, _) => Key::Custom(custom(client)),
+            (None, Some(subject), _) => Key::Subject(subject.clone()),
+            (None, None, Some(address)) => Key::Address(network(address)),
+            (None, None, None) => Key::Nobody,
+        }
+    }
+}
+
+impl fmt::Debug for KeyOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "custom" } else { "subject or address" })
+    }
+}
+
+/// The buckets of one route.
+#[derive(Clone, Debug)]
+pub(crate) struct Limit {
+    pub(crate) buckets: Keyed<Key>,
+    pub(crate) key_of: KeyOf,
+}
+
+impl Limit {
+    /// How many clients a route keeps apart; 16 bytes each.
+    const CLIENTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
+
+    pub(crate) fn new(quota: Quota, key_of: KeyOf) -> Self {
+        Self { buckets: Keyed::new(quota, Self::CLIENTS), key_of }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(key_of: &KeyOf, address: Option<&str>, subject: Option<&str>) -> Key {
+        let head = http::Request::new(()).into_parts().0;
+        let address = address.map(|address| address.parse().unwrap());
+        let client = Client { address, subject, head: &head };
+        key_of.key(&client, subject.map(Arc::from).as_ref())
+    }
+
+    #[test]
+    fn a_subject_is_the_client_wherever_it_comes_from() {
+        let default = KeyOf::default();
+        assert_eq!(
+            key(&default, Some("1.2.3.4"), Some("alice")),
+            key(&default, Some("5.6.7.8"), Some("alice"))
+        );
+        assert_ne!(key(&default, Some("1.2.3.4"), None), key(&default, None, Some("1.2.3.4")));
+    }
+
+    #[test]
+    fn an_ipv6_customer_is_one_client() {
+        let default = KeyOf::default();
+        let one = key(&default, Some("2001:db8:0:7::1"), None);
+        assert_eq!(one, key(&default, Some("2001:db8:0:7:ffff::2"), None));
+        assert_ne!(one, key(&default, Some("2001:db8:0:8::1"), None));
+        assert_eq!(key(&default, None, None), Key::Nobody);
+    }
+}

@@ -1,0 +1,214 @@
+use std::{fmt, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
+
+use gusset_ratelimit::Quota;
+use gusset_sidecar::RetryPolicy;
+use http::{Method, request::Parts};
+
+use crate::{limit::KeyOf, table::Methods};
+
+/// Which requests go where, and under which conditions.
+///
+/// ```
+/// use gusset_gateway::Route;
+/// use gusset_ratelimit::Quota;
+/// use http::Method;
+///
+/// let orders = Route::new("/api/orders/{id}")
+///     .methods([Method::GET, Method::DELETE])
+///     .to("order-service")
+///     .strip_prefix("/api")
+///     .quota(Quota::per_minute(100))
+///     .authenticated();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub(crate) path: String,
+    pub(crate) host: Option<String>,
+    pub(crate) methods: Methods,
+    pub(crate) upstream: Option<Upstream>,
+    pub(crate) new_path: NewPath,
+    pub(crate) quota: Option<(Quota, KeyOf)>,
+    pub(crate) timeout: Duration,
+    pub(crate) body_limit: u64,
+    pub(crate) authenticated: bool,
+    pub(crate) retry: Option<RetryPolicy>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NewPath {
+    Same,
+    Without(String),
+    Like(String),
+}
+
+impl Route {
+    /// A route for the paths that match `path`: literal segments, `{name}` for one segment, and `{*name}` at the end for one or
+    /// more. A literal segment wins over a parameter, that over the rest. Every method but CONNECT and TRACE, every host.
+    ///
+    /// Matched, and forwarded, is the path in its normal form: without `.`, `..` and empty segments, unreserved
+    /// characters decoded. A request whose path servers read in different ways (`%2f`, `%5c`, `%00`, `..;`) is answered with 400.
+    pub fn new(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            host: None,
+            methods: Methods::Any,
+            upstream: None,
+            new_path: NewPath::Same,
+            quota: None,
+            timeout: Duration::from_secs(10),
+            body_limit: 2 * 1024 * 1024,
+            authenticated: false,
+            retry: None,
+        }
+    }
+
+    /// Where its requests go: the name of a service in the registry, or [`Upstream::fixed`] addresses.
+    #[must_use]
+    pub fn to(mut self, upstream: impl Into<Upstream>) -> Self {
+        self.upstream = Some(upstream.into());
+        self
+    }
+
+    /// Only these methods; other ones are answered with 405. GET stands for HEAD as well.
+    #[must_use]
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.methods = Methods::these(methods);
+        self
+    }
+
+    /// Only requests for this host, whatever the port. Such a route goes before one for every host.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// The upstream sees the path without `prefix`, with which the route's path must begin literally.
+    #[must_use]
+    pub fn strip_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.new_path = NewPath::Without(prefix.into());
+        self
+    }
+
+    /// The upstream sees this path. Its `{name}` segments stand for those of the route's path. The query stays.
+    #[must_use]
+    pub fn rewrite(mut self, path: impl Into<String>) -> Self {
+        self.new_path = NewPath::Like(path.into());
+        self
+    }
+
+    /// Only requests of a known sender: the gateway's [`Authenticate`](crate::Authenticate) is asked, and the upstream told
+    /// the subject in `x-gusset-subject`. Others are answered with 401 or 403.
+    #[must_use]
+    pub const fn authenticated(mut self) -> Self {
+        self.authenticated = true;
+        self
+    }
+
+    /// How much each client may, on this route alone; above that it gets 429. A client is the authenticated
+    /// subject if there is one, and else the IP address, of an IPv6 one its /64 network, for that is what one customer has. Default: no
+    /// limit.
+    #[must_use]
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.quota = Some((quota, KeyOf::default()));
+        self
+    }
+
+    /// The same, where `key` tells clients apart. It runs on the path of every request, under no lock.
+    #[must_use]
+    pub fn quota_by(
+        mut self,
+        quota: Quota,
+        key: impl Fn(&Client<'_>) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.quota = Some((quota, KeyOf::new(key)));
+        self
+    }
+
+    /// How long the upstream may take, all attempts together, from the head of the request to the head of the answer; then 504. The
+    /// body of the answer may take longer. A trusted proxy may ask for less by `x-request-timeout-ms`. Default 10 s: people do not wait longer, and programs should not.
+    #[must_use]
+    pub const fn timeout(mut self, span: Duration) -> Self {
+        self.timeout = span;
+        self
+    }
+
+    /// How many bytes the body of a request may have; more is answered with 413. Default 2 MiB, as in axum.
+    #[must_use]
+    pub const fn body_limit(mut self, bytes: u64) -> Self {
+        self.body_limit = bytes;
+        self
+    }
+
+    /// When requests are tried again. Whatever it says, one is only if that is safe: its method is idempotent, or it never
+    /// reached an instance; and an attempt goes to an instance that was not tried yet, if there is one.
+    ///
+    /// Default: two retries, after 25 ms and 50 ms at most, for another instance need not be waited for; bodies up
+    /// to 64 KiB; out of a budget of 20 % that the routes to an upstream share.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = Some(policy);
+        self
+    }
+}
+
+/// Where a route leads. Routes to equal upstreams share its balancer and its circuits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Upstream(pub(crate) Place);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Service(Arc<str>),
+    Fixed(Vec<SocketAddr>),
+}
+
+impl Upstream {
+    /// The instances of this service in the registry.
+    pub fn service(name: impl Into<Arc<str>>) -> Self {
+        Self(Place::Service(name.into()))
+    }
+
+    /// These addresses, which count as healthy.
+    pub fn fixed(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self(Place::Fixed(addresses.into_iter().collect()))
+    }
+}
+
+impl From<&str> for Upstream {
+    fn from(service: &str) -> Self {
+        Self::service(service)
+    }
+}
+
+impl From<String> for Upstream {
+    fn from(service: String) -> Self {
+        Self::service(service)
+    }
+}
+
+/// The name of the service, or the addresses.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Service(name) => f.write_str(name),
+            Place::Fixed(addresses) => {
+                for (at, address) in addresses.iter().enumerate() {
+                    let separator = if at == 0 { "" } else { "," };
+                    write!(f, "{separator}{address}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whose request it is, as far as the gateway knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'r> {
+    /// The address: the peer's, or what a trusted proxy says. `None` where no [`PeerAddr`](crate::PeerAddr) was set.
+    pub address: Option<IpAddr>,
+    /// The authenticated subject, on a route that asks for one.
+    pub subject: Option<&'r str>,
+    /// The head of the request, as it came.
+    pub head: &'r Parts,
+}
