@@ -37,17 +37,17 @@ use crate::{
 /// whose bucket is not full takes a place; the place of any other is free without anything being swept.
 ///
 /// When so many buckets are not full that a new key finds none of its 14 places free, the bucket among those that would be full soonest
-/// makes room: its key begins anew with a full one, and [`live_evictions`](Self::live_evictions) counts it. Up to `capacity`
-/// such keys at once, that happens to fewer than one in a thousand. Beyond, as in a flood of made-up keys, it is above all those that make room for each
-/// other, for a key that used its bucket once is full again long before one that emptied it. With a burst of 1, where there is no such
-/// difference, the older one makes room.
+/// makes room: its key begins anew with a full one, and [`live_evictions`](Self::live_evictions) counts it. With `capacity`
+/// such keys at once that happens to not one in a million, with half as many again to one in 200. Beyond, as in a flood of
+/// made-up keys, it is above all those that make room for each other, for a key that used its bucket once is full again long before one
+/// that emptied it. With a burst of 1, where there is no such difference, the older one makes room.
 ///
 /// # Keys that share a bucket
 ///
 /// A key is known by two places and a tag of 23 bits, all from one hash that is seeded anew for each limiter (SipHash), so
 /// nobody can choose keys that collide. A new key meets a stranger's bucket for its own with a probability of 14 places taken over
-/// 2²³, one in 600,000, at the worst, and of about one in a million at `capacity`. Those two then share one quota, until it is full again. Do
-/// not use it where even that is too often.
+/// 2²³, one in 600,000, at the worst, and of about one in a million at `capacity`. The two then draw from one bucket, which may refuse one of them too soon, or
+/// let it start anew, until the bucket is full again. Do not use it where even that is too often.
 pub struct Keyed<K: ?Sized> {
     shared: Arc<Shared>,
     key: PhantomData<fn(&K)>,

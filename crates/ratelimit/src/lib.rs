@@ -53,7 +53,7 @@
 //!   waiting caller would hold what is ready behind it. Windows slide.
 //! - **governor**: rates of any size are exact; a flood of keys neither grows the table nor has to be swept; waiting is first come, first
 //!   served, and refused at once where it would last too long.
-//! - **tower_governor**: keys are behind trusted proxies or nothing; a `Retry-After` is never 0.
+//! - **tower_governor**: a forged `X-Forwarded-For` changes nothing; a `Retry-After` is never 0.
 //! - **leaky-bucket**: waiting takes no lock, and idle time cannot overflow.
 //!
 //! # What it does not do

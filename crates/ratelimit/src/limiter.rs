@@ -23,7 +23,8 @@ use crate::{
 ///
 /// # Cost
 ///
-/// One atomic word, no lock, no task. It begins full. It does what it says for 292 years after it was made.
+/// One atomic word and no task; no lock but a short one for those who leave the queue. The bucket begins full. It does what
+/// it says for 292 years after it was made.
 #[derive(Clone)]
 pub struct RateLimiter(Arc<Shared>);
 

@@ -13,8 +13,9 @@ use std::time::Duration;
 ///
 /// # Range
 ///
-/// Rates from one per year to 10⁹ per second are kept within 0.1 %, most of them within 10⁻⁹. A faster rate counts as
-/// 10⁹ per second, which nobody can tell apart; a period of more than 292 years counts as 292 years.
+/// Rates of up to 10⁹ per second are exact: over 292 years, the clock that counts tokens is never wrong by more than one step, which is
+/// at most two nanoseconds or 1/64 of a token's time. A faster rate counts as 10⁹ per second, which nobody can tell
+/// apart; a period of more than 292 years counts as 292 years.
 ///
 /// **0 allows nothing.** A quota of 0 per period, or with a burst of 0, refuses every call: a limit that was set to 0 was set to
 /// stop something. Such a refusal names one period as the time to come back, for want of a better answer.

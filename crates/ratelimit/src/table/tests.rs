@@ -128,9 +128,9 @@ fn as_many_keys_as_the_capacity_are_kept_apart() {
     let table = table(Quota::per_hour(5), capacity);
     let now = table.at(Duration::from_secs(1));
     assert!((0..capacity as u64).all(|key| table.one(key, now)));
-    assert!(table.live_evictions() < 100, "{} made room", table.live_evictions());
+    assert_eq!(table.live_evictions(), 0);
     let kept = (0..capacity as u64).filter(|key| table.tokens_left(*key, now) == 4).count();
-    assert!(kept > 99_900, "{kept}");
+    assert!(kept >= capacity - 2, "{kept}");
     assert!(table.lines.len() * size_of::<Line>() <= 16 * capacity);
 }
 
