@@ -37,9 +37,9 @@
 //! - Whoever asks all the time gets `burst + rate · t`, rounded down: no fraction of a token is lost.
 //! - A refusal says to the nanosecond when the next try will be allowed, if nobody else comes in between.
 //!
-//! All that up to the step of the clock, by which a token may come early: at most two nanoseconds. Where that is finer than
-//! a bucket of a [`Keyed`] limiter has room for, its step is 1/64 of a token's time with the largest burst of all, and
-//! 2⁻²⁸ of it with a burst of 1,000.
+//! All that up to a step of the clock, by which a token may come early. A step is at most two nanoseconds, but where the
+//! burst is too large to be counted in those: with the largest burst of all, 2⁻³⁰ of a token's time, and 1/64 of it
+//! in a [`Keyed`] limiter, whose buckets are smaller; there it is 2⁻²⁸ with a burst of 1,000.
 //!
 //! # Where it belongs
 //!
