@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     DeadLetters, Error, Limits, Message, MessageId, Pattern, Policy, Stats, Subscribe,
-    shared::{Shared, group_name},
+    shared::{Shared, bury_unhandled, group_name},
 };
 
 /// Carries messages from publishers to groups of handlers. Clones share one broker; the last one to go ends nothing,
@@ -25,7 +25,6 @@ pub struct Broker {
 
 /// A message was taken over by the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "nobody may have been there to get it"]
 pub struct Receipt {
     /// Id of the message.
     pub id: MessageId,
@@ -153,9 +152,8 @@ impl Broker {
             return Ok(0);
         }
         let dropped = self.shared.drop_group(&registry, &group);
-        // Foreign code may run when messages go: not under the lock.
         drop(registry);
-        Ok(dropped.len())
+        Ok(bury_unhandled(&group, dropped))
     }
 
     /// The messages that were given up.

@@ -1,7 +1,4 @@
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gusset_call::Overloaded;
 use tokio::{
@@ -10,8 +7,9 @@ use tokio::{
 };
 
 use crate::{
-    Error, Failure, GroupStats, Pattern, Policy, WhenFull,
-    queue::{Entry, Lease, Queue},
+    Error, GroupStats, Pattern, Policy, WhenFull,
+    lent::Lent,
+    queue::{Entry, Queue},
     turnstile::Turnstile,
 };
 
@@ -36,12 +34,12 @@ pub(crate) struct Group {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) queue: Queue,
-    turnstile: Turnstile,
+    pub(crate) turnstile: Turnstile,
     members: usize,
     /// Stays when the last member leaves.
     declared: bool,
     /// No longer among the broker's groups: takes nothing in, keeps nothing.
-    gone: bool,
+    pub(crate) gone: bool,
     refused: u64,
 }
 
@@ -120,6 +118,14 @@ impl Group {
         self.work.notify_one();
     }
 
+    /// Another worker should look, if there is anything to look for: of one who was called and cannot take. Unconditional,
+    /// idle workers that share a concurrency limit would call each other for ever.
+    pub(crate) fn pass_on(&self) {
+        if self.lock().queue.ready() > 0 {
+            self.call_worker();
+        }
+    }
+
     /// Waits until there may be work. Nothing is lost if this is dropped: the call goes to another worker.
     pub(crate) async fn called(&self) {
         self.work.notified().await;
@@ -133,7 +139,7 @@ impl Group {
         if more {
             self.call_worker();
         }
-        Some(Lent { group: self.clone(), lease: Some(lease) })
+        Some(Lent::new(self.clone(), lease))
     }
 
     /// Makes ready what is due, and says when to ask again.
@@ -147,6 +153,17 @@ impl Group {
         if promoted > 0 {
             self.call_worker();
         }
+    }
+
+    /// A message has been delayed until `due`. Called under the lock.
+    pub(crate) fn expect(&self, due: Instant) {
+        self.next_due.send_if_modified(|next| {
+            let sooner = next.is_none_or(|next| due < next);
+            if sooner {
+                *next = Some(due);
+            }
+            sooner
+        });
     }
 
     pub(crate) fn next_due(&self) -> watch::Receiver<Option<Instant>> {
@@ -230,7 +247,7 @@ impl Group {
     }
 
     /// Settles a delivery: `f` under the lock, everything that may run foreign code after it.
-    fn settle<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+    pub(crate) fn settle<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = f(&mut state);
         let first = state.turnstile.first();
@@ -271,102 +288,5 @@ impl State {
 
     pub(crate) const fn count_refusal(&mut self) {
         self.refused += 1;
-    }
-}
-
-/// A delivery under way. Dropped without a verdict it gives the message back, uncharged.
-#[derive(Debug)]
-pub(crate) struct Lent {
-    group: Arc<Group>,
-    /// `None` once settled.
-    lease: Option<Lease>,
-}
-
-impl Lent {
-    pub(crate) fn entry(&self) -> Option<&Entry> {
-        self.lease.as_ref().map(Lease::entry)
-    }
-
-    pub(crate) fn note(&mut self, failure: Failure) {
-        if let Some(lease) = &mut self.lease {
-            lease.note(failure);
-        }
-    }
-
-    pub(crate) fn ack(mut self) {
-        if let Some(lease) = self.lease.take() {
-            // The entry, and with it perhaps the payload's owner, is dropped here, outside of the lock.
-            drop(self.group.settle(|state| state.queue.ack(lease)));
-        }
-    }
-
-    pub(crate) fn bury(mut self) {
-        if let Some(lease) = self.lease.take() {
-            drop(self.group.settle(|state| state.queue.bury(lease)));
-        }
-    }
-
-    pub(crate) fn retry_at(mut self, due: Instant) {
-        let Some(lease) = self.lease.take() else { return };
-        self.group.settle(|state| {
-            state.queue.retry(lease, due);
-            self.group.next_due.send_if_modified(|next| {
-                let sooner = next.is_none_or(|next| due < next);
-                if sooner {
-                    *next = Some(due);
-                }
-                sooner
-            });
-        });
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        let Some(lease) = self.lease.take() else { return };
-        self.group.settle(|state| state.queue.give_back(lease));
-        self.group.call_worker();
-    }
-}
-
-/// A place in the line of a group without room. Dropping it leaves the line.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) group: Arc<Group>,
-    pub(crate) ticket: u64,
-}
-
-impl Place {
-    pub(crate) fn new(group: Arc<Group>) -> Self {
-        let ticket = group.lock().turnstile.join();
-        Self { group, ticket }
-    }
-
-    /// Ready when it is worth while to try again.
-    pub(crate) fn poll_turn(&self, cx: &Context<'_>, size: usize) -> Poll<()> {
-        let waker = cx.waker().clone();
-        let mut state = self.group.lock();
-        let over = state.gone || state.queue.is_stopped();
-        let turn = state.queue.has_room(size) && state.turnstile.admits(Some(self.ticket));
-        if over || turn {
-            return Poll::Ready(());
-        }
-        let replaced = state.turnstile.watch(self.ticket, waker);
-        drop(state);
-        drop(replaced);
-        Poll::Pending
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let (own, next) = {
-            let mut state = self.group.lock();
-            (state.turnstile.leave(self.ticket), state.turnstile.first())
-        };
-        drop(own);
-        if let Some(waker) = next {
-            waker.wake();
-        }
     }
 }

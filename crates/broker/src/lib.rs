@@ -96,6 +96,7 @@ mod limits;
 mod policy;
 
 mod group;
+mod lent;
 mod queue;
 mod shared;
 mod turnstile;
@@ -103,14 +104,14 @@ mod waits;
 
 mod dead_letters;
 mod error;
+mod letter;
 mod stats;
 
 pub use broker::{Broker, Leftover, Receipt};
-pub use dead_letters::{
-    DeadLetter, DeadLetterId, DeadLetters, Failure, FailureKind, Filter, Reason, Redriven,
-};
+pub use dead_letters::{DeadLetters, Redriven};
 pub use delivery::{Delivery, IntoReply, Reply};
 pub use error::Error;
+pub use letter::{DeadLetter, DeadLetterId, Failure, FailureKind, Filter, Reason};
 pub use limits::Limits;
 pub use message::{Headers, Message, MessageId};
 pub use policy::{Policy, WhenFull};

@@ -8,11 +8,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Error, Message, WhenFull,
-    group::{Group, Place, Standing, Verdict},
+    group::{Group, Standing, Verdict},
+    lent::Place,
+    policy::FAR,
     queue::Entry,
     shared::Shared,
     waits::{Arrow, handling},
-    worker::FAR,
 };
 
 /// Why a message is in no group yet.

@@ -88,19 +88,24 @@ impl Shared {
         Ok(group)
     }
 
-    /// Takes the group out, with what it holds.
+    /// Takes the group out; what it held, to be buried once the registry is unlocked.
     pub(crate) fn drop_group(&self, _registry: &Registry, group: &Group) -> Vec<Entry> {
         let others = |other: &&Arc<Group>| other.id != group.id;
         let groups: Vec<_> = self.groups.load().iter().filter(others).cloned().collect();
         // First out of sight, then emptied: a publisher that still saw it finds it gone and goes on without it.
         self.groups.store(groups.into());
-        let dropped = group.end();
-        if !dropped.is_empty() {
-            let (group, dropped) = (&*group.name, dropped.len());
-            tracing::warn!(group, dropped, "group removed with messages that nobody handled");
-        }
-        dropped
+        group.end()
     }
+}
+
+/// Ends what a group that went had held. Foreign code: the owners of payloads, the subscriber of events.
+pub(crate) fn bury_unhandled(group: &Group, dropped: Vec<Entry>) -> usize {
+    let count = dropped.len();
+    if count > 0 {
+        let group = &*group.name;
+        tracing::warn!(group, count, "group removed with messages that nobody handled");
+    }
+    count
 }
 
 pub(crate) fn group_name(name: &str) -> Result<Arc<str>, Error> {

@@ -13,7 +13,7 @@ use tower_service::Service;
 use crate::{
     Broker, Delivery, Error, IntoReply, Pattern, Policy,
     group::Group,
-    shared::{Shared, group_name},
+    shared::{Shared, bury_unhandled, group_name},
     worker::{Decode, Mode, Worker, keep_time},
 };
 
@@ -231,11 +231,13 @@ impl Drop for Membership {
         let workers = registry.members.workers.remove(&self.id);
         let group_goes = self.group.lock().leave();
         let dropped = group_goes.then(|| self.shared.drop_group(&registry, &self.group));
-        // Foreign code may run when messages and tasks go: not under the lock.
         drop(registry);
-        drop((dropped, workers));
+        drop(workers);
+        if let Some(dropped) = dropped {
+            bury_unhandled(&self.group, dropped);
+        }
         // A worker of this subscription may have been called, and ended before it could look.
-        self.group.call_worker();
+        self.group.pass_on();
     }
 }
 

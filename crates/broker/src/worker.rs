@@ -10,13 +10,12 @@ use tower_service::Service;
 use crate::{
     Delivery, Failure, FailureKind, IntoReply, Message, Reason, Reply,
     attempt::{Attempting, Outcome, contain, shortened},
-    group::{Group, Lent},
+    group::Group,
+    lent::Lent,
+    policy::FAR,
     shared::Shared,
     waits::HANDLING,
 };
-
-/// A span beyond all others, which still can be added to now.
-pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// What the guard of a subscription tells its workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +68,7 @@ where
                 }
             }
         }
-        self.group.call_worker();
+        self.group.pass_on();
     }
 
     /// Waits out a pause. False when it is time to go.
@@ -83,7 +82,7 @@ where
                 Mode::Paused => {
                     self.start_afresh();
                     // Whoever was called and is paused lets another go.
-                    self.group.call_worker();
+                    self.group.pass_on();
                     if self.mode.changed().await.is_err() {
                         return false;
                     }
@@ -106,7 +105,7 @@ where
             None => Poll::Ready(Some("panic in poll_ready".to_owned())),
             Some(Poll::Pending) => {
                 if !std::mem::replace(&mut passed_on, true) {
-                    group.call_worker();
+                    group.pass_on();
                 }
                 Poll::Pending
             }
@@ -123,7 +122,7 @@ where
             "handler is not ready; tried again in 1 s"
         );
         self.start_afresh();
-        self.group.call_worker();
+        self.group.pass_on();
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
             _ = self.mode.changed() => {}

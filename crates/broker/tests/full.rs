@@ -1,0 +1,324 @@
+//! Full groups, and those who publish into them.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Log, listen, millis, secs, settle, stats};
+use gusset_broker::{Broker, Delivery, Error, Message, Policy, Subscription, WhenFull};
+use gusset_call::{BoxError, Context, Deadline, refusal_in};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_test::{assert_pending, assert_ready_ok, task};
+use tower::service_fn;
+
+const WAIT: WhenFull = WhenFull::Wait(Duration::from_secs(5));
+
+/// A group without listeners, with room for two.
+fn full_at_two(broker: &Broker, group: &str, when_full: WhenFull) {
+    broker.declare(group, ">", Policy::new().capacity(2).when_full(when_full)).unwrap();
+}
+
+async fn fill(broker: &Broker) {
+    for n in 0..2 {
+        broker.publish("tick", &n).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_waits_for_room_and_gets_it() {
+    let broker = Broker::new();
+    full_at_two(&broker, "g", WAIT);
+    fill(&broker).await;
+    let mut third = task::spawn(broker.publish("tick", &2));
+    assert_pending!(third.poll());
+    assert_eq!(stats(&broker, "g").waiting, 1);
+    let (_guard, seen) = listen(&broker, ">", "g");
+    settle().await;
+    assert!(third.is_woken());
+    assert_eq!(assert_ready_ok!(third.poll()).groups, 1);
+    settle().await;
+    assert_eq!(seen.all(), [0, 1, 2]);
+    assert_eq!(stats(&broker, "g").waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_waits_no_longer_than_the_group_says() {
+    let broker = Broker::new();
+    full_at_two(&broker, "g", WAIT);
+    fill(&broker).await;
+    let began = Instant::now();
+    let error = broker.publish("tick", &2).await.unwrap_err();
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+    assert_eq!(refusal_in(&error).unwrap().to_string(), "group g is overloaded");
+    let stats = stats(&broker, "g");
+    assert_eq!((stats.ready, stats.waiting, stats.refused), (2, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_waits_no_longer_than_its_caller() {
+    let broker = Broker::new();
+    full_at_two(&broker, "g", WAIT);
+    fill(&broker).await;
+    let began = Instant::now();
+    let cx = Context::default().with_deadline(Deadline::after(Duration::from_secs(1)));
+    let error = cx.scope(broker.publish("tick", &2)).await.unwrap_err();
+    assert_eq!(began.elapsed(), Duration::from_secs(1));
+    assert_eq!(refusal_in(&error).unwrap().status(), 504);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_group_may_reject_at_once() {
+    let broker = Broker::new();
+    full_at_two(&broker, "g", WhenFull::Reject);
+    fill(&broker).await;
+    let began = Instant::now();
+    let error = broker.publish("tick", &2).await.unwrap_err();
+    assert_eq!((began.elapsed(), refusal_in(&error).unwrap().status()), (Duration::ZERO, 503));
+    assert_eq!(stats(&broker, "g").refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_group_may_drop_its_oldest_and_count_them() {
+    let broker = Broker::new();
+    full_at_two(&broker, "g", WhenFull::DropOldest);
+    for n in 0..10 {
+        broker.publish("tick", &n).await.unwrap();
+    }
+    assert_eq!((stats(&broker, "g").dropped, stats(&broker, "g").ready), (8, 2));
+    let (guard, seen) = listen(&broker, ">", "g");
+    settle().await;
+    assert_eq!(seen.all(), [8, 9]);
+
+    guard.close().await;
+    let hang = service_fn(|_: Delivery<u32>| std::future::pending::<Result<(), BoxError>>());
+    let _guard = broker.subscribe(">").group("g").handle(hang).unwrap();
+    fill(&broker).await;
+    settle().await;
+    let error = broker.publish("tick", &2).await.unwrap_err();
+    assert!(matches!(error, Error::Full(_)), "what is being handled cannot be dropped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_is_bounded_in_bytes_too() {
+    let broker = Broker::new();
+    let policy = Policy::new().max_bytes(1_000).when_full(WhenFull::Reject);
+    broker.declare("g", ">", policy).unwrap();
+    let message = |size: usize| Message::new("tick", vec![0; size]).unwrap();
+    broker.publish_message(message(600)).await.unwrap();
+    let error = broker.publish_message(message(600)).await.unwrap_err();
+    assert!(matches!(error, Error::Full(_)));
+    let error = broker.publish_message(message(2_000)).await.unwrap_err();
+    assert_eq!(error.to_string(), "message of 2004 bytes exceeds the 1000 bytes of group g");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_too_large_is_refused_before_anybody_waits() {
+    let broker = Broker::new();
+    broker.declare("g", ">", Policy::new().max_bytes(1_000).when_full(WAIT)).unwrap();
+    let began = Instant::now();
+    let error = broker.publish_message(Message::new("a", vec![0; 1_000]).unwrap()).await;
+    assert!(matches!(error, Err(Error::TooLarge { size: 1_001, limit: 1_000, .. })));
+    assert!(began.elapsed().is_zero());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_enters_all_its_groups_or_none() {
+    for when_full in [WhenFull::Reject, WhenFull::Wait(millis(10))] {
+        let broker = Broker::new();
+        broker.declare("first", ">", Policy::new()).unwrap();
+        broker
+            .declare("dropping", ">", Policy::new().capacity(3).when_full(WhenFull::DropOldest))
+            .unwrap();
+        full_at_two(&broker, "full", when_full);
+        broker.declare("last", ">", Policy::new()).unwrap();
+        fill(&broker).await;
+        for n in 2..10 {
+            broker.publish("tick", &n).await.unwrap_err();
+        }
+        for group in ["first", "dropping", "full", "last"] {
+            let stats = stats(&broker, group);
+            assert_eq!((stats.published, stats.dropped), (2, 0), "{group}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_that_waits_for_one_group_takes_no_room_in_another() {
+    let broker = Broker::new();
+    full_at_two(&broker, "full", WAIT);
+    fill(&broker).await;
+    broker.declare("free", "*", Policy::new().capacity(1).when_full(WhenFull::Reject)).unwrap();
+    broker.remove("full").unwrap();
+    broker.declare("full", "both", Policy::new().capacity(1).when_full(WAIT)).unwrap();
+    let mut waits = task::spawn(broker.publish("both", &0));
+    assert_ready_ok!(waits.poll());
+    broker.remove("free").unwrap();
+    broker.declare("free", "*", Policy::new().capacity(1).when_full(WhenFull::Reject)).unwrap();
+    let mut waits = task::spawn(broker.publish("both", &1));
+    assert_pending!(waits.poll());
+    broker.publish("single", &2).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_publish_is_in_no_group_and_holds_up_nobody() {
+    let broker = Broker::new();
+    full_at_two(&broker, "g", WAIT);
+    broker.declare("other", ">", Policy::new()).unwrap();
+    fill(&broker).await;
+    let [mut a, mut b, mut c] = [2, 3, 4].map(|n| task::spawn(broker.publish("tick", &n)));
+    for publish in [&mut a, &mut b, &mut c] {
+        assert_pending!(publish.poll());
+    }
+    drop(task::spawn(broker.publish("tick", &9)));
+    drop(b);
+    let (guard, seen) = listen(&broker, ">", "g");
+    // Room for both, and `a`, whose turn it is, has been woken: then it is dropped.
+    settle().await;
+    assert!(a.is_woken());
+    drop(a);
+    assert!(c.is_woken(), "the turn was passed on");
+    assert_ready_ok!(c.poll());
+    settle().await;
+    assert_eq!(seen.all(), [0, 1, 4]);
+    assert_eq!(stats(&broker, "other").published, 3);
+    guard.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_message_is_not_overtaken_by_small_ones() {
+    let broker = Broker::new();
+    let policy = Policy::new().max_bytes(1_000).when_full(WAIT);
+    let slow = service_fn(|_: Delivery| async {
+        sleep(millis(10)).await;
+        Ok::<_, BoxError>(())
+    });
+    let subscription = broker.subscribe(">").group("g").policy(policy).concurrency(1);
+    let _guard = subscription.handle_raw(slow).unwrap();
+    let message = |size: usize| Message::new("t", vec![0; size]).unwrap();
+    for _ in 0..10 {
+        broker.publish_message(message(99)).await.unwrap();
+    }
+    let large = {
+        let broker = broker.clone();
+        tokio::spawn(async move { broker.publish_message(message(900)).await })
+    };
+    tokio::task::yield_now().await;
+    assert_eq!(stats(&broker, "g").waiting, 1);
+    let small = {
+        let broker = broker.clone();
+        tokio::spawn(async move {
+            for _ in 0..100 {
+                broker.publish_message(message(99)).await.unwrap();
+            }
+        })
+    };
+    let began = Instant::now();
+    timeout(Duration::from_secs(1), large).await.unwrap().unwrap().unwrap();
+    assert!(began.elapsed() <= millis(100), "{:?}", began.elapsed());
+    small.await.unwrap();
+}
+
+/// Handles `from` by publishing `times` as often to `to`.
+fn forward(
+    broker: &Broker,
+    (from, to): (&'static str, &'static str),
+    times: u32,
+    policy: Policy,
+) -> (Subscription, Log<Result<usize, String>>) {
+    let log = Log::default();
+    let (inner, noted) = (broker.clone(), log.clone());
+    let handler = service_fn(move |delivery: Delivery<u32>| {
+        let (broker, noted) = (inner.clone(), noted.clone());
+        async move {
+            // All handlers are here before one goes on.
+            sleep(millis(1)).await;
+            let generation = *delivery.body();
+            for _ in 0..times.min(generation) {
+                let published = broker.publish(to, &(generation - 1)).await;
+                noted.note(published.as_ref().map(|r| r.groups).map_err(ToString::to_string));
+                published?;
+            }
+            Ok::<_, Error>(())
+        }
+    });
+    let subscription = broker.subscribe(from).group(from).policy(policy).concurrency(4);
+    (subscription.handle(handler).unwrap(), log)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_may_publish_into_its_own_full_group() {
+    let broker = Broker::new();
+    let policy = Policy::new().capacity(4).when_full(WhenFull::Wait(Duration::from_secs(3_600)));
+    let (_guard, log) = forward(&broker, ("a", "a"), 1, policy);
+    let began = Instant::now();
+    let publishers: Vec<_> = (0..20)
+        .map(|_| {
+            let broker = broker.clone();
+            tokio::spawn(async move { broker.publish("a", &10).await.unwrap() })
+        })
+        .collect();
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    secs(2).await;
+    let stats = stats(&broker, "a");
+    assert_eq!((stats.acked, stats.dead, stats.redelivered), (20 * 11, 0, 0));
+    assert!(log.all().iter().all(Result::is_ok));
+    assert!(began.elapsed() < Duration::from_secs(4), "nobody waited for the hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_multiplies_in_its_own_full_group_is_refused_not_stuck() {
+    let broker = Broker::new();
+    let policy = Policy::new().capacity(4).when_full(WhenFull::Wait(Duration::from_secs(3_600)));
+    let (_guard, log) = forward(&broker, ("a", "a"), 3, policy);
+    for _ in 0..4 {
+        broker.publish("a", &5).await.unwrap();
+    }
+    let mut most = 0;
+    for _ in 0..2_000 {
+        settle().await;
+        let stats = stats(&broker, "a");
+        most = most.max(stats.ready + stats.in_flight + stats.delayed);
+    }
+    assert!(log.all().contains(&Err("not published".into())));
+    assert!(most <= 4 + 4, "{most}");
+    let stats = stats(&broker, "a");
+    assert_eq!((stats.in_flight, stats.ready, stats.delayed), (0, 0, 0), "it came to an end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_of_two_full_groups_do_not_wait_for_each_other() {
+    let broker = Broker::new();
+    let policy = Policy::new().capacity(4).when_full(WhenFull::Wait(Duration::from_secs(3_600)));
+    let (_one, ping) = forward(&broker, ("ping", "pong"), 1, policy);
+    let (_two, pong) = forward(&broker, ("pong", "ping"), 1, policy);
+    for _ in 0..4 {
+        broker.publish("ping", &100).await.unwrap();
+        broker.publish("pong", &100).await.unwrap();
+    }
+    secs(20).await;
+    assert!(ping.all().iter().chain(&pong.all()).all(Result::is_ok));
+    let done = stats(&broker, "ping").acked + stats(&broker, "pong").acked;
+    assert_eq!(done, 8 * 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_waits_for_a_slower_group_that_does_not_wait_for_it() {
+    let broker = Broker::new();
+    let policy = Policy::new().capacity(4).when_full(WhenFull::Wait(Duration::from_secs(20)));
+    let (_fast, log) = forward(&broker, ("fast", "slow"), 1, policy);
+    let slow = service_fn(|_: Delivery<u32>| async {
+        secs(1).await;
+        Ok::<_, BoxError>(())
+    });
+    let slow = broker.subscribe("slow").group("slow").policy(policy).concurrency(1).handle(slow);
+    let _slow = slow.unwrap();
+    for _ in 0..20 {
+        broker.publish("fast", &1).await.unwrap();
+        assert!(stats(&broker, "slow").ready <= 4);
+    }
+    secs(30).await;
+    assert!(log.all().iter().all(Result::is_ok));
+    assert_eq!((stats(&broker, "slow").acked, stats(&broker, "fast").redelivered), (20, 0));
+}
