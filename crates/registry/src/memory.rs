@@ -138,25 +138,28 @@ impl MemoryRegistry {
         }
     }
 
-    fn register_now(&self, instance: Instance) -> Result<(), Error> {
+    fn register_now(&self, instance: &Instance) -> Result<(), Error> {
         loop {
             let service = self.find_or_add(&instance.service);
-            let registered = service.change(|state| {
-                if state.removed {
-                    return (None, false);
-                }
-                if !state.table.contains(&instance.id) && !self.reserve() {
-                    return (Some(false), false);
-                }
-                state.table.register(instance.clone(), self.now());
-                (Some(true), true)
-            });
-            match registered {
-                Some(true) => return Ok(()),
-                Some(false) => return Err(Error::Full { capacity: self.0.policy.capacity.get() }),
-                None => {}
+            if let Some(registered) = self.register_in(&service, instance) {
+                return registered;
             }
         }
+    }
+
+    /// `None` if the service was removed in the meantime.
+    fn register_in(&self, service: &Service, instance: &Instance) -> Option<Result<(), Error>> {
+        service.change(|state| {
+            if state.removed {
+                return (None, false);
+            }
+            if !state.table.contains(&instance.id) && !self.reserve() {
+                let error = Error::Full { capacity: self.0.policy.capacity.get() };
+                return (Some(Err(error)), false);
+            }
+            state.table.register(instance.clone(), self.now());
+            (Some(Ok(())), true)
+        })
     }
 
     /// Takes a place for one more instance.
@@ -261,7 +264,7 @@ impl Registry for MemoryRegistry {
     }
 
     fn register(&self, instance: Instance) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move { self.register_now(instance) })
+        Box::pin(async move { self.register_now(&instance) })
     }
 
     fn heartbeat<'a>(&'a self, service: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
@@ -364,22 +367,18 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_that_races_with_removal_sees_what_comes_after() {
-        let registry = MemoryRegistry::new(Policy::default());
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for n in 0..2_000 {
-                    drop(registry.watch(&format!("other-{n}")));
-                }
-            });
-            for n in 0..500 {
-                let watch = registry.watch("s");
-                let instance = Instance::new("s", "h", n);
-                block_on(registry.register(instance.clone())).unwrap();
-                assert!(watch.snapshot().get(&instance.id).is_some(), "round {n}");
-                block_on(registry.deregister("s", &instance.id)).unwrap();
-            }
-        });
+    fn a_service_that_was_removed_after_it_was_found_is_looked_up_again() {
+        let registry = MemoryRegistry::default();
+        let stale = registry.find_or_add(&"s".into());
+        drop(registry.watch("other"));
+        assert!(stale.watch().is_none());
+        let instance = Instance::new("s", "h", 1);
+        assert!(registry.register_in(&stale, &instance).is_none());
+        assert_eq!(registry.stats().instances, 0);
+
+        let watch = registry.watch("s");
+        block_on(registry.register(instance)).unwrap();
+        assert_eq!(watch.snapshot().instances().len(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use gusset_call::BoxError;
+use gusset_call::{BoxError, NoInstance};
 use pin_project_lite::pin_project;
 use tokio::{
     sync::futures::OwnedNotified,
@@ -53,6 +53,79 @@ where
     }
 }
 
+impl<M, P, T, Req> ResponseFuture<M, P, T, Req>
+where
+    M: MakeEndpoint,
+    M::Service: Service<Req>,
+    <M::Service as Service<Req>>::Error: Into<BoxError>,
+    P: Pick<Req>,
+    T: Protocol<Req, <M::Service as Service<Req>>::Response>,
+{
+    /// Picking, Waiting → Readying.
+    fn poll_pick(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), NoInstance>> {
+        let mut this = self.project();
+        loop {
+            // Listens first and looks then, so that no instance arrives in between unnoticed.
+            let woken = match this.state.as_mut().project() {
+                StateProj::Waiting { changed, .. } => changed.poll(cx).is_ready(),
+                _ => false,
+            };
+            let picked = this.request.as_ref().and_then(|request| this.balance.begin(request));
+            if let Some((service, flight)) = picked {
+                *this.flight = Some(flight);
+                this.state.set(State::Readying { service });
+                return Poll::Ready(Ok(()));
+            }
+            match this.state.as_mut().project() {
+                StateProj::Waiting { mut changed, .. } if woken => {
+                    changed.set(this.balance.changed())
+                }
+                StateProj::Waiting { over, .. } => {
+                    ready!(over.poll(cx));
+                    return Poll::Ready(Err(this.balance.refusal()));
+                }
+                _ if this.balance.span().is_zero() => {
+                    return Poll::Ready(Err(this.balance.refusal()));
+                }
+                _ => {
+                    let (changed, over) = (this.balance.changed(), sleep(this.balance.span()));
+                    this.state.set(State::Waiting { changed, over });
+                }
+            }
+        }
+    }
+
+    /// Readying → Calling.
+    fn poll_endpoint(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let mut this = self.project();
+        let StateProj::Readying { service } = this.state.as_mut().project() else {
+            return Poll::Ready(Ok(()));
+        };
+        // Taken out while user code runs: should that panic, the unwinding gives it back at once, even where
+        // someone catches the panic before this future is dropped.
+        let flight = this.flight.take().map(|flight| flight.at_work(true));
+        match service.poll_ready(cx) {
+            Poll::Pending => {
+                *this.flight = flight.map(|flight| flight.at_work(false));
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(error)) => {
+                if let Some(flight) = flight {
+                    flight.broke();
+                    this.balance.note_broken();
+                }
+                return Poll::Ready(Err(error.into()));
+            }
+            Poll::Ready(Ok(())) => {}
+        }
+        let Some(request) = this.request.take() else { return Poll::Pending };
+        let future = service.call(request);
+        *this.flight = flight.map(|flight| flight.at_work(false));
+        this.state.set(State::Calling { future });
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<M, P, T, Req> Future for ResponseFuture<M, P, T, Req>
 where
     M: MakeEndpoint,
@@ -63,90 +136,36 @@ where
 {
     type Output = Result<<M::Service as Service<Req>>::Response, BoxError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            match this.state.as_mut().project() {
-                StateProj::Picking => {
-                    let picked =
-                        this.request.as_ref().and_then(|request| this.balance.begin(request));
-                    match picked {
-                        Some((service, flight)) => {
-                            *this.flight = Some(flight);
-                            this.state.set(State::Readying { service });
-                        }
-                        None if this.balance.span().is_zero() => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(Err(this.balance.refusal().into()));
-                        }
-                        None => {
-                            let changed = this.balance.changed();
-                            let over = sleep(this.balance.span());
-                            this.state.set(State::Waiting { changed, over });
-                        }
-                    }
-                }
-                StateProj::Waiting { mut changed, over } => {
-                    // Listens first and looks then, so that no instance arrives in between unnoticed.
-                    let woken = changed.as_mut().poll(cx).is_ready();
-                    let picked =
-                        this.request.as_ref().and_then(|request| this.balance.begin(request));
-                    if let Some((service, flight)) = picked {
-                        *this.flight = Some(flight);
-                        this.state.set(State::Readying { service });
-                    } else if woken {
-                        changed.set(this.balance.changed());
-                    } else {
-                        ready!(over.poll(cx));
-                        this.state.set(State::Done);
-                        return Poll::Ready(Err(this.balance.refusal().into()));
-                    }
-                }
-                StateProj::Readying { service } => {
-                    // Taken out while user code runs: should that panic, the unwinding gives it back at once, even where
-                    // someone catches the panic before this future is dropped.
-                    let flight = this.flight.take().map(|flight| flight.at_work(true));
-                    match service.poll_ready(cx) {
-                        Poll::Pending => {
-                            *this.flight = flight.map(|flight| flight.at_work(false));
-                            return Poll::Pending;
-                        }
-                        Poll::Ready(Err(error)) => {
-                            if let Some(flight) = flight {
-                                flight.broke();
-                                this.balance.note_broken();
-                            }
-                            this.state.set(State::Done);
-                            return Poll::Ready(Err(error.into()));
-                        }
-                        Poll::Ready(Ok(())) => {
-                            let Some(request) = this.request.take() else { return Poll::Pending };
-                            let future = service.call(request);
-                            *this.flight = flight.map(|flight| flight.at_work(false));
-                            this.state.set(State::Calling { future });
-                        }
-                    }
-                }
-                StateProj::Calling { future } => {
-                    let flight = this.flight.take().map(|flight| flight.at_work(true));
-                    let Poll::Ready(result) = future.poll(cx) else {
-                        *this.flight = flight.map(|flight| flight.at_work(false));
-                        return Poll::Pending;
-                    };
-                    let failed = match &result {
-                        Ok(response) => this.balance.protocol_ref().is_failure(response),
-                        Err(_) => true,
-                    };
-                    if let Some(flight) = flight {
-                        flight.settle(failed);
-                    }
-                    this.state.set(State::Done);
-                    return Poll::Ready(result.map_err(Into::into));
-                }
-                // Polled again after it was ready, which only a broken caller does.
-                StateProj::Done => return Poll::Pending,
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if matches!(self.state, State::Picking | State::Waiting { .. }) {
+            if let Err(refusal) = ready!(self.as_mut().poll_pick(cx)) {
+                self.project().state.set(State::Done);
+                return Poll::Ready(Err(refusal.into()));
             }
         }
+        if let Err(error) = ready!(self.as_mut().poll_endpoint(cx)) {
+            self.project().state.set(State::Done);
+            return Poll::Ready(Err(error));
+        }
+        let mut this = self.project();
+        let StateProj::Calling { future } = this.state.as_mut().project() else {
+            // Polled again after it was ready, which only a broken caller does.
+            return Poll::Pending;
+        };
+        let flight = this.flight.take().map(|flight| flight.at_work(true));
+        let Poll::Ready(result) = future.poll(cx) else {
+            *this.flight = flight.map(|flight| flight.at_work(false));
+            return Poll::Pending;
+        };
+        let failed = match &result {
+            Ok(response) => this.balance.protocol_ref().is_failure(response),
+            Err(_) => true,
+        };
+        if let Some(flight) = flight {
+            flight.settle(failed);
+        }
+        this.state.set(State::Done);
+        Poll::Ready(result.map_err(Into::into))
     }
 }
 
