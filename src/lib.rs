@@ -12,6 +12,7 @@
 //! | [`saga`] | all steps of a process happen, or all are undone |
 //! | [`sidecar`] | retries, deadlines, traces, metrics as layers |
 //! | [`gateway`] | an HTTP front door made of the above |
+//! | [`standard`] | the client of a service by its name, all layers in order |
 //! | [`health`] | `/livez`, `/readyz`, `/health` |
 //! | [`shutdown`] | ends a process without losing a request |
 //! | `full` | all of them |
@@ -39,3 +40,5 @@ pub use gusset_sidecar as sidecar;
 pub mod health;
 #[cfg(feature = "shutdown")]
 pub mod shutdown;
+#[cfg(feature = "standard")]
+pub mod standard;

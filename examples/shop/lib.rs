@@ -12,8 +12,17 @@
 
 pub mod api;
 pub mod cart;
+pub mod client;
 pub mod event;
+pub mod front;
+pub mod inventory;
+pub mod notification;
+pub mod order;
 pub mod payment;
 pub mod product;
+pub mod service;
+mod shop;
 pub mod token;
 pub mod user;
+
+pub use shop::{Shop, Times};

@@ -1,0 +1,176 @@
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use shop::api::lock;
+use uuid::Uuid;
+
+/// Everything that customers sent, and what came of it. Clones share the books.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Books {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    sent: AtomicU64,
+    lost: Mutex<Vec<String>>,
+    answers: Mutex<BTreeMap<(&'static str, u16), u64>>,
+    /// Ids of the orders that customers were told are theirs.
+    confirmed: Mutex<Vec<Uuid>>,
+}
+
+impl Books {
+    pub(crate) fn sent(&self) -> u64 {
+        self.shared.sent.load(Relaxed)
+    }
+
+    /// How many answers of this kind had a status that `select` picks.
+    pub(crate) fn answers(&self, kind: &str, select: impl Fn(u16) -> bool) -> u64 {
+        let answers = lock(&self.shared.answers);
+        answers
+            .iter()
+            .filter(|((of, status), _)| (kind.is_empty() || *of == kind) && select(*status))
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// What was sent and never answered, with the reason.
+    pub(crate) fn lost(&self) -> Vec<String> {
+        lock(&self.shared.lost).clone()
+    }
+
+    pub(crate) fn confirmed(&self) -> Vec<Uuid> {
+        lock(&self.shared.confirmed).clone()
+    }
+
+    pub(crate) fn by_status(&self) -> BTreeMap<u16, u64> {
+        let mut sums = BTreeMap::new();
+        for ((_, status), count) in lock(&self.shared.answers).iter() {
+            *sums.entry(*status).or_default() += count;
+        }
+        sums
+    }
+}
+
+/// An answer of the shop.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<String>,
+    pub(crate) body: Value,
+}
+
+/// A person with a browser: talks to the gateway only.
+#[derive(Clone, Debug)]
+pub(crate) struct Shopper {
+    http: Client,
+    gateway: String,
+    books: Books,
+    token: Option<String>,
+}
+
+impl Shopper {
+    pub(crate) fn new(http: Client, gateway: String, books: Books) -> Self {
+        Self { http, gateway, books, token: None }
+    }
+
+    /// Registers and logs in.
+    pub(crate) async fn open_account(mut self, email: &str) -> Result<Self, String> {
+        let password = "correct horse battery";
+        let form = json!({ "email": email, "name": email, "password": password });
+        let opened = self.send("register", Method::POST, "/api/users", |r| r.json(&form)).await?;
+        let form = json!({ "email": email, "password": password });
+        let login = self.send("login", Method::POST, "/api/login", |r| r.json(&form)).await?;
+        match (opened.status, login.status, login.body["token"].as_str()) {
+            (201, 200, Some(token)) => {
+                self.token = Some(token.to_owned());
+                Ok(self)
+            }
+            _ => Err(format!("{email} gets no account: {opened:?}, {login:?}")),
+        }
+    }
+
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    pub(crate) async fn browse(&self) -> Result<Answer, String> {
+        self.send("catalogue", Method::GET, "/api/products", |r| r).await
+    }
+
+    pub(crate) async fn look_at(&self, product: Uuid) -> Result<Answer, String> {
+        self.send("catalogue", Method::GET, &format!("/api/products/{product}"), |r| r).await
+    }
+
+    pub(crate) async fn fill_cart(&self, product: Uuid, quantity: u32) -> Result<Answer, String> {
+        let line = json!({ "quantity": quantity });
+        let path = format!("/api/cart/items/{product}");
+        self.send("cart", Method::PUT, &path, |r| r.json(&line)).await
+    }
+
+    pub(crate) async fn see_cart(&self) -> Result<Answer, String> {
+        self.send("cart", Method::GET, "/api/cart", |r| r).await
+    }
+
+    /// Orders these quantities of products, once.
+    pub(crate) async fn order(&self, lines: &[(Uuid, u32)], card: &str) -> Result<Answer, String> {
+        let items: Vec<_> = lines
+            .iter()
+            .map(|(product_id, quantity)| json!({ "product_id": product_id, "quantity": quantity }))
+            .collect();
+        let form = json!({ "items": items, "card": card });
+        let key = Uuid::now_v7().to_string();
+        let answer = self
+            .send("order", Method::POST, "/api/orders", |r| {
+                r.header("idempotency-key", key).json(&form)
+            })
+            .await?;
+        if answer.status == 201 {
+            let id = answer.body["id"].as_str().and_then(|id| id.parse().ok());
+            lock(&self.books.shared.confirmed).extend(id);
+        }
+        Ok(answer)
+    }
+
+    async fn send(
+        &self,
+        kind: &'static str,
+        method: Method,
+        path: &str,
+        fill: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Answer, String> {
+        let mut request = self.http.request(method, format!("{}{path}", self.gateway));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        self.books.shared.sent.fetch_add(1, Relaxed);
+        match answer_to(fill(request)).await {
+            Ok(answer) => {
+                *lock(&self.books.shared.answers).entry((kind, answer.status)).or_default() += 1;
+                Ok(answer)
+            }
+            Err(error) => {
+                let error = format!("{kind} {path}: {error:?}");
+                lock(&self.books.shared.lost).push(error.clone());
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn answer_to(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
+    let response = request.send().await?;
+    let status = response.status().as_u16();
+    let retry_after = response.headers().get("retry-after");
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let body = response.bytes().await?;
+    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    Ok(Answer { status, retry_after, body })
+}

@@ -1,0 +1,92 @@
+//! The notification service: mails a confirmation of every order.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use axum::{Router, extract::State, routing::get};
+use gusset::{
+    broker::{Broker, Delivery, Error, Policy, Subscription},
+    call::{BoxError, Problem},
+};
+use serde_json::{Value, json};
+use tower::service_fn;
+use uuid::Uuid;
+
+use crate::{
+    api::{Path, lock, not_found},
+    event::OrderCreated,
+};
+
+/// An address that the mail template chokes on, until someone repairs it.
+pub const POISON_EMAIL: &str = "bobby'); drop table mails;--@example.com";
+
+/// The service with its store.
+#[derive(Clone, Debug, Default)]
+pub struct Notifications {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// How many mails went out per order.
+    mails: Mutex<HashMap<Uuid, u32>>,
+    repaired: AtomicBool,
+}
+
+impl Notifications {
+    /// Spawns its consumer, in the group `notification`: three attempts, 100 ms and 200 ms apart at most.
+    ///
+    /// # Errors
+    ///
+    /// If the broker is closed.
+    pub fn subscribe(&self, broker: &Broker) -> Result<Subscription, Error> {
+        let notifications = self.clone();
+        let policy = Policy::new().backoff(Duration::from_millis(100), Duration::from_secs(1));
+        broker.subscribe(OrderCreated::SUBJECT).group("notification").policy(policy).handle(
+            service_fn(move |delivery: Delivery<OrderCreated>| {
+                let sent = notifications.mail(delivery.body());
+                async { sent }
+            }),
+        )
+    }
+
+    /// Repairs the template.
+    pub fn repair(&self) {
+        self.shared.repaired.store(true, Relaxed);
+    }
+
+    /// How many mails went out about an order.
+    #[must_use]
+    pub fn mails_about(&self, order: Uuid) -> u32 {
+        lock(&self.shared.mails).get(&order).copied().unwrap_or_default()
+    }
+
+    /// Its HTTP interface.
+    pub fn router(&self) -> Router {
+        Router::new().route("/notifications/{order}", get(show)).with_state(self.clone())
+    }
+
+    fn mail(&self, order: &OrderCreated) -> Result<(), BoxError> {
+        if order.email == POISON_EMAIL && !self.shared.repaired.load(Relaxed) {
+            return Err(format!("template: unexpected quote in {:?}", order.email).into());
+        }
+        *lock(&self.shared.mails).entry(order.order_id).or_default() += 1;
+        Ok(())
+    }
+}
+
+async fn show(
+    State(notifications): State<Notifications>,
+    Path(order): Path<Uuid>,
+) -> Result<axum::Json<Value>, Problem> {
+    match notifications.mails_about(order) {
+        0 => Err(not_found("notification about order", order)),
+        mails => Ok(axum::Json(json!({ "order_id": order, "mails": mails }))),
+    }
+}

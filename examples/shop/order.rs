@@ -1,0 +1,382 @@
+//! The order service: places orders as sagas.
+//!
+//! `POST /orders` asks the user service who orders and the product service what it costs, and then runs the saga: reserve
+//! the stock of every line, take the money, create the order, tell everybody. What fails is undone in reverse.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderName, header},
+    routing::get,
+};
+use gusset::{
+    broker::Broker,
+    call::{BoxError, Problem},
+    saga::{
+        Definition, DefinitionError, Effect, Failure, FailureKind, Finished, MemoryStore, Options,
+        Orchestrator, Policy, Recovery, Saga, SagaId, StepContext, StepError, Store,
+    },
+};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    api::{IdempotencyKey, Json, Path, Subject, lock, new_id, not_found, problem},
+    client::{CallError, Outbound, Peer},
+    event::{Line, OrderCreated},
+    payment::{Charge, Refund},
+    product::{Product, Release, Reserve},
+};
+
+/// How many different products one order may have.
+const LINES: usize = 10;
+
+/// How often an instance looks for sagas whose instance has died.
+const RECOVERY: Duration = Duration::from_secs(1);
+
+/// An order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose it is.
+    pub user_id: Uuid,
+    /// What was ordered.
+    pub items: Vec<Line>,
+    /// What it cost.
+    pub total_cents: u64,
+    /// Where it stands.
+    pub status: OrderStatus,
+}
+
+/// Where an order stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderStatus {
+    /// It is paid for and will be sent.
+    Confirmed,
+    /// It was taken back.
+    Cancelled,
+}
+
+/// The store of the service, which its instances share as they would a database: orders, and the journal of their sagas.
+#[derive(Clone)]
+pub struct Orders {
+    store: Arc<Mutex<Ledger>>,
+    journal: Arc<dyn Store>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    orders: BTreeMap<Uuid, Order>,
+    /// Which order a user's key stands for.
+    keys: HashMap<(Uuid, String), Uuid>,
+}
+
+#[derive(Deserialize)]
+struct NewOrder {
+    items: Vec<Line>,
+    card: String,
+}
+
+/// What a saga is given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Placing {
+    order: Order,
+    email: String,
+    card: String,
+}
+
+#[derive(Deserialize)]
+struct Validity {
+    valid: bool,
+    email: String,
+}
+
+impl std::fmt::Debug for Orders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Orders").finish_non_exhaustive()
+    }
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self { store: Arc::default(), journal: Arc::new(MemoryStore::new()) }
+    }
+}
+
+impl Orders {
+    /// Orders that stand.
+    #[must_use]
+    pub fn confirmed(&self) -> Vec<Order> {
+        let ledger = lock(&self.store);
+        let stands = |order: &&Order| order.status == OrderStatus::Confirmed;
+        ledger.orders.values().filter(stands).cloned().collect()
+    }
+
+    /// Its HTTP interface, for one instance. Spawns the task that takes over the sagas of instances that died.
+    ///
+    /// # Errors
+    ///
+    /// If the sagas are not defined well, which only a change of this file can bring about.
+    pub fn spawn_router(
+        &self,
+        outbound: &Outbound,
+        broker: &Broker,
+    ) -> Result<Router, DefinitionError> {
+        let options = Options::default().lease(Duration::from_secs(5));
+        let sagas = Orchestrator::with(self.journal.clone(), options);
+        let steps = Arc::new(Steps {
+            products: outbound.to("product-service"),
+            payments: outbound.to("payment-service"),
+            store: self.store.clone(),
+            broker: broker.clone(),
+        });
+        let definitions = (1..=LINES).map(|lines| define(&steps, lines));
+        let definitions: Vec<_> = definitions.collect::<Result<_, _>>()?;
+        for definition in &definitions {
+            // They are all different, and this orchestrator is new.
+            let _ = sagas.register(definition);
+        }
+        let recovery = Arc::new(sagas.spawn_recovery(RECOVERY));
+        let desk = Desk {
+            users: outbound.to("user-service"),
+            products: steps.products.clone(),
+            store: self.store.clone(),
+            definitions: definitions.into(),
+            sagas,
+            _recovery: recovery,
+        };
+        Ok(Router::new()
+            .route("/orders", get(list).post(place))
+            .route("/orders/{id}", get(show))
+            .with_state(desk))
+    }
+}
+
+/// What the handlers work with.
+#[derive(Clone)]
+struct Desk {
+    users: Peer,
+    products: Peer,
+    store: Arc<Mutex<Ledger>>,
+    definitions: Arc<[Definition<Placing, ()>]>,
+    sagas: Orchestrator,
+    _recovery: Arc<Recovery>,
+}
+
+async fn list(State(desk): State<Desk>, Subject(user): Subject) -> axum::Json<Vec<Order>> {
+    let ledger = lock(&desk.store);
+    axum::Json(ledger.orders.values().filter(|order| order.user_id == user).cloned().collect())
+}
+
+async fn show(
+    State(desk): State<Desk>,
+    Subject(user): Subject,
+    Path(id): Path<Uuid>,
+) -> Result<axum::Json<Order>, Problem> {
+    let order = lock(&desk.store).orders.get(&id).cloned();
+    // Whose order it is is nobody else's business, not even that it exists.
+    let order = order.filter(|order| order.user_id == user);
+    order.map(axum::Json).ok_or_else(|| not_found("order", id))
+}
+
+async fn place(
+    State(desk): State<Desk>,
+    Subject(user): Subject,
+    key: IdempotencyKey,
+    Json(new): Json<NewOrder>,
+) -> Result<(StatusCode, [(HeaderName, String); 1], axum::Json<Order>), Problem> {
+    check(&new.items)?;
+    let placing = desk.quote(user, key, new).await?;
+    let (id, order) = (placing.order.id, placing.order.clone());
+    let definition = &desk.definitions[order.items.len() - 1];
+    let saga: SagaId = format!("order/{id}").parse().map_err(|_| broken())?;
+    match desk.sagas.run_as(definition, saga, placing).await {
+        Ok(Finished::Completed(())) => {
+            let location = [(header::LOCATION, format!("/api/orders/{id}"))];
+            Ok((StatusCode::CREATED, location, axum::Json(order)))
+        }
+        Ok(Finished::Compensated { failure, .. }) => Err(explain(&failure)),
+        Ok(Finished::Stuck { failure, .. }) => Err(explain(&failure).with("stuck", true)),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, order = %id, "saga");
+            Err(problem(StatusCode::SERVICE_UNAVAILABLE, "orders cannot be placed at present"))
+        }
+    }
+}
+
+fn check(items: &[Line]) -> Result<(), Problem> {
+    let unprocessable = |detail: String| Err(problem(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    if !(1..=LINES).contains(&items.len()) {
+        return unprocessable(format!("items: an order has 1 to {LINES} products, not {}", items.len()));
+    }
+    for (place, line) in items.iter().enumerate() {
+        if line.quantity == 0 {
+            return unprocessable(format!("items[{place}].quantity: must be at least 1"));
+        }
+        if items[..place].iter().any(|other| other.product_id == line.product_id) {
+            return unprocessable(format!("items[{place}].product_id: this product is named twice"));
+        }
+    }
+    Ok(())
+}
+
+impl Desk {
+    /// Who orders, and what it costs.
+    async fn quote(&self, user: Uuid, key: IdempotencyKey, new: NewOrder) -> Result<Placing, Problem> {
+        let account: Validity = self.users.get(&format!("/users/{user}/validate")).await?;
+        if !account.valid {
+            return Err(problem(StatusCode::FORBIDDEN, "this account may not order"));
+        }
+        let mut total_cents = 0_u64;
+        for line in &new.items {
+            let id = line.product_id;
+            let product: Product = match self.products.get(&format!("/products/{id}")).await {
+                Err(CallError::Refused { status: StatusCode::NOT_FOUND, detail }) => {
+                    return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, detail));
+                }
+                answer => answer?,
+            };
+            let price = product.price_cents.saturating_mul(line.quantity.into());
+            total_cents = total_cents.saturating_add(price);
+        }
+        let id = self.order_id(user, key);
+        let status = OrderStatus::Confirmed;
+        let order = Order { id, user_id: user, items: new.items, total_cents, status };
+        Ok(Placing { order, email: account.email, card: new.card })
+    }
+
+    /// The same key of the same user is the same order.
+    fn order_id(&self, user: Uuid, IdempotencyKey(key): IdempotencyKey) -> Uuid {
+        match key {
+            Some(key) => *lock(&self.store).keys.entry((user, key)).or_insert_with(new_id),
+            None => new_id(),
+        }
+    }
+}
+
+/// What the client is told when its order was undone.
+fn explain(failure: &Failure) -> Problem {
+    let status = match failure.kind {
+        FailureKind::Rejected if failure.step.starts_with("reserve") => StatusCode::CONFLICT,
+        FailureKind::Rejected => StatusCode::PAYMENT_REQUIRED,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    problem(status, failure.error()).with("step", &*failure.step)
+}
+
+fn broken() -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// What the steps of a saga work with.
+struct Steps {
+    products: Peer,
+    payments: Peer,
+    store: Arc<Mutex<Ledger>>,
+    broker: Broker,
+}
+
+/// The saga of an order with so many lines.
+fn define(steps: &Arc<Steps>, lines: usize) -> Result<Definition<Placing, ()>, DefinitionError> {
+    // The client waits, and the calls within an attempt are retried already.
+    let patience = Policy::step()
+        .timeout(Duration::from_secs(3))
+        .attempts(2)
+        .backoff(Duration::from_millis(100), Duration::from_millis(500));
+    let mut saga = Saga::define(format!("place-order-{lines}"), 1);
+    for place in 0..lines {
+        let (act, undo) = (steps.clone(), steps.clone());
+        saga.step(format!("reserve-stock-{}", place + 1))
+            .policy(patience)
+            .run(move |cx, placing: Placing| act.clone().reserve(cx, placing, place))
+            .undo(move |cx, _, _: Effect<()>| undo.clone().release(cx));
+    }
+    let (act, undo) = (steps.clone(), steps.clone());
+    saga.step("process-payment")
+        .policy(patience)
+        .run(move |cx, placing| act.clone().charge(cx, placing))
+        .undo(move |cx, _, _: Effect<()>| undo.clone().refund(cx));
+    let (act, undo) = (steps.clone(), steps.clone());
+    saga.step("create-order")
+        .run(move |_, placing: Placing| std::future::ready(act.create(placing.order)))
+        .undo(move |_, placing: Placing, _: Effect<()>| {
+            std::future::ready(undo.cancel(placing.order))
+        });
+    let act = steps.clone();
+    saga.step("publish-order-created")
+        .run(move |_, placing| act.clone().publish(placing))
+        .no_undo();
+    saga.finish(())
+}
+
+impl Steps {
+    async fn reserve(self: Arc<Self>, cx: StepContext, placing: Placing, place: usize) -> Result<(), StepError> {
+        let Line { product_id, quantity } = placing.order.items[place];
+        let wanted = Reserve { product_id, quantity };
+        let key = cx.idempotency_key();
+        self.products.post("/products/reserve", &key, &wanted).await.map_err(step_error)
+    }
+
+    async fn release(self: Arc<Self>, cx: StepContext) -> Result<(), StepError> {
+        let release = Release { reservation: cx.action_key() };
+        let key = cx.idempotency_key();
+        self.products.post("/products/release", &key, &release).await.map_err(step_error)
+    }
+
+    async fn charge(self: Arc<Self>, cx: StepContext, placing: Placing) -> Result<(), StepError> {
+        let Placing { order, card, .. } = placing;
+        let charge = Charge { order_id: order.id, amount_cents: order.total_cents, card };
+        let key = cx.idempotency_key();
+        self.payments.post("/payments", &key, &charge).await.map_err(step_error)
+    }
+
+    async fn refund(self: Arc<Self>, cx: StepContext) -> Result<(), StepError> {
+        let refund = Refund { payment: cx.action_key() };
+        let key = cx.idempotency_key();
+        self.payments.post("/payments/refund", &key, &refund).await.map_err(step_error)
+    }
+
+    fn create(&self, order: Order) -> Result<(), StepError> {
+        lock(&self.store).orders.insert(order.id, order);
+        Ok(())
+    }
+
+    fn cancel(&self, order: Order) -> Result<(), StepError> {
+        let cancelled = Order { status: OrderStatus::Cancelled, ..order };
+        lock(&self.store).orders.insert(cancelled.id, cancelled);
+        Ok(())
+    }
+
+    async fn publish(self: Arc<Self>, placing: Placing) -> Result<(), StepError> {
+        let Placing { order, email, .. } = placing;
+        let event = OrderCreated {
+            order_id: order.id,
+            user_id: order.user_id,
+            email,
+            lines: order.items,
+            total_cents: order.total_cents,
+        };
+        let published = self.broker.publish(OrderCreated::SUBJECT, &event).await;
+        published.map(drop).map_err(StepError::transient)
+    }
+}
+
+/// A 4xx is a decision. All else may have had its effect before it failed.
+fn step_error(error: CallError) -> StepError {
+    match error {
+        CallError::Refused { status, detail } if status.is_client_error() => {
+            StepError::rejected(detail)
+        }
+        CallError::Refused { detail, .. } => StepError::unknown(BoxError::from(detail)),
+        CallError::Failed(error) => StepError::from_call(error),
+    }
+}

@@ -1,0 +1,146 @@
+//! Runs a service the way a process would: on a socket, with a runtime of its own, registered under its name.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use gusset::{
+    health::Health,
+    registry::{Instance, Registration, Registry},
+    shutdown::Shutdown,
+};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+/// How long a service that ends waits for what is under way.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// One instance of a service. It has a runtime and a thread of its own, so that [`Running::kill`] takes it away as `kill -9` takes a
+/// process: its sockets close, its heartbeats stop, nobody is told.
+pub struct Running {
+    instance: Instance,
+    addr: SocketAddr,
+    shutdown: Shutdown,
+    runtime: Option<Runtime>,
+    server: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    /// Starts it on any free port and waits until the registry knows it under `service`. `app` runs within its runtime.
+    ///
+    /// # Errors
+    ///
+    /// If there is no port or no thread to be had.
+    pub async fn start(
+        registry: Arc<dyn Registry>,
+        service: &str,
+        number: usize,
+        app: impl FnOnce() -> Router + Send + 'static,
+    ) -> io::Result<Self> {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
+        socket.set_nonblocking(true)?;
+        let addr = socket.local_addr()?;
+        let instance = Instance::new(service, addr.ip().to_string(), addr.port())
+            .with_id(format!("{service}-{number}"));
+
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(&*instance.id)
+            .enable_all()
+            .build()?;
+        let shutdown = Shutdown::new(Duration::ZERO);
+        let (ready, registered) = oneshot::channel();
+        let (told, leave) = (instance.clone(), shutdown.clone());
+        let server = runtime.spawn(async move {
+            let app = app().merge(Health::new(&leave).router());
+            serve(socket, app, registry, told, leave, ready).await
+        });
+        if registered.await.is_err() {
+            let failed = server.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+            runtime.shutdown_background();
+            return Err(failed.err().unwrap_or_else(|| io::Error::other("it ended at once")));
+        }
+        Ok(Self { instance, addr, shutdown, runtime: Some(runtime), server })
+    }
+
+    /// Id of the instance.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.instance.id
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Takes it away without a word.
+    pub fn kill(mut self) {
+        self.take_runtime();
+    }
+
+    /// Lets it leave: it drains, finishes what is under way, and deregisters.
+    ///
+    /// # Errors
+    ///
+    /// If it did not end in time.
+    pub async fn stop(mut self) -> io::Result<()> {
+        self.shutdown.begin();
+        let ended = tokio::time::timeout(LIMIT, &mut self.server).await;
+        self.take_runtime();
+        ended.map_err(io::Error::other)?.map_err(io::Error::other)?
+    }
+
+    fn take_runtime(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn serve(
+    socket: std::net::TcpListener,
+    app: Router,
+    registry: Arc<dyn Registry>,
+    instance: Instance,
+    shutdown: Shutdown,
+    ready: oneshot::Sender<()>,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(socket)?;
+    let registration = Registration::spawn(registry, instance);
+    registration.registered().await;
+    let _ = ready.send(());
+
+    let leaving = async {
+        shutdown.begun().await;
+        // Callers are told first, then the door closes.
+        registration.drain().await;
+    };
+    let (accepting, closed) = oneshot::channel::<()>();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async {
+        let _ = closed.await;
+    });
+    let (served, ()) = tokio::join!(server.into_future(), async {
+        leaving.await;
+        drop(accepting);
+    });
+    let _ = registration.close().await;
+    served
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A runtime must not be dropped by a task of another.
+        self.take_runtime();
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("id", &self.id()).field("addr", &self.addr).finish()
+    }
+}

@@ -1,0 +1,236 @@
+//! The shop as its customers see it, through the gateway and over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::{net::SocketAddr, time::Duration};
+
+use gusset::broker::Filter;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use shop::{
+    Shop, Times,
+    notification::POISON_EMAIL,
+    payment::{Bank, DECLINED_CARD},
+};
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+const CARD: &str = "4242424242424242";
+
+struct Visitor {
+    http: Client,
+    gateway: SocketAddr,
+    token: String,
+}
+
+async fn open() -> (Shop, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = listener.local_addr().unwrap();
+    let times = Times {
+        ttl: Duration::from_secs(1),
+        sweep: Duration::from_millis(250),
+        open_for: Duration::from_secs(1),
+    };
+    (Shop::open(listener, times).await.unwrap(), gateway)
+}
+
+impl Visitor {
+    async fn new(gateway: SocketAddr, email: &str) -> Self {
+        let mut visitor = Self { http: Client::new(), gateway, token: String::new() };
+        let account = json!({ "email": email, "name": "A", "password": "long enough" });
+        let (status, _) = visitor.send(Method::POST, "/api/users", Some(account)).await;
+        assert_eq!(status, 201);
+        let login = json!({ "email": email, "password": "long enough" });
+        let (status, body) = visitor.send(Method::POST, "/api/login", Some(login)).await;
+        assert_eq!(status, 200);
+        visitor.token = body["token"].as_str().unwrap().to_owned();
+        visitor
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let mut request = self.http.request(method, format!("http://{}{path}", self.gateway));
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        if status.is_client_error() || status.is_server_error() {
+            assert_eq!(answer.headers()["content-type"], "application/problem+json", "{path}");
+        }
+        let body = answer.bytes().await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    async fn order(&self, product: Uuid, quantity: u32, card: &str) -> (StatusCode, Value) {
+        let order = json!({
+            "items": [{ "product_id": product, "quantity": quantity }],
+            "card": card,
+        });
+        self.send(Method::POST, "/api/orders", Some(order)).await
+    }
+}
+
+fn stock(shop: &Shop, product: Uuid) -> u32 {
+    shop.products.all().iter().find(|found| found.id == product).unwrap().stock
+}
+
+async fn quiet(shop: &Shop) {
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while !shop.is_quiet() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("messages are handled");
+}
+
+#[tokio::test]
+async fn a_customer_registers_browses_fills_a_cart_orders_and_reads_the_order_back() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 10);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+
+    let (_, products) = ann.send(Method::GET, "/api/products", None).await;
+    assert_eq!(products[0]["name"], "lamp");
+    let path = format!("/api/cart/items/{}", lamp.id);
+    let (status, _) = ann.send(Method::PUT, &path, Some(json!({ "quantity": 2 }))).await;
+    assert_eq!(status, 200);
+    let (_, cart) = ann.send(Method::GET, "/api/cart", None).await;
+    assert_eq!(cart["items"][0]["quantity"], 2);
+
+    let (status, order) = ann.order(lamp.id, 2, CARD).await;
+    assert_eq!((status.as_u16(), &order["total_cents"]), (201, &json!(3_998)), "{order}");
+    let id: Uuid = order["id"].as_str().unwrap().parse().unwrap();
+    let (status, again) = ann.send(Method::GET, &format!("/api/orders/{id}"), None).await;
+    assert_eq!((status.as_u16(), again), (200, order));
+    assert_eq!(stock(&shop, lamp.id), 8);
+
+    quiet(&shop).await;
+    assert_eq!(shop.notifications.mails_about(id), 1);
+    assert_eq!(shop.inventory.sold()[&lamp.id], 2);
+
+    let bob = Visitor::new(gateway, "bob@example.com").await;
+    let (status, _) = bob.send(Method::GET, &format!("/api/orders/{id}"), None).await;
+    assert_eq!(status, 404, "what others ordered is not there");
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_answered_with_the_right_problem() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 3);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    let nobody = Visitor { http: Client::new(), gateway, token: String::new() };
+
+    let (status, _) = nobody.send(Method::GET, "/api/orders", None).await;
+    assert_eq!(status, 401);
+    let forged = Visitor { http: Client::new(), gateway, token: "a.b.c".into() };
+    let (status, _) = forged.send(Method::GET, "/api/cart", None).await;
+    assert_eq!(status, 401);
+    let (status, _) = nobody.send(Method::GET, "/api/nothing", None).await;
+    assert_eq!(status, 404);
+    let (status, _) = nobody.send(Method::DELETE, "/api/products", None).await;
+    assert_eq!(status, 405);
+    let account = json!({ "email": "ann@example.com", "name": "A", "password": "long enough" });
+    let (status, _) = nobody.send(Method::POST, "/api/users", Some(account)).await;
+    assert_eq!(status, 409);
+    let (status, problem) = ann.order(lamp.id, 4, CARD).await;
+    assert_eq!((status.as_u16(), &problem["detail"]), (409, &json!("lamp: 4 wanted, 3 left")));
+    let (status, problem) = ann.order(lamp.id, 0, CARD).await;
+    assert_eq!(status, 422);
+    assert_eq!(problem["detail"], "items[0].quantity: must be at least 1");
+    let (status, _) = ann.send(Method::POST, "/api/orders", Some(json!({ "items": 7 }))).await;
+    assert_eq!(status, 422);
+    let (status, _) = ann.order(lamp.id, 1, DECLINED_CARD).await;
+    assert_eq!(status, 402);
+    assert_eq!(stock(&shop, lamp.id), 3, "what was reserved for a declined card is back");
+    for _ in 0..50 {
+        ann.send(Method::GET, "/api/cart", None).await;
+    }
+    let (status, _) = ann.send(Method::GET, "/api/cart", None).await;
+    assert_eq!(status, 429);
+    shop.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_orders_at_once_for_a_stock_of_ten_sell_exactly_ten() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 10);
+    let mut buyers = Vec::new();
+    for n in 0..20 {
+        buyers.push(Visitor::new(gateway, &format!("{n}@example.com")).await);
+    }
+    let mut orders = tokio::task::JoinSet::new();
+    for n in 0..1_000 {
+        let buyer = &buyers[n % buyers.len()];
+        let visitor = Visitor { http: buyer.http.clone(), gateway, token: buyer.token.clone() };
+        orders.spawn(async move { visitor.order(lamp.id, 1, CARD).await.0.as_u16() });
+    }
+    let answers = orders.join_all().await;
+    let count = |status| answers.iter().filter(|answer| **answer == status).count();
+    assert_eq!(count(201), 10, "{answers:?}");
+    assert_eq!(stock(&shop, lamp.id), 0);
+    let totals = shop.payments.totals();
+    assert_eq!((totals.captured - totals.refunded, shop.orders.confirmed().len()), (10, 10));
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bank_that_is_down_costs_no_stock_and_opens_the_circuits() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 10);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    shop.payments.set_bank(Bank::Down);
+    for _ in 0..5 {
+        let (status, _) = ann.order(lamp.id, 1, CARD).await;
+        assert_eq!(status, 503);
+    }
+    assert_eq!(stock(&shop, lamp.id), 10);
+    let (status, _) = ann.send(Method::GET, "/api/products", None).await;
+    assert_eq!(status, 200, "the catalogue has nothing to do with it");
+    let opened = ["payment-service-1", "payment-service-2"]
+        .iter()
+        .flat_map(|instance| shop.circuits_of(instance))
+        .filter(|circuit| circuit.stats().refused > 0)
+        .count();
+    assert!(opened > 0, "no circuit opened");
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_instance_costs_no_order() {
+    let (mut shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 1_000);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    ann.order(lamp.id, 1, CARD).await;
+    shop.take("product-service-2").unwrap().kill();
+    for _ in 0..30 {
+        let (status, answer) = ann.order(lamp.id, 1, CARD).await;
+        assert_eq!(status, 201, "{answer}");
+    }
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_poison_message_dies_and_lives_again_after_the_repair() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 10);
+    let bobby = Visitor::new(gateway, POISON_EMAIL).await;
+    let (status, order) = bobby.order(lamp.id, 1, CARD).await;
+    assert_eq!(status, 201);
+    let id: Uuid = order["id"].as_str().unwrap().parse().unwrap();
+    quiet(&shop).await;
+    let letters = shop.broker.dead_letters().list(&Filter::all(), None, 10);
+    assert_eq!(letters.len(), 1);
+    assert_eq!(shop.notifications.mails_about(id), 0);
+    assert_eq!(shop.inventory.sold()[&lamp.id], 1, "the other group is not held up");
+
+    shop.notifications.repair();
+    assert_eq!(shop.broker.dead_letters().redrive_all(&Filter::all()).redriven, 1);
+    quiet(&shop).await;
+    assert_eq!(shop.notifications.mails_about(id), 1);
+    shop.close().await.unwrap();
+}

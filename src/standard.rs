@@ -1,0 +1,124 @@
+//! The client of a service by its name: all layers of the family in the order that makes sense.
+//!
+//! ```text
+//! trace → metrics → retry (budget, attempt timeout) → deadline → balance → breaker of the instance → your client
+//! ```
+//!
+//! - **Trace and metrics** see what the caller got in the end.
+//! - **Retry** stands outside of the balancer, so that each attempt may go to another instance.
+//! - **The breaker** stands inside of it, one for each instance, so that it sees single attempts, and the balancer
+//!   passes over an instance whose circuit is open.
+//!
+//! ```
+//! use std::num::NonZeroUsize;
+//! use gusset::{breaker, registry::{MemoryRegistry, Registry}, sidecar::Sidecar, standard::standard};
+//! # use gusset::sidecar::ReplayBody;
+//! # use http_body_util::Full;
+//! # type Request = http::Request<ReplayBody<Full<bytes::Bytes>>>;
+//! # let http_client = tower::service_fn(|_: Request| async { Ok::<_, std::io::Error>(http::Response::new("".to_owned())) });
+//!
+//! let registry = MemoryRegistry::default();
+//! let circuits = breaker::Circuits::new(breaker::Policy::default(), NonZeroUsize::new(1_000).unwrap());
+//! let payments = standard(&Sidecar::new("orders"), registry.watch("payments"), &circuits, http_client);
+//! # fn is_service<S: tower::Service<http::Request<Full<bytes::Bytes>>> + Clone>(_: S) {}
+//! # is_service(payments);
+//! ```
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use gusset_breaker::{Breaker, BreakerLayer, Circuit, Circuits, HttpStatus};
+use gusset_registry::{Balance, Http, Instance, MakeEndpoint, RoundRobin, Watch};
+use gusset_sidecar::{Measure, Retry, Sidecar, Trace, WithDeadline};
+use http::{Request, Uri, uri};
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// The client that [`standard`] builds around `S`.
+pub type Standard<S> = Trace<Measure<Retry<WithDeadline<Balance<ToInstances<S>, RoundRobin, Http>>>>>;
+
+/// Builds the client of the service that `watch` follows. Requests name a path only; the host is that of the chosen instance.
+///
+/// `circuits` keeps one circuit for each id of an instance. `client` sends single requests, for instance hyper-util's
+/// client; clones of it should share their connections.
+pub fn standard<S: Clone>(
+    sidecar: &Sidecar,
+    watch: Watch,
+    circuits: &Circuits<Arc<str>>,
+    client: S,
+) -> Standard<S> {
+    let outbound = sidecar.outbound(watch.service().clone());
+    let instances = ToInstances { client, circuits: circuits.clone() };
+    outbound.layer(Balance::new(watch, instances).protocol(Http))
+}
+
+/// Calls instances with a client that they share, each behind a circuit of its own.
+#[derive(Clone)]
+pub struct ToInstances<S> {
+    client: S,
+    circuits: Circuits<Arc<str>>,
+}
+
+impl<S: Clone> MakeEndpoint for ToInstances<S> {
+    type Service = Breaker<ToInstance<S>, HttpStatus>;
+
+    fn make(&self, instance: &Instance) -> Self::Service {
+        let authority = instance.authority().parse().ok();
+        let client = ToInstance { client: self.client.clone(), authority };
+        let circuit = self.circuits.get(instance.id.clone());
+        BreakerLayer::new(circuit).classify(HttpStatus).layer(client)
+    }
+
+    fn is_eligible(&self, _: &Instance, service: &Self::Service) -> bool {
+        Circuit::is_eligible(service.circuit())
+    }
+}
+
+impl<S> fmt::Debug for ToInstances<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToInstances").field("circuits", &self.circuits).finish_non_exhaustive()
+    }
+}
+
+/// Points every request at one instance.
+///
+/// # Readiness
+///
+/// That of the client.
+///
+/// # Cancellation
+///
+/// That of the client.
+#[derive(Clone, Debug)]
+pub struct ToInstance<S> {
+    client: S,
+    /// `None` if the registry holds something that is no host and port: the client then refuses the request.
+    authority: Option<uri::Authority>,
+}
+
+impl<S, B> Service<Request<B>> for ToInstance<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.client.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        let mut target = uri::Parts::default();
+        target.path_and_query = request.uri().path_and_query().cloned();
+        if self.authority.is_some() {
+            target.scheme = Some(uri::Scheme::HTTP);
+            target.authority = self.authority.clone();
+        }
+        *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+        self.client.call(request)
+    }
+}
