@@ -7,8 +7,10 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 //! let registry = MemoryRegistry::default();
 //! let _sweeper = registry.spawn_sweeper();
-//! let _one = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.7", 80));
-//! let _two = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.8", 80));
+//! let one = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.7", 80));
+//! let two = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.8", 80));
+//! one.registered().await;
+//! two.registered().await;
 //!
 //! // A real maker returns a client for the instance.
 //! let cart = Balance::new(registry.watch("cart"), |instance: &Instance| {
