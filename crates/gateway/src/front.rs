@@ -5,7 +5,9 @@ use std::{net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use gusset_call::BoxError;
 use gusset_ratelimit::PeerAddr;
-use http::{HeaderName, HeaderValue, Request, Uri, request::Parts, uri::PathAndQuery};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, request::Parts, uri::PathAndQuery,
+};
 use http_body::Body;
 
 use crate::{
@@ -45,7 +47,21 @@ pub(crate) struct Gate {
 pub(crate) type Refused = (Option<usize>, Answer);
 
 impl Front {
-    /// The number of the request's route, and the request as its upstream shall see it.
+    /// Removes what the sender may not say. It comes before all else, for the layers around the gateway read some of it.
+    pub(crate) fn distrust<B>(&self, request: &mut Request<B>) {
+        if !self.origin(request.headers(), request.extensions()).trusted {
+            remove_where(request.headers_mut(), is_for_the_trusted);
+        }
+        request.headers_mut().remove(SUBJECT);
+    }
+
+    fn origin(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
+        let peer = extensions.get::<PeerAddr>().map(|peer| peer.0);
+        Origin::of(peer, headers, &self.trusted)
+    }
+
+    /// The number of the request's route, and the request as its upstream shall see it. [`distrust`](Self::distrust) comes
+    /// first.
     pub(crate) fn admit<B>(
         &self,
         request: Request<B>,
@@ -55,26 +71,10 @@ impl Front {
         B::Error: Into<BoxError>,
     {
         let (mut head, body) = request.into_parts();
-        let host = host_of(&head.uri, &head.headers).ok_or((None, Answer::BadHost))?;
-        let host_line = HeaderValue::try_from(host).map_err(|_| (None, Answer::BadHost))?;
-        let bad_path = |bad| (None, Answer::BadPath(bad));
-        let path = normalise(head.uri.path()).map_err(bad_path)?;
-        let (number, params) = match self.table.find(host, &path, &head.method) {
-            Lookup::Found(number, params) => (number, params),
-            Lookup::WrongMethod(allowed) => return Err((None, Answer::WrongMethod(allowed))),
-            Lookup::Unknown => return Err((None, Answer::NotFound)),
-        };
-        let gate = &self.gates[number];
-        let target = target(&head.uri, &gate.rewrite.apply(&path, &params)).map_err(bad_path)?;
-
-        let peer = head.extensions.get::<PeerAddr>().map(|peer| peer.0);
-        let origin = Origin::of(peer, &head.headers, &self.trusted);
-        if !origin.trusted {
-            remove_where(&mut head.headers, is_for_the_trusted);
-        }
-        head.headers.remove(SUBJECT);
-
+        let Located { number, target, host } = self.locate(&head).map_err(|a| (None, a))?;
         let of_route = |answer| (Some(number), answer);
+        let gate = &self.gates[number];
+        let origin = self.origin(&head.headers, &head.extensions);
         let identity = self.identify(gate, &head).map_err(of_route)?;
         let subject = identity.as_ref().map(subject_line).transpose().map_err(of_route)?;
         gate.check(origin.client, identity.as_ref(), &head).map_err(of_route)?;
@@ -84,12 +84,29 @@ impl Front {
 
         head.uri = target;
         remove_hop_by_hop(&mut head.headers);
-        origin.describe(&mut head.headers, &host_line);
+        origin.describe(&mut head.headers, &host);
         add_via(&mut head.headers, head.version);
         if let Some(subject) = subject {
             head.headers.insert(SUBJECT, subject);
         }
         Ok((number, Request::from_parts(head, RequestBody::new(body, gate.body_limit))))
+    }
+
+    fn locate(&self, head: &Parts) -> Result<Located, Answer> {
+        let host = host_of(&head.uri, &head.headers).ok_or(Answer::BadHost)?;
+        let path = normalise(head.uri.path()).map_err(Answer::BadPath)?;
+        match self.table.find(host, &path, &head.method) {
+            Lookup::Found(number, params) => {
+                let new_path = self.gates[number].rewrite.apply(&path, &params);
+                Ok(Located {
+                    number,
+                    target: target(&head.uri, &new_path).map_err(Answer::BadPath)?,
+                    host: HeaderValue::try_from(host).map_err(|_| Answer::BadHost)?,
+                })
+            }
+            Lookup::WrongMethod(allowed) => Err(Answer::WrongMethod(allowed)),
+            Lookup::Unknown => Err(Answer::NotFound),
+        }
     }
 
     fn identify(&self, gate: &Gate, head: &Parts) -> Result<Option<Identity>, Answer> {
@@ -102,6 +119,16 @@ impl Front {
             None => Err(Answer::Unauthorized(AuthError::Missing)),
         }
     }
+}
+
+/// Where a request is to go.
+struct Located {
+    /// Of the route.
+    number: usize,
+    /// What the upstream is asked for.
+    target: Uri,
+    /// The host that the client asked.
+    host: HeaderValue,
 }
 
 impl Gate {

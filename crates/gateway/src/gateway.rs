@@ -98,7 +98,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+    fn call(&mut self, mut request: Request<B>) -> ResponseFuture {
+        self.shared.front.distrust(&mut request);
         ResponseFuture { inner: self.inner.call(request) }
     }
 }

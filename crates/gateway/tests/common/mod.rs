@@ -90,7 +90,7 @@ pub fn client() -> HttpClient {
     legacy::Client::builder(TokioExecutor::new()).build_http()
 }
 
-pub async fn get(front: &Front, path: &str) -> Response<Incoming> {
+pub async fn fetch(front: &Front, path: &str) -> Response<Incoming> {
     client().get(front.url(path).parse().unwrap()).await.unwrap()
 }
 
@@ -134,4 +134,40 @@ pub async fn raw(address: SocketAddr, request: &str) -> String {
     let reading = stream.read_to_end(&mut answer);
     let _ = tokio::time::timeout(Duration::from_secs(5), reading).await;
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A service that writes `answer` to every request as it is, ends the connection, and shows the requests it saw.
+pub async fn canned(
+    answer: &'static str,
+) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (seen, requests) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !complete(&request) {
+                match stream.read(&mut buffer).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => request.extend_from_slice(&buffer[..read]),
+                }
+            }
+            if seen.send(String::from_utf8_lossy(&request).into_owned()).is_err() {
+                break;
+            }
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, requests)
+}
+
+/// Whether a request without a body, or with one in chunks, is there as a whole.
+fn complete(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request);
+    let chunked = text.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    match text.split_once("\r\n\r\n") {
+        Some((_, body)) if chunked => body.contains("0\r\n") && body.ends_with("\r\n\r\n"),
+        whole => whole.is_some(),
+    }
 }
