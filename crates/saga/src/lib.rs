@@ -104,9 +104,11 @@
 //!
 //! - `testing`: [`testing`], a store that fails where it is told to. Adds no dependency.
 
-mod definition;
+mod builder;
 mod needs;
 mod step;
+
+mod definition;
 
 mod finished;
 mod operator;
@@ -116,6 +118,7 @@ mod options;
 mod policy;
 
 mod progress;
+mod state;
 mod tries;
 
 mod engine;
@@ -134,7 +137,8 @@ mod json;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use definition::{Acting, Definition, Saga, Step};
+pub use builder::{Acting, Saga, Step};
+pub use definition::Definition;
 pub use error::{DefinitionError, Failure, FailureKind, SagaError, StepError};
 pub use finished::{Finished, Report, StepReport};
 pub use gusset_call::BoxError;
@@ -145,8 +149,9 @@ pub use operator::{Recovered, Recovery};
 pub use options::Options;
 pub use orchestrator::{Handle, Orchestrator};
 pub use policy::Policy;
-pub use progress::{Skipped, State, StepState};
+
 pub use record::{Event, Record, Shape, StepShape};
+pub use state::{Skipped, State, StepState};
 pub use stats::Stats;
 pub use step::{Direction, Effect, StepContext};
 pub use store::{

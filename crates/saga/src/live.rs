@@ -5,10 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, watch},
-    task::AbortHandle,
-};
+use futures_util::future::{AbortHandle, Abortable};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 use crate::{Json, SagaError, SagaId, Shape, engine::Engine, progress::Progress};
 
@@ -28,7 +26,8 @@ struct Table {
 }
 
 struct Entry {
-    claim: Option<(Arc<Shape>, Json)>,
+    /// What it runs, where that is known.
+    given: Option<(Arc<Shape>, Json)>,
     phase: watch::Receiver<Phase>,
     abort: AbortHandle,
 }
@@ -44,6 +43,16 @@ pub(crate) enum Phase {
 
 pub(crate) type Ended = Result<Arc<Progress>, SagaError>;
 
+/// What [`Live::find`] found.
+pub(crate) enum Found {
+    /// The saga that was asked for.
+    Same(watch::Receiver<Phase>),
+    /// One that is certain to be another.
+    Other,
+    /// One of which that is not known yet: ask again once its phase is another.
+    Unsettled(watch::Receiver<Phase>),
+}
+
 /// Why a saga got no task.
 pub(crate) enum NotEntered {
     /// It has one.
@@ -52,49 +61,54 @@ pub(crate) enum NotEntered {
 }
 
 impl Live {
-    /// Spawns `work` as the task of `saga`. `claim` is what someone who starts the same id must agree with, where it is known.
+    /// Spawns `work` as the task of `saga`. `given` is what someone who starts the same id must agree with.
     pub(crate) fn enter<F>(
         engine: &Arc<Engine>,
         saga: SagaId,
-        claim: Option<(Arc<Shape>, Json)>,
+        given: Option<(Arc<Shape>, Json)>,
         permit: OwnedSemaphorePermit,
         work: impl FnOnce(Arc<Engine>, watch::Sender<Phase>) -> F,
     ) -> Result<watch::Receiver<Phase>, NotEntered>
     where
         F: Future<Output = Ended> + Send + 'static,
     {
-        let mut table = engine.live.table();
-        if table.closed {
-            return Err(NotEntered::Closed);
-        }
-        let hash_map::Entry::Vacant(vacant) = table.sagas.entry(saga.clone()) else {
-            return Err(NotEntered::Occupied);
-        };
         let (sender, phase) = watch::channel(Phase::Entered);
-        let work = work(engine.clone(), sender.clone());
+        let (abort, registration) = AbortHandle::new_pair();
+        {
+            let mut table = engine.live.table();
+            if table.closed {
+                return Err(NotEntered::Closed);
+            }
+            let hash_map::Entry::Vacant(vacant) = table.sagas.entry(saga.clone()) else {
+                return Err(NotEntered::Occupied);
+            };
+            vacant.insert(Entry { given, phase: phase.clone(), abort });
+        }
+        let work = Abortable::new(work(engine.clone(), sender.clone()), registration);
         let place = Place { engine: engine.clone(), saga, phase: sender, ended: false, permit };
-        let task = tokio::spawn(async move { place.end(work.await) });
-        vacant.insert(Entry { claim, phase: phase.clone(), abort: task.abort_handle() });
+        // Not under the lock: a runtime that shuts down drops the future here, and with it the place.
+        tokio::spawn(async move {
+            if let Ok(ended) = work.await {
+                place.end(ended);
+            }
+        });
         Ok(phase)
     }
 
-    /// The task of `saga`, if there is one and it runs what `shape` and `input` say.
-    pub(crate) fn find(
-        &self,
-        saga: &SagaId,
-        shape: &Shape,
-        input: &Json,
-    ) -> Option<Result<watch::Receiver<Phase>, SagaError>> {
+    /// The task of `saga`, if there is one, and whether it runs what `shape` and `input` say.
+    pub(crate) fn find(&self, saga: &SagaId, shape: &Shape, input: &Json) -> Option<Found> {
         let table = self.table();
         let entry = table.sagas.get(saga)?;
-        let (claim, phase) = (entry.claim.clone(), entry.phase.clone());
+        let (given, phase) = (entry.given.clone(), entry.phase.clone());
         // Comparing may take a while, and must not hold up the others.
         drop(table);
-        Some(match claim {
-            Some((known, given)) if *known != *shape || !given.same_as(input) => {
-                Err(SagaError::IdTaken(saga.clone()))
-            }
-            _ => Ok(phase),
+        let same = given.map(|(known, taken)| *known == *shape && taken.same_as(input));
+        let now = phase.borrow().clone();
+        Some(match (same, now) {
+            (Some(true), Phase::Entered | Phase::Begun | Phase::Ended(Ok(_))) => Found::Same(phase),
+            (Some(false), Phase::Begun | Phase::Ended(Ok(_))) => Found::Other,
+            // One that has not begun, or whose task failed, may be wrong about the id.
+            (None, _) | (_, Phase::Entered | Phase::Ended(Err(_))) => Found::Unsettled(phase),
         })
     }
 

@@ -216,13 +216,15 @@ fn resume(
     journal: Journal,
     permit: tokio::sync::OwnedSemaphorePermit,
 ) -> Resumed {
-    let plan = match work::plan_of(engine, &journal) {
-        Ok(plan) => plan,
+    let (plan, progress) = match work::plan_of(engine, &journal) {
+        Ok(found) => found,
         Err(reason) => return Resumed::Blocked(journal, reason),
     };
-    let held = journal.clone();
-    let entered = Live::enter(engine, journal.saga.clone(), None, permit, |engine, _| {
-        work::resume(engine, plan, journal)
+    let (saga, held) = (journal.saga.clone(), journal.clone());
+    let given = Some((progress.shape.clone(), progress.input.clone()));
+    let entered = Live::enter(engine, saga, given, permit, |engine, phase| {
+        phase.send_replace(Phase::Begun);
+        work::resume(engine, plan, journal, progress)
     });
     if entered.is_ok() { Resumed::Yes } else { Resumed::Unwanted(held) }
 }

@@ -24,7 +24,9 @@ impl Default for Options {
 
 impl Options {
     /// How many sagas may be under way at once; 0 means the same as 1. Default 1,000: each is a task of a few KiB, and
-    /// more of them would only queue at the store. Further ones wait, first come first served, before they begin.
+    /// more of them would only queue at the store. Further ones wait, first come first served, before they begin. A saga
+    /// keeps its place during pauses. An action that waits for another saga of the same orchestrator takes a second place, and hangs
+    /// until its timeout when all places are taken by such actions.
     #[must_use]
     pub const fn max_running(mut self, sagas: usize) -> Self {
         let most = Semaphore::MAX_PERMITS;
@@ -39,10 +41,11 @@ impl Options {
     }
 
     /// How long this process may be silent before others take its sagas over; renewed after a third of it. Default 30 s: longer
-    /// than a pause of the machine, short enough for someone who waits.
+    /// than a pause of the machine, short enough for someone who waits. Less than 1 s means 1 s.
     #[must_use]
     pub const fn lease(mut self, span: Duration) -> Self {
-        self.lease = span;
+        let least = Duration::from_secs(1);
+        self.lease = if span.as_nanos() < least.as_nanos() { least } else { span };
         self
     }
 

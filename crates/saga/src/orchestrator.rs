@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use crate::{
     Definition, Finished, Json, Options, SagaError, SagaId, Stats, Store,
     engine::Engine,
-    live::{Live, NotEntered, Phase},
+    live::{Found, Live, NotEntered, Phase},
     needs::Decode,
     progress::Progress,
     work,
@@ -35,7 +35,8 @@ use crate::{
 /// [`start`](Self::start), [`run`](Self::run), [`recover`](Self::recover) and [`retry`](Self::retry) spawn the sagas' tasks on the
 /// tokio runtime that they are called in. Dropping what these methods return does **not** end them: a saga that began is carried on, forward or
 /// back, whoever waits for it or not. The orchestrator is their guard: [`shutdown`](Self::shutdown) ends them between two
-/// attempts, and dropping the last clone ends them where they are, as a crash would; their journals stay.
+/// attempts, and dropping the last clone ends them where they are, as a crash would; their journals stay. An action that owns a clone
+/// of its own orchestrator keeps it alive for ever.
 #[derive(Clone)]
 pub struct Orchestrator(Arc<Owner>);
 
@@ -138,7 +139,8 @@ impl Orchestrator {
     /// Begins no further saga, lets those under way finish their present attempt and write down how it went, and returns when all have
     /// stopped. What is left is in the journals, free for others to take over at once.
     ///
-    /// It takes as long as the longest attempt, at most its timeout; limit it with `tokio::time::timeout`, and drop the orchestrator then.
+    /// It takes as long as the longest attempt, at most its timeout, and what the store needs to answer; limit it with
+    /// `tokio::time::timeout`, and drop the orchestrator then.
     ///
     /// # Cancellation
     ///
@@ -166,11 +168,18 @@ impl Orchestrator {
         let engine = self.engine();
         let shape = &definition.plan.shape;
         loop {
-            if let Some(found) = engine.live.find(saga, shape, &input) {
-                return found;
+            match engine.live.find(saga, shape, &input) {
+                Some(Found::Same(phase)) => return Ok(phase),
+                Some(Found::Other) => return Err(SagaError::IdTaken(saga.clone())),
+                Some(Found::Unsettled(mut phase)) => {
+                    // It errs when the task is gone, which is as good a reason to look again.
+                    let _ = phase.changed().await;
+                    continue;
+                }
+                None => {}
             }
             let permit = self.permit().await?;
-            let claim = Some((shape.clone(), input.clone()));
+            let given = Some((shape.clone(), input.clone()));
             let trace = Context::current().trace().map(|trace| trace.to_string().into());
             let job = work::Begin {
                 plan: definition.plan.clone(),
@@ -179,7 +188,7 @@ impl Orchestrator {
                 trace,
             };
             let work = |engine, phase| work::begin(engine, phase, job);
-            match Live::enter(engine, saga.clone(), claim, permit, work) {
+            match Live::enter(engine, saga.clone(), given, permit, work) {
                 Ok(phase) => return Ok(phase),
                 // Someone was quicker: theirs is the one.
                 Err(NotEntered::Occupied) => {}

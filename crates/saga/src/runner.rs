@@ -11,7 +11,7 @@ use crate::{
     definition::Plan,
     engine::Engine,
     error::error_line,
-    progress::{Corrupt, Next, Progress},
+    progress::{Next, Progress},
     step::Call,
     tries::{Tries, Verdict},
 };
@@ -46,16 +46,16 @@ impl Runner {
         Self { engine, plan, saga, epoch: 1, sequence: 1, progress, inherited: None }
     }
 
-    /// Of a saga that this process has claimed.
+    /// Of a saga that this process has claimed. `progress` is what its journal tells.
     pub(crate) fn resume(
         engine: Arc<Engine>,
         plan: Arc<Plan>,
         journal: &Journal,
-    ) -> Result<Self, Corrupt> {
-        let progress = Progress::replay(&journal.records)?;
+        progress: Progress,
+    ) -> Self {
         let under_way = |state| matches!(state, StepState::Acting | StepState::Undoing);
         let inherited = progress.steps.iter().position(|step| under_way(step.state));
-        Ok(Self {
+        Self {
             engine,
             plan,
             saga: journal.saga.clone(),
@@ -63,17 +63,13 @@ impl Runner {
             sequence: journal.records.len() as u64,
             progress,
             inherited: inherited.map(|index| index as u32),
-        })
-    }
-
-    pub(crate) const fn progress(&self) -> &Progress {
-        &self.progress
+        }
     }
 
     /// To the end of the saga, or to where an operator is needed.
     pub(crate) async fn run(mut self) -> Result<Progress, Stopped> {
         let ended = self.drive().await;
-        if ended.is_err() || !self.progress.state().is_final() {
+        if ended.is_err() {
             self.release().await;
         }
         ended.map(|()| self.progress)
@@ -220,15 +216,16 @@ impl Runner {
             state: self.progress.state(),
         };
         let end = self.sequence + 1;
-        let mut uncertain = false;
+        let engine = self.engine.clone();
+        let mut waiting = None;
         let mut retries = 0;
         loop {
             match self.engine.store(self.engine.store.append(&commit)).await {
                 Ok(()) => break,
                 // An append that seemed to fail had succeeded: in this epoch nobody else writes.
-                Err(StoreError::Conflict { next, .. }) if uncertain && next == end => break,
+                Err(StoreError::Conflict { next, .. }) if waiting.is_some() && next == end => break,
                 Err(error @ StoreError::Failed(_)) => {
-                    uncertain = true;
+                    waiting.get_or_insert_with(|| engine.counters.waiting_for_store.raise());
                     retries += 1;
                     self.wait_for_store(retries, &error).await?;
                 }
@@ -245,7 +242,6 @@ impl Runner {
     async fn wait_for_store(&self, retries: u32, error: &StoreError) -> Result<(), Stopped> {
         let error = error_line(error);
         tracing::error!(saga = %self.saga, %error, retries, "journal not written yet");
-        let _waiting = self.engine.counters.waiting_for_store.raise();
         let pause = self.engine.options.store_policy().pause(retries, &mut rand::rng());
         tokio::select! {
             () = sleep(pause) => Ok(()),

@@ -81,10 +81,14 @@ async fn join(engine: Arc<Engine>, phase: watch::Sender<Phase>, job: Begin) -> E
         if state.is_final() || state == State::Stuck {
             return Ok(Arc::new(progress));
         }
-        // A lease in our own name is one that this process lost track of: nobody else in it works on the saga.
-        let ours = (journal.node == engine.node).then_some(journal);
-        if let Some(journal) = claim_one(&engine, saga).await?.or(ours) {
-            return resume(engine, job.plan, journal).await;
+        if let Some(journal) = claim_one(&engine, saga).await? {
+            // Read anew: whoever held it may have written since.
+            let progress = Progress::replay(&journal.records).map_err(StoreError::from)?;
+            return resume(engine, job.plan, journal, progress).await;
+        }
+        if journal.node == engine.node {
+            // A lease in our own name is one that this process lost track of: nobody else in it works on the saga.
+            return resume(engine, job.plan, journal, progress).await;
         }
         tokio::select! {
             () = sleep(LOOK_EVERY) => {}
@@ -94,26 +98,35 @@ async fn join(engine: Arc<Engine>, phase: watch::Sender<Phase>, job: Begin) -> E
 }
 
 /// Carries on a saga that this process has claimed.
-pub(crate) async fn resume(engine: Arc<Engine>, plan: Arc<Plan>, journal: Journal) -> Ended {
+pub(crate) async fn resume(
+    engine: Arc<Engine>,
+    plan: Arc<Plan>,
+    journal: Journal,
+    progress: Progress,
+) -> Ended {
     engine.counters.resumed.add(1);
-    let runner = Runner::resume(engine.clone(), plan, &journal).map_err(StoreError::from)?;
-    ended(engine, &journal.saga, runner).await
+    let runner = Runner::resume(engine.clone(), plan, &journal, progress);
+    // Not for as long as the saga runs: the runner has what it needs of it.
+    let saga = journal.saga;
+    drop(journal.records);
+    ended(engine, &saga, runner).await
 }
 
 /// Carries on a saga that is stuck, or that nobody works on, because an operator wants it.
 pub(crate) async fn retry(engine: Arc<Engine>, saga: SagaId, note: Arc<str>) -> Ended {
     let journal = claim_for_operator(&engine, &saga).await?;
-    let plan = match plan_of(&engine, &journal) {
-        Ok(plan) => plan,
+    let (plan, progress) = match plan_of(&engine, &journal) {
+        Ok(found) => found,
         Err(reason) => {
             release(&engine, &journal).await;
             return Err(SagaError::Blocked { saga, reason });
         }
     };
+    let stuck = progress.state() == State::Stuck;
+    let event = stuck.then(|| progress.retried(note));
     engine.counters.resumed.add(1);
-    let mut runner = Runner::resume(engine.clone(), plan, &journal).map_err(StoreError::from)?;
-    if runner.progress().state() == State::Stuck {
-        let event = runner.progress().retried(note);
+    let mut runner = Runner::resume(engine.clone(), plan, &journal, progress);
+    if let Some(event) = event {
         if runner.commit(event).await.is_err() {
             runner.release().await;
             return Err(SagaError::Interrupted(saga));
@@ -151,8 +164,11 @@ pub(crate) async fn skip(
     answer
 }
 
-/// The definition that a journal is to be carried on under, or why not.
-pub(crate) fn plan_of(engine: &Engine, journal: &Journal) -> Result<Arc<Plan>, Arc<str>> {
+/// The definition that a journal is to be carried on under, and where it stands; or why not.
+pub(crate) fn plan_of(
+    engine: &Engine,
+    journal: &Journal,
+) -> Result<(Arc<Plan>, Progress), Arc<str>> {
     let progress =
         Progress::replay(&journal.records).map_err(|error| Arc::from(error.to_string()))?;
     let (name, version) = (&progress.shape.name, progress.shape.version);
@@ -161,15 +177,15 @@ pub(crate) fn plan_of(engine: &Engine, journal: &Journal) -> Result<Arc<Plan>, A
         Some(plan) if plan.shape != progress.shape => {
             Err(format!("definition {name} version {version} has other steps now").into())
         }
-        Some(plan) => Ok(plan),
+        Some(plan) => Ok((plan, progress)),
     }
 }
 
 /// Parks a saga that cannot be carried on here, and lets go of it.
 pub(crate) async fn block(engine: &Engine, journal: &Journal, reason: Arc<str>) {
-    engine.counters.blocked.add(1);
     let last = journal.records.last().map(|record| &record.event);
     if !matches!(last, Some(Event::Blocked { .. })) {
+        engine.counters.blocked.add(1);
         tracing::error!(saga = %journal.saga, %reason, "saga is blocked");
         let event = Event::Blocked { reason };
         if let Err(error) = append(engine, journal, event, State::Blocked).await {

@@ -21,8 +21,9 @@ use crate::{
 ///
 /// At most [`UNFINISHED`](Self::UNFINISHED) sagas that are not in a final state, further ones are refused with
 /// [`StoreError::Full`]; at most [`FINISHED`](Self::FINISHED) that are, the oldest make room and
-/// [`purged`](Self::purged) counts them. [`with_limits`](Self::with_limits) sets both. A saga has two records for each step and one more,
-/// and at most 10,000 that come from operators.
+/// [`purged`](Self::purged) counts them. [`with_limits`](Self::with_limits) sets both. A saga has at most two records
+/// for each step and two more, each of at most [`Json::MAX`](crate::Json::MAX) and some KiB of errors; one more for each time that it
+/// was interrupted; and at most 10,000 that come from operators.
 #[derive(Clone, Default)]
 pub struct MemoryStore(Arc<Shared>);
 
