@@ -1,14 +1,104 @@
-//! Retries, deadlines, traces and metrics as tower layers.
+//! Retries calls wisely, ends them in time, traces and measures them, as tower layers.
+//!
+//! ```
+//! use gusset_sidecar::{Sidecar, SpanKind};
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! # type Body = Full<bytes::Bytes>;
+//! let sidecar = Sidecar::new("orders");
+//! let app = ServiceBuilder::new().layer(sidecar.inbound()).service(service_fn(
+//!     |_: Request<Body>| async { Ok::<_, std::io::Error>(Response::new(Body::from("hello"))) },
+//! ));
+//!
+//! let response = app.oneshot(Request::new(Body::default())).await.unwrap();
+//! assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+//!
+//! assert_eq!(sidecar.recorder().recent(1)[0].status, Some(200));
+//! assert_eq!(sidecar.metrics().snapshot().total(SpanKind::Server).count(), 1);
+//! # });
+//! ```
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Sidecar`] | all layers around a service ([`Sidecar::inbound`]) and its clients ([`Sidecar::outbound`]); [`Sidecar::intercept`] for other work |
+//! | [`RetryLayer`], [`RetryPolicy`], [`Backoff`] | makes failed calls again |
+//! | [`Classify`], [`Verdict`], [`Idempotent`] | which results, and which requests |
+//! | [`Budget`], [`ReplayBody`] | what pays for retries; the body that is sent again |
+//! | [`DeadlineLayer`] | ends calls whose caller has gone, and tells those called how long there is |
+//! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out; the last finished calls |
+//! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
+//! | [`Route`] | the name by which both know an operation |
+//! | `telemetry` (feature) | logs with trace ids, export over OTLP |
+//!
+//! # The standard stack
+//!
+//! ```text
+//!  request ─► trace ─► metrics ─► answers ─► deadline ─► your service          Sidecar::inbound
+//!                                                            │
+//!             connection ◄─ deadline ◄─ retry ◄─ metrics ◄─ trace              Sidecar::outbound
+//! ```
+//!
+//! - Trace and metrics stand outermost, so that they see what the caller got: a refusal as its status, a call with three tries as
+//!   one. For the single attempts, put another pair inside of the retries.
+//! - Answers stand outside of the deadline, for it returns an error, and whoever else refuses inside does.
+//! - The client's deadline stands inside of the retries, so that every attempt tells what is left when it begins.
+//! - Balancers and breakers belong inside of the outbound layer: an attempt may then go to another instance, and an open
+//!   breaker is seen at once as a call that was never sent.
+//!
+//! # What is bounded
+//!
+//! | what | bound | beyond it | counted by |
+//! |---|---|---|---|
+//! | records | 10,000 | the oldest goes | [`RecorderStats::overwritten`] |
+//! | text of an error or a tag, tags | 256 bytes, 16 | cut, ignored | |
+//! | series | 1,000 | one overflow series | [`Snapshot::overflowed`] |
+//! | samples of others, their sources | 10,000, 256 | dropped; a warning | `gusset_samples_dropped_total` |
+//! | body kept for a retry | 64 KiB in 1,024 frames | sent once, no retry | [`RetryStats::body_gone`] |
+//! | retries | 20 % of the calls + 10/s | the failure stands | [`RetryStats::over_budget`] |
+//! | `tracestate` | 32 members, 4 KiB | dropped | |
+//!
+//! # Guarantees
+//!
+//! - A request that may have been acted on is sent again only if it is idempotent. A body is sent whole or not at all.
+//! - In any 10 s there are no more retries than the budget of those 10 s, under any schedule.
+//! - Every call ends exactly once in trace and metrics: complete, error, cancelled or panicked ([`End`]).
+//! - No header and no path is recorded, and no text from a request becomes a label.
+//!
+//! # Differences from
+//!
+//! - **tower's retry**: the request need not be `Clone`; idempotency, `Retry-After`, deadlines and attempt timeouts are known; the
+//!   share of the budget is exact, and an idle day costs its next caller nothing.
+//! - **reqwest's retry**: waits between attempts, and tells retries of others apart.
+//! - **tower-http's trace**: an abandoned call ends its span, too, and the last calls can be asked for without a collector.
+//! - **tower-otel, opentelemetry-instrumentation-tower**: no header is copied into spans; the gauge of active requests returns to zero
+//!   when calls are cancelled; without OpenTelemetry's types on the path of a call.
+//!
+//! # What it does not do
+//!
+//! It does not hedge, inject faults, or emit B3 headers or baggage. A deadline does not cut a body that is on its way. A gRPC status in trailers is
+//! traced and counted, but comes too late for a retry. Context does not follow `tokio::spawn`.
+//!
+//! # Features
+//!
+//! - `telemetry`: the module `telemetry`: logs as JSON or for humans. Adds `tracing-subscriber` with its filter and `serde_json`.
+//! - `otlp`: export of records to an OpenTelemetry collector. Adds the OpenTelemetry SDK, its protobuf messages and hyper's client, without
+//!   TLS: some 60 crates.
 
 mod sidecar;
 
-#[cfg(feature = "telemetry")]
-pub mod telemetry;
+mod retry;
 
 mod deadline;
-mod metrics;
-mod retry;
+
 mod trace;
+
+mod metrics;
+
+#[cfg(feature = "telemetry")]
+pub mod telemetry;
 
 mod ambient;
 mod names;

@@ -50,6 +50,7 @@ impl Sidecar {
     }
 
     /// The same, recording into `recorder`; so that several services in one process share one, or that none is kept.
+    #[must_use]
     pub fn with_recorder(recorder: Recorder) -> Self {
         let metrics = Metrics::new();
         let traces = recorder.clone();

@@ -28,7 +28,6 @@ use tracing_subscriber::{
         writer::BoxMakeWriter,
     },
     layer::SubscriberExt,
-    registry::LookupSpan,
 };
 
 #[cfg(feature = "otlp")]
@@ -42,7 +41,7 @@ pub fn init(service: impl Into<Arc<str>>) -> Init {
         service: service.into(),
         format: None,
         filter: None,
-        writer: BoxMakeWriter::new(io::stdout),
+        writer: None,
         #[cfg(feature = "otlp")]
         otlp: None,
     }
@@ -54,7 +53,8 @@ pub struct Init {
     service: Arc<str>,
     format: Option<Format>,
     filter: Option<String>,
-    writer: BoxMakeWriter,
+    /// Standard output if none.
+    writer: Option<BoxMakeWriter>,
     #[cfg(feature = "otlp")]
     otlp: Option<Otlp>,
 }
@@ -92,7 +92,7 @@ impl Init {
 
     /// Logs to `writer`. Default standard output, where containers expect it.
     pub fn writer(mut self, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) -> Self {
-        self.writer = BoxMakeWriter::new(writer);
+        self.writer = Some(BoxMakeWriter::new(writer));
         self
     }
 
@@ -108,9 +108,9 @@ impl Init {
     /// # Errors
     ///
     /// If the filter cannot be parsed, if the process has a subscriber already, or if the exporter cannot be made.
-    pub fn start(mut self) -> Result<Telemetry, InitError> {
+    pub fn start(self) -> Result<Telemetry, InitError> {
         #[cfg(feature = "otlp")]
-        let otlp = self.otlp.take();
+        let otlp = self.otlp.clone();
         let subscriber = self.subscriber()?;
         tracing::subscriber::set_global_default(subscriber)
             .map_err(|error| InitError { what: "process has a subscriber", cause: error.into() })?;
@@ -131,24 +131,19 @@ impl Init {
         let filter = filter.or(self.filter).unwrap_or_else(|| "info".into());
         let filter = EnvFilter::try_new(filter)
             .map_err(|error| InitError { what: "log filter", cause: error.into() })?;
-        let default = if io::stdout().is_terminal() { Format::Pretty } else { Format::Json };
-        let logs = logs(self.service, self.format.unwrap_or(default), self.writer);
+        let terminal = io::stdout().is_terminal();
+        let format = self.format.unwrap_or(if terminal { Format::Pretty } else { Format::Json });
+        let colours = terminal && self.writer.is_none() && std::env::var_os("NO_COLOR").is_none();
+        let writer = self.writer.unwrap_or_else(|| BoxMakeWriter::new(io::stdout));
+        let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours);
+        let logs = match format {
+            Format::Json => layer
+                .fmt_fields(JsonFields::new())
+                .event_format(Json { service: self.service })
+                .boxed(),
+            Format::Pretty => layer.fmt_fields(DefaultFields::new()).event_format(Human).boxed(),
+        };
         Ok(tracing_subscriber::registry().with(filter).with(logs))
-    }
-}
-
-fn logs<S>(
-    service: Arc<str>,
-    format: Format,
-    writer: BoxMakeWriter,
-) -> Box<dyn Layer<S> + Send + Sync>
-where
-    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
-{
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
-    match format {
-        Format::Json => layer.fmt_fields(JsonFields::new()).event_format(Json { service }).boxed(),
-        Format::Pretty => layer.fmt_fields(DefaultFields::new()).event_format(Human).boxed(),
     }
 }
 

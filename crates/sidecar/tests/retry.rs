@@ -1,5 +1,7 @@
 //! Retries as their callers and the upstream see them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
 mod support;
 
 use std::{

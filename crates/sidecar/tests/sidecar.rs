@@ -1,0 +1,108 @@
+//! The composed sidecar, from a request that comes in to the calls it makes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gusset_call::{BoxError, Open};
+use gusset_sidecar::{Backoff, DeadlineLayer, End, RetryPolicy, Sidecar, SpanKind};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use support::{Client, Step, Upstream, answer, request, status};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+
+fn orders() -> Sidecar {
+    Sidecar::new("orders")
+        .deadline(DeadlineLayer::server(Duration::from_secs(2)))
+        .retry(RetryPolicy::default().backoff(Backoff::default().without_jitter()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_order_is_one_trace_with_its_deadline_and_its_retries() {
+    let sidecar = orders();
+    let upstream = Upstream::new([status(503)]);
+    let payments =
+        ServiceBuilder::new().layer(sidecar.outbound("payments")).service(Client(upstream.clone()));
+    let app = service_fn(move |_: Request<Full<Bytes>>| {
+        let payments = payments.clone();
+        async move {
+            let response = payments.oneshot(request("PUT", "42 EUR")).await?;
+            response.into_body().collect().await?;
+            Ok::<_, BoxError>(answer(201))
+        }
+    });
+    let app = sidecar.inbound().layer(app);
+    let response = app.oneshot(request("POST", "")).await.unwrap();
+    assert_eq!(response.status(), 201);
+    response.into_body().collect().await.unwrap();
+
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 2);
+    assert!(seen.iter().all(|seen| seen.body == "42 EUR"));
+    assert_eq!(seen[0].headers["x-request-timeout-ms"], "2000");
+    assert_eq!(seen[1].headers["x-request-timeout-ms"], "1900");
+    assert_eq!(seen[0].headers["traceparent"], seen[1].headers["traceparent"]);
+
+    let trace = sidecar.recorder().trace(sidecar.recorder().recent(1)[0].trace_id);
+    let kinds: Vec<_> = trace.iter().map(|record| record.kind).collect();
+    assert_eq!(trace.len(), 2);
+    assert!(kinds.contains(&SpanKind::Server) && kinds.contains(&SpanKind::Client));
+    let text = sidecar.metrics().render_prometheus();
+    for line in [
+        "gusset_retries_total{upstream=\"payments\"} 1\n",
+        "gusset_retries_given_up_total{upstream=\"payments\",reason=\"exhausted\"} 0\n",
+        "gusset_traces_recorded_total 2\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_answered_and_seen_with_the_status_of_the_answer() {
+    let sidecar = orders();
+    for (step, status) in [
+        (Step::Refuse(Open::new("db").into()), StatusCode::SERVICE_UNAVAILABLE),
+        (Step::Hang, StatusCode::GATEWAY_TIMEOUT),
+        (Step::Fail("bug".into()), StatusCode::INTERNAL_SERVER_ERROR),
+    ] {
+        let app = sidecar.inbound().layer(Client(Upstream::new([step])));
+        let response = app.oneshot(request("GET", "")).await.unwrap();
+        assert_eq!(response.status(), status);
+        response.into_body().collect().await.unwrap();
+        let record = &sidecar.recorder().recent(1)[0];
+        assert_eq!((record.status, record.end), (Some(status.as_u16()), End::Complete));
+    }
+    let total = sidecar.metrics().snapshot().total(SpanKind::Server);
+    assert_eq!((total.count(), total.errors), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_upstream_has_a_budget_of_its_own() {
+    let sidecar = orders();
+    let (one, two) = (sidecar.outbound("one"), sidecar.outbound("two"));
+    let calls: Vec<_> = (0..300)
+        .map(|_| {
+            let dead = Upstream::new([status(503), status(503), status(503), status(503)]);
+            tokio::spawn(one.layer(Client(dead)).oneshot(request("GET", "")))
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert!(one.retry().stats().over_budget > 0);
+    let upstream = Upstream::new([status(503)]);
+    let response = two.layer(Client(upstream)).oneshot(request("GET", "")).await.unwrap();
+    assert_eq!(response.status(), 200);
+}
+
+fn is_a_layer_for_servers<L: Clone + Send + Sync + 'static>(_: L) {}
+
+#[test]
+fn layers_can_be_cloned_sent_and_shared() {
+    is_a_layer_for_servers(orders().inbound());
+    is_a_layer_for_servers(orders().outbound("payments"));
+    is_a_layer_for_servers(orders());
+}
