@@ -236,8 +236,6 @@ impl Drop for Membership {
         if let Some(dropped) = dropped {
             bury_unhandled(&self.group, dropped);
         }
-        // A worker of this subscription may have been called, and ended before it could look.
-        self.group.pass_on();
     }
 }
 

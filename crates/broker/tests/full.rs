@@ -1,4 +1,5 @@
 //! Full groups, and those who publish into them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
 mod common;
 
@@ -204,18 +205,21 @@ async fn a_large_message_is_not_overtaken_by_small_ones() {
     };
     tokio::task::yield_now().await;
     assert_eq!(stats(&broker, "g").waiting, 1);
+    // Ever new ones come, each of which would fit as soon as one is done.
     let small = {
         let broker = broker.clone();
         tokio::spawn(async move {
-            for _ in 0..100 {
-                broker.publish_message(message(99)).await.unwrap();
+            for _ in 0..1_000 {
+                sleep(millis(1)).await;
+                let publish = broker.publish_message(message(99));
+                let _ = timeout(millis(20), publish).await;
             }
         })
     };
     let began = Instant::now();
     timeout(Duration::from_secs(1), large).await.unwrap().unwrap().unwrap();
-    assert!(began.elapsed() <= millis(100), "{:?}", began.elapsed());
-    small.await.unwrap();
+    assert!(began.elapsed() <= millis(110), "{:?}", began.elapsed());
+    small.abort();
 }
 
 /// Handles `from` by publishing `times` as often to `to`.

@@ -1,4 +1,5 @@
 //! Subscriptions and brokers that pause and end.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
 mod common;
 
@@ -124,6 +125,25 @@ async fn a_member_that_ends_when_called_passes_the_call_on() {
         }
         settle().await;
         assert_eq!(stats(&broker, "g").acked, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_closes_leaves_new_messages_to_others_while_it_finishes() {
+    for _ in 0..50 {
+        let broker = Broker::new();
+        let (one, log) = work(&broker, Duration::from_secs(10));
+        broker.publish("tick", &1).await.unwrap();
+        settle().await;
+        let (_two, seen) = listen(&broker, ">", "g");
+        settle().await;
+        broker.publish("tick", &2).await.unwrap();
+        let mut closing = task::spawn(one.close());
+        assert_pending!(closing.poll());
+        settle().await;
+        assert_eq!((log.len(), seen.all()), (1, vec![2]));
+        closing.await;
+        assert_eq!(log.len(), 2);
     }
 }
 

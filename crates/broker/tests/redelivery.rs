@@ -1,4 +1,5 @@
 //! What happens to messages whose handlers fail.
+#![allow(clippy::panic, reason = "what handlers do in these stories")]
 
 mod common;
 
@@ -105,6 +106,30 @@ async fn a_delayed_message_is_redelivered_on_time_while_the_one_who_failed_it_is
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_that_come_due_together_are_handled_together() {
+    let broker = Broker::new();
+    let log = Log::default();
+    let noted = log.clone();
+    let handler = service_fn(move |delivery: Delivery<u32>| {
+        let noted = noted.clone();
+        async move {
+            if !delivery.attempt().is_retry() {
+                return Ok(Reply::RetryAfter(millis(100)));
+            }
+            noted.note(delivery.into_body());
+            secs(10).await;
+            Ok::<_, BoxError>(Reply::Ack)
+        }
+    });
+    let _guard = broker.subscribe(">").handle(handler).unwrap();
+    for n in 0..10 {
+        broker.publish("tick", &n).await.unwrap();
+    }
+    sleep(millis(110)).await;
+    assert_eq!(log.len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_is_a_failed_attempt_wherever_it_happens() {
     let broker = Broker::new();
     let handler = service_fn(|delivery: Delivery<u32>| {
@@ -149,7 +174,7 @@ impl Drop for Grenade {
 async fn a_panic_while_dropping_ends_no_worker() {
     let broker = Broker::new();
     let handler = service_fn(|delivery: Delivery<u32>| async move {
-        let _grenade = (*delivery.body() == 1).then_some(Grenade);
+        let _grenade = (*delivery.body() == 1).then(|| Grenade);
         if *delivery.body() == 2 {
             std::panic::panic_any(Grenade);
         }

@@ -224,7 +224,8 @@ proptest! {
                     let flying: usize = model.in_flight.iter().map(|id| model.sizes[id]).sum();
                     let could = model.in_flight.len() < CAPACITY && flying + size <= BYTES;
                     prop_assert_eq!(queue.can_make_room(size), could);
-                    if !fits && !(making_room && could) {
+                    let enters = fits || making_room && could;
+                    if !enters {
                         continue;
                     }
                     for entry in queue.make_room(size) {

@@ -1,5 +1,6 @@
 //! What the stories have in common.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
 use std::{
     sync::{Arc, Mutex},
