@@ -1,2 +1,142 @@
-//! x
-fn main() {}
+//! Tells in a minute what gusset does, with a shop of seven services that talk over real sockets.
+
+mod acts;
+mod load;
+mod options;
+mod shopper;
+mod story;
+mod summary;
+mod terminal;
+mod waterfall;
+
+use std::{io::ErrorKind, process::ExitCode, time::Duration};
+
+use gusset::shutdown::Shutdown;
+use options::{Command, HELP, Options};
+use story::{Failed, Story};
+use terminal::Terminal;
+use tokio::net::TcpListener;
+
+/// The exit code of a demo that could not start, apart from one whose promises were broken.
+const NO_START: u8 = 2;
+
+fn main() -> ExitCode {
+    let options = match Command::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Run(options)) => options,
+        Ok(Command::Help) => {
+            terminal::print(HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            terminal::complain(format!("{error}\n\n{HELP}"));
+            return ExitCode::from(NO_START);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            terminal::complain(format!("no runtime: {error}"));
+            return ExitCode::from(NO_START);
+        }
+    };
+    let code = runtime.block_on(run(&options));
+    // Reading the terminal cannot be interrupted; do not wait for it.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn run(options: &Options) -> ExitCode {
+    let listener = match listen(options.port).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            terminal::complain(error);
+            return ExitCode::from(NO_START);
+        }
+    };
+    match story(options, listener).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            terminal::complain(format!("the story broke off: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn listen(port: u16) -> Result<TcpListener, String> {
+    TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            format!(
+                "port {port} is in use; choose another with --port P, or any free one with --port 0"
+            )
+        }
+        _ => {
+            format!("cannot listen on 127.0.0.1:{port}: {error}; choose another port with --port P")
+        }
+    })
+}
+
+/// Whether all promises held.
+async fn story(options: &Options, listener: TcpListener) -> Result<bool, Failed> {
+    let shutdown = Shutdown::new(Duration::ZERO);
+    let signals = shutdown.clone();
+    let signalled = tokio::spawn(async move { signals.signalled().await });
+
+    let terminal = Terminal::new(options.headless);
+    let mut story = Story::open(options, listener, terminal).await?;
+    story.terminal.title(format!("gusset: a shop of seven services behind {}", story.gateway));
+    if story.terminal.has_keys() {
+        story.terminal.say("Enter goes on sooner, Ctrl-C ends it");
+    }
+    let interrupted = tokio::select! {
+        told = story.tell(options) => { told?; false }
+        () = shutdown.begun() => true,
+    };
+
+    story
+        .terminal
+        .act(8, if interrupted { "interrupted: what holds so far" } else { "what was promised" });
+    let summary = story.judge(interrupted).await;
+    summary.print(&story.terminal);
+    if let Some(path) = &options.summary {
+        let text = serde_json::to_string_pretty(&summary)?;
+        std::fs::write(path, text + "\n")
+            .map_err(|error| format!("--summary {}: {error}", path.display()))?;
+    }
+    if options.stay && !interrupted {
+        story.terminal.act(9, "the shop stays open until Ctrl-C");
+        stay(&story);
+        shutdown.begun().await;
+    }
+    shutdown.begin();
+    let _ = signalled.await;
+    story.terminal.say("closing: the front door, the services, the broker");
+    story.shop.close().await?;
+    let verdict = if summary.held { "every promise held" } else { "a promise was broken" };
+    story.terminal.title(format!("\n{verdict}"));
+    Ok(summary.held)
+}
+
+fn stay(story: &Story) {
+    let base = &story.gateway;
+    for command in [
+        format!(
+            "curl -s {base}/api/users -H 'content-type: application/json' -d '{{\"email\":\"me@example.com\",\"name\":\"Me\",\"password\":\"correct horse\"}}'"
+        ),
+        format!(
+            "TOKEN=$(curl -s {base}/api/login -H 'content-type: application/json' -d '{{\"email\":\"me@example.com\",\"password\":\"correct horse\"}}' | sed 's/.*\"token\":\"\\([^\"]*\\)\".*/\\1/')"
+        ),
+        format!("curl -s {base}/api/products"),
+        format!(
+            "curl -s -X PUT {base}/api/cart/items/{} -H \"authorization: Bearer $TOKEN\" -H 'content-type: application/json' -d '{{\"quantity\":2}}'",
+            story.products[0]
+        ),
+        format!(
+            "curl -s {base}/api/orders -H \"authorization: Bearer $TOKEN\" -H 'content-type: application/json' -d '{{\"items\":[{{\"product_id\":\"{}\",\"quantity\":2}}],\"card\":\"4242424242424242\"}}'",
+            story.products[0]
+        ),
+        format!("curl -s {base}/api/orders -H \"authorization: Bearer $TOKEN\""),
+    ] {
+        story.terminal.try_it(command);
+    }
+}

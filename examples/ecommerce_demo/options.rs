@@ -59,7 +59,9 @@ impl Command {
                     options.length = Duration::from_secs(seconds);
                 }
                 Long("rps") => options.rps = number(args, "--rps", 1, 1_000)? as u32,
-                Long("port") => options.port = number(args, "--port", 0, u64::from(u16::MAX))? as u16,
+                Long("port") => {
+                    options.port = number(args, "--port", 0, u64::from(u16::MAX))? as u16
+                }
                 Long("seed") => options.seed = number(args, "--seed", 0, u64::MAX)?,
                 Long("summary") => options.summary = Some(args.value()?.into()),
                 Long("headless") => options.headless = true,
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Command, String> {
-        Command::parse(std::iter::once("demo").chain(line.split_whitespace()).map(Into::into))
+        Command::parse(line.split_whitespace().map(Into::into))
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     },
 };
 
+use gusset::call::{TraceContext, TraceId};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use shop::api::lock;
@@ -65,6 +66,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) retry_after: Option<String>,
     pub(crate) body: Value,
+    /// The trace that the request began.
+    pub(crate) trace: TraceId,
 }
 
 /// A person with a browser: talks to the gateway only.
@@ -95,10 +98,6 @@ impl Shopper {
             }
             _ => Err(format!("{email} gets no account: {opened:?}, {login:?}")),
         }
-    }
-
-    pub(crate) fn token(&self) -> Option<&str> {
-        self.token.as_deref()
     }
 
     pub(crate) async fn browse(&self) -> Result<Answer, String> {
@@ -133,7 +132,7 @@ impl Shopper {
             })
             .await?;
         if answer.status == 201 {
-            let id = answer.body["id"].as_str().and_then(|id| id.parse().ok());
+            let id = answer.body["id"].as_str().and_then(|id| id.parse::<Uuid>().ok());
             lock(&self.books.shared.confirmed).extend(id);
         }
         Ok(answer)
@@ -146,12 +145,14 @@ impl Shopper {
         path: &str,
         fill: impl FnOnce(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, String> {
+        let trace = TraceContext::new_root();
         let mut request = self.http.request(method, format!("{}{path}", self.gateway));
+        request = request.header("traceparent", trace.to_string());
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
         self.books.shared.sent.fetch_add(1, Relaxed);
-        match answer_to(fill(request)).await {
+        match answer_to(fill(request), trace.trace_id()).await {
             Ok(answer) => {
                 *lock(&self.books.shared.answers).entry((kind, answer.status)).or_default() += 1;
                 Ok(answer)
@@ -165,12 +166,12 @@ impl Shopper {
     }
 }
 
-async fn answer_to(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
+async fn answer_to(request: RequestBuilder, trace: TraceId) -> Result<Answer, reqwest::Error> {
     let response = request.send().await?;
     let status = response.status().as_u16();
     let retry_after = response.headers().get("retry-after");
     let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = response.bytes().await?;
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    Ok(Answer { status, retry_after, body })
+    Ok(Answer { status, retry_after, body, trace })
 }

@@ -23,9 +23,8 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Colours only where a person looks on and wants them.
     pub(crate) fn new(headless: bool) -> Self {
-        let colours = !headless
-            && std::io::stdout().is_terminal()
-            && std::env::var_os("NO_COLOR").is_none();
+        let colours =
+            !headless && std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let enter = (!headless && std::io::stdin().is_terminal()).then(watch_enter);
         Self { colours, began: Instant::now(), enter }
     }
@@ -87,9 +86,17 @@ impl Terminal {
     }
 }
 
+pub(crate) fn print(text: impl Display) {
+    print!("{text}");
+}
+
+pub(crate) fn complain(text: impl Display) {
+    eprintln!("ecommerce_demo: {text}");
+}
+
 /// Reading a terminal cannot be cancelled, so it has a thread of its own that ends with the process.
 fn watch_enter() -> watch::Receiver<u32> {
-    let (pressed, receiver) = watch::channel(0);
+    let (pressed, receiver) = watch::channel(0_u32);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             if line.is_err() || pressed.is_closed() {

@@ -1,13 +1,13 @@
 //! How a service of the shop calls another: by its name, through all layers.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gusset::{
     breaker::{self, Circuits},
     call::{BoxError, Problem},
     registry::Registry,
-    sidecar::{ReplayBody, Sidecar},
+    sidecar::{ReplayBody, RetryPolicy, Sidecar},
     standard::{Standard, standard},
 };
 use http::{Method, Request, StatusCode};
@@ -23,6 +23,12 @@ use crate::api::{IDEMPOTENCY_KEY, problem};
 
 /// The longest answer that a service reads.
 const ANSWER_LIMIT: usize = 1 << 20;
+
+/// How long a service waits before a retry because it was asked to.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long one attempt may take if there can be another.
+const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// How many instances have a circuit.
 const INSTANCES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
@@ -43,8 +49,12 @@ impl Outbound {
     #[must_use]
     pub fn new(sidecar: Sidecar, registry: Arc<dyn Registry>, policy: breaker::Policy) -> Self {
         let circuits = Circuits::new(policy, INSTANCES);
-        let connections = Client::builder(TokioExecutor::new()).build_http();
-        Self { sidecar, registry, circuits, connections }
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let connections = Client::builder(TokioExecutor::new()).build(connector);
+        // Somebody waits at the other end: an open circuit is an answer, not a reason to wait.
+        let retry = RetryPolicy::default().max_wait(PATIENCE).attempt_timeout(ATTEMPT);
+        Self { sidecar: sidecar.retry(retry), registry, circuits, connections }
     }
 
     /// One circuit for each instance that was called.
@@ -160,7 +170,9 @@ impl From<CallError> for Problem {
             CallError::Refused { detail, .. } => problem(StatusCode::SERVICE_UNAVAILABLE, detail),
             CallError::Failed(error) => match gusset::call::refusal_in(&*error) {
                 Some(refusal) => Problem::of(refusal),
-                None => problem(StatusCode::BAD_GATEWAY, "a service behind this one did not answer"),
+                None => {
+                    problem(StatusCode::BAD_GATEWAY, "a service behind this one did not answer")
+                }
             },
         }
     }

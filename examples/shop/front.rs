@@ -90,4 +90,3 @@ fn identify(tokens: &Tokens, headers: &HeaderMap) -> Result<Identity, AuthError>
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
-

@@ -216,14 +216,19 @@ async fn place(
 fn check(items: &[Line]) -> Result<(), Problem> {
     let unprocessable = |detail: String| Err(problem(StatusCode::UNPROCESSABLE_ENTITY, detail));
     if !(1..=LINES).contains(&items.len()) {
-        return unprocessable(format!("items: an order has 1 to {LINES} products, not {}", items.len()));
+        return unprocessable(format!(
+            "items: an order has 1 to {LINES} products, not {}",
+            items.len()
+        ));
     }
     for (place, line) in items.iter().enumerate() {
         if line.quantity == 0 {
             return unprocessable(format!("items[{place}].quantity: must be at least 1"));
         }
         if items[..place].iter().any(|other| other.product_id == line.product_id) {
-            return unprocessable(format!("items[{place}].product_id: this product is named twice"));
+            return unprocessable(format!(
+                "items[{place}].product_id: this product is named twice"
+            ));
         }
     }
     Ok(())
@@ -231,7 +236,12 @@ fn check(items: &[Line]) -> Result<(), Problem> {
 
 impl Desk {
     /// Who orders, and what it costs.
-    async fn quote(&self, user: Uuid, key: IdempotencyKey, new: NewOrder) -> Result<Placing, Problem> {
+    async fn quote(
+        &self,
+        user: Uuid,
+        key: IdempotencyKey,
+        new: NewOrder,
+    ) -> Result<Placing, Problem> {
         let account: Validity = self.users.get(&format!("/users/{user}/validate")).await?;
         if !account.valid {
             return Err(problem(StatusCode::FORBIDDEN, "this account may not order"));
@@ -264,11 +274,15 @@ impl Desk {
 }
 
 /// What the client is told when its order was undone.
+///
+/// A service behind this one that cannot be reached makes it 424 and not 503: this service is well, has decided the order for good, and
+/// has taken everything back. To say 503 would make the gateway retry what is settled and open the circuit of
+/// this service, through which orders could then not even be looked at.
 fn explain(failure: &Failure) -> Problem {
     let status = match failure.kind {
         FailureKind::Rejected if failure.step.starts_with("reserve") => StatusCode::CONFLICT,
         FailureKind::Rejected => StatusCode::PAYMENT_REQUIRED,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::FAILED_DEPENDENCY,
     };
     problem(status, failure.error()).with("step", &*failure.step)
 }
@@ -288,10 +302,7 @@ struct Steps {
 /// The saga of an order with so many lines.
 fn define(steps: &Arc<Steps>, lines: usize) -> Result<Definition<Placing, ()>, DefinitionError> {
     // The client waits, and the calls within an attempt are retried already.
-    let patience = Policy::step()
-        .timeout(Duration::from_secs(3))
-        .attempts(2)
-        .backoff(Duration::from_millis(100), Duration::from_millis(500));
+    let patience = Policy::step().timeout(Duration::from_secs(3)).attempts(1);
     let mut saga = Saga::define(format!("place-order-{lines}"), 1);
     for place in 0..lines {
         let (act, undo) = (steps.clone(), steps.clone());
@@ -319,7 +330,12 @@ fn define(steps: &Arc<Steps>, lines: usize) -> Result<Definition<Placing, ()>, D
 }
 
 impl Steps {
-    async fn reserve(self: Arc<Self>, cx: StepContext, placing: Placing, place: usize) -> Result<(), StepError> {
+    async fn reserve(
+        self: Arc<Self>,
+        cx: StepContext,
+        placing: Placing,
+        place: usize,
+    ) -> Result<(), StepError> {
         let Line { product_id, quantity } = placing.order.items[place];
         let wanted = Reserve { product_id, quantity };
         let key = cx.idempotency_key();

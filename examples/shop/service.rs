@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, serve::ListenerExt};
 use gusset::{
     health::Health,
     registry::{Instance, Registration, Registry},
@@ -110,7 +110,10 @@ async fn serve(
     shutdown: Shutdown,
     ready: oneshot::Sender<()>,
 ) -> io::Result<()> {
-    let listener = TcpListener::from_std(socket)?;
+    let listener = TcpListener::from_std(socket)?.tap_io(|connection| {
+        // Answers are small and must not wait for the client's acknowledgement of the one before.
+        let _ = connection.set_nodelay(true);
+    });
     let registration = Registration::spawn(registry, instance);
     registration.registered().await;
     let _ = ready.send(());

@@ -8,7 +8,7 @@ use gusset::{
     gateway::{Gateway, serve},
     registry::{self, MemoryRegistry, Registry, Sweeper},
     shutdown::Shutdown,
-    sidecar::{Record, Recorder, Route, Sidecar},
+    sidecar::{Record, Recorder, Route, Sidecar, SpanKind},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -60,7 +60,7 @@ pub struct Shop {
     pub inventory: Inventory,
     /// All instances that run.
     pub running: Vec<Running>,
-    sidecars: Vec<Sidecar>,
+    sidecars: Vec<(String, Sidecar)>,
     outbound: Vec<Outbound>,
     breaker: breaker::Policy,
     recorder: Recorder,
@@ -136,7 +136,8 @@ impl Shop {
         self.start(1, "inventory-service", move |_| inventory.router()).await?;
         let (orders, broker) = (self.orders.clone(), self.broker.clone());
         // A definition that is not well formed leaves the instance without paths, which every test and story notices.
-        let router = move |calls: Outbound| orders.spawn_router(&calls, &broker).unwrap_or_default();
+        let router =
+            move |calls: Outbound| orders.spawn_router(&calls, &broker).unwrap_or_default();
         self.start(2, "order-service", router).await
     }
 
@@ -154,7 +155,7 @@ impl Shop {
             });
             let registry: Arc<dyn Registry> = Arc::new(self.registry.clone());
             let outbound = Outbound::new(sidecar.clone(), registry.clone(), self.breaker);
-            self.sidecars.push(sidecar.clone());
+            self.sidecars.push((format!("{service}-{number}"), sidecar.clone()));
             self.outbound.push(outbound.clone());
             let app = app.clone();
             let layered = move || {
@@ -174,10 +175,25 @@ impl Shop {
         Some(self.running.swap_remove(place))
     }
 
-    /// The sidecars of the instances, one each.
+    /// How many requests each instance of a service has answered, by its id.
     #[must_use]
-    pub fn sidecars(&self) -> &[Sidecar] {
-        &self.sidecars
+    pub fn requests_to(&self, service: &str) -> Vec<(String, u64)> {
+        let of_service = |(id, _): &&(String, Sidecar)| id.starts_with(service);
+        let counted = |(id, sidecar): &(String, Sidecar)| {
+            (id.clone(), sidecar.metrics().snapshot().total(SpanKind::Server).count())
+        };
+        self.sidecars.iter().filter(of_service).map(counted).collect()
+    }
+
+    /// How many attempts after the first there were, of all services.
+    #[must_use]
+    pub fn retries(&self) -> u64 {
+        let text = self.sidecars.iter().map(|(_, sidecar)| sidecar.metrics().render_prometheus());
+        text.flat_map(|text| {
+            let values = text.lines().filter(|line| line.starts_with("gusset_retries_total{"));
+            values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect::<Vec<f64>>()
+        })
+        .sum::<f64>() as u64
     }
 
     /// The circuits that instances of any service keep of this instance.
@@ -190,7 +206,8 @@ impl Shop {
     /// All that was recorded of one trace, by all services, in the order of their beginnings.
     #[must_use]
     pub fn trace(&self, id: TraceId) -> Vec<Record> {
-        let recorders = self.sidecars.iter().map(Sidecar::recorder).chain([&self.recorder]);
+        let services = self.sidecars.iter().map(|(_, sidecar)| sidecar.recorder());
+        let recorders = services.chain([&self.recorder]);
         let mut records: Vec<_> = recorders.flat_map(|recorder| recorder.trace(id)).collect();
         records.sort_by_key(|record| record.start_unix_nanos);
         records

@@ -186,8 +186,10 @@ async fn a_bank_that_is_down_costs_no_stock_and_opens_the_circuits() {
     shop.payments.set_bank(Bank::Down);
     for _ in 0..5 {
         let (status, _) = ann.order(lamp.id, 1, CARD).await;
-        assert_eq!(status, 503);
+        assert_eq!(status, 424);
     }
+    let (status, _) = ann.send(Method::GET, "/api/orders", None).await;
+    assert_eq!(status, 200, "the order service itself is well");
     assert_eq!(stock(&shop, lamp.id), 10);
     let (status, _) = ann.send(Method::GET, "/api/products", None).await;
     assert_eq!(status, 200, "the catalogue has nothing to do with it");

@@ -1,0 +1,265 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use gusset::{breaker::State, broker::Filter, registry::Registry};
+use shop::{notification::POISON_EMAIL, payment::Bank};
+use tokio::{task::JoinSet, time::Instant};
+
+use crate::{
+    load::{GOOD_CARD, Load},
+    options::Options,
+    story::{Failed, Story, eventually},
+    waterfall::waterfall,
+};
+
+impl Story {
+    /// All acts, one after the other.
+    pub(crate) async fn tell(&mut self, options: &Options) -> Result<(), Failed> {
+        self.the_services_come_up().await?;
+        self.calls_go_round(options).await?;
+        self.the_bank_goes_down().await?;
+        self.what_was_begun_is_undone().await?;
+        self.a_client_is_greedy().await?;
+        self.an_instance_is_killed().await?;
+        self.a_message_is_poison().await
+    }
+
+    async fn the_services_come_up(&mut self) -> Result<(), Failed> {
+        self.terminal.act(1, "the services come up and find each other");
+        self.terminal.try_it(format!("curl -s {}/api/products", self.gateway));
+        for service in self.shop.registry.services().await? {
+            let snapshot = self.shop.registry.discover(&service).await?;
+            let at: Vec<_> = snapshot.healthy().map(|instance| instance.authority()).collect();
+            self.terminal.row(format!("{service:<22} {}", at.join("  ")));
+        }
+        self.terminal.say(format!(
+            "shortened for the story: a silent instance is out after {:?} (30 s), a circuit stays open for {:?} (30 s)",
+            self.times.ttl, self.times.open_for,
+        ));
+        Ok(())
+    }
+
+    async fn calls_go_round(&mut self, options: &Options) -> Result<(), Failed> {
+        self.terminal.act(2, "customers arrive; calls go round the instances");
+        self.terminal.try_it(format!("curl -s {}/api/products | head -c 300", self.gateway));
+        let customers = self.customers().await?;
+        let visitor = customers[0].clone();
+        self.terminal.say(format!(
+            "{} customers, {} requests a second",
+            customers.len(),
+            options.rps
+        ));
+        self.load = Some(Load::spawn(customers, self.products.clone(), options.rps, options.seed));
+        self.terminal.pause(self.share(12)).await;
+
+        let counts = self.shop.requests_to("product-service");
+        let most = counts.iter().map(|(_, count)| *count).max().unwrap_or(1).max(1);
+        for (instance, count) in counts {
+            let bar = "█".repeat(usize::try_from(count * 40 / most)?);
+            self.terminal.row(format!("{instance:<22} {count:>6}  {bar}"));
+        }
+
+        let lines = [(self.products[0], 1), (self.products[1], 2)];
+        let order = visitor.order(&lines, GOOD_CARD).await?;
+        self.terminal.say("one order in every detail, as its trace shows it:");
+        // The last spans are recorded when their bodies have ended, just after the answer.
+        eventually(Duration::from_secs(1), || self.shop.trace(order.trace).len() >= 12).await;
+        for line in waterfall(&self.shop.trace(order.trace)) {
+            self.terminal.row(line);
+        }
+        self.promise(order.status == 201, "an order goes through all services, in one trace");
+        self.terminal.pause(self.share(3)).await;
+        Ok(())
+    }
+
+    async fn the_bank_goes_down(&mut self) -> Result<(), Failed> {
+        self.terminal.act(3, "the bank goes down: retries, then the circuits open");
+        let order = r#"-d '{"items":[…],"card":"4242…"}'"#;
+        self.terminal.try_it(format!(
+            "curl -si -X POST {}/api/orders -H 'authorization: Bearer …' {order}",
+            self.gateway,
+        ));
+        let visitor = self.newcomer("visitor@example.com").await?;
+        let (retries, browsed) =
+            (self.shop.retries(), self.books.answers("catalogue", |status| status == 200));
+        self.shop.payments.set_bank(Bank::Down);
+        let down = Instant::now();
+        let opened = || self.payment_circuits().contains(&State::Open);
+        let patience = Duration::from_secs(10).max(self.share(15));
+        let mut tried = 0;
+        while !opened() && down.elapsed() < patience {
+            tried += 1;
+            visitor.order(&[(self.products[2], 1)], GOOD_CARD).await?;
+        }
+        let open = opened();
+        self.terminal.say(format!(
+            "a circuit of the payment service opened {:.1} s after the bank went down",
+            down.elapsed().as_secs_f64(),
+        ));
+        self.terminal.say(format!(
+            "{} retries until then; this visitor tried {tried} times",
+            self.shop.retries() - retries,
+        ));
+        let asked = Instant::now();
+        let refused = visitor.order(&[(self.products[2], 1)], GOOD_CARD).await?;
+        self.terminal.say(format!(
+            "the next order is answered {} within {:.0} ms: {}",
+            refused.status,
+            asked.elapsed().as_secs_f64() * 1_000.0,
+            refused.body["detail"].as_str().unwrap_or_default(),
+        ));
+        self.terminal.pause(self.share(8)).await;
+        let looked = visitor.browse().await?;
+        let browsed = self.books.answers("catalogue", |status| status == 200) - browsed;
+        self.promise(
+            open && refused.status == 424 && looked.status == 200,
+            format!(
+                "orders are refused at once, and the catalogue still answers: {browsed} times since"
+            ),
+        );
+        Ok(())
+    }
+
+    async fn what_was_begun_is_undone(&mut self) -> Result<(), Failed> {
+        self.terminal.act(4, "the saga takes back what it had done");
+        let visitor = self.newcomer("collector@example.com").await?;
+        let (chair, table) = (self.stock_up("oak chair", 12), self.stock_up("oak table", 3));
+        let before = (self.stock(chair), self.stock(table));
+        let order = visitor.order(&[(chair, 4), (table, 1)], GOOD_CARD).await?;
+        let after = (self.stock(chair), self.stock(table));
+        self.terminal.say(format!(
+            "4 chairs and a table: {} at step {}: {}",
+            order.status,
+            order.body["step"].as_str().unwrap_or("?"),
+            order.body["detail"].as_str().unwrap_or_default(),
+        ));
+        for line in waterfall(&self.shop.trace(order.trace)).iter().take(22) {
+            self.terminal.row(line);
+        }
+        self.promise(
+            order.status == 424 && before == after,
+            format!("stock of chairs and tables is {before:?} before and {after:?} after"),
+        );
+
+        self.shop.payments.set_bank(Bank::Up);
+        let up = Instant::now();
+        let all_closed = || self.payment_circuits().iter().all(|state| *state == State::Closed);
+        let limit = Duration::from_secs(30);
+        while !all_closed() && up.elapsed() < limit {
+            visitor.order(&[(self.products[3], 1)], GOOD_CARD).await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.terminal.say(format!(
+            "the bank is back; all circuits were closed {:.1} s later",
+            up.elapsed().as_secs_f64(),
+        ));
+        let order = visitor.order(&[(chair, 4), (table, 1)], GOOD_CARD).await?;
+        self.promise(
+            all_closed() && order.status == 201,
+            format!("the same order now goes through: {}", order.status),
+        );
+        self.terminal.pause(self.share(6)).await;
+        Ok(())
+    }
+
+    async fn a_client_is_greedy(&mut self) -> Result<(), Failed> {
+        self.terminal.act(5, "a greedy client gets 429, the others do not notice");
+        self.terminal.try_it(format!(
+            "for i in $(seq 60); do curl -so /dev/null -w '%{{http_code}} ' {}/api/cart -H 'authorization: Bearer …'; done",
+            self.gateway,
+        ));
+        let (greedy, modest) = (
+            self.newcomer("greedy@example.com").await?,
+            self.newcomer("modest@example.com").await?,
+        );
+        let mut visits = JoinSet::new();
+        for _ in 0..120 {
+            let greedy = greedy.clone();
+            visits.spawn(async move { greedy.see_cart().await });
+        }
+        let mut statuses: BTreeMap<u16, u32> = BTreeMap::new();
+        let mut retry_after = None;
+        while let Some(visit) = visits.join_next().await {
+            let answer = visit??;
+            *statuses.entry(answer.status).or_default() += 1;
+            retry_after = retry_after.or(answer.retry_after);
+        }
+        let other = modest.see_cart().await?;
+        let elsewhere = greedy.browse().await?;
+        let (passed, limited) =
+            (statuses.get(&200).copied().unwrap_or(0), statuses.get(&429).copied().unwrap_or(0));
+        self.terminal.say(format!(
+            "120 looks at one cart in a burst: {passed} answered, {limited} × 429, Retry-After: {} s",
+            retry_after.as_deref().unwrap_or("?"),
+        ));
+        self.terminal.row("the quota of that route is 50 a minute for each user");
+        self.promise(
+            passed >= 50 && limited > 0 && other.status == 200 && elsewhere.status == 200,
+            "another client on the same route and the same client on another route get 200",
+        );
+        self.terminal.pause(self.share(5)).await;
+        Ok(())
+    }
+
+    async fn an_instance_is_killed(&mut self) -> Result<(), Failed> {
+        let victim = "product-service-2";
+        self.terminal.act(6, format!("{victim} is killed; no order fails"));
+        let failed = |story: &Self| story.books.answers("order", |status| status >= 500);
+        let ordered = |story: &Self| story.books.answers("order", |status| status == 201);
+        let before = (failed(self), ordered(self));
+        let Some(running) = self.shop.take(victim) else {
+            return Err(format!("{victim} is not running").into());
+        };
+        running.kill();
+        let killed = Instant::now();
+        let mut watch = self.shop.registry.watch("product-service");
+        let gone = tokio::time::timeout(Duration::from_secs(10), async {
+            while watch.snapshot().healthy().any(|instance| &*instance.id == victim) {
+                watch.changed().await;
+            }
+        });
+        let gone = gone.await.is_ok();
+        self.terminal.say(format!(
+            "nobody was told; out of rotation {:.2} s later",
+            killed.elapsed().as_secs_f64(),
+        ));
+        self.terminal.pause(self.share(12)).await;
+        let (failed, ordered) = (failed(self) - before.0, ordered(self) - before.1);
+        self.promise(
+            gone && failed == 0,
+            format!("since then {ordered} orders were confirmed and {failed} failed"),
+        );
+        Ok(())
+    }
+
+    async fn a_message_is_poison(&mut self) -> Result<(), Failed> {
+        self.terminal.act(7, "a poison message dies, is looked at, and lives again");
+        let bobby = self.newcomer(POISON_EMAIL).await?;
+        let order = bobby.order(&[(self.products[4], 1)], GOOD_CARD).await?;
+        let letters = self.shop.broker.dead_letters();
+        let dead = || self.shop.broker.stats().dead_letters;
+        eventually(Duration::from_secs(10), || dead() > 0).await;
+        for letter in letters.list(&Filter::all(), None, 3) {
+            self.terminal.say(format!(
+                "dead letter: {} for group {} after {} attempts: {}",
+                letter.message.subject(),
+                letter.group,
+                letter.attempts,
+                letter.last_failure.as_ref().map_or("", |failure| failure.error.as_str()),
+            ));
+        }
+        let died = dead();
+        self.terminal.say("someone repairs the mail template and redrives it");
+        self.shop.notifications.repair();
+        let redriven = letters.redrive_all(&Filter::all()).redriven;
+        let id = order.body["id"].as_str().unwrap_or_default().parse()?;
+        let mailed = || self.shop.notifications.mails_about(id) > 0;
+        let told = eventually(Duration::from_secs(10), mailed).await;
+        let left = dead();
+        self.promise(
+            (died, redriven, left) == (1, 1, 0) && told,
+            format!("{died} died, {redriven} redriven, {left} left, and the mail went out",),
+        );
+        self.terminal.pause(self.share(4)).await;
+        Ok(())
+    }
+}

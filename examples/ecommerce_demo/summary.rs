@@ -1,0 +1,162 @@
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use shop::{Shop, payment::Totals};
+use uuid::Uuid;
+
+use crate::{shopper::Books, terminal::Terminal};
+
+/// What must hold, and whether it did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Promise {
+    pub(crate) text: String,
+    pub(crate) held: bool,
+}
+
+/// The figures of a story, and the verdict.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    pub(crate) held: bool,
+    pub(crate) interrupted: bool,
+    pub(crate) seconds: f64,
+    pub(crate) requests: Requests,
+    pub(crate) orders_confirmed: u64,
+    pub(crate) payments: Totals,
+    pub(crate) stock: Stock,
+    pub(crate) retries: u64,
+    pub(crate) dead_letters: usize,
+    pub(crate) promises: Vec<Promise>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Requests {
+    pub(crate) sent: u64,
+    pub(crate) answered: u64,
+    pub(crate) lost: Vec<String>,
+    pub(crate) by_status: BTreeMap<u16, u64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Stock {
+    pub(crate) at_start: u64,
+    pub(crate) left: u64,
+    pub(crate) sold: u64,
+}
+
+impl Summary {
+    /// Looks into the stores of all services, after everything has come to rest.
+    pub(crate) fn of(
+        shop: &Shop,
+        books: &Books,
+        at_start: &BTreeMap<Uuid, u32>,
+        mut promises: Vec<Promise>,
+    ) -> Self {
+        let orders = shop.orders.confirmed();
+        let payments = shop.payments.totals();
+        let (sold, stock) = sold_and_left(shop, at_start);
+        let requests = Requests {
+            sent: books.sent(),
+            answered: books.answers("", |_| true),
+            lost: books.lost(),
+            by_status: books.by_status(),
+        };
+        let mut promise = |held, text: String| promises.push(Promise { text, held });
+
+        let confirmed = orders.len() as u64;
+        let kept = payments.captured - payments.refunded;
+        promise(
+            confirmed == kept,
+            format!(
+                "orders confirmed = payments captured − refunded: {confirmed} = {} − {}",
+                payments.captured, payments.refunded
+            ),
+        );
+        promise(
+            stock.left + stock.sold == stock.at_start && sold,
+            format!(
+                "stock left + sold = stock at start, of every product: {} + {} = {}",
+                stock.left, stock.sold, stock.at_start
+            ),
+        );
+        let known: Vec<_> = orders.iter().map(|order| order.id).collect();
+        let told = books.confirmed();
+        promise(
+            told.iter().all(|id| known.contains(id)),
+            format!("every order that a customer was told of exists: {}", told.len()),
+        );
+        let mailed = known.iter().filter(|id| shop.notifications.mails_about(**id) > 0).count();
+        promise(
+            mailed == known.len(),
+            format!(
+                "every confirmed order was notified at least once: {mailed} of {}",
+                known.len()
+            ),
+        );
+        let revenue: u64 = orders.iter().map(|order| order.total_cents).sum();
+        promise(
+            payments.billed_twice == 0 && revenue == payments.balance_cents,
+            format!(
+                "every confirmed order was billed exactly once: {revenue} cents = {}",
+                payments.balance_cents
+            ),
+        );
+        promise(
+            requests.lost.is_empty() && requests.sent == requests.answered,
+            format!(
+                "no request was lost without an answer: {} sent, {} answered",
+                requests.sent, requests.answered
+            ),
+        );
+
+        Self {
+            held: promises.iter().all(|promise| promise.held),
+            interrupted: false,
+            seconds: 0.0,
+            orders_confirmed: confirmed,
+            dead_letters: shop.broker.stats().dead_letters,
+            retries: shop.retries(),
+            requests,
+            payments,
+            stock,
+            promises,
+        }
+    }
+
+    pub(crate) fn print(&self, terminal: &Terminal) {
+        for promise in &self.promises {
+            terminal.verdict(promise.held, &promise.text);
+        }
+        let by_status: Vec<_> = self
+            .requests
+            .by_status
+            .iter()
+            .map(|(status, count)| format!("{status}: {count}"))
+            .collect();
+        terminal.row(format!("answers by status: {}", by_status.join(", ")));
+        terminal.row(format!("retries between services: {}", self.retries));
+        for lost in self.requests.lost.iter().take(5) {
+            terminal.row(format!("lost: {lost}"));
+        }
+    }
+}
+
+/// Whether what was sold and what is left add up for every single product, and the sums; the inventory service, which
+/// knows only the events, must agree.
+fn sold_and_left(shop: &Shop, at_start: &BTreeMap<Uuid, u32>) -> (bool, Stock) {
+    let mut sold: BTreeMap<Uuid, u64> = BTreeMap::new();
+    for line in shop.orders.confirmed().iter().flat_map(|order| &order.items) {
+        *sold.entry(line.product_id).or_default() += u64::from(line.quantity);
+    }
+    let left: BTreeMap<Uuid, u64> =
+        shop.products.all().iter().map(|product| (product.id, product.stock.into())).collect();
+    let balanced = at_start.iter().all(|(id, start)| {
+        let sum = sold.get(id).unwrap_or(&0) + left.get(id).unwrap_or(&0);
+        sum == u64::from(*start)
+    });
+    let stock = Stock {
+        at_start: at_start.values().map(|stock| u64::from(*stock)).sum(),
+        left: left.values().sum(),
+        sold: sold.values().sum(),
+    };
+    (balanced && shop.inventory.sold() == sold, stock)
+}
