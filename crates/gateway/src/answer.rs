@@ -15,6 +15,7 @@ pub(crate) enum Answer {
     BadHost,
     BadPath(BadPath),
     BadBody,
+    SlowBody,
     NotFound,
     WrongMethod(Allowed),
     Unauthorized(AuthError),
@@ -31,6 +32,7 @@ impl Answer {
         match ClientFault::in_error(&**error) {
             Some(ClientFault::TooLarge) => return Self::TooLarge { limit },
             Some(ClientFault::Broken(_)) => return Self::BadBody,
+            Some(ClientFault::Slow) => return Self::SlowBody,
             None => {}
         }
         let Some(refusal) = refusal_in(&**error) else { return Self::BadGateway };
@@ -45,6 +47,7 @@ impl Answer {
     pub(crate) const fn status(&self) -> StatusCode {
         match self {
             Self::BadHost | Self::BadPath(_) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthorized(AuthError::Forbidden) => StatusCode::FORBIDDEN,
@@ -64,6 +67,7 @@ impl Answer {
             Self::BadPath(BadPath::Encoding) => "the path is not well encoded".into(),
             Self::BadPath(BadPath::Ambiguous) => "the path can be read in more than one way".into(),
             Self::BadBody => "the request body could not be read".into(),
+            Self::SlowBody => "the request body took too long".into(),
             Self::NotFound => "nothing is served at this path".into(),
             Self::WrongMethod(allowed) => format!("this path takes {allowed}"),
             Self::Unauthorized(error) => error.to_string(),
@@ -102,7 +106,7 @@ impl Answer {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
             // What is left of the body is not going to be read.
-            Self::TooLarge { .. } | Self::BadBody => {
+            Self::TooLarge { .. } | Self::BadBody | Self::SlowBody => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
@@ -120,9 +124,10 @@ mod tests {
     fn errors_have_distinct_answers_and_tell_nothing_of_the_inside() {
         let second = Duration::from_secs(1);
         let open = Open::new("10.0.0.7:80").retry_after(second);
-        let errors: [(BoxError, u16); 6] = [
+        let errors: [(BoxError, u16); 7] = [
             (ClientFault::TooLarge.into(), 413),
             (ClientFault::Broken("bad chunk".into()).into(), 400),
+            (ClientFault::Slow.into(), 408),
             (open.into(), 503),
             (NoInstance::new("orders").into(), 503),
             (DeadlineExceeded.into(), 504),

@@ -2,6 +2,10 @@ use std::{
     any::Any,
     fmt,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -19,6 +23,18 @@ pub(crate) struct RequestBody {
     source: Source,
     /// Bytes that may still come.
     left: u64,
+    /// `None` for a body without bytes.
+    upload: Option<Upload>,
+}
+
+/// Whether a request's body is waited for at present. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Upload(Arc<AtomicBool>);
+
+impl Upload {
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.0.load(Relaxed)
+    }
 }
 
 enum Source {
@@ -29,25 +45,26 @@ enum Source {
 }
 
 impl RequestBody {
-    /// A body without bytes.
-    pub(crate) const fn empty() -> Self {
-        Self { source: Source::Empty, left: 0 }
-    }
-
+    /// `body`, of which at most `limit` bytes are taken.
     pub(crate) fn new<B>(body: B, limit: u64) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         if body.is_end_stream() {
-            return Self::empty();
+            return Self { source: Source::Empty, left: 0, upload: None };
         }
         let mut body = Some(body);
         let source = match (&mut body as &mut dyn Any).downcast_mut::<Option<Incoming>>() {
             Some(incoming) => incoming.take().map_or(Source::Empty, Source::Incoming),
             None => body.map_or(Source::Empty, |body| Source::Other(Box::pin(Boxable { body }))),
         };
-        Self { source, left: limit }
+        Self { source, left: limit, upload: Some(Upload::default()) }
+    }
+
+    /// The way to look at the upload from elsewhere, if there is one.
+    pub(crate) fn upload(&self) -> Option<&Upload> {
+        self.upload.as_ref()
     }
 }
 
@@ -59,14 +76,15 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = match &mut self.source {
-            Source::Empty => None,
-            Source::Incoming(body) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
-            }
-            Source::Other(body) => ready!(body.as_mut().poll_frame(cx)),
+        let polled = match &mut self.source {
+            Source::Empty => Poll::Ready(None),
+            Source::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Source::Other(body) => body.as_mut().poll_frame(cx),
         };
-        let frame = match frame {
+        if let Some(Upload(awaited)) = &self.upload {
+            awaited.store(polled.is_pending(), Relaxed);
+        }
+        let frame = match ready!(polled) {
             None => return Poll::Ready(None),
             Some(Err(error)) => return Poll::Ready(Some(Err(ClientFault::Broken(error).into()))),
             Some(Ok(frame)) => frame,
@@ -144,6 +162,8 @@ pub(crate) enum ClientFault {
     TooLarge,
     /// It could not be read: malformed, or the client left.
     Broken(BoxError),
+    /// The deadline passed while the client was still sending it.
+    Slow,
 }
 
 impl ClientFault {
@@ -159,6 +179,7 @@ impl fmt::Display for ClientFault {
         f.write_str(match self {
             Self::TooLarge => "the request body is too large",
             Self::Broken(_) => "the request body could not be read",
+            Self::Slow => "the request body took too long",
         })
     }
 }
@@ -166,7 +187,7 @@ impl fmt::Display for ClientFault {
 impl std::error::Error for ClientFault {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::TooLarge => None,
+            Self::TooLarge | Self::Slow => None,
             Self::Broken(error) => Some(&**error),
         }
     }
@@ -194,7 +215,7 @@ mod tests {
     }
 
     fn chunks<const N: usize>(sizes: [usize; N]) -> Chunks {
-        Chunks(sizes.to_vec().into_iter())
+        Chunks(Vec::from(sizes).into_iter())
     }
 
     #[tokio::test]

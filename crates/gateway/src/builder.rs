@@ -1,4 +1,4 @@
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use gusset_breaker::Policy;
 use gusset_registry::Registry;
@@ -38,7 +38,7 @@ impl Builder {
             routes: Vec::new(),
             authenticate: None,
             trusted: Vec::new(),
-            breaker: Policy::default(),
+            breaker: Policy::default().slow_after(Duration::MAX),
             metrics: Metrics::new(),
             recorder: Recorder::with_capacity("gateway", 0),
         }
@@ -66,8 +66,12 @@ impl Builder {
         self
     }
 
-    /// When an instance is left alone. Every instance has a circuit of its own, shared by all routes to its upstream. Default
-    /// [`Policy::default`]: five failures in a row, 30 s.
+    /// When an instance is left alone. Every instance has a circuit of its own, shared by all routes to its upstream. Failures are
+    /// answers of 5xx, connections that break, and routes' timeouts that passed.
+    ///
+    /// Default [`Policy::default`], five failures in a row and 30 s, with an unlimited [`Policy::slow_after`]: a call that is
+    /// dropped says nothing, for a client that leaves late would count like an instance that hangs. Set it where
+    /// retries have an attempt timeout, which drops calls as well.
     #[must_use]
     pub const fn breaker(mut self, policy: Policy) -> Self {
         self.breaker = policy;

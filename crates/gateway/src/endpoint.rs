@@ -16,7 +16,10 @@ use hyper_util::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::body::{AttemptBody, ClientFault};
+use crate::{
+    blame::Blame,
+    body::{AttemptBody, ClientFault},
+};
 
 /// The connections of a gateway to all its upstreams.
 pub(crate) type Connections = legacy::Client<HttpConnector, AttemptBody>;
@@ -45,8 +48,8 @@ pub(crate) fn connections() -> Connections {
 }
 
 /// From the inside: a connection; the attempt's span; the deadline, within the circuit so that an instance which lets it pass has
-/// failed, while a client that leaves says nothing; the circuit.
-type Guarded = Breaker<WithDeadline<Trace<Connections>>, Verdict>;
+/// failed, while a client that leaves says nothing; who is to blame; the circuit.
+type Guarded = Breaker<Blame<WithDeadline<Trace<Connections>>>, Verdict>;
 
 /// An instance behind its circuit.
 #[derive(Clone, Debug)]
@@ -64,7 +67,8 @@ impl Endpoint {
         circuit: Circuit,
     ) -> Self {
         let guard = BreakerLayer::new(circuit).classify(Verdict);
-        let guarded = guard.layer(DeadlineLayer::client().layer(traces.layer(connections)));
+        let timed = DeadlineLayer::client().layer(traces.layer(connections));
+        let guarded = guard.layer(Blame::new(timed));
         Self { authority: authority.parse().ok(), guarded }
     }
 

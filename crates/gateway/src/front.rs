@@ -15,7 +15,7 @@ use crate::{
     answer::Answer,
     body::RequestBody,
     client::Origin,
-    headers::{add_via, is_forwarding, is_ours, remove_hop_by_hop, remove_where},
+    headers::{add_via, is_forwarding, is_ours, reads, remove_hop_by_hop, remove_where},
     host::host_of,
     limit::Limit,
     path::{BadPath, normalise},
@@ -52,7 +52,7 @@ impl Front {
         if !self.origin(request.headers(), request.extensions()).trusted {
             remove_where(request.headers_mut(), is_for_the_trusted);
         }
-        request.headers_mut().remove(SUBJECT);
+        remove_where(request.headers_mut(), |name| reads(name, SUBJECT.as_str()));
     }
 
     fn origin(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
@@ -89,7 +89,11 @@ impl Front {
         if let Some(subject) = subject {
             head.headers.insert(SUBJECT, subject);
         }
-        Ok((number, Request::from_parts(head, RequestBody::new(body, gate.body_limit))))
+        let body = RequestBody::new(body, gate.body_limit);
+        if let Some(upload) = body.upload() {
+            head.extensions.insert(upload.clone());
+        }
+        Ok((number, Request::from_parts(head, body)))
     }
 
     fn locate(&self, head: &Parts) -> Result<Located, Answer> {
@@ -170,7 +174,7 @@ fn target(uri: &Uri, path: &str) -> Result<Uri, BadPath> {
 fn is_for_the_trusted(name: &HeaderName) -> bool {
     const TIMEOUTS: [&str; 3] =
         ["grpc-timeout", "x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms"];
-    is_forwarding(name) || is_ours(name) || TIMEOUTS.contains(&name.as_str())
+    is_forwarding(name) || is_ours(name) || TIMEOUTS.iter().any(|timeout| reads(name, timeout))
 }
 
 fn subject_line(identity: &Identity) -> Result<HeaderValue, Answer> {

@@ -77,14 +77,22 @@ fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 
 /// Whether a field tells of the way that a request came.
 pub(crate) fn is_forwarding(name: &HeaderName) -> bool {
-    *name == header::FORWARDED
-        || name.as_str() == "x-real-ip"
-        || name.as_str().starts_with("x-forwarded-")
+    reads(name, "forwarded") || reads(name, "x-real-ip") || begins(name, "x-forwarded-")
 }
 
 /// Whether services believe a field because only the family sets it.
 pub(crate) fn is_ours(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-gusset-")
+    begins(name, "x-gusset-")
+}
+
+/// Whether a field is `expected` to a service that cannot tell `_` from `-`, as behind CGI and WSGI.
+pub(crate) fn reads(name: &HeaderName, expected: &str) -> bool {
+    name.as_str().len() == expected.len() && begins(name, expected)
+}
+
+fn begins(name: &HeaderName, prefix: &str) -> bool {
+    let dashed = name.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+    name.as_str().len() >= prefix.len() && dashed.zip(prefix.bytes()).all(|(a, b)| a == b)
 }
 
 /// Removes the fields that `is_meant` says. Costs no allocation where there is none, which is the usual case.
@@ -178,11 +186,14 @@ mod tests {
             ("forwarded", "for=1"),
             ("x-real-ip", "1"),
             ("x-gusset-subject", "root"),
+            ("x_gusset-subject", "root"),
+            ("x_forwarded_for", "1"),
             ("x-forwarder", "kept"),
+            ("x-forward", "kept"),
         ]);
         remove_where(&mut head, is_forwarding);
-        assert_eq!(head.len(), 2);
+        assert_eq!(head.len(), 4);
         remove_where(&mut head, is_ours);
-        assert_eq!(head, headers(&[("x-forwarder", "kept")]));
+        assert_eq!(head, headers(&[("x-forwarder", "kept"), ("x-forward", "kept")]));
     }
 }

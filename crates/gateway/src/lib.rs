@@ -49,6 +49,7 @@
 //! | 401, 403 | [`AuthError`] | `WWW-Authenticate` |
 //! | 404 | no route has this path | |
 //! | 405 | one has, with other methods | `Allow` |
+//! | 408 | the deadline passed while the client was still sending its body | |
 //! | 413 | the body is larger than [`Route::body_limit`] | |
 //! | 429 | the client is above its [`Route::quota`] | `Retry-After` |
 //! | 502 | an instance cannot be reached, breaks off, or answers nonsense | |
@@ -69,9 +70,10 @@
 //!
 //! # Guarantees
 //!
-//! - A request that is not idempotent is sent a second time only if the first never reached an instance.
+//! - A request that is not idempotent, by its method or an `Idempotency-Key`, is sent a second time only if the first never
+//!   reached an instance.
 //! - If the client leaves, the upstream's call is cancelled. If the upstream breaks off, so does the answer: it never ends as if it were whole.
-//! - A client's fault (a malformed or large body, leaving early) is not counted against an instance.
+//! - A client's fault (a malformed, large or slow body, leaving early) is not counted against an instance.
 //!
 //! # Differences from
 //!
@@ -83,7 +85,7 @@
 //! # What it does not do
 //!
 //! No TLS, no HTTP/2, no WebSocket or other upgrades, no configuration file. The body of an answer has no time limit: a stalled upstream holds its client
-//! until that leaves. The server is hyper, which hides whether a request had both a `Content-Length` and a `Transfer-Encoding`;
+//! until that leaves, and a client that reads slowly holds its connection. The server is hyper, which hides whether a request had both a `Content-Length` and a `Transfer-Encoding`;
 //! it forwards by the latter alone.
 //!
 //! # Memory
@@ -112,6 +114,7 @@ mod table;
 mod answer;
 mod body;
 
+mod blame;
 mod endpoint;
 mod upstream;
 

@@ -98,11 +98,11 @@ impl Server {
         Self::default()
     }
 
-    /// How many connections are open at once; further ones wait in the backlog of the kernel. Default 10,000, below
+    /// How many connections are open at once, at least 1; further ones wait in the backlog of the kernel. Default 10,000, below
     /// the limit of open files of a usual service.
     #[must_use]
     pub const fn max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections;
+        self.max_connections = if connections == 0 { 1 } else { connections };
         self
     }
 
@@ -132,6 +132,9 @@ impl Server {
 
     /// Serves until `shutdown` ends. It then takes in what waits in the backlog, closes the listener, and
     /// returns once every connection has its answers. Each connection runs in a task.
+    ///
+    /// The kernel resets a connection that is made in the moment between the last look into the backlog and the closing, some
+    /// microseconds; whoever cannot bear that takes the gateway out of rotation first.
     ///
     /// # Errors
     ///

@@ -10,6 +10,7 @@ use gusset_sidecar::{
     Transient, Verdict, WithDeadline,
 };
 use http::Response;
+use hyper_util::client::legacy;
 use tower_layer::Layer;
 
 use crate::{
@@ -102,7 +103,7 @@ impl fmt::Debug for Instances {
 }
 
 /// What is worth another attempt: as [`Transient`], but neither what the client did wrong, nor a lack of instances, for which
-/// the balancer has waited already.
+/// the balancer has waited already. No connection at all means, whatever the reason, that nothing was sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Judge;
 
@@ -111,6 +112,9 @@ impl<B> Classify<B> for Judge {
         match result {
             Err(error) if error.is::<NoInstance>() => Verdict::Final,
             Err(error) if ClientFault::in_error(&**error).is_some() => Verdict::Final,
+            Err(error) if error.downcast_ref().is_some_and(legacy::Error::is_connect) => {
+                Verdict::NotSent { after: None }
+            }
             _ => Transient.classify(result),
         }
     }

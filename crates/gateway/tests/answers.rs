@@ -1,4 +1,5 @@
 //! What a gateway answers by itself: each failure distinct, and nothing told of the inside.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod common;
 
@@ -301,4 +302,18 @@ async fn a_post_that_may_have_been_acted_on_is_not_made_again() {
     assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 1);
     assert_eq!(ask(&gateway, to("/a")).await.status(), 503);
     assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 4, "a GET is");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_slowly_is_408_and_no_fault_of_the_instance() {
+    let service = upstream(orders()).await;
+    let registry = registry("orders", &[service.address]).await;
+    let route = Route::new("/orders").to("orders").timeout(Duration::from_millis(100));
+    let gateway =
+        Gateway::builder(registry).route(route).breaker(Policy::consecutive(1)).build().unwrap();
+    let front = front_by(gusset_gateway::Server::new(), gateway.clone()).await;
+    let begun = "POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nonly";
+    let answer = raw(front.address, begun).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(gateway.breakers()[0].circuit.state(), State::Closed);
 }

@@ -1,4 +1,5 @@
 //! A gateway before several instances: none is missed when one fails.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod common;
 

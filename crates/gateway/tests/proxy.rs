@@ -1,4 +1,5 @@
 //! A gateway as an intermediary: what goes on, what does not, and when.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod common;
 
