@@ -380,7 +380,7 @@ async fn a_hundred_sagas_on_threads_all_come_to_the_right_end() {
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_stops_between_two_attempts_and_others_go_on_at_once() {
     let (log, (store, sagas)) = (Log::default(), memory());
-    let definition = abc(&log, rejects("c"), fine);
+    let definition = abc(&log, rejects("b"), fine);
     let handle = sagas.start(&definition, id("s-1"), 7).await.unwrap();
     sleep(SECOND / 2).await;
     sagas.shutdown().await;
@@ -393,7 +393,7 @@ async fn a_shutdown_stops_between_two_attempts_and_others_go_on_at_once() {
     next.register(&definition).unwrap();
     assert_eq!(next.recover().await.unwrap().resumed, 1);
     sleep(10 * SECOND).await;
-    assert_eq!(log.take(), "+b !c -b -a", "c was never attempted before, so it is not undone");
+    assert_eq!(log.take(), "!b -a", "b was never attempted before, so it is not undone");
 }
 
 #[tokio::test(start_paused = true)]
@@ -446,7 +446,10 @@ async fn a_long_attempt_keeps_its_lease() {
         .policy(Policy::step().timeout(600 * SECOND))
         .run(move |_, (): ()| {
             counted.fetch_add(1, SeqCst);
-            async { Ok(sleep(500 * SECOND).await) }
+            async {
+                sleep(500 * SECOND).await;
+                Ok(())
+            }
         })
         .no_undo();
     let long = saga.finish(()).unwrap();
@@ -462,9 +465,13 @@ async fn a_long_attempt_keeps_its_lease() {
 async fn an_unknown_definition_blocks_its_saga_and_no_other() {
     let (log, (store, sagas)) = (Log::default(), memory());
     let known = abc(&log, fine, fine);
+    async fn takes_a_second(_: StepContext, n: u32) -> Result<u32, StepError> {
+        sleep(SECOND).await;
+        Ok(n)
+    }
     let unknown = || {
         let mut saga = Saga::define("old", 3);
-        let done = saga.step("only").run(|_, _: u32| async { Ok(sleep(SECOND).await) }).no_undo();
+        let done = saga.step("only").run(takes_a_second).no_undo();
         saga.finish(&done).unwrap()
     };
     for (saga, definition) in [("s-1", 0), ("s-2", 1), ("s-3", 0)] {
