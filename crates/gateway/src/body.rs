@@ -242,4 +242,28 @@ mod tests {
         let full = RequestBody::new(Full::new(Bytes::from_static(b"abc")), 10);
         assert_eq!(full.size_hint().exact(), Some(3));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_body_passes_as_it_is_or_breaks_off_within_its_limit(
+            sizes in proptest::collection::vec(0usize..50, 0..8),
+            limit in 0u64..200,
+        ) {
+            let whole: usize = sizes.iter().sum();
+            let mut body = RequestBody::new(Chunks(sizes.into_iter()), limit);
+            let mut passed = 0;
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let broke = runtime.block_on(async {
+                while let Some(frame) = body.frame().await {
+                    match frame {
+                        Ok(frame) => passed += frame.data_ref().unwrap().len(),
+                        Err(_) => return true,
+                    }
+                }
+                false
+            });
+            proptest::prop_assert_eq!(broke, whole as u64 > limit);
+            proptest::prop_assert!(passed as u64 <= limit && (broke || passed == whole));
+        }
+    }
 }

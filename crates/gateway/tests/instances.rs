@@ -87,6 +87,33 @@ async fn a_killed_instance_costs_no_request() {
     assert_eq!(open, 1, "after a few tries it is left alone");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_is_killed_under_load_costs_no_get() {
+    let (one, _other, registry) = two().await;
+    let gateway = Gateway::builder(registry).route(Route::new("/a").to("shop")).build().unwrap();
+    let done = Arc::new(AtomicU32::new(0));
+    let loads: Vec<_> = (0..16)
+        .map(|_| {
+            let (gateway, done) = (gateway.clone(), done.clone());
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    let answer = ask(&gateway, to("/a")).await;
+                    assert_eq!(answer.status(), 200);
+                    text(answer).await;
+                    done.fetch_add(1, SeqCst);
+                }
+            })
+        })
+        .collect();
+    while done.load(SeqCst) < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    drop(one);
+    for load in loads {
+        load.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_post_that_never_reached_an_instance_goes_to_another() {
     let other = named("other", Arc::default()).await;

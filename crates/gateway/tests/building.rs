@@ -1,0 +1,99 @@
+//! How a gateway is put together, and where it is put.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod common;
+
+use axum::{Router, routing::get};
+use common::*;
+use gusset_gateway::{AuthError, BuildError, Gateway, Identity, Route, Upstream};
+use gusset_registry::MemoryRegistry;
+use gusset_sidecar::{Metrics, Recorder};
+use http::{Method, request::Parts};
+
+fn built(routes: impl IntoIterator<Item = Route>) -> Result<Gateway, BuildError> {
+    let builder = Gateway::builder(MemoryRegistry::default());
+    routes.into_iter().fold(builder, gusset_gateway::Builder::route).build()
+}
+
+#[test]
+fn a_route_that_makes_no_sense_is_refused_with_its_reason() {
+    let to_shop = |path: &str| Route::new(path).to("shop");
+    for (routes, error) in [
+        (vec![Route::new("/a")], "route /a leads nowhere"),
+        (vec![Route::new("/a").to(Upstream::fixed([]))], "route /a leads nowhere"),
+        (
+            vec![to_shop("/a").authenticated()],
+            "route /a is authenticated, but nothing says by what",
+        ),
+        (
+            vec![to_shop("/a"), to_shop("/a").methods([Method::GET])],
+            "route /a: an earlier route takes the same requests",
+        ),
+        (vec![to_shop("/a//b")], "route /a//b: it is not in normal form, nothing matches it"),
+        (vec![to_shop("a")], "route a: it is not in normal form, nothing matches it"),
+        (
+            vec![to_shop("/a/{id}").rewrite("/{ident}")],
+            "route /a/{id}: the path has no parameter \"ident\"",
+        ),
+        (
+            vec![to_shop("/a/b").strip_prefix("/b")],
+            "route /a/b: the path does not begin with the literal prefix \"/b\"",
+        ),
+    ] {
+        assert_eq!(built(routes).unwrap_err().to_string(), error);
+    }
+    assert!(matches!(built([to_shop("/{a}/{")]), Err(BuildError::Path { .. })));
+}
+
+#[test]
+fn the_same_path_may_lead_elsewhere_by_method_and_by_host() {
+    let route = |method: Method| Route::new("/a").methods([method]).to("shop");
+    let there = route(Method::GET).host("other.example");
+    assert!(built([route(Method::GET), route(Method::POST), there]).is_ok());
+}
+
+#[tokio::test]
+async fn it_is_the_fallback_of_an_axum_router() {
+    let service = upstream(Router::new().route("/a", get(async || "from afar"))).await;
+    let gateway = built([Route::new("/a").to(Upstream::fixed([service.address]))]).unwrap();
+    let router = Router::new().route("/here", get(async || "here")).fallback_service(gateway);
+    let front = upstream(router).await;
+    let asked = async |path: &str| {
+        let uri = format!("http://{}{path}", front.address);
+        text(client().get(uri.parse().unwrap()).await.unwrap()).await
+    };
+    assert_eq!(asked("/here").await, "here");
+    assert_eq!(asked("/a").await, "from afar");
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_route_and_traced_with_their_attempts() {
+    let service = upstream(Router::new().route("/users/{id}", get(async || "ann"))).await;
+    let (metrics, recorder) = (Metrics::new(), Recorder::new("gateway"));
+    let gateway = Gateway::builder(MemoryRegistry::default())
+        .route(Route::new("/users/{id}").to(Upstream::fixed([service.address])))
+        .route(Route::new("/mine").to("mine").authenticated())
+        .authenticate(|_: &Parts| Err::<Identity, _>(AuthError::Missing))
+        .metrics(metrics.clone())
+        .recorder(recorder.clone())
+        .build()
+        .unwrap();
+    for path in ["/users/7", "/users/8", "/mine", "/nowhere"] {
+        let answer = ask(&gateway, to(path)).await;
+        if !answer.status().is_success() {
+            let trace = problem(answer).await["trace_id"].as_str().unwrap().to_owned();
+            assert!(recorder.recent(1)[0].trace_id.to_string() == trace, "{path}");
+        }
+    }
+    let snapshot = metrics.snapshot();
+    let series =
+        snapshot.series.iter().map(|s| (s.route.as_deref(), s.status, s.durations.count()));
+    assert_eq!(
+        series.collect::<Vec<_>>(),
+        [(None, Some(404), 1), (Some("/mine"), Some(401), 1), (Some("/users/{id}"), Some(200), 2)]
+    );
+    let stats = gateway.stats();
+    assert_eq!((stats[0].answers, stats[0].refused), ([0, 2, 0, 0, 0], 0));
+    assert_eq!((stats[1].answers, stats[1].refused), ([0, 0, 0, 1, 0], 1));
+    assert!(!stats[0].mean_latency().is_zero());
+}
