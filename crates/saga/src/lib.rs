@@ -33,6 +33,7 @@
 //! | [`Saga`], [`Step`] | a definition in the making: steps, what they need, how they are undone |
 //! | [`Definition`] | named, versioned, shared by all sagas that run it |
 //! | [`Orchestrator`] | runs sagas, recovers them, and takes the orders of operators |
+//! | [`Options`] | how many at once, how long a lease lasts |
 //! | [`StepError`] | what a failed attempt says about its effect: rejected, transient or unknown |
 //! | [`Effect`] | what an undo has to undo: a known output, or possibly something |
 //! | [`Finished`], [`Failure`] | how a saga ended, with every error that led there |
@@ -102,7 +103,7 @@
 //!
 //! # Features
 //!
-//! - `testing`: [`testing`], a store that fails where it is told to. Adds no dependency.
+//! - `testing`: the module `testing`, a store that fails where it is told to. Adds no dependency.
 
 mod builder;
 mod needs;
