@@ -85,21 +85,23 @@ impl Broker {
 
     /// Gives a message to every group whose pattern matches its subject: to all of them or, if this fails, to none.
     ///
-    /// If a group has no room, what happens is that group's [`WhenFull`](crate::WhenFull), for all groups: one that refuses
-    /// makes the publish fail, one that waits makes it wait. So a group that may fall behind without holding up the publishers of
-    /// others has [`WhenFull::DropOldest`](crate::WhenFull::DropOldest). Publishers that wait for one group
-    /// enter in the order in which they came.
+    /// If a group has no room, what happens is that group's [`WhenFull`](crate::WhenFull), for all groups: one that
+    /// refuses makes the publish fail, one that waits makes it wait. So a group that may fall behind without holding up
+    /// the publishers of others has [`WhenFull::DropOldest`](crate::WhenFull::DropOldest). Publishers that wait for one
+    /// group enter in the order in which they came.
     ///
-    /// A handler may publish, into its own group too. It waits like anybody else, unless the wait could be for itself: if the full
-    /// group is its own, or one whose handlers wait, directly or through others, for its own. Then it may go beyond the bound
-    /// by as many messages, and bytes, as that group has in flight, which one follow-up for each message never exceeds; beyond
-    /// that it is refused with [`Error::Full`] at once. (This knows the handler's own task only. What a handler spawns
-    /// and then waits for can wait in a circle, until the group's [`WhenFull::Wait`](crate::WhenFull::Wait) ends it.)
+    /// A handler may publish, into its own group too. It waits like anybody else, unless the wait could be for itself:
+    /// if the full group is its own, or one whose handlers wait, directly or through others, for its own. Then it never
+    /// waits, but may go beyond the bound by as many messages, and bytes, as that group has in flight; beyond that it is
+    /// refused with [`Error::Full`] at once. So a handler that publishes one message, no larger than what it handles,
+    /// into its own group and then succeeds is never refused. (This knows the handler's own task and one broker only.
+    /// What a handler spawns and then waits for can wait in a circle, until the group's
+    /// [`WhenFull::Wait`](crate::WhenFull::Wait) ends it.)
     ///
     /// # Cancellation
     ///
-    /// Dropping the future before it is ready means that no group has got the message. A future that is neither polled nor
-    /// dropped keeps its place in the line, and those behind it waiting.
+    /// Dropping the future before it is ready means that no group has got the message. A future that is neither polled
+    /// nor dropped keeps its place in the line, and those behind it waiting.
     ///
     /// # Errors
     ///
@@ -177,12 +179,14 @@ impl Broker {
     }
 
     /// Ends the broker: refuses publishes and subscriptions with [`Error::Closed`], delivers nothing more, and waits for
-    /// the handlers at work, whose own publishes are still taken as long as there is room. At `deadline` it cuts short those
-    /// that are not done, and gives their messages back uncharged. What is left then is lost with the broker.
+    /// the handlers at work, whose own publishes are still taken as long as there is room. At `deadline` it cuts short
+    /// those that are not done, and gives their messages back uncharged; they end soon after this returns, where they
+    /// next wait. What is left then is lost with the broker.
     ///
     /// # Cancellation
     ///
-    /// The broker is closed even if the future is dropped after its first poll; the handlers at work then go on until they are done.
+    /// The broker is closed even if the future is dropped after its first poll; the handlers at work then go on until
+    /// they are done.
     pub async fn close(&self, deadline: Deadline) -> Leftover {
         {
             let _registry = self.shared.registry();

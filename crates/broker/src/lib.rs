@@ -73,8 +73,8 @@
 //!
 //! - **`tokio::sync::broadcast`**: a slow receiver loses nothing unless its policy says so.
 //! - **NATS**: a group belongs to the broker and has one pattern; groups declared keep what comes while nobody listens.
-//! - **NATS `JetStream`, SQS**: no message comes back while its handler is still at work; a timeout ends the handler first.
-//! - **`RabbitMQ`**: a failed message is delayed, not put back at once, and the attempts are counted.
+//! - **NATS JetStream, SQS**: no message comes back while its handler is still at work; a timeout ends the handler first.
+//! - **RabbitMQ**: a failed message is delayed, not put back at once, and the attempts are counted.
 //!
 //! # What it does not do
 //!

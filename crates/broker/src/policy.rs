@@ -138,6 +138,8 @@ mod tests {
         let backoff = Policy::new().backoff;
         let millis = [1, 2, 3, 9, 10, u32::MAX].map(|n| backoff.ceiling(n).as_millis());
         assert_eq!(millis, [100, 200, 400, 25_600, 30_000, 30_000]);
+        let endless = Backoff { base: Duration::MAX, max: Duration::MAX };
+        assert_eq!(endless.ceiling(9), FAR, "so that a random part of it is no overflow");
     }
 
     #[test]

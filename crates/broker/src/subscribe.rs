@@ -52,7 +52,7 @@ impl Subscribe {
     }
 
     /// How many messages this subscription handles at once; 0 means the same as 1. Default 16: enough to cover the waiting for a
-    /// network, few enough not to trample on what the handler calls. With 1, messages are handled in the order
+    /// network, few enough not to trample on what the handler calls. Each is a task of its own. With 1, messages are handled in the order
     /// of their coming as long as none fails.
     pub const fn concurrency(mut self, messages: usize) -> Self {
         self.concurrency = match NonZeroUsize::new(messages) {

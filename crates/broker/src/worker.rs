@@ -99,8 +99,8 @@ where
         let ready = poll_fn(|cx| match contain(|| service.poll_ready(cx)) {
             Some(Poll::Ready(Ok(()))) => Poll::Ready(None),
             Some(Poll::Ready(Err(error))) => {
-                let error: BoxError = error.into();
-                Poll::Ready(Some(contain(|| error.to_string()).unwrap_or_default()))
+                let text = contain(|| error.into().to_string());
+                Poll::Ready(Some(text.unwrap_or_default()))
             }
             None => Poll::Ready(Some("panic in poll_ready".to_owned())),
             Some(Poll::Pending) => {

@@ -16,7 +16,10 @@ use bytes::Bytes;
 use common::{Log, listen, millis, secs, settle, stats};
 use gusset_broker::{Broker, Delivery, Error, Message, Policy};
 use gusset_call::{Attempt, BoxError, Context, TraceContext};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 use tower::{ServiceBuilder, service_fn};
 
 #[tokio::test(start_paused = true)]
@@ -366,11 +369,11 @@ async fn on_several_threads_nothing_is_lost_and_nobody_sleeps_through() {
     const EACH: u32 = 5_000;
     let broker = Broker::new();
     let policy = Policy::new().capacity(50).backoff(Duration::from_micros(500), millis(2));
-    let seen = Log::default();
+    let (seen, done) = (Log::default(), Arc::new(Semaphore::new(0)));
     let subscribe = || {
-        let noted = seen.clone();
+        let (noted, done) = (seen.clone(), done.clone());
         let handler = service_fn(move |delivery: Delivery<u32>| {
-            let noted = noted.clone();
+            let (noted, done) = (noted.clone(), done.clone());
             async move {
                 if delivery.body() % 97 == 0 && !delivery.is_last_attempt() {
                     return Err("hiccup");
@@ -379,12 +382,14 @@ async fn on_several_threads_nothing_is_lost_and_nobody_sleeps_through() {
                     tokio::task::yield_now().await;
                 }
                 noted.note(*delivery.body());
+                done.add_permits(1);
                 Ok(())
             }
         });
         broker.subscribe(">").group("g").policy(policy).concurrency(3).handle(handler).unwrap()
     };
-    let _guards = [subscribe(), subscribe()];
+    broker.declare("g", ">", policy).unwrap();
+    let guards = [subscribe(), subscribe()];
     let publishers: Vec<_> = (0..4)
         .map(|publisher| {
             let broker = broker.clone();
@@ -398,12 +403,11 @@ async fn on_several_threads_nothing_is_lost_and_nobody_sleeps_through() {
     for publisher in publishers {
         publisher.await.unwrap();
     }
-    let all_done = async {
-        while stats(&broker, "g").acked < u64::from(4 * EACH) {
-            sleep(millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), all_done).await.unwrap();
+    let all_done = done.acquire_many(4 * EACH);
+    let _done = tokio::time::timeout(Duration::from_secs(60), all_done).await.unwrap().unwrap();
+    for guard in guards {
+        guard.close().await;
+    }
     let mut all = seen.all();
     all.sort_unstable();
     assert_eq!(all, (0..4 * EACH).collect::<Vec<_>>());

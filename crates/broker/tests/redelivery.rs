@@ -3,7 +3,10 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    task::{self, Poll},
+    time::Duration,
+};
 
 use common::{Log, fail, listen, millis, secs, settle, stats};
 use gusset_broker::{
@@ -157,6 +160,43 @@ async fn a_panic_is_a_failed_attempt_wherever_it_happens() {
     assert_eq!(texts[2], "panic without a message");
     assert!(texts[0].contains("in call") && texts[1].contains("in the future"), "{texts:?}");
     assert!(letters.iter().all(|l| l.last_failure.as_ref().unwrap().kind == FailureKind::Panic));
+}
+
+/// Panics in its first call, and knows how often this clone was called.
+#[derive(Clone, Default)]
+struct Fragile {
+    calls: u32,
+    log: Log<u32>,
+}
+
+impl tower::Service<Delivery<u32>> for Fragile {
+    type Response = ();
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<(), BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Delivery<u32>) -> Self::Future {
+        self.calls += 1;
+        self.log.note(self.calls);
+        assert!(self.log.len() > 1, "cracked");
+        std::future::ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_panicked_is_not_used_again() {
+    let broker = Broker::new();
+    let (fragile, policy) = (Fragile::default(), Policy::new().max_attempts(1));
+    let log = fragile.log.clone();
+    let _guard = broker.subscribe(">").policy(policy).concurrency(1).handle(fragile).unwrap();
+    for n in 0..3 {
+        broker.publish("tick", &n).await.unwrap();
+    }
+    settle().await;
+    assert_eq!(log.all(), [1, 1, 2]);
 }
 
 /// Panics when it is dropped.
