@@ -6,21 +6,32 @@ use std::{
     error::Error,
     fmt,
     future::Future,
+    num::NonZeroUsize,
     pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use gusset_breaker::{BreakerLayer, Circuit, Policy};
-use gusset_call::{AnswerLayer, BoxError};
+use gusset::{
+    breaker::{BreakerLayer, Circuit, Circuits, Policy},
+    call::{AnswerLayer, BoxError},
+    ratelimit::{Keyed, Quota, RateLimitLayer, RateLimiter},
+    registry::{Balance, Http, Instance, Watch},
+    sidecar::{
+        DeadlineLayer, Metrics, MetricsLayer, Recorder, RetryLayer, RetryPolicy, Sidecar,
+        TraceLayer,
+    },
+    standard::standard,
+};
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio_test::{assert_pending, assert_ready_ok, task};
-use tower::{Layer, Service};
+use tower::{Layer, Service, layer::layer_fn};
 
 type Req = Request<Full<Bytes>>;
 type Res = Response<Full<Bytes>>;
@@ -82,7 +93,7 @@ impl Clone for Probe {
     }
 }
 
-impl Service<Req> for Probe {
+impl<B> Service<Request<B>> for Probe {
     type Response = Res;
     type Error = ProbeError;
     type Future = ProbeFuture;
@@ -96,7 +107,7 @@ impl Service<Req> for Probe {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Req) -> ProbeFuture {
+    fn call(&mut self, _: Request<B>) -> ProbeFuture {
         if !std::mem::take(&mut self.ready) {
             self.shared.called_unready.fetch_add(1, SeqCst);
         }
@@ -248,14 +259,77 @@ async fn the_answering_layer_holds_it() {
     Case { layer: AnswerLayer::new(), errors_pass: false }.holds().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_rate_limits_hold_it() {
+    let quota = Quota::per_second(1_000_000);
+    let one = RateLimitLayer::new(RateLimiter::new(quota));
+    Case { layer: one.clone(), errors_pass: true }.holds().await;
+    Case { layer: one.headers("default"), errors_pass: true }.holds().await;
+
+    let keyed = Keyed::<String>::new(quota, NonZeroUsize::MIN.saturating_add(99));
+    let by_host = |request: &Req| request.uri().host().map(str::to_owned);
+    Case { layer: RateLimitLayer::keyed(keyed, by_host), errors_pass: true }.holds().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_balancer_holds_it() {
+    let layer = layer_fn(|probe: Probe| {
+        let fixed =
+            Watch::fixed("probe", [Instance::new("probe", "a", 1), Instance::new("probe", "b", 1)]);
+        Balance::new(fixed, move |_: &Instance| probe.clone()).protocol(Http)
+    });
+    Case { layer, errors_pass: true }.holds().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_layers_of_the_sidecar_hold_it() {
+    let recorder = Recorder::new("probe");
+    Case { layer: TraceLayer::server(recorder.clone()), errors_pass: true }.holds().await;
+    Case { layer: TraceLayer::client(recorder), errors_pass: true }.holds().await;
+    let metrics = Metrics::new();
+    Case { layer: MetricsLayer::server(metrics.clone()), errors_pass: true }.holds().await;
+    Case { layer: MetricsLayer::client(metrics), errors_pass: true }.holds().await;
+    let minute = Duration::from_secs(60);
+    Case { layer: DeadlineLayer::server(minute), errors_pass: true }.holds().await;
+    Case { layer: DeadlineLayer::client(), errors_pass: true }.holds().await;
+    let retry = RetryLayer::new(RetryPolicy::default());
+    Case { layer: retry, errors_pass: true }.holds().await;
+    let sidecar = Sidecar::new("probe");
+    Case { layer: sidecar.inbound(), errors_pass: false }.holds().await;
+    Case { layer: sidecar.outbound("peer"), errors_pass: true }.holds().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_standard_client_holds_it() {
+    let layer = layer_fn(|probe: Probe| {
+        let fixed = Watch::fixed("probe", [Instance::new("probe", "a", 1)]);
+        let circuits = Circuits::new(Policy::default(), NonZeroUsize::MIN);
+        standard(&Sidecar::new("caller"), fixed, &circuits, probe)
+    });
+    Case { layer, errors_pass: true }.holds().await;
+}
+
 /// The types that users write down in their own structs.
 #[test]
 fn services_and_futures_are_nameable() {
     #[expect(dead_code, reason = "it compiles, which is the test")]
-    struct Named<S, F> {
-        breaker: gusset_breaker::Breaker<S>,
-        breaking: gusset_breaker::ResponseFuture<F, gusset_breaker::ErrorsFail>,
-        answer: gusset_call::Answer<S>,
-        answering: gusset_call::AnswerFuture<F>,
+    struct Named<S: Clone, F> {
+        breaker: gusset::breaker::Breaker<S>,
+        breaking: gusset::breaker::ResponseFuture<F, gusset::breaker::ErrorsFail>,
+        limit: gusset::ratelimit::RateLimit<S>,
+        limiting: gusset::ratelimit::ResponseFuture<F>,
+        balance: Balance<fn(&Instance) -> S>,
+        trace: gusset::sidecar::Trace<S>,
+        tracing: gusset::sidecar::TraceFuture<F>,
+        measure: gusset::sidecar::Measure<S>,
+        measuring: gusset::sidecar::MeasureFuture<F>,
+        retry: gusset::sidecar::Retry<S>,
+        deadline: gusset::sidecar::WithDeadline<S>,
+        meeting: gusset::sidecar::DeadlineFuture<F>,
+        standard: gusset::standard::Standard<S>,
+        answer: gusset::call::Answer<S>,
+        answering: gusset::call::AnswerFuture<F>,
+        gateway: gusset::gateway::Gateway,
+        passing: gusset::gateway::ResponseFuture,
     }
 }

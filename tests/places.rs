@@ -14,10 +14,10 @@ use std::{
 
 use axum::{Router, routing::get};
 use bytes::Bytes;
-use gusset_breaker::{
+use gusset::breaker::{
     BreakerLayer, Circuit, Classify, GrpcStatus, HttpStatus, Open, Outcome, Policy, State,
 };
-use gusset_call::{AnswerLayer, Reqwest, refusal_in};
+use gusset::call::{AnswerLayer, Reqwest, refusal_in};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};

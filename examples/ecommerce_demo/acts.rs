@@ -1,15 +1,22 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use gusset::{breaker::State, broker::Filter, registry::Registry};
+use gusset::{broker::Filter, registry::Registry};
 use shop::{notification::POISON_EMAIL, payment::Bank};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     load::{GOOD_CARD, Load},
     options::Options,
+    shopper::Answer,
     story::{Failed, Story, eventually},
     waterfall::waterfall,
 };
+
+/// What a caller does not notice.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// After which an act goes on without what it waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 impl Story {
     /// All acts, one after the other.
@@ -49,7 +56,7 @@ impl Story {
             options.rps
         ));
         self.load = Some(Load::spawn(customers, self.products.clone(), options.rps, options.seed));
-        self.terminal.pause(self.share(12)).await;
+        self.terminal.pause(self.share(23)).await;
 
         let counts = self.shop.requests_to("product-service");
         let most = counts.iter().map(|(_, count)| *count).max().unwrap_or(1).max(1);
@@ -67,7 +74,7 @@ impl Story {
             self.terminal.row(line);
         }
         self.promise(order.status == 201, "an order goes through all services, in one trace");
-        self.terminal.pause(self.share(3)).await;
+        self.terminal.pause(self.share(6)).await;
         Ok(())
     }
 
@@ -83,35 +90,35 @@ impl Story {
             (self.shop.retries(), self.books.answers("catalogue", |status| status == 200));
         self.shop.payments.set_bank(Bank::Down);
         let down = Instant::now();
-        let opened = || self.payment_circuits().contains(&State::Open);
-        let patience = Duration::from_secs(10).max(self.share(15));
-        let mut tried = 0;
-        while !opened() && down.elapsed() < patience {
+        // An order that a circuit refuses says so; until then each waits for the retries.
+        let by_circuit = |answer: &Answer| {
+            answer.status == 424 && answer.body["detail"].to_string().contains("circuit")
+        };
+        let mut tried = 1;
+        let (refused, took) = loop {
+            let asked = Instant::now();
+            let answer = visitor.order(&[(self.products[2], 1)], GOOD_CARD).await?;
+            if by_circuit(&answer) && asked.elapsed() < AT_ONCE || down.elapsed() > PATIENCE {
+                break (answer, asked.elapsed());
+            }
             tried += 1;
-            visitor.order(&[(self.products[2], 1)], GOOD_CARD).await?;
-        }
-        let open = opened();
+        };
         self.terminal.say(format!(
-            "a circuit of the payment service opened {:.1} s after the bank went down",
+            "{:.1} s after the bank went down, with {} retries in between, orders are refused at once;",
             down.elapsed().as_secs_f64(),
-        ));
-        self.terminal.say(format!(
-            "{} retries until then; this visitor tried {tried} times",
             self.shop.retries() - retries,
         ));
-        let asked = Instant::now();
-        let refused = visitor.order(&[(self.products[2], 1)], GOOD_CARD).await?;
         self.terminal.say(format!(
-            "the next order is answered {} within {:.0} ms: {}",
+            "the visitor's order number {tried} is answered {} within {:.0} ms: {}",
             refused.status,
-            asked.elapsed().as_secs_f64() * 1_000.0,
+            took.as_secs_f64() * 1_000.0,
             refused.body["detail"].as_str().unwrap_or_default(),
         ));
-        self.terminal.pause(self.share(8)).await;
+        self.terminal.pause(self.share(15)).await;
         let looked = visitor.browse().await?;
         let browsed = self.books.answers("catalogue", |status| status == 200) - browsed;
         self.promise(
-            open && refused.status == 424 && looked.status == 200,
+            by_circuit(&refused) && took < AT_ONCE && looked.status == 200,
             format!(
                 "orders are refused at once, and the catalogue still answers: {browsed} times since"
             ),
@@ -142,9 +149,7 @@ impl Story {
 
         self.shop.payments.set_bank(Bank::Up);
         let up = Instant::now();
-        let all_closed = || self.payment_circuits().iter().all(|state| *state == State::Closed);
-        let limit = Duration::from_secs(30);
-        while !all_closed() && up.elapsed() < limit {
+        while !self.payments_are_trusted() && up.elapsed() < PATIENCE {
             visitor.order(&[(self.products[3], 1)], GOOD_CARD).await?;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -154,10 +159,10 @@ impl Story {
         ));
         let order = visitor.order(&[(chair, 4), (table, 1)], GOOD_CARD).await?;
         self.promise(
-            all_closed() && order.status == 201,
+            self.payments_are_trusted() && order.status == 201,
             format!("the same order now goes through: {}", order.status),
         );
-        self.terminal.pause(self.share(6)).await;
+        self.terminal.pause(self.share(12)).await;
         Ok(())
     }
 
@@ -196,7 +201,7 @@ impl Story {
             passed >= 50 && limited > 0 && other.status == 200 && elsewhere.status == 200,
             "another client on the same route and the same client on another route get 200",
         );
-        self.terminal.pause(self.share(5)).await;
+        self.terminal.pause(self.share(10)).await;
         Ok(())
     }
 
@@ -222,7 +227,7 @@ impl Story {
             "nobody was told; out of rotation {:.2} s later",
             killed.elapsed().as_secs_f64(),
         ));
-        self.terminal.pause(self.share(12)).await;
+        self.terminal.pause(self.share(22)).await;
         let (failed, ordered) = (failed(self) - before.0, ordered(self) - before.1);
         self.promise(
             gone && failed == 0,
@@ -259,7 +264,7 @@ impl Story {
             (died, redriven, left) == (1, 1, 0) && told,
             format!("{died} died, {redriven} redriven, {left} left, and the mail went out",),
         );
-        self.terminal.pause(self.share(4)).await;
+        self.terminal.pause(self.share(12)).await;
         Ok(())
     }
 }
