@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use gusset_breaker::{Circuit, Circuits, Policy};
-use gusset_call::{BoxError, NoInstance};
+use gusset_call::{BoxError, NoInstance, Open};
 use gusset_registry::{Balance, Http, Instance, MakeEndpoint, Registry, RoundRobin, Watch};
 use gusset_sidecar::{
     Backoff, Budget, Classify, DeadlineLayer, Retry, RetryLayer, RetryPolicy, TraceLayer,
@@ -49,13 +49,18 @@ impl Shared {
 
     pub(crate) fn caller(&self, timeout: Duration, retry: Option<RetryPolicy>) -> Caller {
         let retry = retry.unwrap_or_else(|| self.default_retry());
-        let retry = RetryLayer::new(retry).classify(Judge).layer(self.balance.clone());
+        let judge = Judge { upstream: self.clone() };
+        let retry = RetryLayer::new(retry).classify(judge).layer(self.balance.clone());
         DeadlineLayer::server(timeout).layer(retry)
     }
 
     fn default_retry(&self) -> RetryPolicy {
         let backoff = Backoff::exponential(Duration::from_millis(25), Duration::from_secs(1));
         RetryPolicy::default().retries(2).backoff(backoff).budget(self.budget.clone())
+    }
+
+    fn has_eligible(&self) -> bool {
+        self.circuits().iter().any(|(_, circuit)| circuit.is_eligible())
     }
 
     /// The healthy instances and their circuits.
@@ -102,21 +107,27 @@ impl fmt::Debug for Instances {
     }
 }
 
-/// What is worth another attempt: as [`Transient`], but neither what the client did wrong, nor a lack of instances, for which
-/// the balancer has waited already. No connection at all means, whatever the reason, that nothing was sent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Judge;
+/// What is worth another attempt: as [`Transient`], with what only the gateway knows.
+#[derive(Clone)]
+pub(crate) struct Judge {
+    upstream: Shared,
+}
 
 impl<B> Classify<B> for Judge {
     fn classify(&self, result: &Result<Response<B>, BoxError>) -> Verdict {
-        match result {
-            Err(error) if error.is::<NoInstance>() => Verdict::Final,
-            Err(error) if ClientFault::in_error(&**error).is_some() => Verdict::Final,
-            Err(error) if error.downcast_ref().is_some_and(legacy::Error::is_connect) => {
-                Verdict::NotSent { after: None }
-            }
-            _ => Transient.classify(result),
+        let Err(error) = result else { return Transient.classify(result) };
+        // The balancer has waited for one already.
+        let no_instance = error.is::<NoInstance>();
+        if no_instance || ClientFault::in_error(&**error).is_some() {
+            return Verdict::Final;
         }
+        // No connection means, whatever the reason, that nothing was sent. A circuit that opened between the choice of its instance
+        // and the call says when that one will be back, but there are others.
+        let not_connected = error.downcast_ref().is_some_and(legacy::Error::is_connect);
+        if not_connected || (error.is::<Open>() && self.upstream.has_eligible()) {
+            return Verdict::NotSent { after: None };
+        }
+        Transient.classify(result)
     }
 }
 
@@ -131,5 +142,36 @@ fn watch(upstream: &Upstream, registry: &dyn Registry) -> Watch {
             };
             Watch::fixed(name.clone(), addresses.iter().map(instance))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::connections;
+    use gusset_registry::MemoryRegistry;
+    use gusset_sidecar::Recorder;
+
+    #[tokio::test]
+    async fn a_circuit_that_opened_meanwhile_is_tried_elsewhere_at_once_if_there_is_an_elsewhere() {
+        let addresses = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().unwrap());
+        let upstream = Shared::new(
+            &Upstream::fixed(addresses),
+            &MemoryRegistry::default(),
+            connections(),
+            TraceLayer::client(Recorder::with_capacity("test", 0)),
+            Policy::default(),
+        );
+        let judge = Judge { upstream: upstream.clone() };
+        let half_a_minute = Duration::from_secs(30);
+        let verdict = || {
+            let open = Open::new("10.0.0.1:80").retry_after(half_a_minute);
+            judge.classify(&Err::<Response<()>, BoxError>(open.into()))
+        };
+        let circuits = upstream.circuits();
+        circuits[0].1.force_open();
+        assert_eq!(verdict(), Verdict::NotSent { after: None });
+        circuits[1].1.force_open();
+        assert_eq!(verdict(), Verdict::NotSent { after: Some(half_a_minute) });
     }
 }
