@@ -67,8 +67,8 @@ impl Subscribe {
     ///
     /// The payload is read as JSON; one that is no `T` becomes a dead letter at once. Each worker has its own clone of
     /// `service`, waits for it to be ready before it takes a message, and gives it up (takes a new clone) when
-    /// there is nothing to do. The handler runs in a `gusset_call::Context` with a child of the publisher's span and the end
-    /// of [`Policy::attempt_timeout`] as deadline. An error, a panic or a timeout is a failed attempt. If the error holds
+    /// there is nothing to do. The handler runs in a `gusset_call::Context` with the publisher's span and the end
+    /// of [`Policy::attempt_timeout`] as deadline; a span of its own is up to it. An error, a panic or a timeout is a failed attempt. If the error holds
     /// a refusal that knows when to come back, such as an open circuit's, the next attempt is not before that.
     ///
     /// While the service's `poll_ready` fails, no message is taken: it is logged, and a new clone is asked after 1 s.

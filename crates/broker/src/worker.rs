@@ -141,7 +141,7 @@ where
         let ends = after(Instant::now(), policy.attempt_timeout);
         let mut cx = Context::default().with_deadline(Deadline::at(ends));
         if let Some(publisher) = message.trace() {
-            cx = cx.with_trace(publisher.child());
+            cx = cx.with_trace(publisher);
         }
         let (service, decode, group) = (&mut self.service, self.decode, &self.group);
         // Everything foreign happens in here, where a panic is caught.

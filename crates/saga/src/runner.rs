@@ -175,7 +175,7 @@ impl Runner {
     fn context(&self, deadline: Deadline) -> Context {
         let context = Context::default().with_deadline(deadline);
         match self.progress.trace.as_ref().and_then(|trace| trace.parse().ok()) {
-            Some(trace) => context.with_trace(gusset_call::TraceContext::child(&trace)),
+            Some(trace) => context.with_trace(trace),
             None => context,
         }
     }

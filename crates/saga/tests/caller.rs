@@ -579,8 +579,8 @@ async fn the_trace_of_the_caller_goes_on_and_its_deadline_does_not() {
     caller.scope(sagas.run(&traced, ())).await.unwrap();
     sagas.run(&traced, ()).await.unwrap();
     let seen = seen.lock().unwrap();
-    assert_eq!(seen[0].trace().unwrap().trace_id(), trace.trace_id());
-    assert_ne!(seen[0].trace().unwrap().span_id(), trace.span_id());
+    // Whoever records a span of the step makes it a child; a span that nobody records would tear the trace.
+    assert_eq!(seen[0].trace(), Some(trace));
     assert!(seen[0].deadline().unwrap().remaining() > SECOND);
     assert_eq!(seen[1].trace(), None);
 }
