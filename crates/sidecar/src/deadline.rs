@@ -5,7 +5,7 @@ pub(crate) mod timeout;
 use std::{
     future::Future,
     pin::Pin,
-    task::{self, Poll},
+    task::{self, Poll, ready},
     time::Duration,
 };
 
@@ -170,9 +170,14 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         match this.state.as_mut().project() {
-            StateProj::Free { future } => return future.poll(cx).map_err(Into::into),
+            StateProj::Free { future } => {
+                let result = ready!(future.poll(cx));
+                this.state.set(State::Over);
+                return Poll::Ready(result.map_err(Into::into));
+            }
             StateProj::Bound { future, deadline, cx: scope } => {
                 if let Poll::Ready(result) = enter(*scope, || future.poll(cx)) {
+                    this.state.set(State::Over);
                     return Poll::Ready(result.map_err(Into::into));
                 }
                 let instant = deadline.instant();

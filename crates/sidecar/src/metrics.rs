@@ -104,9 +104,10 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let MetricsLayer { metrics, kind, route_of } = &self.settings;
         let route = Route::of_request(request.extensions(), *route_of);
-        let method = request.method().clone();
-        let call = ActiveCall::new(metrics.clone(), *kind, MethodName::of(&method), route);
-        MeasureFuture { inner: self.inner.call(request), call: Some(call), method }
+        let method = MethodName::of(request.method());
+        let to_head = request.method() == Method::HEAD;
+        let call = ActiveCall::new(metrics.clone(), *kind, method, route);
+        MeasureFuture { inner: self.inner.call(request), call: Some(call), to_head }
     }
 }
 
@@ -117,7 +118,7 @@ pin_project! {
         #[pin]
         inner: F,
         call: Option<ActiveCall>,
-        method: Method,
+        to_head: bool,
     }
 }
 
@@ -139,7 +140,7 @@ where
             }
             Poll::Ready(Ok(response)) => {
                 call.answered(&response);
-                Poll::Ready(Ok(Watched::watch(this.method, response, call)))
+                Poll::Ready(Ok(Watched::watch(*this.to_head, response, call)))
             }
             Poll::Ready(Err(error)) => {
                 call.end(End::Error);

@@ -12,6 +12,8 @@
 mod logs;
 #[cfg(feature = "otlp")]
 mod otlp;
+#[cfg(feature = "otlp")]
+mod span_data;
 
 use std::{
     fmt,

@@ -198,9 +198,9 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let span = self.settings.start(&mut request);
-        let method = request.method().clone();
+        let to_head = request.method() == Method::HEAD;
         let inner = span.enter(|| self.inner.call(request));
-        TraceFuture { inner, span: Some(span), method }
+        TraceFuture { inner, span: Some(span), to_head }
     }
 }
 
@@ -211,7 +211,7 @@ pin_project! {
         #[pin]
         inner: F,
         span: Option<ActiveSpan>,
-        method: Method,
+        to_head: bool,
     }
 }
 
@@ -239,7 +239,7 @@ where
                         open.route = Some(route.clone());
                     }
                 });
-                Poll::Ready(Ok(Watched::watch(this.method, response, span)))
+                Poll::Ready(Ok(Watched::watch(*this.to_head, response, span)))
             }
             Poll::Ready(Err(error)) => {
                 span.fail(&error);

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use serde::Serialize;
@@ -54,16 +54,16 @@ pin_project! {
 }
 
 impl<B: Body, W: Watch> Watched<B, W> {
-    /// Watches the body of `response`, the answer to a request with `method`.
-    pub(crate) fn watch(method: &Method, response: Response<B>, mut watch: W) -> Response<Self> {
+    /// Watches the body of `response`. Nobody polls the body of an answer to HEAD.
+    pub(crate) fn watch(to_head: bool, response: Response<B>, mut watch: W) -> Response<Self> {
         let (parts, inner) = response.into_parts();
         watch.trailers(&parts.headers);
         let left = parts
             .headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
-        // Nobody polls a body that may not be sent.
-        let bodyless = *method == Method::HEAD
+        // Nor one that may not be sent or is empty.
+        let bodyless = to_head
             || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || left == Some(0)
             || inner.is_end_stream();

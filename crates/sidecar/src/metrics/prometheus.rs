@@ -12,6 +12,7 @@ use crate::{End, SpanKind};
 #[derive(Debug, Default)]
 pub struct Samples {
     families: BTreeMap<String, Family>,
+    count: usize,
     dropped: u64,
 }
 
@@ -45,7 +46,7 @@ impl Samples {
         labels: &[(&str, &str)],
         value: f64,
     ) {
-        if self.families.values().map(|family| family.values.len()).sum::<usize>() >= MAX_SAMPLES {
+        if self.count >= MAX_SAMPLES {
             self.dropped += 1;
             return;
         }
@@ -55,7 +56,9 @@ impl Samples {
             values: BTreeMap::new(),
         });
         let labels = labels.iter().map(|(name, value)| (sane(name, false), (*value).to_owned()));
-        family.values.insert(label_text(labels), value);
+        if family.values.insert(label_text(labels), value).is_none() {
+            self.count += 1;
+        }
     }
 }
 

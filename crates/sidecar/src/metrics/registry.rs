@@ -63,7 +63,8 @@ impl Metrics {
         Self::with_max_series(Self::MAX_SERIES)
     }
 
-    /// An empty registry for at most `max` series and the overflow.
+    /// An empty registry for at most `max` series, a million at most, and the overflow. Cells for them, 32 bytes a series, are
+    /// taken at once.
     #[must_use]
     pub fn with_max_series(max: usize) -> Self {
         Self(Arc::new(Shared {

@@ -3,8 +3,11 @@
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Mutex, OnceLock, PoisonError,
+        atomic::{
+            AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
 };
 
@@ -47,6 +50,9 @@ impl Series {
     }
 }
 
+/// Most series that can be asked for.
+const MOST: usize = 1 << 20;
+
 /// Open addressing over cells that are written once: a reader sees a whole series or none, and nothing is ever moved or
 /// removed. Twice as many cells as series, so that a search ends soon.
 #[derive(Debug)]
@@ -54,16 +60,20 @@ pub(crate) struct Table {
     cells: Box<[OnceLock<Box<Series>>]>,
     hasher: RandomState,
     taken: AtomicUsize,
+    /// Held while a series is made, which is never more often than there may be series, races aside.
+    inserting: Mutex<()>,
     max: usize,
 }
 
 impl Table {
     pub(crate) fn new(max: usize) -> Self {
-        let cells = max.saturating_mul(2).next_power_of_two();
+        let max = max.min(MOST);
+        let cells = (2 * max).next_power_of_two();
         Self {
             cells: std::iter::repeat_with(OnceLock::new).take(cells).collect(),
             hasher: RandomState::new(),
             taken: AtomicUsize::new(0),
+            inserting: Mutex::new(()),
             max,
         }
     }
@@ -77,28 +87,36 @@ impl Table {
             let cell = &self.cells[(start.wrapping_add(step)) & mask];
             let series = match cell.get() {
                 Some(series) => series,
-                None => {
-                    if self.taken.fetch_add(1, Relaxed) >= self.max {
-                        self.taken.fetch_sub(1, Relaxed);
-                        return None;
-                    }
-                    let mut made = false;
-                    let series = cell.get_or_init(|| {
-                        made = true;
-                        Box::new(new_series(labels, route))
-                    });
-                    if !made {
-                        // Somebody else took this cell at the same moment, perhaps for the same labels.
-                        self.taken.fetch_sub(1, Relaxed);
-                    }
-                    series
-                }
+                None => self.insert(cell, labels, route)?,
             };
             if series.labels() == *labels {
                 return Some(series);
             }
         }
         None
+    }
+
+    /// Fills an empty cell, unless there is no more room. Somebody else may fill it first, perhaps with another series.
+    fn insert<'a>(
+        &self,
+        cell: &'a OnceLock<Box<Series>>,
+        labels: &Labels<'_>,
+        route: Option<&Route>,
+    ) -> Option<&'a Series> {
+        if self.taken.load(Acquire) >= self.max {
+            // A cell is filled before it is counted: seen full, all of them are there.
+            return cell.get().map(|series| &**series);
+        }
+        let _one_by_one = self.inserting.lock().unwrap_or_else(PoisonError::into_inner);
+        if cell.get().is_none() {
+            if self.taken.load(Relaxed) >= self.max {
+                return None;
+            }
+            let series = cell.get_or_init(|| Box::new(new_series(labels, route)));
+            self.taken.fetch_add(1, Release);
+            return Some(series);
+        }
+        cell.get().map(|series| &**series)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Series> {
@@ -144,8 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn no_room_at_all_is_no_series_at_all() {
+    fn no_room_at_all_is_no_series_at_all_and_no_room_is_endless() {
         assert!(Table::new(0).get(&labels(1), None).is_none());
+        assert_eq!(Table::new(usize::MAX).cells.len(), 2 * MOST);
     }
 
     #[test]
@@ -154,6 +173,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
+                    // Exactly as many as there is room for, met in the same order by all.
                     for n in 0..10_000 {
                         let series = table.get(&labels(n % 100), None).unwrap();
                         series.histogram.record(Duration::ZERO);

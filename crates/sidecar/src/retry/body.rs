@@ -103,9 +103,11 @@ impl<B: Body + Unpin> Replay<B> {
         let (again, unsent) = (kept.frames.len(), kept.data);
         Some(ReplayBody(Kind::Streaming { shared: shared.clone(), rest, sent: 0, again, unsent }))
     }
+}
 
-    /// From now on nothing is kept: there will be no other attempt.
-    pub(crate) fn give_up(&self) {
+/// From now on nothing is kept: there will be no other attempt, but the last one may go on sending for long.
+impl<B> Drop for Replay<B> {
+    fn drop(&mut self) {
         if let Some(kept) = &self.0 {
             lock(kept).limit = 0;
         }

@@ -238,7 +238,6 @@ where
             };
             this.state.set(State::Over);
             this.timer.set(None);
-            this.call.replay.give_up();
             return Poll::Ready(over);
         }
     }

@@ -1,31 +1,24 @@
 //! Export of finished calls as OpenTelemetry spans, over HTTP and from a thread of its own.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc,
     },
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use opentelemetry::{
-    InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId,
-    trace::{SpanContext, SpanKind as OtelKind, Status, TraceState},
-};
 use opentelemetry_otlp::{
     ExporterBuildError, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
 };
-use opentelemetry_sdk::{
-    Resource,
-    trace::{SpanData, SpanExporter as _},
-};
+use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
 use tokio::{sync::oneshot, time::timeout};
 
-use super::InitError;
-use crate::{Cursor, End, Record, Recorder, SpanKind};
+use super::{InitError, span_data::span_data};
+use crate::{Cursor, End, Record, Recorder};
 
 /// Most spans of one request, as in the OpenTelemetry SDKs.
 const BATCH: usize = 512;
@@ -97,6 +90,7 @@ impl Otlp {
         let mut worker = Worker {
             stats: Arc::default(),
             cursor: Cursor::default(),
+            pending: VecDeque::new(),
             exporters: HashMap::new(),
             reachable: true,
             otlp: self,
@@ -179,6 +173,8 @@ struct Worker {
     otlp: Otlp,
     stats: Arc<Counters>,
     cursor: Cursor,
+    /// The batch that was read last, by service, as far as the collector has not taken it. All that came after waits in the ring.
+    pending: VecDeque<(Arc<str>, Vec<Record>)>,
     /// One for each service that records into the ring, since that is an attribute of the resource. Services are
     /// named by the program, so there are only so many.
     exporters: HashMap<Arc<str>, SpanExporter>,
@@ -200,58 +196,46 @@ impl Worker {
         let _ = timeout(self.otlp.flush, self.export_all()).await;
     }
 
-    /// Exports all that is there. False if the collector did not take it; then the cursor stays.
+    /// Exports all that is there. False if the collector did not take it.
     async fn export_all(&mut self) -> bool {
         loop {
-            let mut cursor = self.cursor;
-            let records = self.otlp.recorder.read(&mut cursor, BATCH);
-            self.stats.missed.store(cursor.missed(), Relaxed);
-            if records.is_empty() {
-                self.cursor = cursor;
-                return true;
-            }
-            if !self.export(records).await {
-                return false;
-            }
-            self.cursor = cursor;
-        }
-    }
-
-    async fn export(&mut self, records: Vec<Record>) -> bool {
-        let mut batches: HashMap<Arc<str>, Vec<SpanData>> = HashMap::new();
-        for record in records.into_iter().filter(|record| self.otlp.wants(record)) {
-            batches.entry(record.service.clone()).or_default().push(span_data(record));
-        }
-        for (service, batch) in batches {
-            let spans = batch.len() as u64;
-            let result = match self.exporter(&service) {
-                Ok(exporter) => match timeout(REQUEST, exporter.export(batch)).await {
-                    Ok(result) => result.map_err(|error| error.to_string()),
-                    Err(_) => Err("no answer in time".into()),
-                },
-                Err(error) => Err(error.to_string()),
-            };
-            match result {
-                Ok(()) => {
-                    self.stats.exported.fetch_add(spans, Relaxed);
-                    self.reachable = true;
-                }
-                Err(error) => {
+            while let Some((service, records)) = self.pending.front() {
+                let (service, spans) = (service.clone(), records.len() as u64);
+                let batch = records.iter().cloned().map(span_data).collect();
+                let result = match self.exporter(&service) {
+                    Ok(exporter) => match timeout(REQUEST, exporter.export(batch)).await {
+                        Ok(result) => result.map_err(|error| error.to_string()),
+                        Err(_) => Err("no answer in time".into()),
+                    },
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(error) = result {
                     if std::mem::replace(&mut self.reachable, false) {
                         tracing::warn!(error, "collector does not take traces, they wait");
                     }
                     return false;
                 }
+                self.reachable = true;
+                self.stats.exported.fetch_add(spans, Relaxed);
+                self.pending.pop_front();
             }
+            let records = self.otlp.recorder.read(&mut self.cursor, BATCH);
+            self.stats.missed.store(self.cursor.missed(), Relaxed);
+            if records.is_empty() {
+                return true;
+            }
+            let mut batches: HashMap<Arc<str>, Vec<Record>> = HashMap::new();
+            for record in records.into_iter().filter(|record| self.otlp.wants(record)) {
+                batches.entry(record.service.clone()).or_default().push(record);
+            }
+            self.pending.extend(batches);
         }
-        true
     }
 
-    /// Passes over a batch that nobody takes, for it may be the batch's fault.
+    /// Passes over a batch that the collector never takes, for it may be the batch's fault.
     fn give_up(&mut self) {
-        let passed = self.otlp.recorder.read(&mut self.cursor, BATCH);
-        let spans = passed.iter().filter(|record| self.otlp.wants(record)).count() as u64;
-        self.stats.dropped.fetch_add(spans, Relaxed);
+        let dropped = self.pending.pop_front().map_or(0, |(_, records)| records.len() as u64);
+        self.stats.dropped.fetch_add(dropped, Relaxed);
     }
 
     fn exporter(&mut self, service: &Arc<str>) -> Result<&SpanExporter, ExporterBuildError> {
@@ -278,78 +262,6 @@ fn with_path(endpoint: &str) -> String {
         Some((_, rest)) if !rest.contains('/') => format!("{base}/v1/traces"),
         _ => endpoint.to_owned(),
     }
-}
-
-fn span_data(record: Record) -> SpanData {
-    let start_time = SystemTime::UNIX_EPOCH + Duration::from_nanos(record.start_unix_nanos);
-    let flags = if record.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
-    let failure = record.is_failure();
-    SpanData {
-        span_context: SpanContext::new(
-            TraceId::from(record.trace_id.get()),
-            SpanId::from(record.span_id.get()),
-            flags,
-            false,
-            TraceState::default(),
-        ),
-        parent_span_id: record.parent_id.map_or(SpanId::INVALID, |id| SpanId::from(id.get())),
-        parent_span_is_remote: record.kind == SpanKind::Server,
-        span_kind: match record.kind {
-            SpanKind::Server => OtelKind::Server,
-            SpanKind::Client => OtelKind::Client,
-            SpanKind::Internal => OtelKind::Internal,
-        },
-        name: record.name().into_owned().into(),
-        start_time,
-        end_time: start_time + record.duration,
-        status: if failure {
-            Status::error(record.error.as_deref().unwrap_or_default().to_owned())
-        } else {
-            Status::Unset
-        },
-        attributes: attributes(record, failure),
-        dropped_attributes_count: 0,
-        events: Default::default(),
-        links: Default::default(),
-        instrumentation_scope: InstrumentationScope::builder("gusset-sidecar").build(),
-    }
-}
-
-/// By OpenTelemetry's semantic conventions for HTTP and RPC.
-fn attributes(record: Record, failure: bool) -> Vec<KeyValue> {
-    let mut attributes = Vec::with_capacity(8 + record.tags.len());
-    if !record.method.is_empty() {
-        attributes.push(KeyValue::new("http.request.method", record.method));
-        if *record.operation != *record.method {
-            attributes.push(KeyValue::new("http.route", record.operation.to_string()));
-        }
-    }
-    if let Some(status) = record.status {
-        attributes.push(KeyValue::new("http.response.status_code", i64::from(status)));
-    }
-    if let Some(code) = record.grpc_status {
-        attributes.push(KeyValue::new("rpc.response.status_code", code.to_string()));
-    }
-    if let Some(peer) = &record.peer {
-        attributes.push(KeyValue::new("server.address", peer.host().to_owned()));
-        if let Some(port) = peer.port_u16() {
-            attributes.push(KeyValue::new("server.port", i64::from(port)));
-        }
-    }
-    if record.attempt > 1 {
-        let resends = i64::from(record.attempt) - 1;
-        attributes.push(KeyValue::new("http.request.resend_count", resends));
-    }
-    let error = match (record.end, record.status) {
-        (End::Cancelled, _) => Some("cancelled".to_owned()),
-        (End::Panicked, _) => Some("panicked".to_owned()),
-        (_, Some(status)) if failure && record.end == End::Complete => Some(status.to_string()),
-        _ => failure.then(|| "_OTHER".to_owned()),
-    };
-    attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
-    let tags = record.tags.into_iter();
-    attributes.extend(tags.map(|(key, value)| KeyValue::new(key, value)));
-    attributes
 }
 
 #[cfg(test)]

@@ -144,13 +144,14 @@ fn nothing_to_send_can_be_sent_again_and_costs_nothing() {
 }
 
 #[test]
-fn after_giving_up_nothing_more_is_kept() {
+fn when_no_other_attempt_can_follow_nothing_more_is_kept() {
     let replay = Replay::new(script([&b"one"[..], b"two"]), 1024);
     let mut body = replay.next().unwrap();
     poll(&mut body).unwrap().unwrap();
-    replay.give_up();
+    let kept = replay.0.clone().unwrap();
+    drop(replay);
     assert_eq!(drain(body).0, b"two");
-    assert!(lock(replay.0.as_deref().unwrap()).frames.is_empty());
+    assert!(lock(&kept).frames.is_empty());
 }
 
 #[test]

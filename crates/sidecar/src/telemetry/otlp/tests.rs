@@ -1,9 +1,8 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::Mutex,
 };
-
-use gusset_call::TraceContext;
 
 use super::*;
 use crate::{Ratio, Sidecar};
@@ -13,19 +12,22 @@ fn collector(statuses: &'static [u16]) -> (SocketAddr, mpsc::Receiver<Received>)
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let (sender, receiver) = mpsc::channel();
+    let statuses = Arc::new(Mutex::new(statuses.iter()));
     thread::spawn(move || {
-        let mut statuses = statuses.iter();
         for stream in listener.incoming() {
+            let (sender, statuses) = (sender.clone(), statuses.clone());
             let mut stream = BufReader::new(stream.unwrap());
-            while let Some(received) = read_request(&mut stream) {
-                let status = statuses.next().unwrap_or(&200);
-                let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
-                // Before the answer: who has seen that has seen the request.
-                if sender.send(received).is_err() {
-                    return;
+            thread::spawn(move || {
+                while let Some(received) = read_request(&mut stream) {
+                    let status = *statuses.lock().unwrap().next().unwrap_or(&200);
+                    // Before the answer: who has seen that has seen the request.
+                    if sender.send(received).is_err() {
+                        return;
+                    }
+                    let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+                    stream.get_mut().write_all(answer.as_bytes()).unwrap();
                 }
-                stream.get_mut().write_all(answer.as_bytes()).unwrap();
-            }
+            });
         }
     });
     (addr, receiver)
@@ -249,36 +251,19 @@ fn a_bad_endpoint_is_an_error_at_the_start() {
     assert_eq!(error.to_string(), "cannot set up telemetry: export of traces");
 }
 
-#[test]
-fn the_attributes_follow_the_conventions() {
-    let cx = TraceContext::new_root();
-    let plain = record(true);
-    let called = Record {
-        trace_id: cx.trace_id(),
-        kind: SpanKind::Client,
-        operation: "/orders/{id}".into(),
-        method: "GET",
-        peer: Some("orders:8080".parse().unwrap()),
-        attempt: 3,
-        status: Some(503),
-        ..plain
-    };
-    let span = span_data(called);
-    assert_eq!(span.name, "GET /orders/{id}");
-    assert_eq!(span.span_kind, OtelKind::Client);
-    assert!(matches!(span.status, Status::Error { .. }));
-    let attributes: Vec<_> =
-        span.attributes.iter().map(|kv| format!("{}={}", kv.key, kv.value)).collect();
-    assert_eq!(
-        attributes,
-        [
-            "http.request.method=GET",
-            "http.route=/orders/{id}",
-            "http.response.status_code=503",
-            "server.address=orders",
-            "server.port=8080",
-            "http.request.resend_count=2",
-            "error.type=503",
-        ]
-    );
+#[tokio::test]
+async fn a_batch_that_was_taken_is_not_sent_again_for_the_sake_of_another() {
+    let (addr, received) = collector(&[200, 503, 503]);
+    let ring = Recorder::new("gateway");
+    for service in ["orders", "payments"] {
+        two_spans(&Sidecar::with_recorder(ring.for_service(service))).await;
+    }
+    let exporter = exporter(&ring, addr);
+    let bodies: Vec<_> =
+        (0..4).map(|_| received.recv_timeout(Duration::from_secs(10)).unwrap().body).collect();
+    drop(exporter);
+    assert!(received.try_recv().is_err());
+    let services: Vec<_> = bodies.iter().map(|body| spans(body)[0].service.clone()).collect();
+    assert_ne!(services[0], services[1]);
+    assert_eq!(services[1..], [&*services[1]; 3]);
 }
