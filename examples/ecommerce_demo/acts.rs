@@ -69,7 +69,7 @@ impl Story {
         let order = visitor.order(&lines, GOOD_CARD).await?;
         self.terminal.say("one order in every detail, as its trace shows it:");
         // The last spans are recorded when their bodies have ended, just after the answer.
-        eventually(Duration::from_secs(1), || self.shop.trace(order.trace).len() >= 12).await;
+        eventually(Duration::from_secs(1), || self.shop.trace(order.trace).len() >= 17).await;
         for line in waterfall(&self.shop.trace(order.trace)) {
             self.terminal.row(line);
         }

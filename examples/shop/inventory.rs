@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    future::ready,
     sync::{Arc, Mutex},
 };
 
@@ -9,6 +10,7 @@ use axum::{Router, extract::State, routing::get};
 use gusset::{
     broker::{Broker, Delivery, Error, Subscription},
     call::BoxError,
+    sidecar::Sidecar,
 };
 use tower::service_fn;
 use uuid::Uuid;
@@ -34,12 +36,12 @@ impl Inventory {
     /// # Errors
     ///
     /// If the broker is closed.
-    pub fn subscribe(&self, broker: &Broker) -> Result<Subscription, Error> {
-        let inventory = self.clone();
+    pub fn subscribe(&self, broker: &Broker, sidecar: &Sidecar) -> Result<Subscription, Error> {
+        let (inventory, sidecar) = (self.clone(), sidecar.clone());
         broker.subscribe(OrderCreated::SUBJECT).group("inventory").handle(service_fn(
             move |delivery: Delivery<OrderCreated>| {
                 inventory.count(delivery.body());
-                async { Ok::<_, BoxError>(()) }
+                sidecar.intercept(OrderCreated::SUBJECT, ready(Ok::<_, BoxError>(())))
             },
         ))
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    future::ready,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -13,6 +14,7 @@ use axum::{Router, extract::State, routing::get};
 use gusset::{
     broker::{Broker, Delivery, Error, Policy, Subscription},
     call::{BoxError, Problem},
+    sidecar::Sidecar,
 };
 use serde_json::{Value, json};
 use tower::service_fn;
@@ -45,13 +47,13 @@ impl Notifications {
     /// # Errors
     ///
     /// If the broker is closed.
-    pub fn subscribe(&self, broker: &Broker) -> Result<Subscription, Error> {
-        let notifications = self.clone();
+    pub fn subscribe(&self, broker: &Broker, sidecar: &Sidecar) -> Result<Subscription, Error> {
+        let (notifications, sidecar) = (self.clone(), sidecar.clone());
         let policy = Policy::new().backoff(Duration::from_millis(100), Duration::from_secs(1));
         broker.subscribe(OrderCreated::SUBJECT).group("notification").policy(policy).handle(
             service_fn(move |delivery: Delivery<OrderCreated>| {
                 let sent = notifications.mail(delivery.body());
-                async { sent }
+                sidecar.intercept(OrderCreated::SUBJECT, ready(sent))
             }),
         )
     }

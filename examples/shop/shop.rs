@@ -116,11 +116,15 @@ impl Shop {
     }
 
     async fn start_services(&mut self, tokens: &Tokens) -> io::Result<()> {
+        let (inventory, notification) =
+            (Sidecar::new("inventory-service"), Sidecar::new("notification-service"));
         let subscribed = [
-            self.inventory.subscribe(&self.broker).map_err(io::Error::other)?,
-            self.notifications.subscribe(&self.broker).map_err(io::Error::other)?,
+            self.inventory.subscribe(&self.broker, &inventory).map_err(io::Error::other)?,
+            self.notifications.subscribe(&self.broker, &notification).map_err(io::Error::other)?,
         ];
         self.consumers.extend(subscribed);
+        let consumers = [inventory, notification];
+        self.sidecars.extend(consumers.map(|sidecar| ("consumer".to_owned(), sidecar)));
 
         let users = Users::new(tokens.clone());
         self.start(1, "user-service", move |_| users.router()).await?;

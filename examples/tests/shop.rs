@@ -1,6 +1,6 @@
 //! The shop as its customers see it, through the gateway and over real sockets.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::{net::SocketAddr, time::Duration};
 
