@@ -27,40 +27,47 @@ pub use registry::{Active, Metrics, SeriesSnapshot, Snapshot, Summary};
 
 use crate::{
     Route, RouteOf, SpanKind, Watched,
-    names::MethodName,
+    names::{MethodName, Naming},
     watched::{End, Watch, grpc_status},
 };
 use series::Labels;
 
 /// Counts and times every call. All services and clones count in the one [`Metrics`].
 ///
-/// Labels are the method (`_OTHER` for one that HTTP does not define), the matched [`Route`], the status and the kind of error,
+/// Labels are the method (`_OTHER` for one that HTTP does not define), the matched [`Route`] or the upstream, the status and the kind of error,
 /// never a path or the text of an error. A call is over with the last byte of the response body, or when the caller drops
 /// it.
 #[derive(Clone, Debug)]
 pub struct MetricsLayer {
     metrics: Metrics,
     kind: SpanKind,
-    route_of: Option<RouteOf>,
+    naming: Naming,
 }
 
 impl MetricsLayer {
     /// Measures the requests that come in: `http.server.request.duration`, `http.server.active_requests`.
     #[must_use]
     pub const fn server(metrics: Metrics) -> Self {
-        Self { metrics, kind: SpanKind::Server, route_of: None }
+        Self { metrics, kind: SpanKind::Server, naming: Naming::Router(None) }
     }
 
     /// Measures the requests that go out: `http.client.request.duration`, `http.client.active_requests`.
     #[must_use]
     pub const fn client(metrics: Metrics) -> Self {
-        Self { metrics, kind: SpanKind::Client, route_of: None }
+        Self { metrics, kind: SpanKind::Client, naming: Naming::Upstream(None) }
     }
 
-    /// How to find the route of a request whose router does not leave a [`Route`] in the extensions.
+    /// How a server finds the route of a request whose router does not leave a [`Route`] in the extensions.
     #[must_use]
-    pub const fn route_of(mut self, route_of: RouteOf) -> Self {
-        self.route_of = Some(route_of);
+    pub fn route_of(mut self, route_of: RouteOf) -> Self {
+        self.naming.set_route_of(route_of);
+        self
+    }
+
+    /// The name of the service that a client calls.
+    #[must_use]
+    pub fn upstream(mut self, name: impl Into<Route>) -> Self {
+        self.naming.set_upstream(name.into());
         self
     }
 }
@@ -102,8 +109,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let MetricsLayer { metrics, kind, route_of } = &self.settings;
-        let route = Route::of_request(request.extensions(), *route_of);
+        let MetricsLayer { metrics, kind, naming } = &self.settings;
+        let route = naming.name(request.extensions());
         let method = MethodName::of(request.method());
         let to_head = request.method() == Method::HEAD;
         let call = ActiveCall::new(metrics.clone(), *kind, method, route);
@@ -186,8 +193,9 @@ impl ActiveCall {
 
     fn answered<B>(&mut self, response: &Response<B>) {
         self.status = response.status().as_u16();
-        if let Some(route) = response.extensions().get::<Route>() {
-            self.route = Some(route.clone());
+        if self.kind == SpanKind::Server {
+            let route = response.extensions().get::<Route>().cloned();
+            self.route = route.or(self.route.take());
         }
     }
 

@@ -29,11 +29,37 @@ enum Name {
 /// Finds the route in what a router left in a request's extensions; for routers that have a type of their own for it.
 pub type RouteOf = fn(&Extensions) -> Option<Route>;
 
-impl Route {
-    pub(crate) fn of_request(extensions: &Extensions, route_of: Option<RouteOf>) -> Option<Self> {
-        route_of
-            .and_then(|route_of| route_of(extensions))
-            .or_else(|| extensions.get::<Self>().cloned())
+/// How a layer comes to the name of a call.
+#[derive(Clone, Debug)]
+pub(crate) enum Naming {
+    /// A server: from the request's extensions.
+    Router(Option<RouteOf>),
+    /// A client: the service that it calls. A route in the extensions is that of the request which caused the call.
+    Upstream(Option<Route>),
+}
+
+impl Naming {
+    pub(crate) fn name(&self, extensions: &Extensions) -> Option<Route> {
+        match self {
+            Self::Upstream(upstream) => upstream.clone(),
+            Self::Router(route_of) => route_of
+                .and_then(|route_of| route_of(extensions))
+                .or_else(|| extensions.get().cloned()),
+        }
+    }
+
+    /// Only servers have routes.
+    pub(crate) fn set_route_of(&mut self, set: RouteOf) {
+        if let Self::Router(route_of) = self {
+            *route_of = Some(set);
+        }
+    }
+
+    /// Only clients have upstreams.
+    pub(crate) fn set_upstream(&mut self, set: Route) {
+        if let Self::Upstream(upstream) = self {
+            *upstream = Some(set);
+        }
     }
 }
 

@@ -130,13 +130,14 @@ impl Sidecar {
     }
 
     /// What belongs around a client of the service `upstream`: trace → metrics → retry → deadline → the client. Make one for each
-    /// upstream and clone it: each has a budget of its own, and shows its retries under the name in the metrics.
+    /// upstream and clone it: each has a budget of its own. The name is that of its spans, and the label `upstream` of its metrics.
     ///
     /// Trace and metrics stand outside, so they show what the caller got in the end, not the single attempts; the deadline stands
     /// inside, so that every attempt tells what is left when it begins.
     #[must_use]
     pub fn outbound(&self, upstream: impl Into<Arc<str>>) -> OutboundLayer {
-        let upstream = upstream.into();
+        let upstream: Arc<str> = upstream.into();
+        let name = Route::from(upstream.clone());
         let retry = RetryLayer::new(self.retry.clone());
         let counted = retry.clone();
         self.metrics.on_render(move |samples| {
@@ -157,8 +158,10 @@ impl Sidecar {
             }
         });
         OutboundLayer {
-            trace: TraceLayer::client(self.recorder.clone()).sample(self.sampling),
-            metrics: MetricsLayer::client(self.metrics.clone()),
+            trace: TraceLayer::client(self.recorder.clone())
+                .sample(self.sampling)
+                .upstream(name.clone()),
+            metrics: MetricsLayer::client(self.metrics.clone()).upstream(name),
             retry,
         }
     }

@@ -28,7 +28,7 @@ pub use span::ActiveSpan;
 use crate::{
     Ratio, Route, RouteOf, Watched,
     ambient::{Ambient, attempt_in},
-    names::MethodName,
+    names::{MethodName, Naming},
     watched::Watch,
 };
 use propagate::{extract, inject, parent_of_call, span_below};
@@ -51,20 +51,22 @@ pub struct TraceLayer {
     recorder: Recorder,
     kind: SpanKind,
     sampling: Ratio,
-    route_of: Option<RouteOf>,
+    naming: Naming,
 }
 
 impl TraceLayer {
     /// Traces the requests that come in.
     #[must_use]
     pub const fn server(recorder: Recorder) -> Self {
-        Self { recorder, kind: SpanKind::Server, sampling: Ratio::ALL, route_of: None }
+        let naming = Naming::Router(None);
+        Self { recorder, kind: SpanKind::Server, sampling: Ratio::ALL, naming }
     }
 
     /// Traces the requests that go out.
     #[must_use]
     pub const fn client(recorder: Recorder) -> Self {
-        Self { recorder, kind: SpanKind::Client, sampling: Ratio::ALL, route_of: None }
+        let naming = Naming::Upstream(None);
+        Self { recorder, kind: SpanKind::Client, sampling: Ratio::ALL, naming }
     }
 
     /// Which share of the traces that begin here are marked as sampled. A trace that began elsewhere keeps the mark it
@@ -76,10 +78,17 @@ impl TraceLayer {
         self
     }
 
-    /// How to find the route of a request whose router does not leave a [`Route`] in the extensions.
+    /// How a server finds the route of a request whose router does not leave a [`Route`] in the extensions.
     #[must_use]
-    pub const fn route_of(mut self, route_of: RouteOf) -> Self {
-        self.route_of = Some(route_of);
+    pub fn route_of(mut self, route_of: RouteOf) -> Self {
+        self.naming.set_route_of(route_of);
+        self
+    }
+
+    /// The name of the service that a client calls.
+    #[must_use]
+    pub fn upstream(mut self, name: impl Into<Route>) -> Self {
+        self.naming.set_upstream(name.into());
         self
     }
 }
@@ -136,7 +145,7 @@ impl TraceLayer {
         if self.kind == SpanKind::Client {
             inject(trace, request.headers_mut());
         }
-        let route = Route::of_request(request.extensions(), self.route_of);
+        let route = self.naming.name(request.extensions());
         let method = MethodName::of(request.method());
         let open = Open {
             recorder: self.recorder.clone(),
@@ -235,8 +244,9 @@ where
             Poll::Ready(Ok(response)) => {
                 span.update(|open| {
                     open.status = Some(response.status().as_u16());
-                    if let Some(route) = response.extensions().get::<Route>() {
-                        open.route = Some(route.clone());
+                    if open.kind == SpanKind::Server {
+                        let route = response.extensions().get::<Route>().cloned();
+                        open.route = route.or(open.route.take());
                     }
                 });
                 Poll::Ready(Ok(Watched::watch(*this.to_head, response, span)))

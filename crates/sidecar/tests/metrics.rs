@@ -28,7 +28,7 @@ async fn call(layer: &MetricsLayer, route: Option<&'static str>, step: Step) {
                     Ok(answer(status))
                 }
                 Step::Fail(error) | Step::Refuse(error) => Err(error),
-                Step::Hang => std::future::pending().await,
+                Step::Hang | Step::HangUnread => std::future::pending().await,
             }
         }
     });
@@ -92,7 +92,7 @@ async fn the_text_is_what_prometheus_reads() {
     ] {
         assert!(text.lines().any(|of_text| of_text == line), "{line}\nis not in\n{text}");
     }
-    assert!(text.contains("http_client_request_duration_seconds_count{http_request_method=\"GET\",http_route=\"\",http_response_status_code=\"503\",error_type=\"503\"} 1"), "{text}");
+    assert!(text.contains("http_client_request_duration_seconds_count{http_request_method=\"GET\",upstream=\"\",http_response_status_code=\"503\",error_type=\"503\"} 1"), "{text}");
     check_exposition(&text);
 }
 

@@ -191,6 +191,15 @@ async fn an_attempt_that_takes_too_long_is_made_again_and_the_last_may_take_its_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_timed_out_gives_its_body_back_for_the_next() {
+    let layer = RetryLayer::new(policy().attempt_timeout(millis(500)));
+    let upstream = Upstream::new([Step::HangUnread]);
+    let response = call(&layer, &upstream, request("PUT", "payload")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(upstream.seen()[0].body, "payload");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_cannot_be_made_again_is_not_cut_short() {
     let layer = RetryLayer::new(policy().attempt_timeout(millis(500)));
     let upstream = Upstream::new([Step::AnswerAfter(Duration::from_secs(60), 200)]);

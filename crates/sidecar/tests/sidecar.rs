@@ -51,6 +51,12 @@ async fn one_order_is_one_trace_with_its_deadline_and_its_retries() {
     assert_eq!(trace.len(), 2);
     assert!(kinds.contains(&SpanKind::Server) && kinds.contains(&SpanKind::Client));
     let text = sidecar.metrics().render_prometheus();
+    assert!(trace.iter().any(|record| record.name() == "PUT payments"));
+    let summary = |upstream| {
+        let wanted = Some(upstream);
+        sidecar.metrics().snapshot().summary(|series| series.route.as_deref() == wanted)
+    };
+    assert_eq!((summary("payments").count(), summary("payments").errors), (1, 0), "one call");
     for line in [
         "gusset_retries_total{upstream=\"payments\"} 1\n",
         "gusset_retries_given_up_total{upstream=\"payments\",reason=\"exhausted\"} 0\n",

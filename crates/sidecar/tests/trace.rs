@@ -164,6 +164,17 @@ async fn the_operation_is_the_route_and_never_the_path() {
     assert!(!everything.contains("secret") && !everything.contains("alice"));
 }
 
+#[tokio::test]
+async fn the_operation_of_a_client_is_its_upstream_and_not_the_route_it_is_called_for() {
+    let recorder = Recorder::new("gateway");
+    let layer = TraceLayer::client(recorder.clone()).upstream("orders");
+    let mut forwarded = request("GET", "");
+    forwarded.extensions_mut().insert(Route::from("/api/orders"));
+    let response = layer.layer(Client(Upstream::new([]))).oneshot(forwarded).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    assert_eq!(only(&recorder).name(), "GET orders");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_span_ends_with_the_last_byte_of_the_body() {
     let recorder = Recorder::new("s");

@@ -188,7 +188,11 @@ fn labels_of(series: &SeriesSnapshot) -> String {
         add("operation", series.route.as_deref().unwrap_or_default().to_owned());
     } else {
         add("http_request_method", series.method.to_owned());
-        add("http_route", series.route.as_deref().unwrap_or_default().to_owned());
+        let client = series.kind == SpanKind::Client;
+        add(
+            if client { "upstream" } else { "http_route" },
+            series.route.as_deref().unwrap_or_default().to_owned(),
+        );
         let status = series.status.map(|status| status.to_string());
         add("http_response_status_code", status.unwrap_or_default());
     }

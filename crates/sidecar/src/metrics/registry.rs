@@ -186,7 +186,7 @@ pub struct SeriesSnapshot {
     pub kind: SpanKind,
     /// HTTP method; empty for work that is no HTTP request.
     pub method: &'static str,
-    /// The matched route or the operation, where it was known.
+    /// The matched route, the upstream of a client, or the operation, where it was known.
     pub route: Option<Arc<str>>,
     /// HTTP status, where there was an answer.
     pub status: Option<u16>,

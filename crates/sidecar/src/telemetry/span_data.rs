@@ -51,7 +51,9 @@ fn attributes(record: Record, failure: bool) -> Vec<KeyValue> {
     if !record.method.is_empty() {
         attributes.push(KeyValue::new("http.request.method", record.method));
         if *record.operation != *record.method {
-            attributes.push(KeyValue::new("http.route", record.operation.to_string()));
+            let client = record.kind == SpanKind::Client;
+            let name = if client { "peer.service" } else { "http.route" };
+            attributes.push(KeyValue::new(name, record.operation.to_string()));
         }
     }
     if let Some(status) = record.status {
@@ -99,7 +101,7 @@ mod tests {
         let called = Record {
             trace_id: cx.trace_id(),
             kind: SpanKind::Client,
-            operation: "/orders/{id}".into(),
+            operation: "orders".into(),
             method: "GET",
             peer: Some("orders:8080".parse().unwrap()),
             attempt: 3,
@@ -107,7 +109,7 @@ mod tests {
             ..plain
         };
         let span = span_data(called);
-        assert_eq!(span.name, "GET /orders/{id}");
+        assert_eq!(span.name, "GET orders");
         assert_eq!(span.span_kind, OtelKind::Client);
         assert!(matches!(span.status, Status::Error { .. }));
         let attributes: Vec<_> =
@@ -116,7 +118,7 @@ mod tests {
             attributes,
             [
                 "http.request.method=GET",
-                "http.route=/orders/{id}",
+                "peer.service=orders",
                 "http.response.status_code=503",
                 "server.address=orders",
                 "server.port=8080",

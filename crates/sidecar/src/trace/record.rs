@@ -24,7 +24,7 @@ pub struct Record {
     /// The service that recorded it.
     #[serde(serialize_with = "as_text")]
     pub service: Arc<str>,
-    /// The matched route, the name given to `intercept`, or else the method. Never a raw path.
+    /// The matched route, for a client the upstream, for `intercept` the name given to it, or else the method. Never a raw path.
     pub operation: Route,
     /// HTTP method, `_OTHER` where HTTP does not define it, empty where it was no HTTP request.
     pub method: &'static str,

@@ -38,6 +38,8 @@ pub enum Step {
     /// Fails without having read anything of the body.
     Refuse(BoxError),
     Hang,
+    /// Hangs with the body in its hands.
+    HangUnread,
     AnswerAfter(Duration, u16),
 }
 
@@ -106,6 +108,10 @@ where
             let at = upstream.began.elapsed();
             let body = match &step {
                 Some(Step::Refuse(_)) => Bytes::new(),
+                Some(Step::HangUnread) => {
+                    let _body = body;
+                    return std::future::pending().await;
+                }
                 _ => body.collect().await.unwrap().to_bytes(),
             };
             upstream.seen.lock().unwrap().push(Seen {
@@ -123,7 +129,7 @@ where
                 None => Ok(answer(200)),
                 Some(Step::Answer(answer)) => Ok(answer),
                 Some(Step::Fail(error) | Step::Refuse(error)) => Err(error),
-                Some(Step::Hang) => std::future::pending().await,
+                Some(Step::Hang | Step::HangUnread) => std::future::pending().await,
                 Some(Step::AnswerAfter(span, status)) => {
                     sleep(span).await;
                     Ok(answer(status))
