@@ -42,3 +42,8 @@ pub mod health;
 pub mod shutdown;
 #[cfg(feature = "standard")]
 pub mod standard;
+
+/// The program in the README compiles.
+#[cfg(all(doctest, feature = "full"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

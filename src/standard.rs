@@ -38,7 +38,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 /// The client that [`standard`] builds around `S`.
-pub type Standard<S> = Trace<Measure<Retry<WithDeadline<Balance<ToInstances<S>, RoundRobin, Http>>>>>;
+pub type Standard<S> =
+    Trace<Measure<Retry<WithDeadline<Balance<ToInstances<S>, RoundRobin, Http>>>>>;
 
 /// Builds the client of the service that `watch` follows. Requests name a path only; the host is that of the chosen instance.
 ///
