@@ -9,8 +9,8 @@ use tower_layer::Layer;
 use crate::{
     Authenticate, Gateway, Network, Route, Upstream,
     endpoint::connections,
+    forward::{Forward, Shared, Target},
     front::{Front, Gate},
-    gateway::{Forward, Shared, Target},
     limit::Limit,
     path::normalise,
     rewrite::Rewrite,
@@ -105,21 +105,9 @@ impl Builder {
         for (number, route) in self.routes.into_iter().enumerate() {
             let to = checked(&route, self.authenticate.is_some())?;
             let (path, host) = (route.path.as_str(), route.host.as_deref());
-            table.insert(host, path, route.methods, number).map_err(|rejected| match rejected {
-                Rejected::Template(error) => BuildError::path(path, error.to_string()),
-                Rejected::Taken => BuildError::Taken { path: path.into() },
-            })?;
-            let rewrite = match &route.new_path {
-                NewPath::Same => Ok(Rewrite::Keep),
-                NewPath::Without(prefix) => Rewrite::strip_prefix(path, prefix),
-                NewPath::Like(new) => Rewrite::template(path, new),
-            };
-            gates.push(Gate {
-                rewrite: rewrite.map_err(|reason| BuildError::path(path, reason))?,
-                limit: route.quota.map(|(quota, key_of)| Limit::new(quota, key_of)),
-                body_limit: route.body_limit,
-                authenticated: route.authenticated,
-            });
+            let taken = table.insert(host, path, route.methods.clone(), number);
+            taken.map_err(|rejected| BuildError::rejected(path, &rejected))?;
+            gates.push(gate(&route)?);
             let upstream = upstreams.entry(to.clone()).or_insert_with(|| {
                 let traces = TraceLayer::client(self.recorder.clone());
                 let connections = connections.clone();
@@ -161,6 +149,21 @@ fn checked(route: &Route, can_authenticate: bool) -> Result<Upstream, BuildError
     }
 }
 
+fn gate(route: &Route) -> Result<Gate, BuildError> {
+    let rewrite = match &route.new_path {
+        NewPath::Same => Ok(Rewrite::Keep),
+        NewPath::Without(prefix) => Rewrite::strip_prefix(&route.path, prefix),
+        NewPath::Like(new) => Rewrite::template(&route.path, new),
+    };
+    let limit = route.quota.as_ref().map(|(quota, key_of)| Limit::new(*quota, key_of.clone()));
+    Ok(Gate {
+        rewrite: rewrite.map_err(|reason| BuildError::path(&route.path, reason))?,
+        limit,
+        body_limit: route.body_limit,
+        authenticated: route.authenticated,
+    })
+}
+
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("routes", &self.routes).finish_non_exhaustive()
@@ -200,6 +203,13 @@ pub enum BuildError {
 }
 
 impl BuildError {
+    fn rejected(path: &str, rejected: &Rejected) -> Self {
+        match rejected {
+            Rejected::Template(error) => Self::path(path, error.to_string()),
+            Rejected::Taken => Self::Taken { path: path.to_owned() },
+        }
+    }
+
     fn path(path: &str, reason: impl Into<String>) -> Self {
         Self::Path { path: path.to_owned(), reason: reason.into() }
     }

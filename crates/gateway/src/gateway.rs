@@ -1,5 +1,4 @@
 use std::{
-    collections::HashMap,
     convert::Infallible,
     fmt,
     future::Future,
@@ -12,23 +11,16 @@ use bytes::Bytes;
 use gusset_call::BoxError;
 use gusset_registry::Registry;
 use gusset_sidecar::{ActiveCall, ActiveSpan, Measure, Metrics, Trace, Watched};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{Either, Full};
-use hyper::body::Incoming;
+use http_body_util::Full;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
-use tower::util::Oneshot;
 use tower_service::Service;
 
 use crate::{
     Breaker, Builder, RouteStats, Upstream,
-    answer::Answer,
-    body::RequestBody,
-    front::Front,
-    headers::{add_via, remove_hop_by_hop},
-    stats::Counters,
-    upstream::{self, Caller},
+    forward::{AnyBody, Forward, Shared, Target},
+    upstream,
 };
 
 /// The front door: takes HTTP requests to the services behind it, and answers for them where it must. Clones share everything.
@@ -144,9 +136,6 @@ pin_project! {
     }
 }
 
-type UpstreamBody = Watched<Incoming, ActiveSpan>;
-type AnyBody = Either<UpstreamBody, Full<Bytes>>;
-
 impl Body for GatewayBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -171,146 +160,4 @@ impl fmt::Debug for GatewayBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GatewayBody").finish_non_exhaustive()
     }
-}
-
-/// What all clones of a gateway share.
-pub(crate) struct Shared {
-    pub(crate) front: Front,
-    /// In the order of the front's gates.
-    pub(crate) targets: Vec<Target>,
-    pub(crate) upstreams: HashMap<Upstream, upstream::Shared>,
-    pub(crate) metrics: Metrics,
-}
-
-/// Where a route leads.
-pub(crate) struct Target {
-    /// The route's name in metrics and traces: its path.
-    pub(crate) name: gusset_sidecar::Route,
-    pub(crate) path: Arc<str>,
-    pub(crate) host: Option<Arc<str>>,
-    pub(crate) upstream: Upstream,
-    pub(crate) caller: Caller,
-    pub(crate) counters: Counters,
-}
-
-/// The gateway without what observes it.
-#[derive(Clone)]
-pub(crate) struct Forward(pub(crate) Arc<Shared>);
-
-impl<B> Service<Request<B>> for Forward
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response<AnyBody>;
-    type Error = Infallible;
-    type Future = ForwardFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> ForwardFuture {
-        let started = Instant::now();
-        let (route, state) = match self.0.front.admit(request) {
-            Ok((number, request)) => {
-                let call = Oneshot::new(self.0.targets[number].caller.clone(), request);
-                (Some(number), State::Calling { call })
-            }
-            Err((route, answer)) => {
-                if let Some(number) = route {
-                    self.0.targets[number].counters.refused();
-                }
-                (route, State::Refused { answer: Some(answer) })
-            }
-        };
-        ForwardFuture { state, shared: self.0.clone(), route, started }
-    }
-}
-
-pin_project! {
-    /// Future of [`Forward`].
-    pub(crate) struct ForwardFuture {
-        #[pin]
-        state: State,
-        shared: Arc<Shared>,
-        route: Option<usize>,
-        started: Instant,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State {
-        Calling { #[pin] call: Oneshot<Caller, Request<RequestBody>> },
-        Refused { answer: Option<Answer> },
-    }
-}
-
-impl Future for ForwardFuture {
-    type Output = Result<Response<AnyBody>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let outcome = match this.state.project() {
-            StateProj::Calling { call } => {
-                ready!(call.poll(cx)).map_err(|error| this.shared.explain(*this.route, &error))
-            }
-            StateProj::Refused { answer } => match answer.take() {
-                Some(answer) => Err(answer),
-                // Polled again after it was ready, which only a broken caller does.
-                None => return Poll::Pending,
-            },
-        };
-        Poll::Ready(Ok(this.shared.respond(*this.route, *this.started, outcome)))
-    }
-}
-
-impl Shared {
-    fn target(&self, route: Option<usize>) -> Option<&Target> {
-        route.and_then(|number| self.targets.get(number))
-    }
-
-    /// The log says what the client is not told.
-    fn explain(&self, route: Option<usize>, error: &BoxError) -> Answer {
-        let limit = route.and_then(|number| self.front.gates.get(number)).map(|g| g.body_limit);
-        let answer = Answer::to_error(error, limit.unwrap_or_default());
-        let path = self.target(route).map(|target| &*target.path);
-        let cause = &**error as &dyn std::error::Error;
-        if answer == Answer::BadGateway {
-            tracing::warn!(route = path, error = cause, "upstream failed");
-        } else {
-            tracing::debug!(route = path, error = cause, "call ended without an answer");
-        }
-        answer
-    }
-
-    fn respond(
-        &self,
-        route: Option<usize>,
-        started: Instant,
-        outcome: Result<Response<UpstreamBody>, Answer>,
-    ) -> Response<AnyBody> {
-        let mut response = match outcome.and_then(passed_back) {
-            Ok(response) => response.map(Either::Left),
-            Err(answer) => answer.into_response().map(Either::Right),
-        };
-        if let Some(target) = self.target(route) {
-            target.counters.answered(response.status(), started.elapsed());
-            response.extensions_mut().insert(target.name.clone());
-        }
-        response
-    }
-}
-
-/// An upstream's answer as one of the gateway's.
-fn passed_back(mut response: Response<UpstreamBody>) -> Result<Response<UpstreamBody>, Answer> {
-    // Nobody asked for another protocol: `Upgrade` is not passed on.
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Answer::BadGateway);
-    }
-    let version = response.version();
-    remove_hop_by_hop(response.headers_mut());
-    add_via(response.headers_mut(), version);
-    Ok(response)
 }

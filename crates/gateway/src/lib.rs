@@ -56,7 +56,8 @@
 //! | 503 | no instance is healthy, or all circuits are open | `Retry-After` where known |
 //! | 504 | no answer within [`Route::timeout`] | |
 //!
-//! What an upstream answers is passed on as it is, errors too.
+//! What an upstream answers is passed on as it is, errors too. A head that is no HTTP, or too large, is refused by hyper in [`Server`]
+//! with an empty 400 or 431.
 //!
 //! # What it changes in a message (RFC 9110, 7.6)
 //!
@@ -101,6 +102,7 @@ mod auth;
 mod serve;
 mod stats;
 
+mod forward;
 mod front;
 
 mod client;
@@ -117,6 +119,8 @@ mod body;
 mod blame;
 mod endpoint;
 mod upstream;
+
+mod connection;
 
 pub use auth::{AuthError, Authenticate, Identity};
 pub use builder::{BuildError, Builder};

@@ -2,27 +2,23 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
-    io,
-    net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use gusset_call::BoxError;
-use http::{HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use pin_project_lite::pin_project;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -31,7 +27,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use crate::PeerAddr;
+use crate::connection::{OfPeer, accept, backlog};
 
 /// Serves with the defaults of [`Server`] until `shutdown` ends, and then until what is under way is answered.
 ///
@@ -70,7 +66,7 @@ where
 
 /// An HTTP/1.1 server over TCP that bounds what clients may hold, and ends without losing requests.
 ///
-/// It gives every request a [`PeerAddr`]. A connection holds at most 32 KiB and 100 lines of head, and about 256 KiB of buffers;
+/// It gives every request a [`PeerAddr`](crate::PeerAddr). A connection holds at most 32 KiB and 100 lines of head, and about 256 KiB of buffers;
 /// more head is answered with 431.
 #[derive(Clone, Copy, Debug)]
 pub struct Server {
@@ -161,7 +157,7 @@ impl Server {
         let leaving = Arc::new(AtomicBool::new(false));
         let mut connections = JoinSet::new();
         let open = |connections: &mut JoinSet<()>, stream, peer, stopped| {
-            let service = OfPeer { inner: service.clone(), peer, leaving: leaving.clone() };
+            let service = OfPeer::new(service.clone(), peer, leaving.clone());
             connections.spawn(self.connection(stream, service, stopped));
         };
         loop {
@@ -226,37 +222,6 @@ fn ended(result: hyper::Result<()>) {
     }
 }
 
-/// Waits out errors: most are of the one connection, the others (no file descriptor left) pass when connections end.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    loop {
-        match listener.accept().await {
-            Ok(accepted) => return accepted,
-            Err(error) if of_one_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-fn of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-/// The connections that the kernel has made and nobody has accepted; closing the listener would reset them.
-fn backlog(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
-    // Asked directly, because tokio may not know of the newest yet.
-    let Ok(listener) = listener.into_std() else { return Vec::new() };
-    std::iter::from_fn(|| listener.accept().ok())
-        .filter_map(|(stream, peer)| {
-            stream.set_nonblocking(true).ok()?;
-            Some((TcpStream::from_std(stream).ok()?, peer))
-        })
-        .collect()
-}
-
 /// Requests were still under way when a [`Server`] had to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Undrained {
@@ -278,53 +243,3 @@ impl fmt::Display for Undrained {
 }
 
 impl std::error::Error for Undrained {}
-
-/// Tells requests their peer, and the peer when to leave.
-#[derive(Clone)]
-struct OfPeer<S> {
-    inner: S,
-    peer: SocketAddr,
-    leaving: Arc<AtomicBool>,
-}
-
-impl<S, B> Service<Request<Incoming>> for OfPeer<S>
-where
-    S: Service<Request<Incoming>, Response = Response<B>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = OfPeerFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(PeerAddr(self.peer));
-        OfPeerFuture { inner: self.inner.call(request), leaving: self.leaving.clone() }
-    }
-}
-
-pin_project! {
-    struct OfPeerFuture<F> {
-        #[pin]
-        inner: F,
-        leaving: Arc<AtomicBool>,
-    }
-}
-
-impl<F, B, E> Future for OfPeerFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-{
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut result = ready!(this.inner.poll(cx));
-        if let (Ok(response), true) = (&mut result, this.leaving.load(Relaxed)) {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        Poll::Ready(result)
-    }
-}
