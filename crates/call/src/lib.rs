@@ -40,7 +40,7 @@
 //!
 //! # Features
 //!
-//! - `http`: problem bodies, [`AnswerLayer`]. Adds the `http`, `http-body`, `bytes` and
+//! - `http`: problem bodies, [`AnswerLayer`]. Adds the `http`, `http-body-util`, `bytes` and
 //!   `serde_json` crates, no server and no client.
 //! - `axum`: [`Problem`] implements axum's `IntoResponse`. Adds `axum-core`.
 //! - `reqwest`: a reqwest client as a service of `http::Request`, [`Reqwest`]. Adds `reqwest` without TLS.
