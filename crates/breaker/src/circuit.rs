@@ -112,7 +112,7 @@ impl Circuit {
     /// Whether a call may be let through now. For a balancer that passes over open circuits: it takes no place and counts nothing.
     #[must_use]
     pub fn is_eligible(&self) -> bool {
-        self.0.machine.certain_refusal(|| self.elapsed()).is_none()
+        self.0.machine.would_admit(|| self.elapsed())
     }
 
     /// Asks to make a call. Tell the permit how it went; dropping it without is [`Outcome::Ignored`], or

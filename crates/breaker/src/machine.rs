@@ -100,6 +100,20 @@ impl Machine {
         }
     }
 
+    /// Whether a call that came now would be admitted. Takes no place, so two that ask may both hear yes.
+    pub(crate) fn would_admit(&self, now: impl FnOnce() -> Duration) -> bool {
+        let word = self.word();
+        match word.state() {
+            State::Closed | State::Disabled => true,
+            State::ForcedOpen => false,
+            State::Open => word.refusal_at(millis(now())).is_none(),
+            State::HalfOpen => {
+                HalfOpen::unpack(word.payload()).taken < self.policy.max_probes
+                    || self.lease_is_over(millis(now()))
+            }
+        }
+    }
+
     pub(crate) fn admit(
         &self,
         now: impl Fn() -> Duration,
@@ -123,9 +137,7 @@ impl Machine {
                     if probes.taken < self.policy.max_probes {
                         self.probed_at.store(now, Relaxed);
                         word.with_payload(HalfOpen { taken: probes.taken + 1, ..probes }.pack())
-                    } else if now.saturating_sub(self.probed_at.load(Relaxed))
-                        >= millis(self.policy.probe_lease)
-                    {
+                    } else if self.lease_is_over(now) {
                         // All places are held by probes that hang: a new generation takes them away.
                         self.probed_at.store(now, Relaxed);
                         word.next(State::HalfOpen, HalfOpen { succeeded: 0, taken: 1 }.pack())
@@ -196,6 +208,10 @@ impl Machine {
                 return transition;
             }
         }
+    }
+
+    fn lease_is_over(&self, now: u64) -> bool {
+        now.saturating_sub(self.probed_at.load(Relaxed)) >= millis(self.policy.probe_lease)
     }
 
     fn opened(&self, word: Word, now: Duration) -> Word {

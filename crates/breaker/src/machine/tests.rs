@@ -64,9 +64,12 @@ fn an_open_circuit_says_when_to_come_back() {
 fn after_the_open_time_at_most_three_probes_pass() {
     let machine = tripped_at(0);
     assert!(admitted(&machine, 29).is_none());
+    assert!(!machine.would_admit(secs(29)) && machine.would_admit(secs(30)));
     let passed = (0..10).filter_map(|_| admitted(&machine, 30)).count();
     assert_eq!(passed, 3);
     assert_eq!(machine.state(), State::HalfOpen);
+    assert!(!machine.would_admit(secs(69)), "all places are taken");
+    assert!(machine.would_admit(secs(70)), "their lease is over");
 }
 
 #[test]
@@ -222,7 +225,12 @@ proptest! {
         let (mut now, mut under_way) = (0, Vec::new());
         for step in steps {
             match step {
-                Step::Admit => under_way.extend(admitted(&machine, now)),
+                Step::Admit => {
+                    let promised = machine.would_admit(secs(now));
+                    let ticket = admitted(&machine, now);
+                    prop_assert_eq!(promised, ticket.is_some());
+                    under_way.extend(ticket);
+                }
                 Step::Record { index, outcome } if !under_way.is_empty() => {
                     let ticket = under_way.swap_remove(index % under_way.len());
                     record(&machine, ticket, outcome, now);
