@@ -1,0 +1,103 @@
+//! What does it cost to run three steps as a saga, when the steps themselves do nothing?
+//!
+//! - `gusset` journals to `MemoryStore` and runs each saga in a task; the bench waits for its end. Four records are written.
+//! - `bare` awaits the three steps, with no record and no task.
+//! - `steno` runs the same steps as a chain of nodes under its `InMemorySecStore`, with its log discarded and the graph made once for all
+//!   sagas. It keeps every finished saga for ever; gusset the last 10,000.
+//!
+//! Everything runs on a current-thread runtime, so a switch between tasks is a poll and no wake-up of a thread.
+
+#![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
+
+mod common;
+
+use std::{hint::black_box, sync::Arc};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use gusset_saga::{Definition, Finished, MemoryStore, Orchestrator, Saga, StepContext, StepError};
+use steno::{
+    ActionContext, ActionError, ActionRegistry, DagBuilder, Node, SagaDag, SagaId, SagaName,
+    SagaType, SecClient, new_action_noop_undo,
+};
+
+const STEPS: [&str; 3] = ["reserve", "pay", "order"];
+
+async fn step(input: u32) -> Result<u32, StepError> {
+    Ok(black_box(input))
+}
+
+fn definition() -> Definition<u32, u32> {
+    let mut saga = Saga::define("bench", 1);
+    let act = |_: StepContext, input: u32| step(input);
+    let [_, _, last] = STEPS.map(|name| saga.step(name).run(act).no_undo());
+    saga.finish(&last).expect("its steps have different names")
+}
+
+#[derive(Debug)]
+struct Bench;
+
+impl SagaType for Bench {
+    type ExecContextType = ();
+}
+
+async fn steno_step(cx: ActionContext<Bench>) -> Result<u32, ActionError> {
+    Ok(black_box(cx.saga_params()?))
+}
+
+fn steno_saga() -> (Arc<SagaDag>, Arc<ActionRegistry<Bench>>) {
+    let mut registry = ActionRegistry::new();
+    let mut dag = DagBuilder::new(SagaName::new("bench"));
+    for name in STEPS {
+        let action = new_action_noop_undo(name, steno_step);
+        dag.append(Node::action(name, name, action.as_ref()));
+        registry.register(action);
+    }
+    let dag = dag.build().expect("it is a chain");
+    (Arc::new(SagaDag::new(dag, serde_json::json!(7))), Arc::new(registry))
+}
+
+async fn run_steno(sec: &SecClient, dag: &Arc<SagaDag>, registry: &Arc<ActionRegistry<Bench>>) {
+    let id = SagaId::new_v4();
+    let saga = sec.saga_create(id, Arc::new(()), dag.clone(), registry.clone()).await;
+    let saga = saga.expect("the store is in memory");
+    sec.saga_start(id).await.expect("it was created");
+    let done = saga.await.kind.expect("no step fails");
+    assert_eq!(done.lookup_node_output::<u32>("order").ok(), Some(7));
+}
+
+fn saga(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("saga");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("it starts no thread");
+
+    let (definition, sagas) = (definition(), Orchestrator::new(MemoryStore::new()));
+    group.bench_function("three_steps/gusset", |bencher| {
+        bencher.iter(|| {
+            let finished = runtime.block_on(sagas.run(&definition, black_box(7)));
+            assert!(matches!(finished, Ok(Finished::Completed(7))));
+        });
+    });
+    group.bench_function("three_steps/bare", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(async {
+                for _ in STEPS {
+                    assert!(matches!(step(black_box(7)).await, Ok(7)));
+                }
+            });
+        });
+    });
+    let (dag, registry) = steno_saga();
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let sec = runtime.block_on(async { steno::sec(log, Arc::new(steno::InMemorySecStore::new())) });
+    group.bench_function("three_steps/steno", |bencher| {
+        bencher.iter(|| runtime.block_on(run_steno(&sec, &dag, &registry)));
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = common::config();
+    targets = saga
+}
+criterion_main!(benches);

@@ -1,0 +1,201 @@
+//! What do the layers of the sidecar add to an HTTP call that succeeds at once?
+//!
+//! Each call clones a request without a body, drives `poll_ready`, `call` and the future, and reads the body of the answer (64 bytes)
+//! to its end, for that is where a call ends. One thread, within a runtime that is not asked for anything but its clock. No
+//! `tracing` subscriber is installed except where said.
+//!
+//! - `trace_metrics`: gusset records each call (the last 10,000) and counts it by method and status. `tower-http` is its `TraceLayer` with
+//!   nobody listening: it records and counts nothing. `tower-otel` (feature `heavy-peers`) is its trace and metrics layers with the OpenTelemetry
+//!   SDK behind: every span is sampled and handed to a processor that drops it, and the metrics are read by nobody.
+//! - `retry_first_succeeds`: the policy is asked once, the budget gets its deposit. `tower` is its `Retry` with a `TpsBudget`
+//!   of the same numbers (20 %, 10 per second, over 10 s).
+//! - `deadline_ready`: 30 s, on the side of the server. gusset reads the caller's timeout from the headers, too, and arms a timer only if the answer is not there
+//!   at once; `tower-http` makes one for each call.
+
+#![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
+
+mod common;
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    hint::black_box,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use common::{drive, now};
+use criterion::{Criterion, criterion_group, criterion_main};
+use gusset_sidecar::{
+    DeadlineLayer, Metrics, MetricsLayer, Recorder, RetryLayer, RetryPolicy, TraceLayer,
+};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use tower::{
+    Layer, Service, ServiceBuilder,
+    retry::{
+        self,
+        budget::{Budget, TpsBudget},
+    },
+};
+
+/// The handler.
+#[derive(Clone, Debug)]
+struct Hello;
+
+impl<B> Service<Request<B>> for Hello {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        black_box(request);
+        ready(Ok(Response::new(Full::from(&[b'x'; 64][..]))))
+    }
+}
+
+/// A function of each whole call of `service`.
+fn calls<S, B>(mut service: S) -> impl FnMut()
+where
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>>,
+    B: http_body::Body<Data = Bytes>,
+{
+    let request = Request::get("http://orders.example/orders/7").body(Empty::new());
+    let request = request.expect("it is a valid request");
+    move || {
+        let response = drive(&mut service, request.clone()).ok().expect("it succeeds");
+        let body = now(response.into_body().collect()).ok().expect("it has no errors");
+        assert_eq!(black_box(body.to_bytes()).len(), 64);
+    }
+}
+
+fn trace_metrics(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("sidecar");
+    let trace = TraceLayer::server(Recorder::new("bench"));
+    let metrics = MetricsLayer::server(Metrics::new());
+    let service = ServiceBuilder::new().layer(trace).layer(metrics).service(Hello);
+    group.bench_function("trace_metrics/gusset", |b| b.iter(calls(service.clone())));
+    group.bench_function("trace_metrics/bare", |b| b.iter(calls(Hello)));
+    let service = tower_http::trace::TraceLayer::new_for_http().layer(Hello);
+    group.bench_function("trace_metrics/tower-http", |b| b.iter(calls(service.clone())));
+    #[cfg(feature = "heavy-peers")]
+    otel::with_sdk(|service| {
+        group.bench_function("trace_metrics/tower-otel", |b| b.iter(calls(service.clone())));
+    });
+    group.finish();
+}
+
+/// Tries server errors again as long as the budget pays for it.
+#[derive(Clone)]
+struct Paid(Arc<TpsBudget>);
+
+impl<B: Clone, R, E> retry::Policy<Request<B>, Response<R>, E> for Paid {
+    type Future = Ready<()>;
+
+    fn retry(
+        &mut self,
+        _: &mut Request<B>,
+        result: &mut Result<Response<R>, E>,
+    ) -> Option<Ready<()>> {
+        if matches!(result, Ok(response) if !response.status().is_server_error()) {
+            self.0.deposit();
+            return None;
+        }
+        self.0.withdraw().then(|| ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
+        Some(request.clone())
+    }
+}
+
+fn retry(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("sidecar");
+    let service = RetryLayer::new(RetryPolicy::default()).layer(Hello);
+    group.bench_function("retry_first_succeeds/gusset", |b| b.iter(calls(service.clone())));
+    group.bench_function("retry_first_succeeds/bare", |b| b.iter(calls(Hello)));
+    let budget = Arc::new(TpsBudget::new(Duration::from_secs(10), 10, 0.2));
+    let service = retry::RetryLayer::new(Paid(budget)).layer(Hello);
+    group.bench_function("retry_first_succeeds/tower", |b| b.iter(calls(service.clone())));
+    group.finish();
+}
+
+fn deadline(criterion: &mut Criterion) {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let mut group = criterion.benchmark_group("sidecar");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("it starts no thread");
+    let _within = runtime.enter();
+    let service = DeadlineLayer::server(LIMIT).layer(Hello);
+    group.bench_function("deadline_ready/gusset", |b| b.iter(calls(service.clone())));
+    group.bench_function("deadline_ready/bare", |b| b.iter(calls(Hello)));
+    let status = StatusCode::GATEWAY_TIMEOUT;
+    let service = tower_http::timeout::TimeoutLayer::with_status_code(status, LIMIT).layer(Hello);
+    group.bench_function("deadline_ready/tower-http", |b| b.iter(calls(service.clone())));
+    group.finish();
+}
+
+#[cfg(feature = "heavy-peers")]
+mod otel {
+    use std::time::Duration;
+
+    use opentelemetry::{Context, metrics::MeterProvider, trace::TracerProvider};
+    use opentelemetry_sdk::{
+        error::OTelSdkResult,
+        metrics::{ManualReader, SdkMeterProvider},
+        trace::{SdkTracerProvider, Span, SpanData, SpanProcessor},
+    };
+    use tower::ServiceBuilder;
+    use tower_otel::{metrics, trace};
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::Hello;
+
+    /// Takes every span and drops it.
+    #[derive(Debug)]
+    struct Drops;
+
+    impl SpanProcessor for Drops {
+        fn on_start(&self, _: &mut Span, _: &Context) {}
+
+        fn on_end(&self, span: SpanData) {
+            std::hint::black_box(span);
+        }
+
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    /// Runs `bench` where spans go to OpenTelemetry.
+    pub(crate) fn with_sdk(bench: impl FnOnce(metrics::Http<trace::Http<Hello>>)) {
+        let tracer = SdkTracerProvider::builder().with_span_processor(Drops).build();
+        let layer = tracing_opentelemetry::layer().with_tracer(tracer.tracer("bench"));
+        let reader = ManualReader::builder().build();
+        let meter = SdkMeterProvider::builder().with_reader(reader).build().meter("bench");
+        let service = ServiceBuilder::new()
+            .layer(metrics::HttpLayer::server(&meter))
+            .layer(trace::HttpLayer::server(tracing::Level::INFO))
+            .service(Hello);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            bench(service);
+        });
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = common::config();
+    targets = trace_metrics, retry, deadline
+}
+criterion_main!(benches);
