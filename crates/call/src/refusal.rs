@@ -5,7 +5,8 @@ pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
 /// What every refusal of the family knows.
 ///
-/// A refusal is a decision of a layer not to make a call: the service behind it was not asked.
+/// A refusal is a decision of a layer not to make a call: the service behind it was not asked. [`DeadlineExceeded`] is the
+/// exception, for the time may pass at any point; whoever retries must not take it for "never sent".
 pub trait Refusal: Error + Send + Sync + 'static {
     /// How long the caller should wait before it tries again; `None` where nobody knows.
     fn retry_after(&self) -> Option<Duration>;
