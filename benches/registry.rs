@@ -5,7 +5,7 @@
 //! - `gusset` is `Balance` in rotation over the watch of a `MemoryRegistry`, and `gusset-least-loaded` the same with the power of two choices.
 //! - `bare` is a rotating index and a clone of what it points to.
 //! - `tower` is its `balance::p2c::Balance` with `PendingRequests`: two choices, not `Clone`, polled by the one caller it has.
-//! - `pingora` (feature `heavy-peers`) is `LoadBalancer<RoundRobin>::select`, which chooses an address; one service is called then. Its
+//! - `pingora` (feature `pingora`) is `LoadBalancer<RoundRobin>::select`, which chooses an address; one service is called then. Its
 //!   `select` looks at the health of a backend, counts nothing and waits for nobody.
 //!
 //! `snapshot_read` takes the list of 100 instances and looks at one; `bare` clones an `Arc` that never changes. `heartbeat` tells the
@@ -63,7 +63,7 @@ fn tower(instances: usize) -> impl FnMut() {
     move || assert!(black_box(drive(&mut balance, 7)).is_ok())
 }
 
-#[cfg(feature = "heavy-peers")]
+#[cfg(feature = "pingora")]
 fn pingora(instances: usize) -> impl FnMut() {
     use pingora_load_balancing::{LoadBalancer, selection::RoundRobin};
 
@@ -90,7 +90,7 @@ fn pick(criterion: &mut Criterion) {
         });
         group.bench_function(id("bare"), |bencher| bencher.iter(bare(instances)));
         group.bench_function(id("tower"), |bencher| bencher.iter(tower(instances)));
-        #[cfg(feature = "heavy-peers")]
+        #[cfg(feature = "pingora")]
         group.bench_function(id("pingora"), |bencher| bencher.iter(pingora(instances)));
     }
     group.finish();

@@ -5,7 +5,7 @@
 //! `tracing` subscriber is installed except where said.
 //!
 //! - `trace_metrics`: gusset records each call (the last 10,000) and counts it by method and status. `tower-http` is its `TraceLayer` with
-//!   nobody listening: it records and counts nothing. `tower-otel` (feature `heavy-peers`) is its trace and metrics layers with the OpenTelemetry
+//!   nobody listening: it records and counts nothing. `tower-otel` (feature `otel`) is its trace and metrics layers with the OpenTelemetry
 //!   SDK behind: every span is sampled and handed to a processor that drops it, and the metrics are read by nobody.
 //! - `retry_first_succeeds`: the policy is asked once, the budget gets its deposit. `tower` is its `Retry` with a `TpsBudget`
 //!   of the same numbers (20 %, 10 per second, over 10 s).
@@ -84,7 +84,7 @@ fn trace_metrics(criterion: &mut Criterion) {
     group.bench_function("trace_metrics/bare", |b| b.iter(calls(Hello)));
     let service = tower_http::trace::TraceLayer::new_for_http().layer(Hello);
     group.bench_function("trace_metrics/tower-http", |b| b.iter(calls(service.clone())));
-    #[cfg(feature = "heavy-peers")]
+    #[cfg(feature = "otel")]
     otel::with_sdk(|service| {
         group.bench_function("trace_metrics/tower-otel", |b| b.iter(calls(service.clone())));
     });
@@ -141,7 +141,7 @@ fn deadline(criterion: &mut Criterion) {
     group.finish();
 }
 
-#[cfg(feature = "heavy-peers")]
+#[cfg(feature = "otel")]
 mod otel {
     use std::time::Duration;
 
