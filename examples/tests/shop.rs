@@ -184,21 +184,19 @@ async fn a_bank_that_is_down_costs_no_stock_and_opens_the_circuits() {
     let lamp = shop.products.add("lamp", 1_999, 10);
     let ann = Visitor::new(gateway, "ann@example.com").await;
     shop.payments.set_bank(Bank::Down);
-    for _ in 0..5 {
-        let (status, _) = ann.order(lamp.id, 1, CARD).await;
-        assert_eq!(status, 424);
+    let mut refused_by_a_circuit = false;
+    for _ in 0..40 {
+        let (status, problem) = ann.order(lamp.id, 1, CARD).await;
+        assert_eq!((status.as_u16(), &problem["step"]), (424, &json!("process-payment")));
+        refused_by_a_circuit |= problem["detail"].to_string().contains("circuit payment-service");
+        if refused_by_a_circuit {
+            break;
+        }
     }
-    let (status, _) = ann.send(Method::GET, "/api/orders", None).await;
-    assert_eq!(status, 200, "the order service itself is well");
+    assert!(refused_by_a_circuit, "no circuit opened");
     assert_eq!(stock(&shop, lamp.id), 10);
     let (status, _) = ann.send(Method::GET, "/api/products", None).await;
     assert_eq!(status, 200, "the catalogue has nothing to do with it");
-    let opened = ["payment-service-1", "payment-service-2"]
-        .iter()
-        .flat_map(|instance| shop.circuits_of(instance))
-        .filter(|circuit| circuit.stats().refused > 0)
-        .count();
-    assert!(opened > 0, "no circuit opened");
     shop.close().await.unwrap();
 }
 

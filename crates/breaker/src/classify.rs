@@ -75,7 +75,8 @@ impl<B, E> Classify<http::Response<B>, E> for GrpcStatus {
     }
 }
 
-#[cfg(all(test, feature = "http"))]
+#[cfg(feature = "http")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use http::Response;

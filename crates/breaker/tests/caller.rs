@@ -1,5 +1,7 @@
 //! The breaker as its callers see it.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     panic::AssertUnwindSafe,
     sync::{
