@@ -15,7 +15,8 @@
 //! | [`standard`] | the client of a service by its name, all layers in order |
 //! | [`health`] | `/livez`, `/readyz`, `/health` |
 //! | [`shutdown`] | ends a process without losing a request |
-//! | `full` | all of them |
+//! | `telemetry`, `otlp` | of [`sidecar`]: logs with trace ids, spans over OTLP |
+//! | `full` | all but the last two |
 //!
 //! What all layers share, the refusals and the context of a call, is in [`call`], always there.
 

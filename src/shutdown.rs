@@ -22,7 +22,7 @@
 
 use std::{fmt, future::Future, io, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -111,7 +111,7 @@ impl Shutdown {
     pub async fn finished(&self, limit: Duration) -> Result<(), Unfinished> {
         self.begun.cancelled().await;
         self.work.close();
-        timeout_at(Instant::now() + limit, self.work.wait())
+        timeout(limit, self.work.wait())
             .await
             .map_err(|_| Unfinished { pieces: self.work.len(), limit })
     }
@@ -141,6 +141,7 @@ impl std::error::Error for Unfinished {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::time::Instant;
     use tokio_test::{assert_pending, assert_ready, task};
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,10 @@
 //! - **The breaker** stands inside of it, one for each instance, so that it sees single attempts, and the balancer
 //!   passes over an instance whose circuit is open.
 //!
+//! Two numbers go together. Each attempt counts in the circuit, so a call that fails in all its attempts (4 by default) counts as
+//! four failures: give the circuits a threshold to match. And an attempt that the retry layer gives up for its slowness is dropped,
+//! which counts only from the circuit's `slow_after` on: set that below `RetryPolicy::attempt_timeout`.
+//!
 //! ```
 //! use std::num::NonZeroUsize;
 //! use gusset::{breaker, registry::{MemoryRegistry, Registry}, sidecar::Sidecar, standard::standard};

@@ -117,7 +117,12 @@ fn every_version_stands_in_the_workspace_table() {
         if manifest == root {
             continue;
         }
-        let own = manifest.lines().find(|line| line.contains("version = \""));
+        let dependencies = manifest.split("\n[").filter(|table| {
+            table.starts_with("dependencies]") || table.starts_with("dev-dependencies]")
+        });
+        let own = dependencies
+            .flat_map(str::lines)
+            .find(|line| line.contains("version = \"") || line.contains(" = \""));
         assert_eq!(own, None, "{name} states a version of its own");
     }
 }

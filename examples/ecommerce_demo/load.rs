@@ -50,10 +50,11 @@ impl Load {
 
     /// No new requests; those under way are waited for.
     pub(crate) async fn stop(self) {
-        // Closing lets the ticker run into the end of its loop only when it acts, so that no request is cut off.
+        // With all places in hand nothing is under way, and once they are closed the ticker ends by itself.
         let all = u32::try_from(IN_FLIGHT).unwrap_or(u32::MAX);
         let quiet = self.in_flight.acquire_many(all).await;
-        self.ticker.abort();
+        self.in_flight.close();
+        let _ = self.ticker.await;
         drop(quiet);
     }
 }

@@ -21,7 +21,8 @@ use tokio::net::TcpListener;
 const NO_START: u8 = 2;
 
 fn main() -> ExitCode {
-    let options = match Command::parse(std::env::args_os().skip(1)) {
+    let port = std::env::var("PORT").ok();
+    let options = match Command::parse(std::env::args_os().skip(1), port.as_deref()) {
         Ok(Command::Run(options)) => options,
         Ok(Command::Help) => {
             terminal::print(HELP);

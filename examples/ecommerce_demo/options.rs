@@ -9,7 +9,7 @@ cargo run --release --example ecommerce_demo -- [OPTIONS]
 
   --seconds N      length of the story in seconds, 10 to 3600 [60]
   --rps N          requests of the customers per second, 1 to 1000 [20]
-  --port P         port of the gateway on 127.0.0.1, 0 for any free one [8080]
+  --port P         port of the gateway on 127.0.0.1, 0 for any free one [$PORT or 8080]
   --seed N         seed of what the customers do [1]
   --summary FILE   write the figures and the verdict there as JSON
   --headless       no colours, no waiting for a key
@@ -38,15 +38,23 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
-        Self::read(&mut lexopt::Parser::from_args(args)).map_err(|error| error.to_string())
+    /// Reads the arguments behind the name of the program; `port` is the environment's `PORT`.
+    pub(crate) fn parse(
+        args: impl IntoIterator<Item = OsString>,
+        port: Option<&str>,
+    ) -> Result<Self, String> {
+        let port = match port {
+            Some(port) => port.parse().map_err(|_| format!("PORT is no port: '{port}'"))?,
+            None => 8080,
+        };
+        Self::read(&mut lexopt::Parser::from_args(args), port).map_err(|error| error.to_string())
     }
 
-    fn read(args: &mut lexopt::Parser) -> Result<Self, lexopt::Error> {
+    fn read(args: &mut lexopt::Parser, port: u16) -> Result<Self, lexopt::Error> {
         let mut options = Options {
             length: Duration::from_secs(60),
             rps: 20,
-            port: 8080,
+            port,
             seed: 1,
             summary: None,
             headless: false,
@@ -87,7 +95,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Command, String> {
-        Command::parse(line.split_whitespace().map(Into::into))
+        Command::parse(line.split_whitespace().map(Into::into), None)
     }
 
     #[test]
@@ -104,6 +112,18 @@ mod tests {
         };
         assert_eq!(parse(line), Ok(Command::Run(options)));
         assert_eq!(parse("--help"), Ok(Command::Help));
+    }
+
+    #[test]
+    fn the_environment_gives_the_port_and_the_option_wins() {
+        let port = |args: &[&str], port| match Command::parse(args.iter().map(Into::into), port) {
+            Ok(Command::Run(options)) => Ok(options.port),
+            Ok(Command::Help) => Err("help".into()),
+            Err(error) => Err(error),
+        };
+        assert_eq!(port(&[], Some("9000")), Ok(9000));
+        assert_eq!(port(&["--port", "7"], Some("9000")), Ok(7));
+        assert_eq!(port(&[], Some("http")), Err("PORT is no port: 'http'".into()));
     }
 
     #[test]

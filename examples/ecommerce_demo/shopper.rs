@@ -21,6 +21,8 @@ pub(crate) struct Books {
 #[derive(Debug, Default)]
 struct Shared {
     sent: AtomicU64,
+    /// Requests whose shopper went away before there was an answer, as at an interruption.
+    abandoned: AtomicU64,
     lost: Mutex<Vec<String>>,
     answers: Mutex<BTreeMap<(&'static str, u16), u64>>,
     /// Ids of the orders that customers were told are theirs.
@@ -30,6 +32,10 @@ struct Shared {
 impl Books {
     pub(crate) fn sent(&self) -> u64 {
         self.shared.sent.load(Relaxed)
+    }
+
+    pub(crate) fn abandoned(&self) -> u64 {
+        self.shared.abandoned.load(Relaxed)
     }
 
     /// How many answers of this kind had a status that `select` picks.
@@ -152,7 +158,10 @@ impl Shopper {
             request = request.bearer_auth(token);
         }
         self.books.shared.sent.fetch_add(1, Relaxed);
-        match answer_to(fill(request), trace.trace_id()).await {
+        let mut waiting = Waiting { books: &self.books, answered: false };
+        let answer = answer_to(fill(request), trace.trace_id()).await;
+        waiting.answered = true;
+        match answer {
             Ok(answer) => {
                 *lock(&self.books.shared.answers).entry((kind, answer.status)).or_default() += 1;
                 Ok(answer)
@@ -162,6 +171,20 @@ impl Shopper {
                 lock(&self.books.shared.lost).push(error.clone());
                 Err(error)
             }
+        }
+    }
+}
+
+/// A request under way.
+struct Waiting<'a> {
+    books: &'a Books,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.books.shared.abandoned.fetch_add(1, Relaxed);
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use shop::{Shop, payment::Totals};
+use shop::{Shop, order::Order, payment::Totals};
 use uuid::Uuid;
 
 use crate::{shopper::Books, terminal::Terminal};
@@ -25,6 +25,7 @@ pub(crate) struct Summary {
     pub(crate) stock: Stock,
     pub(crate) retries: u64,
     pub(crate) dead_letters: usize,
+    pub(crate) services: Vec<Service>,
     pub(crate) promises: Vec<Promise>,
 }
 
@@ -32,8 +33,18 @@ pub(crate) struct Summary {
 pub(crate) struct Requests {
     pub(crate) sent: u64,
     pub(crate) answered: u64,
+    pub(crate) abandoned: u64,
     pub(crate) lost: Vec<String>,
     pub(crate) by_status: BTreeMap<u16, u64>,
+}
+
+/// What an instance answered, by its own metrics.
+#[derive(Debug, Serialize)]
+pub(crate) struct Service {
+    instance: String,
+    requests: u64,
+    average_ms: f64,
+    error_rate: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -57,6 +68,7 @@ impl Summary {
         let requests = Requests {
             sent: books.sent(),
             answered: books.answers("", |_| true),
+            abandoned: books.abandoned(),
             lost: books.lost(),
             by_status: books.by_status(),
         };
@@ -93,18 +105,20 @@ impl Summary {
             ),
         );
         let revenue: u64 = orders.iter().map(|order| order.total_cents).sum();
+        let billed = shop.payments.kept();
+        let bill = |order: &Order| billed.get(&order.id) == Some(&(1, order.total_cents));
         promise(
-            payments.billed_twice == 0 && revenue == payments.balance_cents,
+            orders.iter().all(bill) && billed.len() == orders.len(),
             format!(
                 "every confirmed order was billed exactly once: {revenue} cents = {}",
                 payments.balance_cents
             ),
         );
         promise(
-            requests.lost.is_empty() && requests.sent == requests.answered,
+            requests.lost.is_empty() && requests.sent == requests.answered + requests.abandoned,
             format!(
-                "no request was lost without an answer: {} sent, {} answered",
-                requests.sent, requests.answered
+                "no request was lost without an answer: {} sent, {} answered, {} given up by us",
+                requests.sent, requests.answered, requests.abandoned
             ),
         );
 
@@ -114,6 +128,7 @@ impl Summary {
             seconds: 0.0,
             orders_confirmed: confirmed,
             dead_letters: shop.broker.stats().dead_letters,
+            services: services(shop),
             retries: shop.retries(),
             requests,
             payments,
@@ -134,10 +149,27 @@ impl Summary {
             .collect();
         terminal.row(format!("answers by status: {}", by_status.join(", ")));
         terminal.row(format!("retries between services: {}", self.retries));
+        terminal.row(format!("{:<24} requests   average   errors", "instance"));
+        for Service { instance, requests, average_ms, error_rate } in &self.services {
+            let errors = error_rate * 100.0;
+            terminal
+                .row(format!("{instance:<24} {requests:>8} {average_ms:>6.2} ms {errors:>6.1} %"));
+        }
         for lost in self.requests.lost.iter().take(5) {
             terminal.row(format!("lost: {lost}"));
         }
     }
+}
+
+fn services(shop: &Shop) -> Vec<Service> {
+    let answered = shop.answered_by("").into_iter().filter(|(_, answered)| answered.count() > 0);
+    let service = |(instance, answered): (String, gusset::sidecar::Summary)| Service {
+        instance,
+        requests: answered.count(),
+        average_ms: answered.durations.average().as_secs_f64() * 1_000.0,
+        error_rate: answered.error_rate(),
+    };
+    answered.map(service).collect()
 }
 
 /// Whether what was sold and what is left add up for every single product, and the sums; the inventory service, which

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::extract::{
-    FromRequest, FromRequestParts, Request,
+    FromRequest, FromRequestParts, OptionalFromRequestParts, Request,
     rejection::{JsonRejection, PathRejection},
 };
 use gusset::call::Problem;
@@ -56,7 +56,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        axum::extract::Path::from_request_parts(parts, state)
+        <axum::extract::Path<T> as FromRequestParts<S>>::from_request_parts(parts, state)
             .await
             .map(|axum::extract::Path(value)| Self(value))
             .map_err(|rejection: PathRejection| {
@@ -77,6 +77,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Subject {
             .and_then(|subject| subject.parse().ok())
             .map(Self)
             .ok_or_else(|| problem(StatusCode::UNAUTHORIZED, "no user is logged in"))
+    }
+}
+
+impl<S: Send + Sync> OptionalFromRequestParts<S> for Subject {
+    type Rejection = Problem;
+
+    /// A subject that is none of ours is an error all the same.
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Problem> {
+        if !parts.headers.contains_key(SUBJECT) {
+            return Ok(None);
+        }
+        <Self as FromRequestParts<S>>::from_request_parts(parts, state).await.map(Some)
     }
 }
 

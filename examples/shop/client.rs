@@ -48,7 +48,8 @@ impl Outbound {
     /// Calls as the service of `sidecar`, finds others through `registry`, trips by `policy`.
     #[must_use]
     pub fn new(sidecar: Sidecar, registry: Arc<dyn Registry>, policy: breaker::Policy) -> Self {
-        let circuits = Circuits::new(policy, INSTANCES);
+        // An attempt that is given up for its slowness is a failure of the instance.
+        let circuits = Circuits::new(policy.slow_after(ATTEMPT / 2), INSTANCES);
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let connections = Client::builder(TokioExecutor::new()).build(connector);

@@ -20,7 +20,7 @@ use gusset::{
     call::{BoxError, Problem},
     saga::{
         Definition, DefinitionError, Effect, Failure, FailureKind, Finished, MemoryStore, Options,
-        Orchestrator, Policy, Recovery, Saga, SagaId, StepContext, StepError, Store,
+        Orchestrator, Policy, Recovery, Saga, SagaError, SagaId, StepContext, StepError, Store,
     },
 };
 use http::StatusCode;
@@ -206,6 +206,13 @@ async fn place(
         }
         Ok(Finished::Compensated { failure, .. }) => Err(explain(&failure)),
         Ok(Finished::Stuck { failure, .. }) => Err(explain(&failure).with("stuck", true)),
+        Err(SagaError::IdTaken(_)) => Err(problem(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "this Idempotency-Key was used for another order",
+        )),
+        Err(SagaError::Input(_)) => {
+            Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "this order is too long"))
+        }
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, order = %id, "saga");
             Err(problem(StatusCode::SERVICE_UNAVAILABLE, "orders cannot be placed at present"))

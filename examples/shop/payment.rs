@@ -80,8 +80,6 @@ pub struct Totals {
     pub refunded: u64,
     /// Cents that are ours now.
     pub balance_cents: u64,
-    /// Orders with more than one capture that was not given back. Must stay 0.
-    pub billed_twice: u64,
 }
 
 /// The service with its store.
@@ -107,13 +105,11 @@ impl Payments {
     pub fn totals(&self) -> Totals {
         let store = lock(&self.store);
         let mut totals = Totals::default();
-        let mut kept: HashMap<Uuid, u64> = HashMap::new();
         for payment in store.payments.values() {
             match payment {
-                Payment::Captured { order_id, amount_cents } => {
+                Payment::Captured { amount_cents, .. } => {
                     totals.captured += 1;
                     totals.balance_cents += amount_cents;
-                    *kept.entry(*order_id).or_default() += 1;
                 }
                 Payment::Refunded { .. } => {
                     totals.captured += 1;
@@ -122,8 +118,21 @@ impl Payments {
                 Payment::Void => {}
             }
         }
-        totals.billed_twice = kept.values().filter(|captures| **captures > 1).count() as u64;
         totals
+    }
+
+    /// What was captured for each order and not given back: how often, and how many cents.
+    #[must_use]
+    pub fn kept(&self) -> HashMap<Uuid, (u32, u64)> {
+        let mut kept: HashMap<Uuid, (u32, u64)> = HashMap::new();
+        for payment in lock(&self.store).payments.values() {
+            if let Payment::Captured { order_id, amount_cents } = payment {
+                let (times, cents) = kept.entry(*order_id).or_default();
+                *times += 1;
+                *cents += amount_cents;
+            }
+        }
+        kept
     }
 
     /// Its HTTP interface. `PUT /bank` is the knob; no gateway leads there.

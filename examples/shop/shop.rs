@@ -8,7 +8,7 @@ use gusset::{
     gateway::{Gateway, serve},
     registry::{self, MemoryRegistry, Registry, Sweeper},
     shutdown::Shutdown,
-    sidecar::{Record, Recorder, Route, Sidecar, SpanKind},
+    sidecar::{Record, Recorder, Route, Sidecar, SpanKind, Summary},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -179,12 +179,12 @@ impl Shop {
         Some(self.running.swap_remove(place))
     }
 
-    /// How many requests each instance of a service has answered, by its id.
+    /// What the instances of a service have answered, by their ids; of all services for an empty name.
     #[must_use]
-    pub fn requests_to(&self, service: &str) -> Vec<(String, u64)> {
+    pub fn answered_by(&self, service: &str) -> Vec<(String, Summary)> {
         let of_service = |(id, _): &&(String, Sidecar)| id.starts_with(service);
         let counted = |(id, sidecar): &(String, Sidecar)| {
-            (id.clone(), sidecar.metrics().snapshot().total(SpanKind::Server).count())
+            (id.clone(), sidecar.metrics().snapshot().total(SpanKind::Server))
         };
         self.sidecars.iter().filter(of_service).map(counted).collect()
     }
@@ -231,8 +231,9 @@ impl Shop {
     /// If something did not end in time.
     pub async fn close(self) -> io::Result<()> {
         self.shutdown.begin();
-        let mut result = self.front_door.await.map_err(io::Error::other)?;
-        for running in self.running {
+        let mut result = self.front_door.await.map_err(io::Error::other).and_then(|served| served);
+        // Those that were started last call those that were started first.
+        for running in self.running.into_iter().rev() {
             result = running.stop().await.and(result);
         }
         let left = self.broker.close(Deadline::after(Duration::from_secs(5))).await;

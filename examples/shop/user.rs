@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use crate::{
-    api::{Json, Path, lock, new_id, not_found, problem},
+    api::{Json, Path, Subject, lock, new_id, not_found, problem},
     token::Tokens,
 };
 
@@ -134,10 +134,15 @@ async fn register(
     Ok((StatusCode::CREATED, axum::Json(user)))
 }
 
+/// A user sees only the own account; services of the shop, which come without a subject, see all.
 async fn show(
     State(users): State<Users>,
+    subject: Option<Subject>,
     Path(id): Path<Uuid>,
 ) -> Result<axum::Json<User>, Problem> {
+    if subject.is_some_and(|Subject(user)| user != id) {
+        return Err(not_found("user", id));
+    }
     users.find(id).map(axum::Json)
 }
 

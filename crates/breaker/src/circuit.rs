@@ -26,7 +26,7 @@ use crate::{
 ///         Ok(_) => permit.success(),
 ///         Err(_) => permit.failure(),
 ///     },
-///     Err(open) => println!("{open}, try again in {:?}", gusset_call::Refusal::retry_after(&open)),
+///     Err(open) => println!("{open}, try again in {:?}", gusset_breaker::Refusal::retry_after(&open)),
 /// }
 /// ```
 #[derive(Clone)]
@@ -147,14 +147,23 @@ impl Circuit {
         match self.0.machine.admit(|| self.elapsed()) {
             Ok((ticket, transition)) => {
                 self.announce(transition);
-                Ok(Permit { circuit: self.clone(), ticket, started: None, settled: false })
+                let circuit = self.clone();
+                Ok(Permit { circuit, ticket, started: None, at_work: true, settled: false })
             }
-            Err(refused) => Err(self.refuse(refused)),
+            Err(refused) => {
+                self.count_refusal();
+                Err(self.refuse(refused))
+            }
         }
     }
 
+    /// Counts nothing, for it is not yet sure that there will be a call.
     pub(crate) fn certain_refusal(&self) -> Option<Open> {
         self.0.machine.certain_refusal(|| self.elapsed()).map(|refused| self.refuse(refused))
+    }
+
+    pub(crate) fn count_refusal(&self) {
+        self.0.counters.refused.fetch_add(1, Relaxed);
     }
 
     /// Whether replacing this circuit by a new one would go unnoticed.
@@ -165,10 +174,9 @@ impl Circuit {
     }
 
     fn refuse(&self, refused: Refused) -> Open {
-        self.0.counters.refused.fetch_add(1, Relaxed);
         let open = Open::new(self.0.name.clone());
         match refused.retry_after {
-            Some(span) => open.retry_after(span),
+            Some(span) => open.with_retry_after(span),
             None => open,
         }
     }
@@ -224,6 +232,9 @@ pub struct Permit {
     ticket: Ticket,
     /// When the call began, as far as it needs to be known.
     started: Option<Instant>,
+    /// Whether the call runs on this thread right now. A panic is its own only then; a pending call that is dropped because its
+    /// caller panics has done nothing wrong.
+    at_work: bool,
     settled: bool,
 }
 
@@ -248,6 +259,16 @@ impl Permit {
         self.circuit.record(self.ticket, outcome);
     }
 
+    /// The call is pending: until it is polled again, nothing that happens on this thread is its doing.
+    pub(crate) fn rest(&mut self) {
+        self.at_work = false;
+        self.start_clock();
+    }
+
+    pub(crate) const fn resume(&mut self) {
+        self.at_work = true;
+    }
+
     pub(crate) fn start_clock(&mut self) {
         self.started.get_or_insert_with(Instant::now);
     }
@@ -260,7 +281,7 @@ impl Drop for Permit {
         }
         let slow =
             || self.started.is_some_and(|start| start.elapsed() >= self.circuit.0.slow_after);
-        let failed = std::thread::panicking() || slow();
+        let failed = self.at_work && std::thread::panicking() || slow();
         self.circuit.record(self.ticket, if failed { Outcome::Failure } else { Outcome::Ignored });
     }
 }

@@ -167,12 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn a_circuit_that_someone_holds_is_not_replaced() {
+    fn at_the_bound_even_a_held_circuit_makes_room_and_is_counted() {
         let circuits = circuits(1);
         let held = circuits.get(1);
         let permit = held.try_acquire().unwrap();
         let _ = circuits.get(2);
-        assert_eq!(circuits.evictions(), 1, "stated, for the holder no longer shares it");
+        assert_eq!(circuits.evictions(), 1, "the holder no longer shares it");
         permit.failure();
         assert_eq!(held.state(), State::Open);
     }

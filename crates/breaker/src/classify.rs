@@ -36,7 +36,9 @@ impl<Res, E> Classify<Res, E> for ErrorsFail {
 
 /// Errors and 5xx are failures, 4xx is ignored, all else a success.
 ///
-/// 4xx includes 408 and 429: they say more about the client's behaviour than about the health of the service.
+/// 4xx includes 408 and 429: they say more about the client's behaviour than about the health of the service. A service whose
+/// normal answers are 4xx gives no verdict, so once tripped it stays half-open, with at most
+/// [`Policy::max_probes`](crate::Policy::max_probes) calls at once; classify such answers as successes with a closure.
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpStatus;

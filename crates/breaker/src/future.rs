@@ -52,9 +52,12 @@ where
                 // Taken out while user code runs: should that panic, the permit is dropped by the unwinding
                 // and knows it, even where someone catches the panic before this future is dropped.
                 let mut held = permit.take();
+                if let Some(held) = &mut held {
+                    held.resume();
+                }
                 let Poll::Ready(result) = future.poll(cx) else {
                     if let Some(held) = &mut held {
-                        held.start_clock();
+                        held.rest();
                     }
                     *permit = held;
                     return Poll::Pending;

@@ -26,7 +26,7 @@
 //! | [`BreakerLayer`], [`Breaker`] | the circuit around a service |
 //! | [`Classify`], [`Outcome`] | what counts as a failure |
 //! | [`Circuits`] | one circuit per key, bounded |
-//! | [`Open`] | the refusal |
+//! | [`Open`] | the refusal; [`Refusal::retry_after`] tells when to come back |
 //!
 //! # Transitions
 //!
@@ -52,8 +52,8 @@
 //! # Where it belongs
 //!
 //! Inside of retries, so that it sees single attempts and a retry sees [`Open`] at once; outside of the per-attempt
-//! timeout, so that it sees the timeout's error. On a server, put `gusset_call::AnswerLayer` outside of it: the refusal
-//! becomes 503 with `Retry-After`.
+//! timeout, so that it sees the timeout's error. On a server, put `AnswerLayer` (feature `http`) outside of it: the refusal
+//! becomes 503 with `Retry-After`. Set [`Policy::slow_after`] below any timeout that stands outside.
 //!
 //! # Differences from
 //!
@@ -69,7 +69,8 @@
 //!
 //! # Features
 //!
-//! - `http`: [`HttpStatus`] and [`GrpcStatus`] classify responses. Adds the `http` crate.
+//! - `http`: [`HttpStatus`] and [`GrpcStatus`] classify responses, `AnswerLayer` answers refusals. Adds the `http` crate, and
+//!   `http-body-util`, `bytes` and `serde_json` by `gusset-call`.
 
 mod layer;
 mod service;
@@ -91,7 +92,9 @@ pub use classify::{Classify, ErrorsFail, Outcome};
 #[cfg(feature = "http")]
 pub use classify::{GrpcStatus, HttpStatus};
 pub use future::ResponseFuture;
-pub use gusset_call::Open;
+#[cfg(feature = "http")]
+pub use gusset_call::AnswerLayer;
+pub use gusset_call::{Open, Refusal, refusal_in};
 pub use layer::BreakerLayer;
 pub use machine::State;
 pub use policy::Policy;

@@ -69,8 +69,8 @@ pub(crate) enum Recorded {
 #[derive(Debug)]
 pub(crate) struct Machine {
     word: AtomicU64,
-    /// Millisecond at which the newest probe was admitted. Written before the word that admits it, so whoever sees a place
-    /// taken sees a time at least as young as that place.
+    /// Millisecond at which the newest probe was admitted; it only grows, however late a thread is that read the clock
+    /// early. Written before the word that admits the probe, so whoever sees a place taken sees a time at least as young.
     probed_at: AtomicU64,
     policy: Policy,
 }
@@ -128,18 +128,18 @@ impl Machine {
                     if let Some(refused) = word.refusal_at(now) {
                         return Err(refused);
                     }
-                    self.probed_at.store(now, Relaxed);
+                    self.probed_at.fetch_max(now, Relaxed);
                     word.next(State::HalfOpen, HalfOpen { succeeded: 0, taken: 1 }.pack())
                 }
                 State::HalfOpen => {
                     let probes = HalfOpen::unpack(word.payload());
                     let now = millis(now());
                     if probes.taken < self.policy.max_probes {
-                        self.probed_at.store(now, Relaxed);
+                        self.probed_at.fetch_max(now, Relaxed);
                         word.with_payload(HalfOpen { taken: probes.taken + 1, ..probes }.pack())
                     } else if self.lease_is_over(now) {
                         // All places are held by probes that hang: a new generation takes them away.
-                        self.probed_at.store(now, Relaxed);
+                        self.probed_at.fetch_max(now, Relaxed);
                         word.next(State::HalfOpen, HalfOpen { succeeded: 0, taken: 1 }.pack())
                     } else {
                         return Err(Refused { retry_after: None });
@@ -223,7 +223,7 @@ impl Machine {
     }
 
     fn replace(&self, old: Word, new: Word) -> Result<Option<Transition>, ()> {
-        self.word.compare_exchange_weak(old.0, new.0, AcqRel, Relaxed).map_err(drop)?;
+        self.word.compare_exchange(old.0, new.0, AcqRel, Relaxed).map_err(drop)?;
         let (from, to) = (old.state(), new.state());
         Ok((from != to).then_some(Transition { from, to }))
     }

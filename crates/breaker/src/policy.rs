@@ -24,7 +24,7 @@ impl Policy {
     /// Trips after `failures` failures without a success between them; 0 means the same as 1. Ignored outcomes neither add
     /// to the row nor end it.
     ///
-    /// 5 is what Envoy's outlier detection and gobreaker use: enough to look past a restart of one instance behind a
+    /// 5 is what Envoy's outlier detection uses: enough to look past a restart of one instance behind a
     /// load balancer, few enough that little is lost.
     #[must_use]
     pub const fn consecutive(failures: u32) -> Self {

@@ -12,6 +12,9 @@ use crate::{Circuit, Classify, ErrorsFail, Outcome, ResponseFuture};
 /// That of the inner service. While the circuit is certain to refuse, it is ready without asking the inner one, and
 /// the call returns [`Open`]; readiness itself never fails for a refusal. An error of the inner `poll_ready` counts as a failure.
 ///
+/// A refusal in `call` leaves the inner service ready and reserved for the next call: use this clone again or drop it, and put
+/// limits of concurrency outside.
+///
 /// # Cancellation
 ///
 /// Dropping the future gives its place back; see the crate's documentation for when that counts as a failure.
@@ -67,6 +70,7 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         if let Some(open) = self.refusal.take() {
+            self.circuit.count_refusal();
             return ResponseFuture::refused(open);
         }
         match self.circuit.acquire() {

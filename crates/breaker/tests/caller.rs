@@ -140,6 +140,22 @@ async fn a_panic_is_a_failure_even_where_it_is_caught() {
     assert_eq!(circuit.state(), State::Open);
 }
 
+#[tokio::test]
+async fn the_panic_of_a_caller_is_no_failure_of_the_service() {
+    let circuit = circuit(Policy::consecutive(1));
+    let service = BreakerLayer::new(circuit.clone()).layer(service_fn(hangs));
+    let caller = tokio::spawn(async move {
+        let mut call = Box::pin(service.oneshot(()));
+        std::future::poll_fn(|cx| {
+            assert!(call.as_mut().poll(cx).is_pending());
+            panic!("a bug of the caller") as Poll<()>
+        })
+        .await
+    });
+    caller.await.unwrap_err();
+    assert_eq!((circuit.state(), circuit.stats().ignored), (State::Closed, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_panics_gives_its_place_back_and_opens_it() {
     let circuit = circuit(Policy::consecutive(1));
@@ -161,6 +177,7 @@ async fn while_open_the_inner_service_is_not_even_asked_for_readiness() {
     assert_ready_ok!(service.poll_ready());
     let error = service.call(()).await.map(|(): ()| ()).unwrap_err();
     assert_eq!(error.to_string(), "circuit backend is open");
+    assert_eq!(circuit.stats().refused, 1, "readiness alone is no refused call");
     assert_pending!(task::spawn(handle.next_request()).poll());
 }
 

@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_refusal_inside_an_error_says_when_to_come_back() {
-        let error: BoxError = Open::new("db").retry_after(Duration::from_secs(7)).into();
+        let error: BoxError = Open::new("db").with_retry_after(Duration::from_secs(7)).into();
         let Outcome::Failed { error, not_before, .. } = Outcome::of_error(&error) else { panic!() };
         assert_eq!((&*error, not_before.as_secs()), ("circuit db is open", 7));
     }

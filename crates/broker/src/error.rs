@@ -12,8 +12,8 @@ use crate::InvalidSubject;
 #[non_exhaustive]
 pub enum Error {
     /// The subject or the pattern breaks a rule.
-    #[error("invalid subject or pattern")]
-    Subject(#[source] InvalidSubject),
+    #[error(transparent)]
+    Subject(InvalidSubject),
     /// The name of a group is empty, longer than 128 bytes, begins with `_`, or has white space or control characters.
     #[error("{0:?} is no name for a group")]
     GroupName(String),

@@ -300,7 +300,7 @@ async fn a_refusal_in_the_error_postpones_the_next_attempt() {
     let noted = log.clone();
     let handler = service_fn(move |_: Delivery<u32>| {
         noted.note(Instant::now());
-        async { Err::<(), _>(Open::new("smtp").retry_after(Duration::from_secs(30))) }
+        async { Err::<(), _>(Open::new("smtp").with_retry_after(Duration::from_secs(30))) }
     });
     let _guard = broker.subscribe(">").handle(handler).unwrap();
     broker.publish("tick", &1).await.unwrap();

@@ -161,7 +161,7 @@ enum Dialect {
 impl Dialect {
     fn of(request: &HeaderMap) -> Self {
         match request.get(header::CONTENT_TYPE) {
-            Some(kind) if kind.as_bytes().starts_with(b"application/grpc") => Self::Grpc,
+            Some(kind) if is_grpc(kind.as_bytes()) => Self::Grpc,
             _ => Self::Http,
         }
     }
@@ -182,6 +182,12 @@ impl Dialect {
             }
         }
     }
+}
+
+/// `application/grpc` itself, with a codec or with parameters; not grpc-web, which reads its status elsewhere.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// A gRPC answer without messages: its status travels in the only block of headers.
@@ -236,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_becomes_a_problem_for_http() {
-        let open = Open::new("db").retry_after(Duration::from_millis(1_200));
+        let open = Open::new("db").with_retry_after(Duration::from_millis(1_200));
         let answer = answer_to(open, "application/json").await;
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer.headers()["retry-after"], "2");
@@ -245,12 +251,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_becomes_a_trailers_only_answer_for_grpc() {
-        let open = Open::new("db ü").retry_after(Duration::from_millis(1_200));
+        let open = Open::new("db ü").with_retry_after(Duration::from_millis(1_200));
         let answer = answer_to(open, "application/grpc+proto").await;
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.headers()["grpc-status"], "14");
         assert_eq!(answer.headers()["grpc-message"], "circuit db %C3%BC is open");
         assert_eq!(answer.headers()["grpc-retry-pushback-ms"], "1200");
+
+        let web = answer_to(DeadlineExceeded, "application/grpc-web+proto").await;
+        assert_eq!(
+            web.status(),
+            StatusCode::GATEWAY_TIMEOUT,
+            "it reads no gRPC trailers-only answer"
+        );
 
         let late = answer_to(DeadlineExceeded, "application/grpc").await;
         assert_eq!(late.headers()["grpc-status"], "4");

@@ -4,7 +4,7 @@
 //! use gusset_call::{BoxError, Open, refusal_in};
 //!
 //! // A layer refuses with a small struct, boxed as tower does it ...
-//! let error: BoxError = Open::new("payments").retry_after(std::time::Duration::from_secs(3)).into();
+//! let error: BoxError = Open::new("payments").with_retry_after(std::time::Duration::from_secs(3)).into();
 //!
 //! // ... and whoever stands outside asks what happened and when to come back.
 //! let refusal = refusal_in(&*error).expect("a refusal of the family");

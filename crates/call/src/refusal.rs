@@ -56,7 +56,7 @@ impl Open {
 
     /// A probe may pass this long from now.
     #[must_use]
-    pub const fn retry_after(mut self, span: Duration) -> Self {
+    pub const fn with_retry_after(mut self, span: Duration) -> Self {
         self.retry_after = Some(span);
         self
     }
@@ -90,7 +90,8 @@ impl Limited {
 
 impl fmt::Display for Limited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rate limit exceeded, come back in {:?}", self.retry_after)
+        let seconds = self.retry_after.as_millis().div_ceil(1_000);
+        write!(f, "rate limit exceeded, come back in {seconds} s")
     }
 }
 
@@ -134,7 +135,7 @@ impl Overloaded {
 
     /// There will be room this long from now.
     #[must_use]
-    pub const fn retry_after(mut self, span: Duration) -> Self {
+    pub const fn with_retry_after(mut self, span: Duration) -> Self {
         self.retry_after = Some(span);
         self
     }

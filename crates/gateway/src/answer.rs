@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn errors_have_distinct_answers_and_tell_nothing_of_the_inside() {
         let second = Duration::from_secs(1);
-        let open = Open::new("10.0.0.7:80").retry_after(second);
+        let open = Open::new("10.0.0.7:80").with_retry_after(second);
         let errors: [(BoxError, u16); 7] = [
             (ClientFault::TooLarge.into(), 413),
             (ClientFault::Broken("bad chunk".into()).into(), 400),

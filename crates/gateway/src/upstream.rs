@@ -165,7 +165,7 @@ mod tests {
         let judge = Judge { upstream: upstream.clone() };
         let half_a_minute = Duration::from_secs(30);
         let verdict = || {
-            let open = Open::new("10.0.0.1:80").retry_after(half_a_minute);
+            let open = Open::new("10.0.0.1:80").with_retry_after(half_a_minute);
             judge.classify(&Err::<Response<()>, BoxError>(open.into()))
         };
         let circuits = upstream.circuits();

@@ -93,7 +93,9 @@ mod keys;
 
 pub use error::{Denied, TooCostly};
 pub use future::ResponseFuture;
-pub use gusset_call::Limited;
+#[cfg(feature = "http")]
+pub use gusset_call::AnswerLayer;
+pub use gusset_call::{Limited, Refusal, refusal_in};
 #[cfg(feature = "http")]
 pub use headers::{Headers, HeadersFuture, HeadersLayer};
 pub use keyed::Keyed;

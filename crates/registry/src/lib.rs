@@ -105,7 +105,7 @@ pub use balance::{
     ResponseFuture, RoundRobin,
 };
 pub use error::Error;
-pub use gusset_call::NoInstance;
+pub use gusset_call::{NoInstance, Refusal, refusal_in};
 pub use instance::{Health, Instance, LastSeen};
 pub use memory::{MemoryRegistry, Stats, Sweeper};
 pub use policy::Policy;

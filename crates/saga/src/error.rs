@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_transient_and_a_passed_deadline_unknown() {
-        let open = StepError::from(Open::new("payments").retry_after(Duration::from_secs(3)));
+        let open = StepError::from(Open::new("payments").with_retry_after(Duration::from_secs(3)));
         assert_eq!(open.kind(), FailureKind::Transient);
         assert_eq!(open.wanted_pause(), Some(Duration::from_secs(3)));
         assert_eq!(StepError::from(DeadlineExceeded).kind(), FailureKind::Unknown);

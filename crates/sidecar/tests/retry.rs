@@ -120,7 +120,7 @@ async fn a_post_is_not_made_again_unless_it_may_be() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_never_sent_is_made_again_whatever_the_method_with_its_whole_body() {
-    let open = Open::new("db").retry_after(millis(1_000));
+    let open = Open::new("db").with_retry_after(millis(1_000));
     let upstream = Upstream::new([Step::Refuse(open.into()), Step::Refuse(refused().into())]);
     let response = call(&RetryLayer::new(policy()), &upstream, request("POST", "pay")).await;
     assert_eq!(response.unwrap().status(), 200);
@@ -130,7 +130,7 @@ async fn what_was_never_sent_is_made_again_whatever_the_method_with_its_whole_bo
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_lasts_too_long_comes_through_at_once() {
-    let open = Open::new("db").retry_after(Duration::from_secs(30));
+    let open = Open::new("db").with_retry_after(Duration::from_secs(30));
     let upstream = Upstream::new([Step::Refuse(open.into())]);
     let layer = RetryLayer::new(policy());
     let error = call(&layer, &upstream, request("GET", "")).await.unwrap_err();

@@ -120,6 +120,16 @@ fn probes_that_hang_lose_their_places_after_the_lease() {
 }
 
 #[test]
+fn a_thread_that_read_the_clock_long_ago_does_not_shorten_the_lease() {
+    let machine = tripped_at(0);
+    for now in [69, 69, 30] {
+        admitted(&machine, now).unwrap();
+    }
+    assert!(admitted(&machine, 70).is_none());
+    assert!(admitted(&machine, 109).is_some());
+}
+
+#[test]
 fn late_results_of_an_old_generation_are_ignored() {
     let machine = machine();
     let old = [(); 10].map(|()| admitted(&machine, 0).unwrap());

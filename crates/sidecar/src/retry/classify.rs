@@ -2,7 +2,7 @@ use std::{error::Error, io, time::Duration};
 
 #[cfg(doc)]
 use gusset_call::DeadlineExceeded;
-use gusset_call::{BoxError, refusal_in};
+use gusset_call::{BoxError, NoInstance, refusal_in};
 use http::{HeaderMap, Method, Request, Response, header};
 
 use super::wait::{pushback, retry_after};
@@ -48,6 +48,7 @@ where
 /// | a negative `grpc-retry-pushback-ms` | final |
 /// | any other answer | final |
 /// | [`DeadlineExceeded`] | final: the caller has gone |
+/// | [`NoInstance`] | final: the balancer has waited for one already |
 /// | any other refusal of the family | not sent |
 /// | no connection: refused, no route, no network | not sent |
 /// | any other error, for instance a connection that breaks | failed |
@@ -88,18 +89,25 @@ fn of_error(error: &(dyn Error + 'static)) -> Verdict {
     const DEADLINE_EXCEEDED: u8 = 4;
     if let Some(refusal) = refusal_in(error) {
         return match refusal.grpc_code() {
+            _ if causes(error).any(<dyn Error>::is::<NoInstance>) => Verdict::Final,
             DEADLINE_EXCEEDED => Verdict::Final,
             _ => Verdict::NotSent { after: refusal.retry_after() },
         };
     }
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if cause.downcast_ref::<io::Error>().is_some_and(never_connected) {
-            return Verdict::NotSent { after: None };
-        }
-        next = cause.source();
+    let mut sources = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
+    if sources.any(never_connected) {
+        return Verdict::NotSent { after: None };
     }
     Verdict::Failed { after: None }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
 }
 
 fn never_connected(error: &io::Error) -> bool {
@@ -193,7 +201,7 @@ mod tests {
 
     #[test]
     fn refusals_were_never_sent_unless_the_deadline_passed() {
-        let open = Open::new("c").retry_after(Duration::from_secs(2));
+        let open = Open::new("c").with_retry_after(Duration::from_secs(2));
         assert_eq!(error(open), Verdict::NotSent { after: SOON });
         assert_eq!(error(NoInstance::new("s")), Verdict::NotSent { after: None });
         assert_eq!(error(Limited::new(Duration::from_secs(2))), Verdict::NotSent { after: SOON });
