@@ -171,6 +171,7 @@ impl Broker {
         let dead = self.shared.dead.lock();
         Stats {
             unroutable: self.shared.unroutable.load(Relaxed),
+            discarded: self.shared.discarded.load(Relaxed),
             dead_letters: dead.len(),
             dead_letter_bytes: dead.bytes,
             dead_letters_dropped: dead.dropped,

@@ -211,15 +211,15 @@ impl Group {
         }
     }
 
-    /// Ends the group; what it held and was not in flight.
-    pub(crate) fn end(&self) -> Vec<Entry> {
-        let (dropped, waiting) = {
+    /// Ends the group; what it held and was not in flight, and how many were.
+    pub(crate) fn end(&self) -> (Vec<Entry>, usize) {
+        let (dropped, in_flight, waiting) = {
             let mut state = self.lock();
             state.gone = true;
-            (state.queue.clear(), state.turnstile.everyone())
+            (state.queue.clear(), state.queue.in_flight(), state.turnstile.everyone())
         };
         waiting.into_iter().for_each(std::task::Waker::wake);
-        dropped
+        (dropped, in_flight)
     }
 
     pub(crate) fn stats(&self) -> GroupStats {

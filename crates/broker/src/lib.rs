@@ -2,7 +2,8 @@
 //!
 //! **Guarantee: at least once within the process, lost with the process.** A publish that returned `Ok` is handled by every
 //! group that matched, or is there to be seen as a dead letter, or was counted as dropped where a policy asked for that;
-//! as long as the process lives. Nothing is written to disk.
+//! as long as the process and the group live. Nothing is written to disk. A group that nobody [declared](Broker::declare)
+//! goes with its last subscription, and what it held is counted as [`Stats::discarded`].
 //!
 //! ```
 //! use gusset_broker::{Broker, Delivery, Filter};

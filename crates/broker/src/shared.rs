@@ -22,6 +22,7 @@ pub(crate) struct Shared {
     registry: Mutex<Registry>,
     pub(crate) closed: AtomicBool,
     pub(crate) unroutable: AtomicU64,
+    pub(crate) discarded: AtomicU64,
     pub(crate) dead: Morgue,
     pub(crate) waits: Waits,
 }
@@ -40,6 +41,7 @@ impl Shared {
             registry: Mutex::default(),
             closed: AtomicBool::new(false),
             unroutable: AtomicU64::new(0),
+            discarded: AtomicU64::new(0),
             dead: Morgue::new(limits),
             waits: Waits::default(),
         }
@@ -94,7 +96,9 @@ impl Shared {
         let groups: Vec<_> = self.groups.load().iter().filter(others).cloned().collect();
         // First out of sight, then emptied: a publisher that still saw it finds it gone and goes on without it.
         self.groups.store(groups.into());
-        group.end()
+        let (unhandled, in_flight) = group.end();
+        self.discarded.fetch_add((unhandled.len() + in_flight) as u64, Relaxed);
+        unhandled
     }
 }
 

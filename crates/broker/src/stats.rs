@@ -8,6 +8,9 @@ use crate::Pattern;
 pub struct Stats {
     /// Messages that no group wanted.
     pub unroutable: u64,
+    /// Messages that a group took with it when it went: its last subscription ended, and it was not
+    /// [declared](crate::Broker::declare). What its handlers were at work on then is among them.
+    pub discarded: u64,
     /// Dead letters kept.
     pub dead_letters: usize,
     /// Their bytes.

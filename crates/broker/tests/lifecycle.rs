@@ -239,3 +239,21 @@ async fn there_are_at_most_so_many_groups() {
     drop(two);
     broker.declare("three", ">", Policy::new()).unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_with_an_undeclared_group_is_counted() {
+    let broker = Broker::new();
+    let handler = service_fn(|_: Delivery<u32>| async {
+        sleep(Duration::from_secs(10)).await;
+        Ok::<_, BoxError>(())
+    });
+    let one_at_a_time = broker.subscribe(">").group("g").concurrency(1).handle(handler).unwrap();
+    for n in 0..3 {
+        broker.publish("tick", &n).await.unwrap();
+    }
+    settle().await;
+    drop(one_at_a_time);
+    secs(1).await;
+    let stats = broker.stats();
+    assert_eq!((stats.groups.len(), stats.discarded), (0, 3));
+}
