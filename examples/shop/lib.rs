@@ -19,6 +19,7 @@ pub mod inventory;
 pub mod notification;
 pub mod order;
 pub mod payment;
+mod place_order;
 pub mod product;
 pub mod service;
 mod shop;

@@ -17,10 +17,10 @@ use axum::{
 };
 use gusset::{
     broker::Broker,
-    call::{BoxError, Problem},
+    call::Problem,
     saga::{
-        Definition, DefinitionError, Effect, Failure, FailureKind, Finished, MemoryStore, Options,
-        Orchestrator, Policy, Recovery, Saga, SagaError, SagaId, StepContext, StepError, Store,
+        Definition, DefinitionError, Failure, FailureKind, Finished, MemoryStore, Options,
+        Orchestrator, Recovery, SagaError, SagaId, Store,
     },
 };
 use http::StatusCode;
@@ -30,9 +30,9 @@ use uuid::Uuid;
 use crate::{
     api::{IdempotencyKey, Json, Path, Subject, lock, new_id, not_found, problem},
     client::{CallError, Outbound, Peer},
-    event::{Line, OrderCreated},
-    payment::{Charge, Refund},
-    product::{Product, Release, Reserve},
+    event::Line,
+    place_order::{Placing, Steps, define},
+    product::Product,
 };
 
 /// How many different products one order may have.
@@ -74,8 +74,8 @@ pub struct Orders {
 }
 
 #[derive(Debug, Default)]
-struct Ledger {
-    orders: BTreeMap<Uuid, Order>,
+pub(crate) struct Ledger {
+    pub(crate) orders: BTreeMap<Uuid, Order>,
     /// Which order a user's key stands for.
     keys: HashMap<(Uuid, String), Uuid>,
 }
@@ -83,14 +83,6 @@ struct Ledger {
 #[derive(Deserialize)]
 struct NewOrder {
     items: Vec<Line>,
-    card: String,
-}
-
-/// What a saga is given.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Placing {
-    order: Order,
-    email: String,
     card: String,
 }
 
@@ -296,110 +288,4 @@ fn explain(failure: &Failure) -> Problem {
 
 fn broken() -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR)
-}
-
-/// What the steps of a saga work with.
-struct Steps {
-    products: Peer,
-    payments: Peer,
-    store: Arc<Mutex<Ledger>>,
-    broker: Broker,
-}
-
-/// The saga of an order with so many lines.
-fn define(steps: &Arc<Steps>, lines: usize) -> Result<Definition<Placing, ()>, DefinitionError> {
-    // The client waits, and the calls within an attempt are retried already.
-    let patience = Policy::step().timeout(Duration::from_secs(3)).attempts(1);
-    let mut saga = Saga::define(format!("place-order-{lines}"), 1);
-    for place in 0..lines {
-        let (act, undo) = (steps.clone(), steps.clone());
-        saga.step(format!("reserve-stock-{}", place + 1))
-            .policy(patience)
-            .run(move |cx, placing: Placing| act.clone().reserve(cx, placing, place))
-            .undo(move |cx, _, _: Effect<()>| undo.clone().release(cx));
-    }
-    let (act, undo) = (steps.clone(), steps.clone());
-    saga.step("process-payment")
-        .policy(patience)
-        .run(move |cx, placing| act.clone().charge(cx, placing))
-        .undo(move |cx, _, _: Effect<()>| undo.clone().refund(cx));
-    let (act, undo) = (steps.clone(), steps.clone());
-    saga.step("create-order")
-        .run(move |_, placing: Placing| std::future::ready(act.create(placing.order)))
-        .undo(move |_, placing: Placing, _: Effect<()>| {
-            std::future::ready(undo.cancel(placing.order))
-        });
-    let act = steps.clone();
-    saga.step("publish-order-created")
-        .run(move |_, placing| act.clone().publish(placing))
-        .no_undo();
-    saga.finish(())
-}
-
-impl Steps {
-    async fn reserve(
-        self: Arc<Self>,
-        cx: StepContext,
-        placing: Placing,
-        place: usize,
-    ) -> Result<(), StepError> {
-        let Line { product_id, quantity } = placing.order.items[place];
-        let wanted = Reserve { product_id, quantity };
-        let key = cx.idempotency_key();
-        self.products.post("/products/reserve", &key, &wanted).await.map_err(step_error)
-    }
-
-    async fn release(self: Arc<Self>, cx: StepContext) -> Result<(), StepError> {
-        let release = Release { reservation: cx.action_key() };
-        let key = cx.idempotency_key();
-        self.products.post("/products/release", &key, &release).await.map_err(step_error)
-    }
-
-    async fn charge(self: Arc<Self>, cx: StepContext, placing: Placing) -> Result<(), StepError> {
-        let Placing { order, card, .. } = placing;
-        let charge = Charge { order_id: order.id, amount_cents: order.total_cents, card };
-        let key = cx.idempotency_key();
-        self.payments.post("/payments", &key, &charge).await.map_err(step_error)
-    }
-
-    async fn refund(self: Arc<Self>, cx: StepContext) -> Result<(), StepError> {
-        let refund = Refund { payment: cx.action_key() };
-        let key = cx.idempotency_key();
-        self.payments.post("/payments/refund", &key, &refund).await.map_err(step_error)
-    }
-
-    fn create(&self, order: Order) -> Result<(), StepError> {
-        lock(&self.store).orders.insert(order.id, order);
-        Ok(())
-    }
-
-    fn cancel(&self, order: Order) -> Result<(), StepError> {
-        let cancelled = Order { status: OrderStatus::Cancelled, ..order };
-        lock(&self.store).orders.insert(cancelled.id, cancelled);
-        Ok(())
-    }
-
-    async fn publish(self: Arc<Self>, placing: Placing) -> Result<(), StepError> {
-        let Placing { order, email, .. } = placing;
-        let event = OrderCreated {
-            order_id: order.id,
-            user_id: order.user_id,
-            email,
-            lines: order.items,
-            total_cents: order.total_cents,
-        };
-        let published = self.broker.publish(OrderCreated::SUBJECT, &event).await;
-        published.map(drop).map_err(StepError::transient)
-    }
-}
-
-/// A 4xx is a decision. All else may have had its effect before it failed.
-fn step_error(error: CallError) -> StepError {
-    match error {
-        CallError::Refused { status, detail } if status.is_client_error() => {
-            StepError::rejected(detail)
-        }
-        CallError::Refused { detail, .. } => StepError::unknown(BoxError::from(detail)),
-        CallError::Failed(error) => StepError::from_call(error),
-    }
 }

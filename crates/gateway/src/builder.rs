@@ -16,7 +16,7 @@ use crate::{
     rewrite::Rewrite,
     route::{NewPath, Place},
     stats::Counters,
-    table::{Rejected, Table},
+    table::{Methods, Rejected, Table},
     upstream,
 };
 
@@ -137,15 +137,34 @@ fn checked(route: &Route, can_authenticate: bool) -> Result<Upstream, BuildError
     if route.authenticated && !can_authenticate {
         return Err(BuildError::NoAuthenticate { path: path() });
     }
-    if normalise(&route.path).as_deref() != Ok(&route.path) {
-        return Err(BuildError::path(&route.path, "it is not in normal form, nothing matches it"));
+    if let Some(reason) = matches_nothing(route) {
+        return Err(BuildError::path(&route.path, reason));
     }
     match &route.upstream {
+        Some(Upstream(Place::Service(name))) if name.is_empty() => {
+            Err(BuildError::NoUpstream { path: path() })
+        }
         Some(Upstream(Place::Fixed(addresses))) if addresses.is_empty() => {
             Err(BuildError::NoUpstream { path: path() })
         }
         Some(upstream) => Ok(upstream.clone()),
         None => Err(BuildError::NoUpstream { path: path() }),
+    }
+}
+
+/// Why no request would ever take the route as it is written.
+fn matches_nothing(route: &Route) -> Option<&'static str> {
+    let old_style = |segment: &str| segment.starts_with([':', '*']) && segment.len() > 1;
+    if !route.path.starts_with('/') {
+        Some("it must begin with /")
+    } else if route.path.split('/').any(old_style) {
+        Some("a parameter is written {name}, the rest of a path {*name}")
+    } else if normalise(&route.path).as_deref() != Ok(&route.path) {
+        Some("it is not in normal form, nothing matches it")
+    } else if matches!(&route.methods, Methods::These(these) if these.is_empty()) {
+        Some("it takes no method at all")
+    } else {
+        None
     }
 }
 

@@ -30,7 +30,13 @@ fn a_route_that_makes_no_sense_is_refused_with_its_reason() {
             "route /a: an earlier route takes the same requests",
         ),
         (vec![to_shop("/a//b")], "route /a//b: it is not in normal form, nothing matches it"),
-        (vec![to_shop("a")], "route a: it is not in normal form, nothing matches it"),
+        (vec![to_shop("a")], "route a: it must begin with /"),
+        (
+            vec![to_shop("/a/:id")],
+            "route /a/:id: a parameter is written {name}, the rest of a path {*name}",
+        ),
+        (vec![to_shop("/a").methods([])], "route /a: it takes no method at all"),
+        (vec![Route::new("/a").to("")], "route /a leads nowhere"),
         (
             vec![to_shop("/a/{id}").rewrite("/{ident}")],
             "route /a/{id}: the path has no parameter \"ident\"",

@@ -92,7 +92,16 @@ impl Sidecar {
         self
     }
 
-    /// How to find the route of a request; see [`TraceLayer::route_of`].
+    /// How to find the route of a request; see [`TraceLayer::route_of`]. Without it, and without a [`Route`] in the extensions, spans and
+    /// metrics have no route. In axum, whose routers tell by `MatchedPath`:
+    ///
+    /// ```
+    /// # use gusset_sidecar::Sidecar;
+    /// # struct MatchedPath(String);
+    /// # impl MatchedPath { fn as_str(&self) -> &str { &self.0 } }
+    /// let sidecar = Sidecar::new("orders")
+    ///     .route_of(|extensions| Some(extensions.get::<MatchedPath>()?.as_str().to_owned().into()));
+    /// ```
     #[must_use]
     pub const fn route_of(mut self, route_of: RouteOf) -> Self {
         self.route_of = Some(route_of);
