@@ -203,7 +203,7 @@ mod tests {
     fn refusals_were_never_sent_unless_the_deadline_passed() {
         let open = Open::new("c").with_retry_after(Duration::from_secs(2));
         assert_eq!(error(open), Verdict::NotSent { after: SOON });
-        assert_eq!(error(NoInstance::new("s")), Verdict::NotSent { after: None });
+        assert_eq!(error(NoInstance::new("s")), Verdict::Final, "the balancer has waited already");
         assert_eq!(error(Limited::new(Duration::from_secs(2))), Verdict::NotSent { after: SOON });
         assert_eq!(error(DeadlineExceeded), Verdict::Final);
     }
