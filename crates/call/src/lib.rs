@@ -21,6 +21,7 @@
 //! | [`TraceContext`] | W3C trace identifiers, parsed and written without OpenTelemetry |
 //! | [`Open`], [`Limited`], [`NoInstance`], [`Overloaded`], [`DeadlineExceeded`] | the refusals |
 //! | [`Refusal`], [`refusal_in`] | what all refusals know; finding one inside an error |
+//! | [`Clock`] (feature `clock`) | a monotonic clock that is cheap to read, and pausable in tests |
 //! | [`AnswerLayer`] (feature `http`) | turns refusals into HTTP 429/503/504 and gRPC 8/14/4 answers |
 //! | [`Problem`] (feature `http`) | RFC 9457 problem details |
 //!
@@ -40,12 +41,15 @@
 //!
 //! # Features
 //!
+//! - `clock`: [`Clock`]. Adds `quanta`.
 //! - `http`: problem bodies, [`AnswerLayer`]. Adds the `http`, `http-body-util`, `bytes` and
 //!   `serde_json` crates, no server and no client.
 //! - `axum`: [`Problem`] implements axum's `IntoResponse`. Adds `axum-core`.
 //! - `reqwest`: a reqwest client as a service of `http::Request`, [`Reqwest`]. Adds `reqwest` without TLS.
 
 mod attempt;
+#[cfg(feature = "clock")]
+mod clock;
 mod context;
 mod deadline;
 mod refusal;
@@ -59,6 +63,8 @@ mod problem;
 mod reqwest;
 
 pub use attempt::{Attempt, Tried};
+#[cfg(feature = "clock")]
+pub use clock::Clock;
 pub use context::{Context, Scope};
 pub use deadline::Deadline;
 pub use refusal::{

@@ -1,0 +1,131 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Tells how much time has passed since it was made; monotonic, and cheap enough to be read twice in each call.
+///
+/// It reads the processor's time stamp counter where that runs at a constant rate (by the `quanta` crate, less than half the cost of
+/// [`std::time::Instant::now`]), and else the system's monotonic clock. The first clock of a process takes
+/// about a millisecond, in which the counter is measured.
+///
+/// # In tests
+///
+/// **A clock that is made while tokio's time is paused follows tokio's time.** So what is made inside of a
+/// `#[tokio::test(start_paused = true)]` obeys `tokio::time::advance`, and nothing has to be switched on. What was made before
+/// the pause goes by real time.
+///
+/// ```
+/// # use gusset_call::Clock;
+/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+/// let clock = Clock::new();
+/// tokio::time::advance(std::time::Duration::from_secs(3600)).await;
+/// assert_eq!(clock.now().as_secs(), 3600);
+/// # });
+/// ```
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    Counter { clock: quanta::Clock, start: u64 },
+    Tokio { start: Instant },
+}
+
+impl Clock {
+    /// A clock at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(match paused() {
+            Some(start) => Source::Tokio { start },
+            None => {
+                let clock = quanta::Clock::new();
+                let start = clock.raw();
+                Source::Counter { clock, start }
+            }
+        })
+    }
+
+    /// Time since the clock was made.
+    #[must_use]
+    #[inline]
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.nanos())
+    }
+
+    /// Nanoseconds since the clock was made, which last for 584 years. Another thread may be told a few nanoseconds less than
+    /// this one was told before.
+    #[must_use]
+    #[inline]
+    pub fn nanos(&self) -> u64 {
+        match &self.0 {
+            Source::Counter { clock, start } => clock.delta_as_nanos(*start, clock.raw()),
+            Source::Tokio { start } => nanos_since(*start),
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cold]
+fn nanos_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Tokio's time, if it stands still. A moment of the system's clock then does not lie between two of tokio's.
+fn paused() -> Option<Instant> {
+    let (before, system, after) = (Instant::now(), std::time::Instant::now(), Instant::now());
+    let runs = before.into_std() <= system && system <= after.into_std();
+    (!runs).then_some(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::{advance, pause, resume};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn made_in_paused_time_it_obeys_tokio() {
+        let clock = Clock::new();
+        assert_eq!(clock.nanos(), 0);
+        advance(HOUR).await;
+        assert_eq!(clock.now(), HOUR);
+        // Ahead of the system's clock now, and still known to stand still.
+        let later = Clock::new();
+        advance(HOUR).await;
+        assert_eq!((clock.now(), later.now()), (2 * HOUR, HOUR));
+    }
+
+    #[tokio::test]
+    async fn made_in_running_time_it_follows_the_system() {
+        let clock = Clock::new();
+        let (from, start) = (clock.now(), std::time::Instant::now());
+        while start.elapsed() < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+        let (passed, expected) = (clock.now() - from, start.elapsed());
+        assert!(passed >= Duration::from_millis(19), "{passed:?}");
+        assert!(passed <= expected * 2, "{passed:?} of {expected:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn made_after_time_was_resumed_it_runs_again() {
+        resume();
+        let clock = Clock::new();
+        let before = clock.nanos();
+        while clock.nanos() == before {}
+        pause();
+    }
+
+    #[test]
+    fn outside_of_a_runtime_it_runs() {
+        let clock = Clock::default();
+        let before = clock.nanos();
+        while clock.nanos() == before {}
+    }
+}
