@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{BoxError, Problem, Refusal, refusal_in};
+use crate::{BoxError, Problem, Refusal, ServiceLimit, refusal_in};
 
 /// Body of a service behind [`AnswerLayer`]: the service's own, or a small one of ours.
 pub type AnswerBody<B> = Either<B, Full<Bytes>>;
@@ -22,7 +22,7 @@ pub type AnswerBody<B> = Either<B, Full<Bytes>>;
 ///
 /// A refusal becomes the HTTP status of the table in the crate's documentation with a problem body and
 /// `Retry-After`; to a gRPC request (`content-type: application/grpc…`) it becomes a trailers-only answer with
-/// `grpc-retry-pushback-ms`. Any other error is logged and becomes 500 (gRPC 13 `INTERNAL`) without its
+/// `grpc-retry-pushback-ms`. Either has `RateLimit-Policy` and `RateLimit` if the refusal knows its quotas. Any other error is logged and becomes 500 (gRPC 13 `INTERNAL`) without its
 /// text, which may hold secrets. Put it outermost on servers; clients want the error itself and do without.
 ///
 /// ```
@@ -199,8 +199,11 @@ fn trailers_only(code: u8, message: &str, refusal: Option<&dyn Refusal>) -> Resp
     if let Ok(message) = HeaderValue::try_from(percent_encode(message)) {
         headers.insert("grpc-message", message);
     }
-    if let Some(span) = refusal.and_then(Refusal::retry_after) {
-        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let Some(refusal) = refusal else { return response };
+    ServiceLimit::tell(refusal.limits(), headers);
+    if let Some(span) = refusal.retry_after() {
+        // Rounded up: who comes back a fraction of a millisecond too soon is refused again.
+        let millis = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         headers.insert("grpc-retry-pushback-ms", millis.into());
     }
     response
@@ -222,7 +225,7 @@ fn percent_encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DeadlineExceeded, Open};
+    use crate::{DeadlineExceeded, Limited, Open, QuotaPolicy};
     use http_body_util::BodyExt;
     use std::time::Duration;
     use tower::{ServiceExt, service_fn};
@@ -268,6 +271,17 @@ mod tests {
         let late = answer_to(DeadlineExceeded, "application/grpc").await;
         assert_eq!(late.headers()["grpc-status"], "4");
         assert!(!late.headers().contains_key("grpc-retry-pushback-ms"));
+    }
+
+    #[tokio::test]
+    async fn a_limit_is_told_to_grpc_as_well_and_its_pushback_is_rounded_up() {
+        let policy = QuotaPolicy::new("default", 100, Duration::from_secs(60));
+        let limited = Limited::new(Duration::from_micros(599_001))
+            .with_limits([ServiceLimit::new(policy, 0).within(Duration::from_secs(1))]);
+        let answer = answer_to(limited, "application/grpc").await;
+        assert_eq!(answer.headers()["grpc-status"], "8");
+        assert_eq!(answer.headers()["grpc-retry-pushback-ms"], "600");
+        assert_eq!(answer.headers()["ratelimit"], "\"default\";r=0;t=1");
     }
 
     #[tokio::test]

@@ -19,10 +19,11 @@
 //! | [`Attempt`] | which try of a call this is, counted from 1 |
 //! | [`Tried`] | the instances that earlier tries of the same call went to |
 //! | [`TraceContext`] | W3C trace identifiers, parsed and written without OpenTelemetry |
-//! | [`Open`], [`Limited`], [`NoInstance`], [`Overloaded`], [`DeadlineExceeded`] | the refusals |
+//! | [`Open`], [`Limited`], [`Inadmissible`], [`NoInstance`], [`Overloaded`], [`DeadlineExceeded`] | the refusals |
 //! | [`Refusal`], [`refusal_in`] | what all refusals know; finding one inside an error |
+//! | [`QuotaPolicy`], [`ServiceLimit`] | a quota and what is left of it, as clients are told |
 //! | [`Clock`] (feature `clock`) | a monotonic clock that is cheap to read, and pausable in tests |
-//! | [`AnswerLayer`] (feature `http`) | turns refusals into HTTP 429/503/504 and gRPC 8/14/4 answers |
+//! | [`AnswerLayer`] (feature `http`) | turns refusals into HTTP 429/403/503/504 and gRPC 8/7/14/4 answers |
 //! | [`Problem`] (feature `http`) | RFC 9457 problem details |
 //!
 //! # Refusals over the wire
@@ -31,9 +32,14 @@
 //! |---|---|---|
 //! | [`Open`] | 503 | 14 `UNAVAILABLE` |
 //! | [`Limited`] | 429 | 8 `RESOURCE_EXHAUSTED` |
+//! | [`Inadmissible`] | 403 | 7 `PERMISSION_DENIED` |
 //! | [`NoInstance`] | 503 | 14 `UNAVAILABLE` |
 //! | [`Overloaded`] | 503 | 14 `UNAVAILABLE` |
 //! | [`DeadlineExceeded`] | 504 | 4 `DEADLINE_EXCEEDED` |
+//!
+//! Each that knows when to come back says so in `Retry-After`, or in `grpc-retry-pushback-ms`. A [`Limited`] that knows its quotas also
+//! tells them, in `RateLimit-Policy` and `RateLimit` fields and in the members of the problem type `quota-exceeded`
+//! (`draft-ietf-httpapi-ratelimit-headers`).
 //!
 //! # What it does not do
 //!
@@ -52,6 +58,7 @@ mod attempt;
 mod clock;
 mod context;
 mod deadline;
+mod limited;
 mod refusal;
 mod trace;
 
@@ -67,9 +74,8 @@ pub use attempt::{Attempt, Tried};
 pub use clock::Clock;
 pub use context::{Context, Scope};
 pub use deadline::Deadline;
-pub use refusal::{
-    BoxError, DeadlineExceeded, Limited, NoInstance, Open, Overloaded, Refusal, refusal_in,
-};
+pub use limited::{Inadmissible, Limited, QuotaPolicy, ServiceLimit};
+pub use refusal::{BoxError, DeadlineExceeded, NoInstance, Open, Overloaded, Refusal, refusal_in};
 pub use trace::{MalformedTraceparent, SpanId, TraceContext, TraceId};
 
 #[cfg(feature = "http")]

@@ -5,7 +5,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Map, Value};
 
-use crate::Refusal;
+use crate::{Refusal, ServiceLimit, limited::whole_seconds};
+
+/// The problem type of `draft-ietf-httpapi-ratelimit-headers`, section 5.1.
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 /// An error as HTTP shows it: RFC 9457 problem details.
 ///
@@ -25,6 +28,7 @@ pub struct Problem {
     title: Option<Cow<'static, str>>,
     detail: Option<String>,
     retry_after: Option<Duration>,
+    limits: Box<[ServiceLimit]>,
     members: Map<String, Value>,
 }
 
@@ -33,15 +37,35 @@ impl Problem {
     /// told otherwise.
     #[must_use]
     pub fn new(status: StatusCode) -> Self {
-        Self { status, title: None, detail: None, retry_after: None, members: Map::new() }
+        Self {
+            status,
+            title: None,
+            detail: None,
+            retry_after: None,
+            limits: Box::default(),
+            members: Map::new(),
+        }
     }
 
-    /// The problem that tells of `refusal`.
+    /// The problem that tells of `refusal`. If that knows of quotas, its type is `quota-exceeded` with the names of those that were, and
+    /// the answer has the fields that [`ServiceLimit::tell`] writes.
     #[must_use]
     pub fn of(refusal: &dyn Refusal) -> Self {
         let status =
             StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        Self { retry_after: refusal.retry_after(), ..Self::new(status).detail(refusal.to_string()) }
+        let problem = Self {
+            retry_after: refusal.retry_after(),
+            limits: refusal.limits().into(),
+            ..Self::new(status).detail(refusal.to_string())
+        };
+        if problem.limits.is_empty() {
+            return problem;
+        }
+        let violated = ServiceLimit::violated(&problem.limits);
+        problem
+            .title("Quota Exceeded")
+            .with("type", QUOTA_EXCEEDED)
+            .with("violated-policies", violated)
     }
 
     /// A summary of this kind of problem, the same at every occurrence.
@@ -96,15 +120,12 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(span) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, whole_seconds(span).into());
+            // 0 would invite the caller to come back at once.
+            headers.insert(header::RETRY_AFTER, whole_seconds(span).max(1).into());
         }
+        ServiceLimit::tell(&self.limits, headers);
         response
     }
-}
-
-/// `Retry-After` knows whole seconds only; 0 would invite the caller to come back at once.
-fn whole_seconds(span: Duration) -> u64 {
-    span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0)).max(1)
 }
 
 #[cfg(feature = "axum")]
@@ -117,7 +138,7 @@ impl axum_core::response::IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limited, NoInstance};
+    use crate::{Limited, NoInstance, QuotaPolicy};
     use http_body_util::BodyExt;
 
     fn body_of(problem: Problem) -> Value {
@@ -138,6 +159,28 @@ mod tests {
             assert_eq!(answer.headers()["retry-after"], seconds, "{span} ms");
         }
         assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_refusal_that_knows_its_quotas_tells_them_in_fields_and_body() {
+        let second = Duration::from_secs(1);
+        let limit = |name, left| ServiceLimit::new(QuotaPolicy::new(name, 9, second), left);
+        let limited = Limited::new(second)
+            .with_limits([limit("burst", 0).within(second).exceeded(), limit("daily", 7)]);
+        let problem = Problem::of(&limited);
+        let answer = problem.clone().into_response();
+        assert_eq!(answer.headers()["ratelimit"], "\"burst\";r=0;t=1, \"daily\";r=7");
+        assert_eq!(answer.headers()["ratelimit-policy"], "\"burst\";q=9;w=1, \"daily\";q=9;w=1");
+        assert_eq!(
+            body_of(problem),
+            serde_json::json!({
+                "type": QUOTA_EXCEEDED, "title": "Quota Exceeded", "status": 429,
+                "detail": "rate limit exceeded, come back in 1 s",
+                "violated-policies": ["burst"],
+            })
+        );
+        let silent = Problem::of(&Limited::new(second));
+        assert_eq!(body_of(silent)["type"], "about:blank");
     }
 
     #[test]

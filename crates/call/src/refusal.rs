@@ -1,5 +1,7 @@
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
+use crate::{Inadmissible, Limited, ServiceLimit};
+
 /// Tower's boxed error.
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
@@ -16,6 +18,11 @@ pub trait Refusal: Error + Send + Sync + 'static {
 
     /// gRPC status code of the answer.
     fn grpc_code(&self) -> u8;
+
+    /// What the caller is told of the quotas that took part; only [`Limited`] may know of some.
+    fn limits(&self) -> &[ServiceLimit] {
+        &[]
+    }
 }
 
 /// Finds a refusal in `error` or in one of its sources.
@@ -27,6 +34,7 @@ pub fn refusal_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a dyn Refusa
         }
         cast::<Open>(error)
             .or_else(|| cast::<Limited>(error))
+            .or_else(|| cast::<Inadmissible>(error))
             .or_else(|| cast::<NoInstance>(error))
             .or_else(|| cast::<Overloaded>(error))
             .or_else(|| cast::<DeadlineExceeded>(error))
@@ -71,27 +79,6 @@ impl Open {
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "circuit {} is open", self.circuit)
-    }
-}
-
-/// A rate limiter has no tokens left for this caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limited {
-    retry_after: Duration,
-}
-
-impl Limited {
-    /// Enough tokens will be there `retry_after` from now.
-    #[must_use]
-    pub const fn new(retry_after: Duration) -> Self {
-        Self { retry_after }
-    }
-}
-
-impl fmt::Display for Limited {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.retry_after.as_millis().div_ceil(1_000);
-        write!(f, "rate limit exceeded, come back in {seconds} s")
     }
 }
 
@@ -158,7 +145,7 @@ impl fmt::Display for DeadlineExceeded {
 }
 
 macro_rules! refusals {
-    ($($name:ident => $status:literal, $grpc:literal, |$this:ident| $retry_after:expr;)*) => {$(
+    ($($name:ident => $status:literal, $grpc:literal, |$this:ident| $retry_after:expr $(, $limits:expr)?;)*) => {$(
         impl Error for $name {}
 
         impl Refusal for $name {
@@ -174,13 +161,19 @@ macro_rules! refusals {
             fn grpc_code(&self) -> u8 {
                 $grpc
             }
+
+            $(fn limits(&self) -> &[ServiceLimit] {
+                let $this = self;
+                $limits
+            })?
         }
     )*};
 }
 
 refusals! {
     Open => 503, 14, |this| this.retry_after;
-    Limited => 429, 8, |this| Some(this.retry_after);
+    Limited => 429, 8, |this| Some(this.span()), this.told();
+    Inadmissible => 403, 7, |_this| None;
     NoInstance => 503, 14, |_this| None;
     Overloaded => 503, 14, |this| this.retry_after;
     DeadlineExceeded => 504, 4, |_this| None;
@@ -220,9 +213,10 @@ mod tests {
 
     #[test]
     fn every_refusal_has_the_answers_of_the_table() {
-        let all: [(&dyn Refusal, u16, u8); 5] = [
+        let all: [(&dyn Refusal, u16, u8); 6] = [
             (&Open::new("c"), 503, 14),
             (&Limited::new(Duration::ZERO), 429, 8),
+            (&Inadmissible::new("no key"), 403, 7),
             (&NoInstance::new("s"), 503, 14),
             (&Overloaded::new("q"), 503, 14),
             (&DeadlineExceeded, 504, 4),
