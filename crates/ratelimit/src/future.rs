@@ -4,8 +4,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use gusset_call::{BoxError, Limited};
+use gusset_call::BoxError;
 use pin_project_lite::pin_project;
+
+use crate::Refused;
 
 pin_project! {
     /// Future of [`RateLimit`](crate::RateLimit).
@@ -21,7 +23,7 @@ pin_project! {
     #[derive(Debug)]
     enum State<F> {
         Called { #[pin] future: F },
-        Refused { limited: Option<Limited> },
+        Refused { refused: Option<Refused> },
     }
 }
 
@@ -30,8 +32,8 @@ impl<F> ResponseFuture<F> {
         Self { state: State::Called { future } }
     }
 
-    pub(crate) const fn refused(limited: Limited) -> Self {
-        Self { state: State::Refused { limited: Some(limited) } }
+    pub(crate) const fn refused(refused: Refused) -> Self {
+        Self { state: State::Refused { refused: Some(refused) } }
     }
 }
 
@@ -45,8 +47,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Called { future } => future.poll(cx).map_err(Into::into),
-            StateProj::Refused { limited } => match limited.take() {
-                Some(limited) => Poll::Ready(Err(limited.into())),
+            StateProj::Refused { refused } => match refused.take() {
+                Some(refused) => Poll::Ready(Err(refused.into_error())),
                 // Polled again after it was ready, which only a broken caller does.
                 None => Poll::Pending,
             },

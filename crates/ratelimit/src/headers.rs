@@ -7,32 +7,105 @@ use std::{
     time::Duration,
 };
 
-use gusset_call::BoxError;
-use http::{HeaderName, HeaderValue, Request, Response};
+use gusset_call::{BoxError, Limited, QuotaPolicy, Refusal, ServiceLimit};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Level, Limit, Quota, RateLimitLayer, RateLimiter, ResponseFuture};
-
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+use crate::{Level, Limit, Quota, RateLimitLayer, RateLimiter, Refused, ResponseFuture};
 
 impl<L> RateLimitLayer<L> {
     /// Also tells HTTP clients, by the fields of `draft-ietf-httpapi-ratelimit-headers`. `name` is the policy's name; characters
     /// that cannot stand in one are replaced by `_`.
     ///
-    /// ```text
-    /// RateLimit-Policy: "default";q=100;w=60     100 tokens in 60 s
-    /// RateLimit: "default";r=50;t=30             50 left, all back in 30 s
-    /// ```
+    /// | field | says |
+    /// |---|---|
+    /// | `RateLimit-Policy: "default";q=100;w=60` | 100 tokens in each 60 s |
+    /// | `RateLimit: "default";r=50;t=30` | 50 are left, for the next 30 s |
+    /// | `Retry-After: 1` | refused; come back in 1 s |
     ///
-    /// The fields are appended to each answer that was admitted. A refusal is an error as ever; `gusset_call::AnswerLayer` gives
-    /// it a `Retry-After`.
+    /// They are on each answer that was admitted, behind those that something further in has put there, and on each that was refused, if
+    /// `gusset_call::AnswerLayer` outside makes an answer of the refusal; the refusal carries them there. An answer that passed
+    /// without a bucket has none.
+    ///
+    /// `t` is the time in which so many tokens come back as are left: a client that spreads the `r` it has over `t` never has
+    /// to stop, and a client that divides one by the other gets the rate of the quota and no higher one. With none left it is the time
+    /// until there is one, and on a refusal that of `Retry-After`. All in whole seconds, rounded up.
     #[must_use]
     pub fn headers(self, name: &str) -> HeadersLayer<L> {
-        let fields = Fields::new(name, self.quota());
-        HeadersLayer { limit: self.limit, fields }
+        let policy = self.quota().policy(name);
+        let told = Told { policy, quota: self.quota(), legacy: false };
+        HeadersLayer { limit: self.limit, told }
+    }
+}
+
+impl Quota {
+    /// The quota as clients are told of it, for those who write the fields by hand; see [`Level::told`].
+    #[must_use]
+    pub fn policy(&self, name: &str) -> QuotaPolicy {
+        QuotaPolicy::new(name, self.tokens.into(), self.per)
+    }
+}
+
+impl Level {
+    /// The level of a bucket as clients are told of it, for those who write the fields by hand. `policy` and `quota` are those of
+    /// the bucket.
+    ///
+    /// ```
+    /// use gusset_call::ServiceLimit;
+    /// use gusset_ratelimit::{Quota, RateLimiter};
+    ///
+    /// let (second, day) = (Quota::per_second(5), Quota::new(1_000, std::time::Duration::from_secs(86_400)));
+    /// let levels = [("second", second), ("day", day)].map(|(name, quota)| {
+    ///     let level = RateLimiter::new(quota).check().unwrap();
+    ///     level.told(&quota.policy(name), quota)
+    /// });
+    /// let mut headers = http::HeaderMap::new();
+    /// ServiceLimit::tell(&levels, &mut headers);
+    /// assert_eq!(headers["ratelimit"], "\"second\";r=4;t=1, \"day\";r=999;t=86314");
+    /// ```
+    #[must_use]
+    pub fn told(&self, policy: &QuotaPolicy, quota: Quota) -> ServiceLimit {
+        ServiceLimit::new(policy.clone(), self.remaining().into()).within(self.window(quota))
+    }
+
+    /// In which as many tokens come back as are left, or the next one if none is.
+    fn window(&self, quota: Quota) -> Duration {
+        let span = |tokens: u32| {
+            // At most 94 bits and 32.
+            let nanos = u128::from(tokens) * quota.per.as_nanos();
+            let nanos = nanos.div_ceil(u128::from(quota.tokens.max(1)));
+            Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        };
+        match self.remaining() {
+            0 => self.full_in().saturating_sub(span(quota.burst.saturating_sub(1))),
+            left => span(left),
+        }
+    }
+}
+
+/// What does not change from answer to answer. Clones share it.
+#[derive(Clone, Debug)]
+struct Told {
+    policy: QuotaPolicy,
+    quota: Quota,
+    legacy: bool,
+}
+
+impl Told {
+    fn admitted(&self, level: &Level) -> ServiceLimit {
+        self.finished(level.told(&self.policy, self.quota))
+    }
+
+    fn refused(&self, limited: Limited, remaining: u32) -> Limited {
+        let wait = limited.retry_after().unwrap_or_default();
+        let limit = ServiceLimit::new(self.policy.clone(), remaining.into());
+        limited.with_limits([self.finished(limit.within(wait).exceeded())])
+    }
+
+    fn finished(&self, limit: ServiceLimit) -> ServiceLimit {
+        if self.legacy { limit.with_legacy() } else { limit }
     }
 }
 
@@ -40,14 +113,25 @@ impl<L> RateLimitLayer<L> {
 #[derive(Clone, Debug)]
 pub struct HeadersLayer<L = RateLimiter> {
     limit: L,
-    fields: Fields,
+    told: Told,
+}
+
+impl<L> HeadersLayer<L> {
+    /// Also by `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for clients that are older than the draft:
+    /// its `q`, `r` and `t`. `Reset` is a number of seconds from now, as with most who send it; with some it is a point in
+    /// time, for which the clocks of both sides would have to be right.
+    #[must_use]
+    pub const fn legacy(mut self) -> Self {
+        self.told.legacy = true;
+        self
+    }
 }
 
 impl<S, L: Clone> Layer<S> for HeadersLayer<L> {
     type Service = Headers<S, L>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Headers { inner, limit: self.limit.clone(), fields: self.fields.clone() }
+        Headers { inner, limit: self.limit.clone(), told: self.told.clone() }
     }
 }
 
@@ -64,7 +148,7 @@ impl<S, L: Clone> Layer<S> for HeadersLayer<L> {
 pub struct Headers<S, L = RateLimiter> {
     inner: S,
     limit: L,
-    fields: Fields,
+    told: Told,
 }
 
 impl<S, L, B, RB> Service<Request<B>> for Headers<S, L>
@@ -82,13 +166,22 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.limit.admit(&request) {
-            Ok(level) => HeadersFuture {
-                told: level.map(|level| (self.fields.clone(), level)),
-                future: ResponseFuture::called(self.inner.call(request)),
-            },
-            Err(limited) => HeadersFuture { told: None, future: ResponseFuture::refused(limited) },
-        }
+        let cost = self.limit.cost(&request);
+        let refused = match self.limit.admit(&request, cost) {
+            Ok(level) => {
+                let limit = level.map(|level| self.told.admitted(&level));
+                let future = ResponseFuture::called(self.inner.call(request));
+                return HeadersFuture { limit, future };
+            }
+            Err(Refused::Limited(limited)) => {
+                // Who is refused a single token has none; only for more is it worth a look.
+                let left = || self.limit.peek(&request).map_or(0, |level| level.remaining());
+                let left = if cost == 1 { 0 } else { left().min(cost.saturating_sub(1)) };
+                self.told.refused(limited, left).into()
+            }
+            Err(other) => other,
+        };
+        HeadersFuture { limit: None, future: ResponseFuture::refused(refused) }
     }
 }
 
@@ -96,7 +189,7 @@ pin_project! {
     /// Future of [`Headers`].
     #[derive(Debug)]
     pub struct HeadersFuture<F> {
-        told: Option<(Fields, Level)>,
+        limit: Option<ServiceLimit>,
         #[pin]
         future: ResponseFuture<F>,
     }
@@ -112,68 +205,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut result = ready!(this.future.poll(cx));
-        if let (Ok(response), Some((fields, level))) = (&mut result, this.told.take()) {
-            if let Some(limit) = fields.limit(&level) {
-                response.headers_mut().append(LIMIT, limit);
-                response.headers_mut().append(POLICY, fields.policy);
-            }
+        if let (Ok(response), Some(limit)) = (&mut result, this.limit.take()) {
+            ServiceLimit::tell(&[limit], response.headers_mut());
         }
         Poll::Ready(result)
-    }
-}
-
-/// What does not change from answer to answer. Clones share it.
-#[derive(Clone, Debug)]
-struct Fields {
-    /// As it stands in quotes.
-    name: std::sync::Arc<str>,
-    policy: HeaderValue,
-}
-
-impl Fields {
-    fn new(name: &str, quota: Quota) -> Self {
-        let allowed = |c: char| (c == ' ' || c.is_ascii_graphic()) && c != '"' && c != '\\';
-        let name: String = name.chars().map(|c| if allowed(c) { c } else { '_' }).collect();
-        // The window is whole seconds; a quota of a broken number of seconds is told for as many as make it whole or more.
-        let window = whole_seconds(quota.per).max(1);
-        let tokens = match quota.per.as_nanos() {
-            0 => u128::from(quota.tokens),
-            per => u128::from(quota.tokens) * u128::from(window) * 1_000_000_000 / per,
-        };
-        let policy = format!("\"{name}\";q={tokens};w={window}");
-        let policy = HeaderValue::try_from(policy);
-        Self {
-            name: name.into(),
-            policy: policy.unwrap_or_else(|_| HeaderValue::from_static("\"default\"")),
-        }
-    }
-
-    fn limit(&self, level: &Level) -> Option<HeaderValue> {
-        let (name, left, full) = (&self.name, level.remaining(), whole_seconds(level.full_in()));
-        HeaderValue::try_from(format!("\"{name}\";r={left};t={full}")).ok()
-    }
-}
-
-/// Rounded up.
-fn whole_seconds(span: Duration) -> u64 {
-    span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_policy_is_told_in_whole_seconds() {
-        let policy = |quota| Fields::new("default", quota).policy;
-        assert_eq!(policy(Quota::per_minute(100).burst(5)), "\"default\";q=100;w=60");
-        assert_eq!(policy(Quota::new(3, Duration::from_millis(100))), "\"default\";q=30;w=1");
-        assert_eq!(policy(Quota::new(3, Duration::from_millis(1500))), "\"default\";q=4;w=2");
-    }
-
-    #[test]
-    fn a_name_cannot_break_out_of_its_quotes() {
-        let fields = Fields::new("a\"b\\c\r\nü", Quota::per_second(1));
-        assert_eq!(fields.policy, "\"a_b_c___\";q=1;w=1");
     }
 }

@@ -1,12 +1,8 @@
-//! Keys from HTTP requests.
+//! Keys from HTTP requests that are no addresses, and keys of several parts.
 
-use std::{
-    hash::Hash,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    num::NonZeroUsize,
-};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{Extensions, HeaderName, HeaderValue, Request};
 
 use crate::Extract;
 
@@ -72,136 +68,47 @@ where
     }
 }
 
-/// Who is at the other end of the connection: what a server puts into the extensions of its requests, so that [`PeerIp`] and
-/// [`ClientIp`] find it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PeerAddr(pub SocketAddr);
-
-/// The address at the other end of the connection, from [`PeerAddr`], as [`network`] has it.
+/// The route that a request matched: its method and the template of its path, as in `GET /users/{id}`. Alone it makes a limit
+/// for each route, in a tuple one for each client on each route: `(PeerIp::new(), Route::by(...))`.
 ///
-/// Behind a proxy that is the proxy; use [`ClientIp`] there. In axum, which has an extension of its own, a closure does it:
-/// `|request: &Request| request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| network(peer.0.ip()))`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PeerIp;
-
-impl<B> Extract<Request<B>> for PeerIp {
-    type Key = IpAddr;
-
-    fn extract(&self, request: &Request<B>) -> Option<IpAddr> {
-        request.extensions().get::<PeerAddr>().map(|peer| network(peer.0.ip()))
-    }
-}
-
-/// The client's address as the outermost of so many trusted proxies saw it, from `X-Forwarded-For`, as [`network`] has it.
+/// A router knows the template and leaves it in the extensions:
 ///
-/// Each proxy appends the address that called it, so with *n* proxies of one's own the *n*-th entry from the right is the one that the
-/// outermost wrote. What stands to the left of it came from the client, and is not looked at: who forges entries changes nothing.
+/// ```text
+/// Route::by(|x| Some(x.get::<MatchedPath>()?.as_str()))          axum, in Router::layer
+/// ```
 ///
-/// There is no key if there are fewer entries, or if that one is no address: such a request did not come through all
-/// the proxies, and nothing in it can be believed.
+/// The path itself is no good key, which is why there is none for it: each user of `/users/{id}` would have a bucket of its own, and
+/// so would each path that an attacker makes up. A request that matches no route has no key.
 #[derive(Clone, Copy, Debug)]
-pub struct ClientIp {
-    proxies: NonZeroUsize,
-}
+pub struct Route(fn(&Extensions) -> Option<&str>);
 
-impl ClientIp {
-    /// Behind so many proxies that append to `X-Forwarded-For`, all of them one's own, and no way around them. Without any, use [`PeerIp`].
+impl Route {
+    /// The template is what `find` finds in the extensions of the request.
     #[must_use]
-    pub const fn behind(proxies: NonZeroUsize) -> Self {
-        Self { proxies }
+    pub const fn by(find: fn(&Extensions) -> Option<&str>) -> Self {
+        Self(find)
     }
 }
 
-impl<B> Extract<Request<B>> for ClientIp {
-    type Key = IpAddr;
+/// A route as a key. It is known by a hash of 64 bits; routes are few and not the clients' to choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteKey(u64);
 
-    fn extract(&self, request: &Request<B>) -> Option<IpAddr> {
-        forwarded_for(request.headers(), self.proxies).map(network)
-    }
-}
+impl<B> Extract<Request<B>> for Route {
+    type Key = RouteKey;
 
-/// The `nth` entry from the right; several fields count as one list in their order (RFC 9110, section 5.3).
-fn forwarded_for(headers: &HeaderMap, nth: NonZeroUsize) -> Option<IpAddr> {
-    let fields = headers.get_all("x-forwarded-for").iter().rev();
-    let mut entries = fields.flat_map(|field| field.as_bytes().rsplit(|byte| *byte == b','));
-    let entry = std::str::from_utf8(entries.nth(nth.get() - 1)?).ok()?.trim();
-    // Some proxies append the port, and IPv6 addresses then are in brackets.
-    let address = || entry.parse::<IpAddr>().ok();
-    let with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());
-    let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok();
-    address().or_else(with_port).or_else(in_brackets)
-}
-
-/// The part of an address that stands for one customer: all of an IPv4 address, the first 64 bits of an IPv6 address, because
-/// even the smallest customer has a whole /64 to choose addresses from. An IPv4 address mapped to IPv6 is an IPv4 address.
-#[must_use]
-pub const fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
+    fn extract(&self, request: &Request<B>) -> Option<RouteKey> {
+        let template = (self.0)(request.extensions())?;
+        // A key is owned, and the template is not; its hash costs no allocation.
+        let mut hasher = DefaultHasher::new();
+        (request.method(), template).hash(&mut hasher);
+        Some(RouteKey(hasher.finish()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn client(behind: usize, fields: &[&str]) -> Option<String> {
-        let mut request = Request::builder();
-        for field in fields {
-            request = request.header("x-forwarded-for", *field);
-        }
-        let client = ClientIp::behind(NonZeroUsize::new(behind).unwrap());
-        client.extract(&request.body(()).unwrap()).map(|ip| ip.to_string())
-    }
-
-    #[test]
-    fn a_forged_leftmost_entry_changes_nothing() {
-        let honest = client(1, &["198.51.100.7"]);
-        assert_eq!(honest.as_deref(), Some("198.51.100.7"));
-        assert_eq!(client(1, &["203.0.113.9, 198.51.100.7"]), honest);
-        assert_eq!(client(1, &["203.0.113.9", "10.0.0.1,198.51.100.7"]), honest);
-        assert_eq!(client(1, &["garbage,,,", " 198.51.100.7 "]), honest);
-    }
-
-    #[test]
-    fn behind_two_proxies_the_second_from_the_right_is_the_client() {
-        let client = |fields| client(2, fields);
-        assert_eq!(client(&["6.6.6.6, 198.51.100.7, 10.0.0.1"]).as_deref(), Some("198.51.100.7"));
-        assert_eq!(client(&["6.6.6.6, 198.51.100.7", "10.0.0.1"]).as_deref(), Some("198.51.100.7"));
-        assert_eq!(client(&["10.0.0.1"]), None, "it came around a proxy");
-        assert_eq!(client(&["6.6.6.6, unknown, 10.0.0.1"]), None);
-        assert_eq!(client(&[]), None);
-    }
-
-    #[test]
-    fn entries_with_ports_and_brackets_are_addresses() {
-        for (entry, address) in [
-            ("198.51.100.7:4711", "198.51.100.7"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-            ("[2001:db8:1:2:3:4:5:6]", "2001:db8:1:2::"),
-            ("[2001:db8:1:2:3:4:5:6]:443", "2001:db8:1:2::"),
-            ("::ffff:198.51.100.7", "198.51.100.7"),
-        ] {
-            assert_eq!(client(1, &[entry]).as_deref(), Some(address), "{entry}");
-        }
-    }
-
-    #[test]
-    fn peers_of_one_64_are_one_key_and_need_the_extension() {
-        let key = |address: &str| {
-            let mut request = Request::new(());
-            request.extensions_mut().insert(PeerAddr(address.parse().unwrap()));
-            PeerIp.extract(&request)
-        };
-        assert_eq!(key("[2001:db8::1]:1"), key("[2001:db8::ffff]:2"));
-        assert_ne!(key("[2001:db8::1]:1"), key("[2001:db8:0:1::1]:1"));
-        assert_ne!(key("192.0.2.1:1"), key("192.0.2.2:1"));
-        assert_eq!(PeerIp.extract(&Request::new(())), None);
-    }
 
     #[test]
     fn headers_and_extensions_are_keys() {
@@ -211,5 +118,36 @@ mod tests {
         assert_eq!(header.extract(&request).unwrap(), "k1");
         assert_eq!(Extension::<u64>::new().extract(&request), Some(7));
         assert_eq!(Extension::<u32>::new().extract(&request), None);
+    }
+
+    #[test]
+    fn a_route_is_a_method_and_a_template() {
+        let route = Route::by(|x| x.get::<&'static str>().copied());
+        let key = |method, template: Option<&'static str>| {
+            let mut request = Request::builder().method(method).uri("/users/7").body(()).unwrap();
+            if let Some(template) = template {
+                request.extensions_mut().insert(template);
+            }
+            route.extract(&request)
+        };
+        let one = key("GET", Some("/users/{id}"));
+        assert!(one.is_some());
+        assert_eq!(one, key("GET", Some("/users/{id}")));
+        assert_ne!(one, key("PUT", Some("/users/{id}")));
+        assert_ne!(one, key("GET", Some("/users")));
+        assert_eq!(key("GET", None), None);
+    }
+
+    #[test]
+    fn a_key_of_several_parts_needs_all_of_them() {
+        let both = (Extension::<u64>::new(), Extension::<u8>::new());
+        let three = (Extension::<u64>::new(), Extension::<u8>::new(), |_: &Request<()>| Some(true));
+        let mut request = Request::new(());
+        request.extensions_mut().insert(7_u64);
+        assert_eq!(both.extract(&request), None);
+        assert_eq!(three.extract(&request), None);
+        request.extensions_mut().insert(8_u8);
+        assert_eq!(both.extract(&request), Some((7, 8)));
+        assert_eq!(three.extract(&request), Some((7, 8, true)));
     }
 }

@@ -1,8 +1,26 @@
 use tower_layer::Layer;
 
-use crate::{Keyed, PerKey, Quota, RateLimit, RateLimiter, WithoutKey};
+use crate::{Keyed, PerKey, Quota, RateLimit, RateLimiter, Weighed, WithoutKey};
 
 /// Limits how often services are called. All services and clones share the state of the limiter they were given.
+///
+/// Whoever comes too often is refused at once and told when to come back. A layer that waited instead would, on a server, fill it with
+/// requests that wait, whose clients give up before their turn and try again. A client that would rather wait than be
+/// refused does so by hand, where it holds nothing yet, and with a bound:
+///
+/// ```
+/// # use std::time::Duration;
+/// # use gusset_ratelimit::{Limited, Quota, RateLimiter};
+/// # async fn fetch(_: &str) {}
+/// # async fn download(pages: &[&str]) -> Result<(), Limited> {
+/// let limiter = RateLimiter::new(Quota::per_second(5).burst(1));
+/// for page in pages {
+///     limiter.until_ready(Duration::from_secs(10)).await?; // first come, first served
+///     fetch(page).await;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer<L = RateLimiter> {
     pub(crate) limit: L,
@@ -44,6 +62,24 @@ impl<K, X> RateLimitLayer<PerKey<K, X>> {
 }
 
 impl<L> RateLimitLayer<L> {
+    /// A request costs as many tokens as `cost` says, where it would cost 1; all of them or it is refused. A request that costs
+    /// nothing passes.
+    ///
+    /// One that costs more than the burst is refused for good, with [`Inadmissible`](gusset_call::Inadmissible): keep the burst above
+    /// the costs that are to be possible, or cap them in the closure.
+    ///
+    /// ```
+    /// use gusset_ratelimit::{Quota, RateLimitLayer, RateLimiter};
+    ///
+    /// struct Search { pages: u32 }
+    /// let layer = RateLimitLayer::new(RateLimiter::new(Quota::per_second(50).burst(100)))
+    ///     .cost(|search: &Search| search.pages.min(100));
+    /// ```
+    #[must_use]
+    pub fn cost<Req, C: Fn(&Req) -> u32>(self, cost: C) -> RateLimitLayer<Weighed<L, C>> {
+        RateLimitLayer { limit: Weighed::new(self.limit, cost), quota: self.quota }
+    }
+
     /// What the layer allows, all requests together or each key.
     #[must_use]
     pub const fn quota(&self) -> Quota {

@@ -10,8 +10,9 @@ use crate::{Limit, RateLimiter, ResponseFuture};
 /// # Readiness
 ///
 /// That of the inner service, and nothing else: whether a call is allowed depends on its request, so `call` decides,
-/// at once. A refusal is an error of the call, [`Limited`](gusset_call::Limited); the inner service then was not
-/// called, and stays as ready as it was. Nothing ever waits for tokens while it holds the readiness of the inner service.
+/// at once. A refusal is an error of the call, [`Limited`](gusset_call::Limited) or
+/// [`Inadmissible`](gusset_call::Inadmissible); the inner service then was not called, and stays as ready as it was. Nothing ever
+/// waits for tokens while it holds the readiness of the inner service.
 ///
 /// # Cancellation
 ///
@@ -44,9 +45,10 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        match self.limit.admit(&request) {
+        let cost = self.limit.cost(&request);
+        match self.limit.admit(&request, cost) {
             Ok(_) => ResponseFuture::called(self.inner.call(request)),
-            Err(limited) => ResponseFuture::refused(limited),
+            Err(refused) => ResponseFuture::refused(refused),
         }
     }
 }
