@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gusset_call::{BoxError, Context, Problem, refusal_in};
+use gusset_call::{BoxError, Context, Limited, Problem, refusal_in};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
@@ -20,7 +20,7 @@ pub(crate) enum Answer {
     WrongMethod(Allowed),
     Unauthorized(AuthError),
     TooLarge { limit: u64 },
-    Limited { retry_after: Option<Duration> },
+    Limited(Limited),
     BadGateway,
     Unavailable { retry_after: Option<Duration> },
     Timeout,
@@ -38,7 +38,7 @@ impl Answer {
         let Some(refusal) = refusal_in(&**error) else { return Self::BadGateway };
         let retry_after = refusal.retry_after();
         match refusal.status() {
-            429 => Self::Limited { retry_after },
+            429 => Self::Limited(Limited::new(retry_after.unwrap_or_default())),
             504 => Self::Timeout,
             _ => Self::Unavailable { retry_after },
         }
@@ -53,7 +53,7 @@ impl Answer {
             Self::Unauthorized(AuthError::Forbidden) => StatusCode::FORBIDDEN,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -72,7 +72,7 @@ impl Answer {
             Self::WrongMethod(allowed) => format!("this path takes {allowed}"),
             Self::Unauthorized(error) => error.to_string(),
             Self::TooLarge { limit } => format!("at most {limit} bytes are taken here"),
-            Self::Limited { .. } => "too many requests of this client".into(),
+            Self::Limited(_) => "too many requests of this client".into(),
             Self::BadGateway => "the service did not answer properly".into(),
             Self::Unavailable { .. } => "the service cannot answer at present".into(),
             Self::Timeout => "the service did not answer in time".into(),
@@ -80,10 +80,12 @@ impl Answer {
     }
 
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
-        let mut problem = Problem::new(self.status()).detail(self.detail());
-        if let Self::Limited { retry_after: Some(span) }
-        | Self::Unavailable { retry_after: Some(span) } = self
-        {
+        let mut problem = match &self {
+            Self::Limited(limited) => Problem::of(limited),
+            _ => Problem::new(self.status()),
+        };
+        problem = problem.detail(self.detail());
+        if let Self::Unavailable { retry_after: Some(span) } = self {
             problem = problem.retry_after(span);
         }
         if let Some(trace) = Context::current().trace() {

@@ -146,13 +146,7 @@ impl Gate {
         let subject = identity.map(Identity::shared_subject);
         let client = Client { address, subject: subject.map(|subject| &**subject), head };
         let key = limit.key_of.key(&client, subject);
-        match limit.buckets.check(&key) {
-            Ok(_) => Ok(()),
-            Err(limited) => {
-                let retry_after = gusset_call::Refusal::retry_after(&limited);
-                Err(Answer::Limited { retry_after })
-            }
-        }
+        limit.check(&key).map_err(Answer::Limited)
     }
 }
 

@@ -51,7 +51,7 @@
 //! | 405 | one has, with other methods | `Allow` |
 //! | 408 | the deadline passed while the client was still sending its body | |
 //! | 413 | the body is larger than [`Route::body_limit`] | |
-//! | 429 | the client is above its [`Route::quota`] | `Retry-After` |
+//! | 429 | the client is above its [`Route::quota`] | `Retry-After`, `RateLimit-Policy`, `RateLimit` |
 //! | 502 | an instance cannot be reached, breaks off, or answers nonsense | |
 //! | 503 | no instance is healthy, or all circuits are open | `Retry-After` where known |
 //! | 504 | no answer within [`Route::timeout`] | |
@@ -124,9 +124,8 @@ mod connection;
 
 pub use auth::{AuthError, Authenticate, Identity};
 pub use builder::{BuildError, Builder};
-pub use client::{MalformedNetwork, Network};
 pub use gateway::{Gateway, GatewayBody, ResponseFuture};
-pub use gusset_ratelimit::PeerAddr;
+pub use gusset_ratelimit::{MalformedNetwork, Network, PeerAddr};
 pub use route::{Client, Route, Upstream};
 pub use serve::{Server, Undrained, serve};
 pub use stats::{Breaker, RouteStats};

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, num::NonZeroUsize, sync::Arc};
 
+use gusset_call::{Limited, QuotaPolicy, Refusal, ServiceLimit};
 use gusset_ratelimit::{Keyed, Quota, network};
 
 use crate::Client;
@@ -47,8 +48,9 @@ impl fmt::Debug for KeyOf {
 /// The buckets of one route.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
-    pub(crate) buckets: Keyed<Key>,
+    buckets: Keyed<Key>,
     pub(crate) key_of: KeyOf,
+    policy: QuotaPolicy,
 }
 
 impl Limit {
@@ -56,7 +58,20 @@ impl Limit {
     const CLIENTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 
     pub(crate) fn new(quota: Quota, key_of: KeyOf) -> Self {
-        Self { buckets: Keyed::new(quota, Self::CLIENTS), key_of }
+        let policy = quota.policy("default");
+        Self { buckets: Keyed::new(quota, Self::CLIENTS), key_of, policy }
+    }
+
+    /// Takes a token of `key`. The refusal tells the client of the quota.
+    pub(crate) fn check(&self, key: &Key) -> Result<(), Limited> {
+        match self.buckets.check(key) {
+            Ok(_) => Ok(()),
+            Err(limited) => {
+                let wait = limited.retry_after().unwrap_or_default();
+                let limit = ServiceLimit::new(self.policy.clone(), 0).within(wait).exceeded();
+                Err(limited.with_limits([limit]))
+            }
+        }
     }
 }
 

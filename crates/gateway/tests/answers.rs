@@ -180,7 +180,11 @@ async fn above_the_quota_it_is_429_for_that_client_on_that_route_only() {
     let limited = ask(&gateway, from("192.0.2.1", "/a")).await;
     assert_eq!(limited.status(), 429);
     assert_eq!(limited.headers()["retry-after"], "30");
-    problem(limited).await;
+    assert_eq!(limited.headers()["ratelimit-policy"], "\"default\";q=2;w=60");
+    assert_eq!(limited.headers()["ratelimit"], "\"default\";r=0;t=30");
+    let problem = problem(limited).await;
+    assert_eq!(problem["violated-policies"][0], "default");
+    assert_eq!(problem["detail"], "too many requests of this client");
 
     assert_eq!(ask(&gateway, from("192.0.2.2", "/a")).await.status(), 200, "another client");
     assert_eq!(ask(&gateway, from("192.0.2.1", "/b")).await.status(), 200, "another route");
