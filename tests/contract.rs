@@ -6,7 +6,7 @@ use std::{
     error::Error,
     fmt,
     future::Future,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -20,7 +20,10 @@ use bytes::Bytes;
 use gusset::{
     breaker::{BreakerLayer, Circuit, Circuits, Policy},
     call::{AnswerLayer, BoxError},
-    ratelimit::{Keyed, Quota, RateLimitLayer, RateLimiter},
+    ratelimit::{
+        Concurrency, ConcurrencyLimitLayer, ConcurrencyLimiter, Keyed, Quota, RateLimitLayer,
+        RateLimiter,
+    },
     registry::{Balance, Http, Instance, Watch},
     sidecar::{
         DeadlineLayer, Metrics, MetricsLayer, Recorder, RetryLayer, RetryPolicy, Sidecar,
@@ -272,6 +275,15 @@ async fn the_rate_limits_hold_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_limits_of_concurrency_hold_it() {
+    let fixed = Concurrency::fixed(NonZeroU32::MIN.saturating_add(1));
+    for policy in [fixed, Concurrency::aimd(), Concurrency::gradient()] {
+        let layer = ConcurrencyLimitLayer::new(ConcurrencyLimiter::new("probe", policy));
+        Case { layer, errors_pass: true }.holds().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_balancer_holds_it() {
     let layer = layer_fn(|probe: Probe| {
         let fixed =
@@ -318,6 +330,8 @@ fn services_and_futures_are_nameable() {
         breaking: gusset::breaker::ResponseFuture<F, gusset::breaker::ErrorsFail>,
         limit: gusset::ratelimit::RateLimit<S>,
         limiting: gusset::ratelimit::ResponseFuture<F>,
+        at_once: gusset::ratelimit::ConcurrencyLimit<S>,
+        running: gusset::ratelimit::ConcurrencyFuture<F>,
         balance: Balance<fn(&Instance) -> S>,
         trace: gusset::sidecar::Trace<S>,
         tracing: gusset::sidecar::TraceFuture<F>,

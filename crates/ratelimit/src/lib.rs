@@ -1,4 +1,4 @@
-//! Limits how often something is done: exactly, per key, in memory that never grows.
+//! Limits how often something is done: exactly, per key, in memory that never grows. And how much of it at once.
 //!
 //! ```
 //! use gusset_ratelimit::{Limited, Quota, RateLimitLayer, RateLimiter};
@@ -26,7 +26,12 @@
 //! | [`Level`] | what is left, and when the bucket is full again |
 //! | [`RateLimitLayer`], [`RateLimit`] | a limit around a service |
 //! | [`Extract`], [`WithoutKey`] | what tells requests apart, and what becomes of those that lack it |
-//! | [`Limited`], [`Inadmissible`], [`Denied`], [`TooCostly`] | the refusals |
+//! | [`Concurrency`] | how many calls may run at once: fixed, or following overload or latency |
+//! | [`ConcurrencyLimiter`], [`Permit`] | places for calls that run; one of them |
+//! | [`ConcurrencyLimitLayer`], [`ConcurrencyLimit`] | such a limiter around a service |
+//! | [`Priority`], [`Prioritize`] | who is refused last; finding it in a request |
+//! | [`Outcome`], [`Classify`] | what the end of a call says about the load; finding it in a result |
+//! | [`Limited`], [`Inadmissible`], [`Denied`], [`TooCostly`], [`Overloaded`] | the refusals |
 //!
 //! # How it counts
 //!
@@ -76,6 +81,42 @@
 //! What becomes of a request without a key says [`WithoutKey`]: it shares one bucket with all such, so that who leaves out the key gains
 //! nothing by it, or passes, or is refused. If one part of a tuple is missing, there is no key.
 //!
+//! # Limits of concurrency
+//!
+//! A rate says how much callers may ask for. It does not protect a service that has become slow: at the same rate, ten
+//! times the latency is ten times the calls at once. A [`ConcurrencyLimiter`] bounds those, refuses the others at once, and
+//! finds the right bound itself:
+//!
+//! ```
+//! use gusset_ratelimit::{Concurrency, ConcurrencyLimitLayer, ConcurrencyLimiter, Overloaded, Priority};
+//! use tower::{Layer, Service, ServiceExt, service_fn};
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let limiter = ConcurrencyLimiter::new("reports", Concurrency::gradient().initial(5));
+//! let mut reports = ConcurrencyLimitLayer::new(limiter.clone())
+//!     .priority(|name: &&str| if *name == "nightly" { Priority::Low } else { Priority::Normal })
+//!     .layer(service_fn(|name: &'static str| async move { Ok::<_, std::io::Error>(name) }));
+//!
+//! let busy: Vec<_> = (0..4).map(|_| limiter.try_acquire(Priority::Normal).unwrap()).collect();
+//! assert!(reports.ready().await.unwrap().call("nightly").await.unwrap_err().is::<Overloaded>());
+//! assert_eq!(reports.ready().await.unwrap().call("urgent").await.unwrap(), "urgent");
+//! assert_eq!((limiter.limit(), limiter.in_flight(), limiter.stats().low.refused), (5, 4, 1));
+//! # });
+//! ```
+//!
+//! | limit | falls | grows, while half of it is in use |
+//! |---|---|---|
+//! | [`Concurrency::fixed`] | never | never |
+//! | [`Concurrency::aimd`] | to 0.9 in a window in which more than 1 % of the calls were overload | by 1 in a window without |
+//! | [`Concurrency::gradient`] | as `aimd`, and by up to a tenth in a window with more than 1.5 times the unloaded latency | by 0.2 · √limit in a window without |
+//!
+//! A window lasts for at least 100 ms and 10 calls, 50 with the gradient. When the limit fell, overload of calls that began
+//! before lowers it no further: however many fail together, it falls once. A call is overload if its result says so ([`Classify`]), or if it ran for
+//! [`Concurrency::timeout`], even if it then was dropped; so a timeout outside lowers the limit, and impatient clients do not.
+//!
+//! There is no queue and nothing waits, so nothing has to be woken, and there is no order among those who are refused. Calls of
+//! [`Priority::Low`] may use 80 % of the places. They may starve while normal ones need them all.
+//!
 //! # Where it belongs
 //!
 //! On a server outermost but for what is cheaper than work: inside of `gusset_call::AnswerLayer`, which turns the refusal
@@ -94,6 +135,11 @@
 //! The fields are those of `draft-ietf-httpapi-ratelimit-headers-11`; `HeadersLayer::legacy` adds
 //! `X-RateLimit-*`. `Retry-After` is rounded up and never 0.
 //!
+//! A limit of concurrency on a server comes next: outside of deadlines and retries, since a call that is tried again still is
+//! the same load. On a client it stands around each endpoint, inside of retries and balancing, so that one slow instance
+//! does not take the places of the others; and outside of that endpoint's breaker, which else would take the limit's refusals
+//! for failures of the service.
+//!
 //! # Differences from
 //!
 //! - **tower's `RateLimit`**: it is `Clone`, all clones share one limit, and it refuses instead of waiting in `poll_ready`, where a
@@ -102,17 +148,22 @@
 //!   served, and refused at once where it would last too long.
 //! - **tower_governor**: a forged `X-Forwarded-For` changes nothing; a `Retry-After` is never 0; what becomes of a request without a
 //!   key is a choice; per second is per second.
+//! - **tower's `ConcurrencyLimit` with `LoadShed`**: the limit follows the service, priorities, a `Permit` to use by hand. Readiness holds no
+//!   place: a readied service that is not called keeps nobody out.
+//! - **Netflix's `concurrency-limits`**: lasting overload is never learnt as the normal latency, so the limit does not climb with it.
+//! - **Envoy's adaptive concurrency**: measuring the unloaded latency refuses at most 30 % where nothing queues, not nearly all.
 //! - **leaky-bucket**: waiting takes no lock, and idle time cannot overflow.
 //!
 //! # What it does not do
 //!
 //! It keeps its count in this process only: *n* processes allow *n* times the quota. It forgets it when the process
-//! ends. It does not limit how many calls run at once.
+//! ends. A limit of concurrency counts a call until its answer is there, not until the body of that has been read, and it does
+//! not queue.
 //!
 //! # Features
 //!
 //! - `http`: keys from requests (`PeerIp`, `ClientIp`, `Header`, `Extension`, `Route`) and `RateLimit` fields on answers
-//!   (`RateLimitLayer::headers`). Adds the `http` crate and what `gusset-call/http` adds.
+//!   (`RateLimitLayer::headers`), and `OverloadStatus`. Adds the `http` crate and what `gusset-call/http` adds.
 
 mod layer;
 mod service;
@@ -131,6 +182,8 @@ mod bucket;
 mod gcra;
 mod table;
 
+mod concurrency;
+
 mod error;
 mod stats;
 
@@ -147,11 +200,18 @@ mod network;
 
 #[cfg(feature = "http")]
 pub use client::{ClientIp, PeerAddr, PeerIp};
+#[cfg(feature = "http")]
+pub use concurrency::OverloadStatus;
+pub use concurrency::{
+    AllNormal, Classify, Concurrency, ConcurrencyFuture, ConcurrencyLimit, ConcurrencyLimitLayer,
+    ConcurrencyLimiter, ConcurrencyStats, Outcome, Permit, Prioritize, Priority, PriorityStats,
+    RefusalsAreOverload,
+};
 pub use error::{Denied, TooCostly};
 pub use future::ResponseFuture;
 #[cfg(feature = "http")]
 pub use gusset_call::AnswerLayer;
-pub use gusset_call::{Inadmissible, Limited, Refusal, refusal_in};
+pub use gusset_call::{Inadmissible, Limited, Overloaded, Refusal, refusal_in};
 #[cfg(feature = "http")]
 pub use headers::{Headers, HeadersFuture, HeadersLayer};
 pub use keyed::Keyed;
