@@ -16,7 +16,8 @@
 //! | [`health`] | `/livez`, `/readyz`, `/health` |
 //! | [`shutdown`] | ends a process without losing a request |
 //! | `telemetry`, `otlp` | of [`sidecar`]: logs with trace ids, spans over OTLP |
-//! | `full` | all but the last two |
+//! | `redis` | of [`ratelimit`]: limits that processes share |
+//! | `full` | all but the last three |
 //!
 //! What all layers share, the refusals and the context of a call, is in [`call`], always there.
 

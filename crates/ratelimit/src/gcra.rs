@@ -18,6 +18,10 @@ pub(crate) struct Scale(u64);
 impl Scale {
     const PLACES: u32 = 63;
 
+    /// A tick is a nanosecond.
+    #[cfg(feature = "redis")]
+    pub(crate) const NANOS: Self = Self(1 << Self::PLACES);
+
     /// Where the clock stops: 292 years after it started.
     const END: u64 = 1 << 63;
 

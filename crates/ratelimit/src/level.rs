@@ -17,6 +17,12 @@ impl Level {
         Self { remaining, full_at, now, scale }
     }
 
+    /// As somebody else counted it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn counted_elsewhere(remaining: u32, full_in: Duration) -> Self {
+        Self::new(remaining, Scale::nanos(full_in), 0, Scale::NANOS)
+    }
+
     /// How many whole tokens are left.
     #[must_use]
     pub const fn remaining(&self) -> u32 {

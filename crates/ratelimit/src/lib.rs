@@ -31,6 +31,7 @@
 //! | [`ConcurrencyLimitLayer`], [`ConcurrencyLimit`] | such a limiter around a service |
 //! | [`Priority`], [`Prioritize`] | who is refused last; finding it in a request |
 //! | [`Outcome`], [`Classify`] | what the end of a call says about the load; finding it in a result |
+//! | `RedisLimiter`, `RedisLimitLayer`, `RedisServer` (feature `redis`) | one bucket per key, shared by several processes |
 //! | [`Limited`], [`Inadmissible`], [`Denied`], [`TooCostly`], [`Overloaded`] | the refusals |
 //!
 //! # How it counts
@@ -156,14 +157,23 @@
 //!
 //! # What it does not do
 //!
-//! It keeps its count in this process only: *n* processes allow *n* times the quota. It forgets it when the process
-//! ends. A limit of concurrency counts a call until its answer is there, not until the body of that has been read, and it does
+//! All but `RedisLimiter` keep their count in this process only: *n* processes allow *n* times the quota, and what was
+//! counted ends with the process. A limit of concurrency counts a call until its answer is there, not until the body of that has been read, and it does
 //! not queue.
+//!
+//! # Shared by several processes
+//!
+//! With the feature `redis`, a `RedisLimiter` keeps the same buckets in a Redis server, and `RedisLimitLayer` puts it around a
+//! service. Each check is one round trip of one script on the server's clock. It waits 20 ms at most, and after five failures in
+//! a row nobody waits at all: meanwhile a limiter in the process decides with its share of the quota, or all calls
+//! pass, or none. `RedisLimiter` says what is exact and what is not, and what stands in Redis.
 //!
 //! # Features
 //!
 //! - `http`: keys from requests (`PeerIp`, `ClientIp`, `Header`, `Extension`, `Route`) and `RateLimit` fields on answers
 //!   (`RateLimitLayer::headers`), and `OverloadStatus`. Adds the `http` crate and what `gusset-call/http` adds.
+//! - `redis`: limits that processes share. Adds the `redis` crate without TLS (a program that wants it names one of that
+//!   crate's TLS features in its own manifest), `arc-swap`, `rand`, `sha2` and `tracing`, and needs Rust 1.88.
 
 mod layer;
 mod service;
@@ -198,6 +208,9 @@ mod keys;
 #[cfg(feature = "http")]
 mod network;
 
+#[cfg(feature = "redis")]
+mod redis;
+
 #[cfg(feature = "http")]
 pub use client::{ClientIp, PeerAddr, PeerIp};
 #[cfg(feature = "http")]
@@ -224,5 +237,10 @@ pub use limiter::RateLimiter;
 #[cfg(feature = "http")]
 pub use network::{MalformedNetwork, Network, network};
 pub use quota::Quota;
+#[cfg(feature = "redis")]
+pub use redis::{
+    Decided, ForAll, InvalidUrl, Judge, RedisDenied, RedisLimit, RedisLimitFuture, RedisLimitLayer,
+    RedisLimiter, RedisPolicy, RedisServer, RedisState, RedisStats, WhenAway, WireKey,
+};
 pub use service::RateLimit;
 pub use stats::Stats;

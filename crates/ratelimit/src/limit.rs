@@ -87,9 +87,10 @@ impl Denied {
     }
 }
 
-const TOO_COSTLY: Inadmissible =
+pub(crate) const TOO_COSTLY: Inadmissible =
     Inadmissible::new("the call costs more than is ever allowed at once");
-const NO_KEY: Inadmissible = Inadmissible::new("the call lacks what callers are told apart by");
+pub(crate) const NO_KEY: Inadmissible =
+    Inadmissible::new("the call lacks what callers are told apart by");
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

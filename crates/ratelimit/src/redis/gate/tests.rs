@@ -1,0 +1,113 @@
+use super::*;
+use proptest::prelude::*;
+use rand::{SeedableRng, rngs::StdRng};
+
+fn gate() -> Gate {
+    Gate::new(3, 100, 1_000)
+}
+
+fn chance() -> StdRng {
+    StdRng::seed_from_u64(7)
+}
+
+fn ask(gate: &Gate, now: u64) -> u16 {
+    match gate.admit(now, 50) {
+        Admit::Ask(generation) => generation,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn failures_in_a_row_stop_the_asking_and_an_answer_between_them_does_not() {
+    let (gate, mut chance) = (gate(), chance());
+    for _ in 0..10 {
+        assert!(!gate.failed(0, 0, &mut chance));
+        assert!(!gate.failed(0, 0, &mut chance));
+        gate.answered(0, 0);
+    }
+    assert!(!gate.failed(0, 0, &mut chance));
+    assert!(!gate.failed(0, 0, &mut chance));
+    assert!(gate.failed(0, 0, &mut chance));
+    assert_eq!(gate.admit(0, 50), Admit::Skip);
+}
+
+#[test]
+fn after_a_pause_one_tries_and_all_others_go_on_without() {
+    let (gate, mut chance) = (gate(), chance());
+    gate.unreachable(0, &mut chance);
+    let pause = gate.away_for(0);
+    assert!((50..=100).contains(&pause), "{pause}");
+    assert_eq!(gate.admit(pause - 1, 50), Admit::Skip);
+    assert_eq!(gate.admit(pause, 50), Admit::Try(1));
+    for _ in 0..100 {
+        assert_eq!(gate.admit(pause, 50), Admit::Skip);
+    }
+    // Whoever tried was never heard of again.
+    assert_eq!(gate.admit(pause + 49, 50), Admit::Skip);
+    assert_eq!(gate.admit(pause + 50, 50), Admit::Try(1));
+}
+
+#[test]
+fn pauses_double_up_to_the_longest_each_a_random_part() {
+    let (gate, mut chance) = (gate(), chance());
+    let mut now = 0;
+    for longest in [100, 200, 400, 800, 1_000, 1_000, 1_000] {
+        gate.unreachable(now, &mut chance);
+        let pause = gate.away_for(now);
+        assert!((longest / 2..=longest).contains(&pause), "{pause} of {longest}");
+        now += pause;
+        assert!(matches!(gate.admit(now, 50), Admit::Try(_)));
+    }
+}
+
+#[test]
+fn a_server_that_is_back_for_a_moment_only_is_asked_less_and_less() {
+    let (gate, mut chance) = (gate(), chance());
+    let (mut now, mut last) = (0, 0);
+    for _ in 0..4 {
+        gate.unreachable(now, &mut chance);
+        let pause = gate.away_for(now);
+        assert!(pause >= last, "{pause} after {last}");
+        last = pause.max(last);
+        now += pause;
+        gate.reached(now);
+        gate.answered(now, ask(&gate, now));
+    }
+    // It answers for as long as the last pause, so the next one is short again.
+    now += 1_000;
+    gate.answered(now, ask(&gate, now));
+    gate.unreachable(now, &mut chance);
+    assert!(gate.away_for(now) <= 100);
+}
+
+#[test]
+fn a_late_failure_of_an_older_generation_changes_nothing() {
+    let (gate, mut chance) = (gate(), chance());
+    let old = ask(&gate, 0);
+    gate.unreachable(0, &mut chance);
+    gate.reached(200);
+    for _ in 0..10 {
+        assert!(!gate.failed(200, old, &mut chance));
+    }
+    let new = ask(&gate, 200);
+    assert_ne!(old, new);
+    // Nor does a late answer undo what failed since.
+    assert!(!gate.failed(200, new, &mut chance));
+    assert!(!gate.failed(200, new, &mut chance));
+    gate.answered(200, old);
+    assert!(gate.failed(200, new, &mut chance));
+}
+
+proptest! {
+    #[test]
+    fn the_word_holds_what_is_put_into_it(
+        away: bool,
+        generation in 0_u16..0x800,
+        failures: u8,
+        pauses in 0_u8..16,
+        time in 0_u64..1 << 40,
+    ) {
+        let word = Word { away, generation, failures, pauses, time };
+        prop_assert_eq!(Word::unpack(word.pack()), word);
+    }
+}
