@@ -11,67 +11,100 @@
 #![allow(unsafe_code, reason = "`GlobalAlloc` is an unsafe trait")]
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
+#[allow(dead_code, reason = "a part of the crate, which has more use for it")]
+#[path = "../crates/breaker/src/machine.rs"]
+mod machine;
+#[allow(dead_code, unreachable_pub, reason = "as above")]
+#[path = "../crates/breaker/src/outcome.rs"]
+mod outcome;
+#[allow(dead_code, unreachable_pub, reason = "as above")]
+#[path = "../crates/breaker/src/policy.rs"]
+mod policy;
+#[allow(dead_code, unreachable_pub, reason = "as above")]
+#[path = "../crates/breaker/src/ratio.rs"]
+mod ratio;
+#[path = "../crates/breaker/src/sync.rs"]
+mod sync;
+#[allow(dead_code, unreachable_pub, reason = "as above")]
+#[path = "../crates/breaker/src/window.rs"]
+mod window;
+#[allow(dead_code, unreachable_pub, reason = "as above")]
+#[path = "../crates/breaker/src/word.rs"]
+mod word;
+
+mod common;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     convert::Infallible,
-    future::{Future, Ready, poll_fn, ready},
+    future::poll_fn,
     hint::black_box,
-    pin::pin,
     sync::{
         Arc, Barrier,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
+use common::{Echo, drive, now};
 use criterion::{Criterion, criterion_group};
 use failsafe::{backoff, failure_policy};
-use gusset_breaker::{Breaker, BreakerLayer, Circuit, Policy};
+use gusset_breaker::{self as breaker, Breaker, BreakerLayer, Circuit};
 use recloser::Recloser;
 use tokio::runtime::Runtime;
 use tower::{Layer, Service};
-use tower_resilience_circuitbreaker::{CircuitBreaker, CircuitBreakerLayer, DefaultClassifier};
+use tower_resilience_circuitbreaker::{
+    CircuitBreaker, CircuitBreakerLayer, DefaultClassifier, SlidingWindowType,
+};
+
+// What the files of the machine name; all else is measured as its users have it.
+use crate::{
+    machine::{Machine, World},
+    outcome::Outcome,
+    policy::Policy,
+    ratio::Ratio,
+    window::Window,
+};
 
 /// Longer than a run, so that an open circuit stays so.
 const OPEN_FOR: Duration = Duration::from_secs(3600);
+const SLOW_AFTER: Duration = Duration::from_secs(2);
 
-/// The inner service: always ready, and so is its answer.
-#[derive(Clone)]
-struct Echo;
-
-impl Service<u64> for Echo {
-    type Response = u64;
-    type Error = Infallible;
-    type Future = Ready<Result<u64, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: u64) -> Self::Future {
-        ready(Ok(request))
-    }
+/// The last 100 calls, as tower-resilience and recloser have it by default.
+fn by_calls() -> breaker::Policy {
+    breaker::Policy::failure_ratio(breaker::Ratio::percent(50))
+        .window(breaker::Window::calls(100))
+        .open_for(OPEN_FOR)
 }
 
-fn circuit() -> Circuit {
-    Circuit::new("bench", Policy::consecutive(5).open_for(OPEN_FOR))
+fn by_time() -> breaker::Policy {
+    breaker::Policy::failure_ratio(breaker::Ratio::percent(50)).open_for(OPEN_FOR)
 }
 
-fn gusset() -> Breaker<Echo> {
-    BreakerLayer::new(circuit()).layer(Echo)
+fn in_a_row() -> breaker::Policy {
+    breaker::Policy::consecutive(5).open_for(OPEN_FOR)
+}
+
+fn gusset(policy: breaker::Policy) -> Breaker<Echo> {
+    BreakerLayer::new(Circuit::new("bench", policy)).layer(Echo)
+}
+
+fn gusset_slow() -> Breaker<Echo> {
+    gusset(by_calls().or_slow_ratio(breaker::Ratio::percent(80), SLOW_AFTER))
 }
 
 fn gusset_open() -> Breaker<Echo> {
-    let service = gusset();
+    let service = gusset(in_a_row());
     for _ in 0..5 {
         service.circuit().try_acquire().expect("it is closed").failure();
     }
     service
 }
 
+type TowerResilience = CircuitBreaker<Echo, DefaultClassifier>;
+
 /// The window it has by default, 100 calls by count, and a name as long as ours.
-fn tower_resilience() -> CircuitBreaker<Echo, DefaultClassifier> {
+fn tower_resilience() -> TowerResilience {
     CircuitBreakerLayer::builder()
         .name("bench")
         .sliding_window_size(100)
@@ -81,8 +114,32 @@ fn tower_resilience() -> CircuitBreaker<Echo, DefaultClassifier> {
         .layer(Echo)
 }
 
-/// The condition that gusset's circuit has, too.
-fn tower_resilience_consecutive() -> CircuitBreaker<Echo, DefaultClassifier> {
+fn tower_resilience_slow() -> TowerResilience {
+    CircuitBreakerLayer::builder()
+        .name("bench")
+        .sliding_window_size(100)
+        .slow_call_duration_threshold(SLOW_AFTER)
+        .slow_call_rate_threshold(0.8)
+        .wait_duration_in_open(OPEN_FOR)
+        .build()
+        .expect("the numbers are in range")
+        .layer(Echo)
+}
+
+/// It looks at every call of the window in every call, so the window is short: a longer one would only be slower.
+fn tower_resilience_time() -> TowerResilience {
+    CircuitBreakerLayer::builder()
+        .name("bench")
+        .sliding_window_type(SlidingWindowType::TimeBased)
+        .sliding_window_duration(Duration::from_millis(1))
+        .wait_duration_in_open(OPEN_FOR)
+        .build()
+        .expect("the numbers are in range")
+        .layer(Echo)
+}
+
+/// The condition that gusset's `in_a_row` has, too.
+fn tower_resilience_in_a_row() -> TowerResilience {
     CircuitBreakerLayer::builder()
         .name("bench")
         .consecutive_failures(5)
@@ -92,7 +149,7 @@ fn tower_resilience_consecutive() -> CircuitBreaker<Echo, DefaultClassifier> {
         .layer(Echo)
 }
 
-fn tower_resilience_open() -> CircuitBreaker<Echo, DefaultClassifier> {
+fn tower_resilience_open() -> TowerResilience {
     let service = tower_resilience();
     now(service.force_open());
     service
@@ -112,35 +169,46 @@ fn recloser() -> impl Fn() {
     move || assert!(circuit.call(|| Ok::<_, Infallible>(())).is_ok())
 }
 
-fn gusset_manual() -> impl Fn() {
-    let circuit = circuit();
+/// By hand, with the verdict on a permit that is dropped, for which the clock is read.
+fn gusset_manual(policy: breaker::Policy) -> impl Fn() {
+    let circuit = Circuit::new("bench", policy);
     move || match circuit.try_acquire() {
         Ok(permit) => permit.success(),
         Err(open) => unreachable!("{open}"),
     }
 }
 
-/// The output of a future that is ready at once.
-fn now<F: Future>(future: F) -> F::Output {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => output,
-        Poll::Pending => unreachable!("nothing here waits"),
+/// The caller knows the time.
+struct Noon;
+
+impl World for Noon {
+    fn nanos(&self) -> u64 {
+        black_box(43_200_000_000_000)
+    }
+
+    fn chance(&self) -> u64 {
+        0
     }
 }
 
-fn drive<S: Service<u64, Response = u64>>(service: &mut S) -> Result<u64, S::Error> {
-    now(poll_fn(|cx| service.poll_ready(cx)))?;
-    now(service.call(black_box(7)))
+fn gusset_machine(window: Window) -> impl Fn() {
+    let machine = Machine::new(Policy::failure_ratio(Ratio::percent(50)).window(window));
+    move || match machine.admit(&Noon) {
+        Ok((ticket, _)) => {
+            black_box(machine.record(ticket, Outcome::Success, false, &Noon));
+        }
+        Err(refused) => unreachable!("{refused:?}"),
+    }
 }
 
 /// A function of each call of `service`, which has to pass.
 fn passing<S: Service<u64, Response = u64>>(mut service: S) -> impl FnMut() {
-    move || assert!(black_box(drive(&mut service)).is_ok())
+    move || assert!(black_box(drive(&mut service, 7)).is_ok())
 }
 
 /// A function of each call of `service`, which has to be refused.
 fn refused<S: Service<u64, Response = u64>>(mut service: S) -> impl FnMut() {
-    move || assert!(black_box(drive(&mut service)).is_err())
+    move || assert!(black_box(drive(&mut service, 7)).is_err())
 }
 
 /// How long it takes from the first call of the first worker to the last of the last, of `calls` each.
@@ -167,44 +235,65 @@ where
     one.1.max(other.1) - one.0.min(other.0)
 }
 
+type Contender = (&'static str, Box<dyn FnMut()>);
+
+fn layers() -> Vec<Contender> {
+    vec![
+        ("layer_by_calls/gusset", Box::new(passing(gusset(by_calls())))),
+        ("layer_by_calls/bare", Box::new(passing(Echo))),
+        ("layer_by_calls/tower-resilience", Box::new(passing(tower_resilience()))),
+        ("layer_by_calls_slow/gusset", Box::new(passing(gusset_slow()))),
+        ("layer_by_calls_slow/tower-resilience", Box::new(passing(tower_resilience_slow()))),
+        ("layer_by_time/gusset", Box::new(passing(gusset(by_time())))),
+        ("layer_by_time/tower-resilience", Box::new(passing(tower_resilience_time()))),
+        ("layer_in_a_row/gusset", Box::new(passing(gusset(in_a_row())))),
+        ("layer_in_a_row/tower-resilience", Box::new(passing(tower_resilience_in_a_row()))),
+        ("layer_open/gusset", Box::new(refused(gusset_open()))),
+        ("layer_open/tower-resilience", Box::new(refused(tower_resilience_open()))),
+    ]
+}
+
+fn by_hand() -> Vec<Contender> {
+    let hour = Window::time(Duration::from_secs(3600));
+    vec![
+        ("manual_in_a_row/gusset", Box::new(gusset_manual(in_a_row()))),
+        ("manual_in_a_row/failsafe", Box::new(failsafe())),
+        ("manual_by_calls/gusset", Box::new(gusset_manual(by_calls()))),
+        ("machine_by_calls/gusset", Box::new(gusset_machine(Window::calls(100)))),
+        ("machine_by_calls/recloser", Box::new(recloser())),
+        ("machine_by_time/gusset", Box::new(gusset_machine(hour))),
+    ]
+}
+
 fn breaker(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("breaker");
     let mut bench = |name: &str, call: &mut dyn FnMut(&mut criterion::Bencher<'_>)| {
         group.bench_function(name, |bencher| call(bencher));
     };
 
-    let mut call = passing(gusset());
-    bench("layer_closed/gusset", &mut |bencher| bencher.iter(&mut call));
-    let mut call = passing(Echo);
-    bench("layer_closed/bare", &mut |bencher| bencher.iter(&mut call));
-    let mut call = passing(tower_resilience());
-    bench("layer_closed/tower-resilience", &mut |bencher| bencher.iter(&mut call));
-    let mut call = passing(tower_resilience_consecutive());
-    bench("layer_closed/tower-resilience-consecutive", &mut |bencher| bencher.iter(&mut call));
-
-    let call = gusset_manual();
-    bench("manual_closed/gusset", &mut |bencher| bencher.iter(&call));
-    let call = failsafe();
-    bench("manual_closed/failsafe", &mut |bencher| bencher.iter(&call));
-    let call = recloser();
-    bench("manual_closed/recloser", &mut |bencher| bencher.iter(&call));
-
-    let mut call = refused(gusset_open());
-    bench("layer_open/gusset", &mut |bencher| bencher.iter(&mut call));
-    let mut call = refused(tower_resilience_open());
-    bench("layer_open/tower-resilience", &mut |bencher| bencher.iter(&mut call));
+    for (name, mut call) in layers().into_iter().chain(by_hand()) {
+        bench(name, &mut |bencher| bencher.iter(&mut call));
+    }
 
     let workers = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build();
     let workers = workers.expect("two threads can be started");
-    let service = gusset();
-    bench("layer_closed_2_threads/gusset", &mut |bencher| {
-        bencher.iter_custom(|calls| two_workers(&workers, &service, calls));
-    });
-    bench("layer_closed_2_threads/bare", &mut |bencher| {
+    for (name, policy) in
+        [("in_a_row", in_a_row()), ("by_calls", by_calls()), ("by_time", by_time())]
+    {
+        let service = gusset(policy);
+        bench(&format!("layer_{name}_2_threads/gusset"), &mut |bencher| {
+            bencher.iter_custom(|calls| two_workers(&workers, &service, calls));
+        });
+    }
+    bench("layer_in_a_row_2_threads/bare", &mut |bencher| {
         bencher.iter_custom(|calls| two_workers(&workers, &Echo, calls));
     });
+    let service = tower_resilience_in_a_row();
+    bench("layer_in_a_row_2_threads/tower-resilience", &mut |bencher| {
+        bencher.iter_custom(|calls| two_workers(&workers, &service, calls));
+    });
     let service = tower_resilience();
-    bench("layer_closed_2_threads/tower-resilience", &mut |bencher| {
+    bench("layer_by_calls_2_threads/tower-resilience", &mut |bencher| {
         bencher.iter_custom(|calls| two_workers(&workers, &service, calls));
     });
     group.finish();
@@ -270,17 +359,11 @@ fn allocations(name: &str, mut call: impl FnMut()) -> f64 {
 
 /// Prints the allocations of all contenders, and proves that a closed circuit makes none.
 fn prove_no_allocation() {
-    let layer = allocations("layer_closed/gusset", passing(gusset()));
-    allocations("layer_closed/bare", passing(Echo));
-    allocations("layer_closed/tower-resilience", passing(tower_resilience()));
-    let consecutive = passing(tower_resilience_consecutive());
-    allocations("layer_closed/tower-resilience-consecutive", consecutive);
-    let manual = allocations("manual_closed/gusset", gusset_manual());
-    allocations("manual_closed/failsafe", failsafe());
-    allocations("manual_closed/recloser", recloser());
-    allocations("layer_open/gusset", refused(gusset_open()));
-    allocations("layer_open/tower-resilience", refused(tower_resilience_open()));
-    assert!(layer == 0.0 && manual == 0.0, "the closed path of gusset allocates");
+    for (name, call) in layers().into_iter().chain(by_hand()) {
+        let made = allocations(name, call);
+        let ours = name.ends_with("/gusset") && !name.starts_with("layer_open");
+        assert!(!ours || made == 0.0, "the closed path of gusset allocates");
+    }
 }
 
 criterion_group! {

@@ -1,18 +1,17 @@
 use std::{
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
-use gusset_call::Open;
-use tokio::{sync::watch, time::Instant};
+use gusset_call::{Clock, Open};
+use tokio::sync::watch;
 
 use crate::{
-    Outcome, Policy, State,
-    machine::{Machine, Recorded, Refused, Ticket, Transition},
+    Event, Listener, Outcome, Permit, Policy, State,
+    machine::{Machine, Recorded, Refused, Ticket, Transition, Trip, World},
 };
 
 /// A circuit: what all who call one dependency know of its health. Clones share one state.
@@ -24,7 +23,7 @@ use crate::{
 /// match circuit.try_acquire() {
 ///     Ok(permit) => match std::fs::read("/etc/hostname") {
 ///         Ok(_) => permit.success(),
-///         Err(_) => permit.failure(),
+///         Err(error) => permit.failure_with(error),
 ///     },
 ///     Err(open) => println!("{open}, try again in {:?}", gusset_breaker::Refusal::retry_after(&open)),
 /// }
@@ -33,17 +32,21 @@ use crate::{
 pub struct Circuit(Arc<Shared>);
 
 struct Shared {
-    name: Arc<str>,
     machine: Machine,
-    slow_after: Duration,
-    epoch: Instant,
+    clock: Clock,
+    listener: Option<Box<dyn Listener>>,
+    /// Calls that the circuit would refuse pass all the same.
+    observing: AtomicBool,
+    name: Arc<str>,
+    /// Why it is open, or was last.
+    cause: RwLock<Option<Arc<str>>>,
     counters: Counters,
     state: watch::Sender<State>,
 }
 
+/// Successes are what the machine has counted beyond the failures: the usual call writes to one place.
 #[derive(Default)]
 struct Counters {
-    successes: AtomicU64,
     failures: AtomicU64,
     ignored: AtomicU64,
     refused: AtomicU64,
@@ -52,6 +55,7 @@ struct Counters {
 
 /// How often what happened to a circuit, since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Calls with [`Outcome::Success`].
     pub successes: u64,
@@ -59,20 +63,51 @@ pub struct Stats {
     pub failures: u64,
     /// Calls with [`Outcome::Ignored`], among them those dropped early.
     pub ignored: u64,
-    /// Calls not let through.
+    /// Calls not let through; while [observing](Circuit::observe), those that would not have been.
     pub refused: u64,
     /// Outcomes that came after a transition and changed nothing; not counted above.
     pub late: u64,
 }
 
+/// What is in the window of a circuit, by which its ratios are judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recent {
+    /// Successes and failures.
+    pub calls: u64,
+    /// Failures.
+    pub failures: u64,
+    /// Those that took [`slow_after`](Policy::slow_after) or longer; 0 where the policy does not ask.
+    pub slow: u64,
+}
+
 impl Circuit {
     /// A closed circuit. The name appears in [`Open`] and in events.
     pub fn new(name: impl Into<Arc<str>>, policy: Policy) -> Self {
+        Self::build(name.into(), policy, None)
+    }
+
+    /// A closed circuit that tells `listener` what happens to it, for instance to count it in metrics.
+    pub fn with_listener(
+        name: impl Into<Arc<str>>,
+        policy: Policy,
+        listener: impl Listener,
+    ) -> Self {
+        Self::build(name.into(), policy, Some(Box::new(listener)))
+    }
+
+    pub(crate) fn build(
+        name: Arc<str>,
+        policy: Policy,
+        listener: Option<Box<dyn Listener>>,
+    ) -> Self {
         Self(Arc::new(Shared {
-            name: name.into(),
             machine: Machine::new(policy),
-            slow_after: policy.slow_after,
-            epoch: Instant::now(),
+            clock: Clock::new(),
+            listener,
+            observing: AtomicBool::new(false),
+            name,
+            cause: RwLock::new(None),
             counters: Counters::default(),
             state: watch::Sender::new(State::Closed),
         }))
@@ -100,19 +135,27 @@ impl Circuit {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counters = &self.0.counters;
+        let failures = counters.failures.load(Relaxed);
         Stats {
-            successes: counters.successes.load(Relaxed),
-            failures: counters.failures.load(Relaxed),
+            successes: self.0.machine.outcomes().saturating_sub(failures),
+            failures,
             ignored: counters.ignored.load(Relaxed),
             refused: counters.refused.load(Relaxed),
             late: counters.late.load(Relaxed),
         }
     }
 
+    /// What is in the [window](Policy::window) now; nothing, where the policy has no ratio or the circuit is not closed.
+    #[must_use]
+    pub fn recent(&self) -> Recent {
+        let totals = self.0.machine.totals(&*self.0);
+        Recent { calls: totals.calls, failures: totals.failed, slow: totals.slow }
+    }
+
     /// Whether a call may be let through now. For a balancer that passes over open circuits: it takes no place and counts nothing.
     #[must_use]
     pub fn is_eligible(&self) -> bool {
-        self.0.machine.would_admit(|| self.elapsed())
+        self.is_observing() || self.0.machine.would_admit(&*self.0)
     }
 
     /// Asks to make a call. Tell the permit how it went; dropping it without is [`Outcome::Ignored`], or
@@ -121,18 +164,32 @@ impl Circuit {
     /// # Errors
     ///
     /// [`Open`] if the circuit lets no call through.
-    pub fn try_acquire(&self) -> Result<Permit, Open> {
-        let mut permit = self.acquire()?;
-        permit.start_clock();
-        Ok(permit)
+    #[inline]
+    pub fn try_acquire(&self) -> Result<Permit<&Self>, Open> {
+        Ok(Permit::started(self, self.admit().map_err(|open| *open)?))
+    }
+
+    /// [`try_acquire`](Self::try_acquire) for a permit that outlives the reference, for instance in a spawned task.
+    ///
+    /// # Errors
+    ///
+    /// [`Open`] if the circuit lets no call through.
+    pub fn try_acquire_owned(&self) -> Result<Permit, Open> {
+        Ok(Permit::started(self.clone(), self.admit().map_err(|open| *open)?))
     }
 
     /// Refuses all calls until [`reset`](Self::reset).
     pub fn force_open(&self) {
+        self.set_cause(Some("forced open".into()));
         self.announce(self.0.machine.force(State::ForcedOpen));
     }
 
     /// Lets all calls pass, and still counts them, until [`reset`](Self::reset).
+    pub fn force_closed(&self) {
+        self.announce(self.0.machine.force(State::ForcedClosed));
+    }
+
+    /// Lets all calls pass and measures nothing, as if there were no circuit, until [`reset`](Self::reset).
     pub fn disable(&self) {
         self.announce(self.0.machine.force(State::Disabled));
     }
@@ -142,76 +199,166 @@ impl Circuit {
         self.announce(self.0.machine.force(State::Closed));
     }
 
-    /// [`try_acquire`](Self::try_acquire) without reading the clock: who polls a future needs it only once that is pending.
-    pub(crate) fn acquire(&self) -> Result<Permit, Open> {
-        match self.0.machine.admit(|| self.elapsed()) {
+    /// While `observing`, refuses nothing: the circuit goes through its states as always, tells them, and counts in
+    /// [`Stats::refused`] what it would have refused. For trying a policy in production. Those calls have no say
+    /// in its state, which is left to the probes.
+    pub fn observe(&self, observing: bool) {
+        self.0.observing.store(observing, Relaxed);
+    }
+
+    /// Whether it only [observes](Self::observe).
+    #[must_use]
+    pub fn is_observing(&self) -> bool {
+        self.0.observing.load(Relaxed)
+    }
+
+    /// `Ok(None)` for a call that only passes because the circuit observes.
+    #[inline]
+    pub(crate) fn admit(&self) -> Result<Option<Ticket>, Box<Open>> {
+        match self.0.machine.admit(&*self.0) {
+            Ok((ticket, None)) => Ok(Some(ticket)),
             Ok((ticket, transition)) => {
                 self.announce(transition);
-                let circuit = self.clone();
-                Ok(Permit { circuit, ticket, started: None, at_work: true, settled: false })
+                Ok(Some(ticket))
             }
             Err(refused) => {
                 self.count_refusal();
-                Err(self.refuse(refused))
+                if self.is_observing() { Ok(None) } else { Err(self.refuse(refused)) }
             }
         }
     }
 
     /// Counts nothing, for it is not yet sure that there will be a call.
-    pub(crate) fn certain_refusal(&self) -> Option<Open> {
-        self.0.machine.certain_refusal(|| self.elapsed()).map(|refused| self.refuse(refused))
+    #[inline]
+    pub(crate) fn certain_refusal(&self) -> Option<Box<Open>> {
+        let refused = self.0.machine.certain_refusal(&*self.0)?;
+        (!self.is_observing()).then(|| self.refuse(refused))
     }
 
+    #[cold]
     pub(crate) fn count_refusal(&self) {
         self.0.counters.refused.fetch_add(1, Relaxed);
+        self.tell(|| Event::Refused);
     }
 
     /// Whether replacing this circuit by a new one would go unnoticed.
     pub(crate) fn is_disposable(&self) -> bool {
         Arc::strong_count(&self.0) == 1
             && self.0.state.receiver_count() == 0
-            && self.0.machine.is_pristine()
+            && !self.is_observing()
+            && self.0.machine.is_pristine(&*self.0)
     }
 
-    fn refuse(&self, refused: Refused) -> Open {
-        let open = Open::new(self.0.name.clone());
-        match refused.retry_after {
-            Some(span) => open.with_retry_after(span),
-            None => open,
+    #[cold]
+    fn refuse(&self, refused: Refused) -> Box<Open> {
+        let mut open = Open::new(self.0.name.clone());
+        if let Some(span) = refused.retry_after {
+            open = open.with_retry_after(span);
+        }
+        if let Some(cause) = &*self.0.cause.read().unwrap_or_else(PoisonError::into_inner) {
+            open = open.with_cause(cause.clone());
+        }
+        Box::new(open)
+    }
+
+    /// `slow` is asked only where the policy cares; `error` only if the failure opens the circuit.
+    #[inline]
+    pub(crate) fn record(
+        &self,
+        ticket: Ticket,
+        outcome: Outcome,
+        slow: bool,
+        error: Option<&dyn fmt::Display>,
+    ) {
+        let recorded = self.0.machine.record(ticket, outcome, slow, &*self.0);
+        let usual = outcome == Outcome::Success && recorded == Recorded::Counted(None);
+        if !usual {
+            self.count(outcome, recorded, error);
+        }
+        match recorded {
+            Recorded::Counted(_) => self.tell(|| Event::Outcome(outcome)),
+            Recorded::Late => self.tell(|| Event::Late),
+            Recorded::Unmeasured => {}
         }
     }
 
-    fn record(&self, ticket: Ticket, outcome: Outcome) {
+    #[cold]
+    fn count(&self, outcome: Outcome, recorded: Recorded, error: Option<&dyn fmt::Display>) {
         let counters = &self.0.counters;
-        let counter = match self.0.machine.record(ticket, outcome, || self.elapsed()) {
-            Recorded::Late => &counters.late,
-            Recorded::Counted(transition) => {
-                self.announce(transition);
-                match outcome {
-                    Outcome::Success => &counters.successes,
-                    Outcome::Failure => &counters.failures,
-                    Outcome::Ignored => &counters.ignored,
-                }
-            }
+        match (recorded, outcome) {
+            (Recorded::Counted(_), Outcome::Failure) => counters.failures.fetch_add(1, Relaxed),
+            (Recorded::Counted(_), Outcome::Ignored) => counters.ignored.fetch_add(1, Relaxed),
+            (Recorded::Late, _) => counters.late.fetch_add(1, Relaxed),
+            (Recorded::Counted(_), Outcome::Success) | (Recorded::Unmeasured, _) => 0,
         };
-        counter.fetch_add(1, Relaxed);
+        let Recorded::Counted(Some(transition)) = recorded else { return };
+        if let Some(trip) = transition.trip {
+            self.set_cause(Some(cause(trip, error)));
+        }
+        self.announce(Some(transition));
     }
 
+    fn set_cause(&self, cause: Option<Arc<str>>) {
+        *self.0.cause.write().unwrap_or_else(PoisonError::into_inner) = cause;
+    }
+
+    #[cold]
     fn announce(&self, transition: Option<Transition>) {
-        let Some(Transition { from, to }) = transition else { return };
+        let Some(Transition { from, to, .. }) = transition else { return };
         // Read again under the watch's lock: of two transitions at once, the one that publishes last publishes the latest.
         self.0.state.send_modify(|state| *state = self.0.machine.state());
+        let opened = matches!(to, State::Open | State::ForcedOpen);
+        let cause = self.0.cause.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let cause = cause.as_deref().filter(|_| opened);
         let name = &*self.0.name;
-        match to {
-            State::Open | State::ForcedOpen => {
-                tracing::warn!(circuit = name, ?from, ?to, "circuit breaker transition");
-            }
-            _ => tracing::info!(circuit = name, ?from, ?to, "circuit breaker transition"),
+        if opened {
+            tracing::warn!(circuit = name, ?from, ?to, cause, "circuit breaker transition");
+        } else {
+            tracing::info!(circuit = name, ?from, ?to, "circuit breaker transition");
+        }
+        self.tell(|| Event::Transition { from, to, cause });
+    }
+
+    #[inline]
+    fn tell<'a>(&'a self, event: impl FnOnce() -> Event<'a>) {
+        if let Some(listener) = &self.0.listener {
+            listener.event(self.name(), &event());
         }
     }
 
-    fn elapsed(&self) -> Duration {
-        self.0.epoch.elapsed()
+    #[inline]
+    pub(crate) fn policy(&self) -> &Policy {
+        self.0.machine.policy()
+    }
+
+    #[inline]
+    pub(crate) fn nanos(&self) -> u64 {
+        self.0.clock.nanos()
+    }
+}
+
+fn cause(trip: Trip, error: Option<&dyn fmt::Display>) -> Arc<str> {
+    let cause = match trip {
+        Trip::InARow(1) => "a failure".into(),
+        Trip::InARow(failures) => format!("{failures} failures in a row"),
+        Trip::Failed(totals) => format!("{} of {} calls failed", totals.failed, totals.calls),
+        Trip::Slow(totals) => format!("{} of {} calls were slow", totals.slow, totals.calls),
+        Trip::Probe => "a probe failed".into(),
+    };
+    match error {
+        Some(error) => format!("{cause}, the last: {error}").into(),
+        None => cause.into(),
+    }
+}
+
+impl World for Shared {
+    #[inline]
+    fn nanos(&self) -> u64 {
+        self.clock.nanos()
+    }
+
+    fn chance(&self) -> u64 {
+        rand::random()
     }
 }
 
@@ -221,67 +368,5 @@ impl fmt::Debug for Circuit {
             .field("name", &self.name())
             .field("state", &self.state())
             .finish_non_exhaustive()
-    }
-}
-
-/// A place in a circuit: the right to make one call, and the duty to tell how it went.
-#[derive(Debug)]
-#[must_use = "dropping it at once makes no call"]
-pub struct Permit {
-    circuit: Circuit,
-    ticket: Ticket,
-    /// When the call began, as far as it needs to be known.
-    started: Option<Instant>,
-    /// Whether the call runs on this thread right now. A panic is its own only then; a pending call that is dropped because its
-    /// caller panics has done nothing wrong.
-    at_work: bool,
-    settled: bool,
-}
-
-impl Permit {
-    /// The call succeeded.
-    pub fn success(self) {
-        self.settle(Outcome::Success);
-    }
-
-    /// The call failed.
-    pub fn failure(self) {
-        self.settle(Outcome::Failure);
-    }
-
-    /// The call says nothing about the service.
-    pub fn ignore(self) {
-        self.settle(Outcome::Ignored);
-    }
-
-    pub(crate) fn settle(mut self, outcome: Outcome) {
-        self.settled = true;
-        self.circuit.record(self.ticket, outcome);
-    }
-
-    /// The call is pending: until it is polled again, nothing that happens on this thread is its doing.
-    pub(crate) fn rest(&mut self) {
-        self.at_work = false;
-        self.start_clock();
-    }
-
-    pub(crate) const fn resume(&mut self) {
-        self.at_work = true;
-    }
-
-    pub(crate) fn start_clock(&mut self) {
-        self.started.get_or_insert_with(Instant::now);
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let slow =
-            || self.started.is_some_and(|start| start.elapsed() >= self.circuit.0.slow_after);
-        let failed = self.at_work && std::thread::panicking() || slow();
-        self.circuit.record(self.ticket, if failed { Outcome::Failure } else { Outcome::Ignored });
     }
 }

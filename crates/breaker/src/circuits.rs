@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{Circuit, Policy};
+use crate::{Circuit, Event, Listener, Policy};
 
 /// One circuit per key, for instance per endpoint, at most a stated number. Clones share the circuits.
 ///
@@ -23,7 +23,7 @@ use crate::{Circuit, Policy};
 /// # Memory
 ///
 /// At the bound, a new key takes the place of one whose circuit is closed, without failures and held by
-/// nobody: forgetting that one changes nothing. Where a handful of tries finds none such, one that does
+/// nobody: forgetting that one changes nothing, and so an idle one is reclaimed. Where a handful of tries finds none such, one that does
 /// remember something makes room, and [`Circuits::evictions`] counts it; whoever still holds that circuit goes on using it.
 pub struct Circuits<K> {
     shared: Arc<Shared<K>>,
@@ -31,6 +31,7 @@ pub struct Circuits<K> {
 
 struct Shared<K> {
     policy: Policy,
+    listener: Option<Arc<dyn Listener>>,
     capacity: NonZeroUsize,
     table: Mutex<Table<K>>,
 }
@@ -46,8 +47,18 @@ impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
     /// At most `capacity` circuits, all with `policy`.
     #[must_use]
     pub fn new(policy: Policy, capacity: NonZeroUsize) -> Self {
+        Self::build(policy, capacity, None)
+    }
+
+    /// At most `capacity` circuits, all with `policy`, that all tell `listener` what happens to them.
+    #[must_use]
+    pub fn with_listener(policy: Policy, capacity: NonZeroUsize, listener: impl Listener) -> Self {
+        Self::build(policy, capacity, Some(Arc::new(listener)))
+    }
+
+    fn build(policy: Policy, capacity: NonZeroUsize, listener: Option<Arc<dyn Listener>>) -> Self {
         let table = Table { places: HashMap::new(), slots: Vec::new(), hand: 0, evictions: 0 };
-        Self { shared: Arc::new(Shared { policy, capacity, table: Mutex::new(table) }) }
+        Self { shared: Arc::new(Shared { policy, listener, capacity, table: Mutex::new(table) }) }
     }
 
     /// The circuit of `key`, a new one if need be. It is named like the key. One short lock, O(1); keep the circuit
@@ -58,9 +69,18 @@ impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
         if let Some(&place) = table.places.get(&key) {
             return table.slots[place].1.clone();
         }
-        let circuit = Circuit::new(key.to_string(), self.shared.policy);
+        let listener = self.shared.listener.clone();
+        let listener = listener.map(|listener| Box::new(Shares(listener)) as Box<dyn Listener>);
+        let circuit = Circuit::build(key.to_string().into(), self.shared.policy, listener);
         table.insert(key, circuit.clone(), self.shared.capacity.get());
         circuit
+    }
+
+    /// All circuits there are, in no order: for a page that shows them, or an order to all. O(n) under the lock.
+    #[must_use]
+    pub fn all(&self) -> Vec<Circuit> {
+        let table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.slots.iter().map(|(_, circuit)| circuit.clone()).collect()
     }
 
     /// How many circuits there are.
@@ -114,6 +134,15 @@ impl<K: Hash + Eq + Clone> Table<K> {
     }
 }
 
+/// One of many circuits that tell the same listener.
+struct Shares(Arc<dyn Listener>);
+
+impl Listener for Shares {
+    fn event(&self, circuit: &str, event: &Event<'_>) {
+        self.0.event(circuit, event);
+    }
+}
+
 impl<K> Clone for Circuits<K> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone() }
@@ -154,6 +183,25 @@ mod tests {
         assert_eq!(circuits.len(), 100);
         assert_eq!(circuits.get(7).state(), State::Open);
         assert_eq!(circuits.evictions(), 0);
+    }
+
+    #[test]
+    fn all_circuits_tell_the_one_listener() {
+        let opened = Arc::new(Mutex::new(Vec::new()));
+        let log = opened.clone();
+        let circuits = Circuits::<u32>::with_listener(
+            Policy::consecutive(1),
+            NonZeroUsize::new(10).unwrap(),
+            move |circuit: &str, event: &Event<'_>| {
+                if let Event::Transition { to, .. } = event {
+                    log.lock().unwrap().push((circuit.to_owned(), *to));
+                }
+            },
+        );
+        circuits.get(3).try_acquire().unwrap().failure();
+        circuits.all().into_iter().for_each(|circuit| circuit.reset());
+        let (open, closed) = (("3".to_owned(), State::Open), ("3".to_owned(), State::Closed));
+        assert_eq!(*opened.lock().unwrap(), [open, closed]);
     }
 
     #[test]

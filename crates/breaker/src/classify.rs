@@ -1,13 +1,4 @@
-/// What a result says about the health of the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// The service works.
-    Success,
-    /// The service is broken or overloaded.
-    Failure,
-    /// Nothing, for instance because the request itself was wrong. A probe gives its place back without a verdict.
-    Ignored,
-}
+use crate::Outcome;
 
 /// Judges results. Closures `|&Result<Response, Error>| -> Outcome` do.
 pub trait Classify<Res, E> {
@@ -34,11 +25,11 @@ impl<Res, E> Classify<Res, E> for ErrorsFail {
     }
 }
 
-/// Errors and 5xx are failures, 4xx is ignored, all else a success.
+/// Errors and 5xx are failures; 408 and 429 are ignored; all else is a success, other 4xx among them: the service has looked at
+/// the request and answered, so it works.
 ///
-/// 4xx includes 408 and 429: they say more about the client's behaviour than about the health of the service. A service whose
-/// normal answers are 4xx gives no verdict, so once tripped it stays half-open, with at most
-/// [`Policy::max_probes`](crate::Policy::max_probes) calls at once; classify such answers as successes with a closure.
+/// 408 and 429 say more about the client's behaviour than about the service, but a service that sheds its load has not
+/// recovered either.
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpStatus;
@@ -46,17 +37,16 @@ pub struct HttpStatus;
 #[cfg(feature = "http")]
 impl<B, E> Classify<http::Response<B>, E> for HttpStatus {
     fn classify(&self, result: &Result<http::Response<B>, E>) -> Outcome {
-        match result {
-            Err(_) => Outcome::Failure,
-            Ok(response) if response.status().is_server_error() => Outcome::Failure,
-            Ok(response) if response.status().is_client_error() => Outcome::Ignored,
+        match result.as_ref().map(|response| response.status().as_u16()) {
+            Err(_) | Ok(500..) => Outcome::Failure,
+            Ok(408 | 429) => Outcome::Ignored,
             Ok(_) => Outcome::Success,
         }
     }
 }
 
 /// Errors and the gRPC codes 2 `UNKNOWN`, 4 `DEADLINE_EXCEEDED`, 13 `INTERNAL`, 14 `UNAVAILABLE` and 15 `DATA_LOSS` are
-/// failures; other codes are ignored; 0 is a success.
+/// failures; 1 `CANCELLED` and 8 `RESOURCE_EXHAUSTED` are ignored; all else is a success, as [`HttpStatus`] sees it.
 ///
 /// Only a code in the headers is seen, as in a trailers-only answer, which is how servers usually report errors of unary calls.
 /// An answer without one is judged by its HTTP status as [`HttpStatus`] does.
@@ -70,9 +60,9 @@ impl<B, E> Classify<http::Response<B>, E> for GrpcStatus {
         let code = result.as_ref().ok().and_then(|response| response.headers().get("grpc-status"));
         match code.map(http::HeaderValue::as_bytes) {
             None => HttpStatus.classify(result),
-            Some(b"0") => Outcome::Success,
             Some(b"2" | b"4" | b"13" | b"14" | b"15") => Outcome::Failure,
-            Some(_) => Outcome::Ignored,
+            Some(b"1" | b"8") => Outcome::Ignored,
+            Some(_) => Outcome::Success,
         }
     }
 }
@@ -92,7 +82,8 @@ mod tests {
         for (status, outcome) in [
             (200, Outcome::Success),
             (304, Outcome::Success),
-            (404, Outcome::Ignored),
+            (404, Outcome::Success),
+            (408, Outcome::Ignored),
             (429, Outcome::Ignored),
             (500, Outcome::Failure),
             (503, Outcome::Failure),
@@ -106,7 +97,9 @@ mod tests {
     fn grpc_status_is_read_from_the_headers() {
         for (code, outcome) in [
             ("0", Outcome::Success),
-            ("5", Outcome::Ignored),
+            ("5", Outcome::Success),
+            ("1", Outcome::Ignored),
+            ("8", Outcome::Ignored),
             ("14", Outcome::Failure),
             ("4", Outcome::Failure),
         ] {

@@ -7,7 +7,7 @@ use std::{
 use gusset_call::{BoxError, Open};
 use pin_project_lite::pin_project;
 
-use crate::{Classify, Permit};
+use crate::{Classify, Outcome, Permit};
 
 pin_project! {
     /// Future of [`Breaker`](crate::Breaker).
@@ -24,17 +24,20 @@ pin_project! {
     enum State<F, C> {
         // The permit stands before the future, so that what the future's own drop does cannot keep the place.
         Called { permit: Option<Permit>, #[pin] future: F, classify: C },
-        Refused { open: Option<Open> },
+        // Boxed, as it leaves: so the future of the usual call stays small.
+        Refused { error: Option<BoxError> },
     }
 }
 
 impl<F, C> ResponseFuture<F, C> {
+    #[inline]
     pub(crate) const fn called(future: F, permit: Permit, classify: C) -> Self {
         Self { state: State::Called { future, permit: Some(permit), classify } }
     }
 
-    pub(crate) const fn refused(open: Open) -> Self {
-        Self { state: State::Refused { open: Some(open) } }
+    #[cold]
+    pub(crate) fn refused(open: Box<Open>) -> Self {
+        Self { state: State::Refused { error: Some(open) } }
     }
 }
 
@@ -46,33 +49,62 @@ where
 {
     type Output = Result<Res, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Called { future, permit, classify } => {
-                // Taken out while user code runs: should that panic, the permit is dropped by the unwinding
-                // and knows it, even where someone catches the panic before this future is dropped.
-                let mut held = permit.take();
-                if let Some(held) = &mut held {
-                    held.resume();
-                }
+                let mut held = AtWork(permit);
+                held.resume();
                 let Poll::Ready(result) = future.poll(cx) else {
-                    if let Some(held) = &mut held {
-                        held.rest();
-                    }
-                    *permit = held;
+                    held.rest();
                     return Poll::Pending;
                 };
                 let outcome = classify.classify(&result);
-                if let Some(held) = held {
-                    held.settle(outcome);
-                }
-                Poll::Ready(result.map_err(Into::into))
+                let result = result.map_err(Into::into);
+                held.settle(outcome, result.as_ref().err());
+                Poll::Ready(result)
             }
-            StateProj::Refused { open } => match open.take() {
-                Some(open) => Poll::Ready(Err(open.into())),
+            StateProj::Refused { error } => match error.take() {
+                Some(error) => Poll::Ready(Err(error)),
                 // Polled again after it was ready, which only a broken caller does.
                 None => Poll::Pending,
             },
         }
+    }
+}
+
+/// The permit while user code runs. Should that panic, unwinding drops the permit where it stands, and the permit
+/// knows it, even where someone catches the panic before the future is dropped.
+struct AtWork<'a>(&'a mut Option<Permit>);
+
+impl AtWork<'_> {
+    #[inline]
+    fn resume(&mut self) {
+        if let Some(permit) = self.0 {
+            permit.resume();
+        }
+    }
+
+    #[inline]
+    fn rest(mut self) {
+        if let Some(permit) = &mut self.0 {
+            permit.rest();
+        }
+        // The permit stays where it is.
+        std::mem::forget(self);
+    }
+
+    #[inline]
+    fn settle(self, outcome: Outcome, error: Option<&BoxError>) {
+        if let Some(permit) = &mut *self.0 {
+            permit.settle(outcome, error.map(|error| error as &dyn std::fmt::Display));
+        }
+    }
+}
+
+impl Drop for AtWork<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.0 = None;
     }
 }

@@ -22,26 +22,28 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`Circuit`] | the state that all who call one dependency share; also by hand: [`Circuit::try_acquire`] |
-//! | [`Policy`] | when it trips, for how long, and what closes it |
+//! | [`Policy`], [`Window`], [`Ratio`] | when it trips, for how long, and what closes it |
 //! | [`BreakerLayer`], [`Breaker`] | the circuit around a service |
+//! | [`BreakerLayer::fallback`] | what answers instead: a value, a closure, another service |
 //! | [`Classify`], [`Outcome`] | what counts as a failure |
 //! | [`Circuits`] | one circuit per key, bounded |
-//! | [`Open`] | the refusal; [`Refusal::retry_after`] tells when to come back |
+//! | [`Listener`], [`Event`] | for metrics; see also [`Circuit::subscribe`], [`Circuit::stats`], [`Circuit::recent`] |
+//! | [`Open`] | the refusal; it knows when to come back and what opened the circuit |
 //!
 //! # Transitions
 //!
 //! | from | event | to |
 //! |---|---|---|
-//! | Closed | so many failures in a row ([`Policy::consecutive`]) | Open |
+//! | Closed | so many failures in a row ([`Policy::consecutive`]), or too large a share of the calls in the window failed ([`Policy::failure_ratio`]) or was slow ([`Policy::or_slow_ratio`]) | Open |
 //! | Open | a call arrives after [`Policy::open_for`] | HalfOpen, the call is the first probe |
-//! | HalfOpen | so many probes succeeded ([`Policy::successes_to_close`]) | Closed |
-//! | HalfOpen | a probe failed | Open |
+//! | HalfOpen | so many probes succeeded ([`Policy::successes_to_close`]) | Closed, all at once or by a [`Policy::ramp`] |
+//! | HalfOpen | a probe failed | Open, perhaps for longer ([`Policy::open_growth`]) |
 //! | HalfOpen | all probe places taken, none given back for [`Policy::probe_lease`] | HalfOpen, anew |
-//! | any | [`Circuit::force_open`], [`Circuit::disable`] | ForcedOpen, Disabled |
+//! | any | [`Circuit::force_open`], [`Circuit::force_closed`], [`Circuit::disable`] | ForcedOpen, ForcedClosed, Disabled |
 //! | any | [`Circuit::reset`] | Closed |
 //!
-//! Every transition begins a new generation. The outcome of a call that was admitted in an older generation changes
-//! nothing; it is counted as [`Stats::late`].
+//! Every transition begins a new generation, with an empty window. The outcome of a call that was admitted in an older
+//! generation changes nothing; it is counted as [`Stats::late`]. Half-open is judged by its probes alone, whatever the window.
 //!
 //! # Cancellation
 //!
@@ -51,21 +53,36 @@
 //!
 //! # Where it belongs
 //!
+//! ```text
+//! retry → balance → breaker of the endpoint → timeout of the attempt → connection
+//! ```
+//!
 //! Inside of retries, so that it sees single attempts and a retry sees [`Open`] at once; outside of the per-attempt
-//! timeout, so that it sees the timeout's error. On a server, put `AnswerLayer` (feature `http`) outside of it: the refusal
-//! becomes 503 with `Retry-After`. Set [`Policy::slow_after`] below any timeout that stands outside.
+//! timeout, so that it sees the timeout's error. One circuit for each endpoint rather than one for all, so that one bad instance
+//! does not close the door to the good ones: ask [`Circuit::is_eligible`] in the balancer. On a server, put `AnswerLayer` (feature
+//! `http`) outside of it: the refusal becomes 503 with `Retry-After`. Set [`Policy::slow_after`] below any timeout that stands outside.
+//!
+//! # What it costs
+//!
+//! A call through a closed circuit allocates nothing and takes no lock: one load before it and one or two increments after it. The clock
+//! is read once if the window is one of time or the call is ever pending, and twice if slow calls matter. Time is that of
+//! `gusset_call::Clock`: a circuit that is made while tokio's time is paused obeys it.
 //!
 //! # Differences from
 //!
+//! - **tower** has none.
 //! - **resilience4j, Hystrix**: the state is one atomic word; the path of a successful call takes no lock.
-//! - **tower-resilience**: two `layer()` calls share the circuit they were given; the outcome of a call from before a
-//!   transition is ignored; a probe that hangs does not pin the circuit for ever.
+//! - **Polly, Sentinel**: time is monotonic, and a probe that hangs or panics does not pin the circuit.
+//! - **tower-resilience**: windows slide, and need not be full; two `layer()` calls share the circuit they were given; the outcome
+//!   of a call from before a transition is ignored; a refusal says when to come back.
 //! - **failsafe, recloser**: half-open admits a bounded number of probes at once.
+//! - **all of these**: a call that is dropped after it has run for long is a failure.
 //!
 //! # What it does not do
 //!
 //! It does not share its state with other processes, on purpose: each has its own view of a dependency. It does not
-//! limit how long a call runs, nor how many run at once while it is closed.
+//! limit how long a call runs, nor how many run at once while it is closed. It judges what the service returns, not the
+//! body that is streamed after it.
 //!
 //! # Features
 //!
@@ -75,27 +92,53 @@
 mod layer;
 mod service;
 
+mod fallback;
 mod future;
 
 mod circuit;
 mod circuits;
+mod permit;
+
+mod event;
 
 mod policy;
+mod ratio;
 
 mod classify;
+mod outcome;
 
 mod machine;
+mod window;
+mod word;
 
-pub use circuit::{Circuit, Permit, Stats};
+mod sync;
+
+pub use circuit::{Circuit, Recent, Stats};
 pub use circuits::Circuits;
-pub use classify::{Classify, ErrorsFail, Outcome};
+pub use classify::{Classify, ErrorsFail};
 #[cfg(feature = "http")]
 pub use classify::{GrpcStatus, HttpStatus};
+pub use event::{Event, Listener};
+pub use fallback::{
+    Answer, Asked, Fallback, FallbackFuture, FallbackLayer, FallbackService, FallbackValue,
+};
 pub use future::ResponseFuture;
 #[cfg(feature = "http")]
 pub use gusset_call::AnswerLayer;
-pub use gusset_call::{Open, Refusal, refusal_in};
+pub use gusset_call::{BoxError, Open, Refusal, refusal_in};
 pub use layer::BreakerLayer;
-pub use machine::State;
+pub use outcome::Outcome;
+pub use permit::Permit;
 pub use policy::Policy;
+pub use ratio::{NotARatio, Ratio};
 pub use service::Breaker;
+pub use window::Window;
+pub use word::State;
+
+// Beside the machine and not in it, for the model checker includes that file.
+#[cfg(test)]
+#[path = "machine/tests.rs"]
+mod machine_tests;
+#[cfg(test)]
+#[path = "window/tests.rs"]
+mod window_tests;

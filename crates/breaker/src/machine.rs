@@ -1,41 +1,30 @@
-//! The state of a circuit in one atomic word.
+//! A circuit: what it admits, and what it makes of the outcomes.
 //!
-//! ```text
-//! bit 63      61 60            40 39                                   0
-//!     [ state  ] [ generation   ] [ payload                            ]
-//!                                   Closed:   failures in a row
-//!                                   Open:     millisecond at which probes may pass
-//!                                   HalfOpen: probes that succeeded (16 bits) | places taken (8 bits)
-//! ```
-//!
-//! Everything that a decision needs is in that word, so every transition is one compare-and-swap, and there is
-//! nothing that could be seen half done. A generation comes round after two million transitions; a call would have to
-//! outlast them all to be taken for a younger one.
+//! [`Word`] holds the state; all else here is either a count or written just before a word that refers to it.
 
-use std::{
-    sync::atomic::{
-        AtomicU64,
+use std::time::Duration;
+
+use crate::{
+    Outcome, Policy,
+    sync::{
+        AtomicU32, AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed},
     },
-    time::Duration,
+    window::{Call, Calls, Totals},
+    word::{Closed, Generation, HalfOpen, State, Word, millis},
 };
 
-use crate::{Outcome, Policy};
+/// What a machine cannot know by itself.
+pub(crate) trait World {
+    /// Nanoseconds since some fixed point.
+    fn nanos(&self) -> u64;
 
-/// What a circuit does with calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum State {
-    /// Calls pass.
-    Closed = 0,
-    /// Calls are refused until the open time is over. It stays `Open` after that time until a call arrives.
-    Open = 1,
-    /// A bounded number of probes pass, other calls are refused.
-    HalfOpen = 2,
-    /// Calls are refused until an operator resets the circuit.
-    ForcedOpen = 3,
-    /// Calls pass whatever their outcome, until an operator resets the circuit.
-    Disabled = 4,
+    /// Any number, each as likely as the others.
+    fn chance(&self) -> u64;
+
+    fn millis(&self) -> u64 {
+        (self.nanos() / 1_000_000).min(Word::PAYLOAD)
+    }
 }
 
 /// A change of state.
@@ -43,12 +32,23 @@ pub enum State {
 pub(crate) struct Transition {
     pub(crate) from: State,
     pub(crate) to: State,
+    /// What opened the circuit, if that did.
+    pub(crate) trip: Option<Trip>,
+}
+
+/// What made a circuit open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trip {
+    InARow(u64),
+    Failed(Totals),
+    Slow(Totals),
+    Probe,
 }
 
 /// Proof of admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    generation: u64,
+    pub(crate) generation: Generation,
 }
 
 /// Why and for how long a call is refused; `None` where the end is not known.
@@ -57,261 +57,427 @@ pub(crate) struct Refused {
     pub(crate) retry_after: Option<Duration>,
 }
 
+impl Refused {
+    const UNTIL_SOMEONE_ACTS: Self = Self { retry_after: None };
+
+    const fn for_millis(millis: u64) -> Self {
+        Self { retry_after: Some(Duration::from_millis(millis)) }
+    }
+}
+
 /// What became of an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recorded {
     Counted(Option<Transition>),
     /// The ticket is of an older generation.
     Late,
+    /// The circuit is disabled.
+    Unmeasured,
 }
 
-/// The circuit itself. `now` is the time since some fixed point, as a closure, because the closed path needs none.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    word: AtomicU64,
-    /// Millisecond at which the newest probe was admitted; it only grows, however late a thread is that read the clock
-    /// early. Written before the word that admits the probe, so whoever sees a place taken sees a time at least as young.
-    probed_at: AtomicU64,
     policy: Policy,
+    calls: Calls,
+    pub(crate) word: Line<AtomicU64>,
+    /// When the newest probe was admitted. Written before the word that admits it, so whoever sees a place taken sees a
+    /// time at least as young.
+    probed_at: Stamp,
+    /// When it last closed; written before the word that closes.
+    closed_at: Stamp,
+    /// How often it has opened without having been well for long in between.
+    trips_in_a_row: AtomicU32,
+    /// Successes and failures that were counted.
+    outcomes: Line<AtomicU64>,
+}
+
+/// Apart from other lines of the processor's cache: one is read by all, the other written by all.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Line<T>(pub(crate) T);
+
+/// The millisecond at which something last happened.
+#[derive(Debug)]
+struct Stamp(AtomicU64);
+
+impl Stamp {
+    /// Threads that read the clock at different times are not so far apart. Who is so far behind reads a clock that was
+    /// set back, as when a machine was suspended.
+    const JUMP: u64 = 60_000;
+
+    fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// A thread that read the clock long ago changes nothing.
+    fn set(&self, now: u64) {
+        if self.0.fetch_max(now, Relaxed) > now + Self::JUMP {
+            self.0.store(now, Relaxed);
+        }
+    }
+
+    /// As long as can be, if the clock was set back: whatever waits for something to be over waits no longer.
+    fn age(&self, now: u64) -> u64 {
+        let then = self.0.load(Relaxed);
+        if then > now + Self::JUMP { u64::MAX } else { now.saturating_sub(then) }
+    }
 }
 
 impl Machine {
-    pub(crate) const fn new(policy: Policy) -> Self {
-        Self { word: AtomicU64::new(0), probed_at: AtomicU64::new(0), policy }
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self {
+            calls: Calls::new(&policy),
+            policy,
+            word: Line(AtomicU64::new(0)),
+            probed_at: Stamp::new(),
+            closed_at: Stamp::new(),
+            trips_in_a_row: AtomicU32::new(0),
+            outcomes: Line(AtomicU64::new(0)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     pub(crate) fn state(&self) -> State {
         self.word().state()
     }
 
+    /// How many successes and failures were counted.
+    pub(crate) fn outcomes(&self) -> u64 {
+        self.outcomes.0.load(Relaxed)
+    }
+
+    /// What is in the window.
+    pub(crate) fn totals(&self, world: &impl World) -> Totals {
+        self.calls.totals(self.word().generation(), || world.nanos())
+    }
+
     /// Whether nothing would be lost if this machine were replaced by a new one.
-    pub(crate) fn is_pristine(&self) -> bool {
+    pub(crate) fn is_pristine(&self, world: &impl World) -> bool {
         let word = self.word();
-        word.state() == State::Closed && word.payload() == 0
+        let totals = self.totals(world);
+        word.state() == State::Closed
+            && word.payload() == 0
+            && (totals.failed, totals.slow) == (0, 0)
+            && self.growth(word, world.millis()) == 0
     }
 
     /// The refusal that any call would meet now, if that is certain without trying.
-    pub(crate) fn certain_refusal(&self, now: impl FnOnce() -> Duration) -> Option<Refused> {
+    #[inline]
+    pub(crate) fn certain_refusal(&self, world: &impl World) -> Option<Refused> {
         let word = self.word();
         match word.state() {
-            State::Closed | State::HalfOpen | State::Disabled => None,
-            State::ForcedOpen => Some(Refused { retry_after: None }),
-            State::Open => word.refusal_at(millis(now())),
+            State::Closed | State::HalfOpen | State::ForcedClosed | State::Disabled => None,
+            State::ForcedOpen => Some(Refused::UNTIL_SOMEONE_ACTS),
+            State::Open => self.refusal(word, world.millis()),
         }
     }
 
     /// Whether a call that came now would be admitted. Takes no place, so two that ask may both hear yes.
-    pub(crate) fn would_admit(&self, now: impl FnOnce() -> Duration) -> bool {
+    pub(crate) fn would_admit(&self, world: &impl World) -> bool {
         let word = self.word();
         match word.state() {
-            State::Closed | State::Disabled => true,
+            State::Closed | State::ForcedClosed | State::Disabled => true,
             State::ForcedOpen => false,
-            State::Open => word.refusal_at(millis(now())).is_none(),
+            State::Open => self.refusal(word, world.millis()).is_none(),
             State::HalfOpen => {
-                HalfOpen::unpack(word.payload()).taken < self.policy.max_probes
-                    || self.lease_is_over(millis(now()))
+                HalfOpen::unpack(word.payload()).taken < self.policy.probes.at_once
+                    || self.lease_is_over(world.millis())
             }
         }
     }
 
+    #[inline]
     pub(crate) fn admit(
         &self,
-        now: impl Fn() -> Duration,
+        world: &impl World,
     ) -> Result<(Ticket, Option<Transition>), Refused> {
+        let word = self.word();
+        if word.state() == State::Closed && !Closed::unpack(word.payload()).ramping {
+            return Ok((Self::ticket(word), None));
+        }
+        self.admit_carefully(world)
+    }
+
+    #[cold]
+    fn admit_carefully(&self, world: &impl World) -> Result<(Ticket, Option<Transition>), Refused> {
         loop {
             let word = self.word();
             let next = match word.state() {
-                State::Closed | State::Disabled => return Ok((word.ticket(), None)),
-                State::ForcedOpen => return Err(Refused { retry_after: None }),
+                State::Closed if Closed::unpack(word.payload()).ramping => {
+                    self.ramped(word, world)?
+                }
+                State::Closed | State::ForcedClosed | State::Disabled => word,
+                State::ForcedOpen => return Err(Refused::UNTIL_SOMEONE_ACTS),
                 State::Open => {
-                    let now = millis(now());
-                    if let Some(refused) = word.refusal_at(now) {
+                    let now = world.millis();
+                    if let Some(refused) = self.refusal(word, now) {
                         return Err(refused);
                     }
-                    self.probed_at.fetch_max(now, Relaxed);
-                    word.next(State::HalfOpen, HalfOpen { succeeded: 0, taken: 1 }.pack())
+                    self.probed_at.set(now);
+                    word.next(State::HalfOpen, HalfOpen::FIRST.pack())
                 }
                 State::HalfOpen => {
                     let probes = HalfOpen::unpack(word.payload());
-                    let now = millis(now());
-                    if probes.taken < self.policy.max_probes {
-                        self.probed_at.fetch_max(now, Relaxed);
+                    let now = world.millis();
+                    if probes.taken < self.policy.probes.at_once {
+                        self.probed_at.set(now);
                         word.with_payload(HalfOpen { taken: probes.taken + 1, ..probes }.pack())
                     } else if self.lease_is_over(now) {
                         // All places are held by probes that hang: a new generation takes them away.
-                        self.probed_at.fetch_max(now, Relaxed);
-                        word.next(State::HalfOpen, HalfOpen { succeeded: 0, taken: 1 }.pack())
+                        self.probed_at.set(now);
+                        word.next(State::HalfOpen, HalfOpen::FIRST.pack())
                     } else {
-                        return Err(Refused { retry_after: None });
+                        return Err(Refused::UNTIL_SOMEONE_ACTS);
                     }
                 }
             };
-            if let Ok(transition) = self.replace(word, next) {
-                return Ok((next.ticket(), transition));
+            if next == word {
+                return Ok((Self::ticket(word), None));
+            }
+            if let Ok(transition) = self.replace(word, next, None) {
+                return Ok((Self::ticket(next), transition));
             }
         }
     }
 
+    /// `slow` is whether the call took long, as far as the policy asks.
+    #[inline]
     pub(crate) fn record(
         &self,
         ticket: Ticket,
         outcome: Outcome,
-        now: impl Fn() -> Duration,
+        slow: bool,
+        world: &impl World,
+    ) -> Recorded {
+        // The usual success changes nothing, and must not take the cache line for writing.
+        let usual = Word::new(State::Closed, ticket.generation, 0);
+        if outcome == Outcome::Success && !slow && self.word() == usual {
+            self.count(ticket, Call { failed: false, slow: false }, world);
+            return Recorded::Counted(None);
+        }
+        self.record_carefully(ticket, outcome, slow, world)
+    }
+
+    #[cold]
+    fn record_carefully(
+        &self,
+        ticket: Ticket,
+        outcome: Outcome,
+        slow: bool,
+        world: &impl World,
+    ) -> Recorded {
+        let word = self.word();
+        if word.generation() != ticket.generation {
+            return Recorded::Late;
+        }
+        match (word.state(), outcome) {
+            (State::Disabled, _) => Recorded::Unmeasured,
+            (State::HalfOpen, _) => self.judge_probe(ticket, outcome, slow, world),
+            (_, Outcome::Ignored) => Recorded::Counted(None),
+            (State::Closed, _) => {
+                let call = Call { failed: outcome == Outcome::Failure, slow };
+                Recorded::Counted(self.judge(ticket, call, world))
+            }
+            // No ticket is of a generation that refuses.
+            (State::ForcedClosed | State::Open | State::ForcedOpen, _) => {
+                self.outcomes.0.fetch_add(1, Relaxed);
+                Recorded::Counted(None)
+            }
+        }
+    }
+
+    /// Closed: counts the call, and opens the circuit if that was too much.
+    fn judge(&self, ticket: Ticket, call: Call, world: &impl World) -> Option<Transition> {
+        let by_window = self.count(ticket, call, world).and_then(|totals| self.verdict(totals));
+        let in_a_row = self.row(ticket, call.failed);
+        let trip = by_window.or(in_a_row)?;
+        loop {
+            let word = self.word();
+            if word.generation() != ticket.generation {
+                return None;
+            }
+            if let Some(transition) = self.open(word, trip, world) {
+                return Some(transition);
+            }
+        }
+    }
+
+    #[inline]
+    fn count(&self, ticket: Ticket, call: Call, world: &impl World) -> Option<Totals> {
+        let number = self.outcomes.0.fetch_add(1, Relaxed);
+        self.calls.count(ticket.generation, number, call, || world.nanos())
+    }
+
+    fn verdict(&self, totals: Totals) -> Option<Trip> {
+        if totals.calls < u64::from(self.policy.window.min_calls).min(self.calls.size()) {
+            return None;
+        }
+        let reached = |ratio: Option<crate::Ratio>, some| {
+            some > 0 && ratio.is_some_and(|ratio| ratio.is_reached(some, totals.calls))
+        };
+        if reached(self.policy.failure_ratio, totals.failed) {
+            return Some(Trip::Failed(totals));
+        }
+        reached(self.policy.slow_ratio, totals.slow).then_some(Trip::Slow(totals))
+    }
+
+    /// Lengthens the row of failures, or ends it.
+    fn row(&self, ticket: Ticket, failed: bool) -> Option<Trip> {
+        if self.policy.consecutive == 0 {
+            return None;
+        }
+        loop {
+            let word = self.word();
+            if word.generation() != ticket.generation {
+                return None;
+            }
+            let closed = Closed::unpack(word.payload());
+            let failures = if failed { closed.failures + 1 } else { 0 };
+            if failures >= u64::from(self.policy.consecutive) {
+                return Some(Trip::InARow(failures));
+            }
+            let next = word.with_payload(Closed { failures, ..closed }.pack());
+            if next == word || self.replace(word, next, None).is_ok() {
+                return None;
+            }
+        }
+    }
+
+    /// Half-open: gives the place back, and closes or opens the circuit if that was the verdict.
+    fn judge_probe(
+        &self,
+        ticket: Ticket,
+        outcome: Outcome,
+        slow: bool,
+        world: &impl World,
     ) -> Recorded {
         loop {
             let word = self.word();
             if word.generation() != ticket.generation {
                 return Recorded::Late;
             }
-            let next = match (word.state(), outcome) {
-                (State::Closed, Outcome::Success) => word.with_payload(0),
-                (State::Closed, Outcome::Failure) => {
-                    let failures = word.payload() + 1;
-                    if failures < u64::from(self.policy.failures) {
-                        word.with_payload(failures)
-                    } else {
-                        self.opened(word, now())
-                    }
-                }
-                (State::HalfOpen, Outcome::Success) => {
-                    let probes = HalfOpen::unpack(word.payload()).given_back();
+            let probes = HalfOpen::unpack(word.payload()).given_back();
+            let done = match outcome {
+                Outcome::Ignored => self.replace(word, word.with_payload(probes.pack()), None).ok(),
+                Outcome::Success if !slow => {
                     let succeeded = probes.succeeded + 1;
-                    if succeeded < self.policy.successes_to_close {
-                        word.with_payload(HalfOpen { succeeded, ..probes }.pack())
+                    if succeeded < self.policy.probes.successes_to_close {
+                        let probes = HalfOpen { succeeded, ..probes };
+                        self.replace(word, word.with_payload(probes.pack()), None).ok()
                     } else {
-                        word.next(State::Closed, 0)
+                        self.close(word, world).map(Some)
                     }
                 }
-                (State::HalfOpen, Outcome::Failure) => self.opened(word, now()),
-                (State::HalfOpen, Outcome::Ignored) => {
-                    word.with_payload(HalfOpen::unpack(word.payload()).given_back().pack())
-                }
-                (State::Closed, Outcome::Ignored) | (State::Disabled, _) => word,
-                // No ticket is of a generation that refuses.
-                (State::Open | State::ForcedOpen, _) => word,
+                _ => self.open(word, Trip::Probe, world).map(Some),
             };
-            // The usual success changes nothing, and must not take the cache line for writing.
-            if next == word {
-                return Recorded::Counted(None);
-            }
-            if let Ok(transition) = self.replace(word, next) {
+            if let Some(transition) = done {
+                if outcome != Outcome::Ignored {
+                    self.outcomes.0.fetch_add(1, Relaxed);
+                }
                 return Recorded::Counted(transition);
             }
         }
     }
 
-    /// An operator's order: to a closed circuit, or to one that ignores what happens.
+    /// An operator's order: to a closed circuit that begins anew, or to one that ignores what happens.
     pub(crate) fn force(&self, state: State) -> Option<Transition> {
         loop {
             let word = self.word();
-            if let Ok(transition) = self.replace(word, word.next(state, 0)) {
+            if let Ok(transition) = self.replace(word, word.next(state, 0), None) {
+                self.trips_in_a_row.store(0, Relaxed);
                 return transition;
             }
         }
     }
 
-    fn lease_is_over(&self, now: u64) -> bool {
-        now.saturating_sub(self.probed_at.load(Relaxed)) >= millis(self.policy.probe_lease)
+    fn close(&self, word: Word, world: &impl World) -> Option<Transition> {
+        self.closed_at.set(world.millis());
+        let ramping = !self.policy.ramp.is_zero();
+        let next = word.next(State::Closed, Closed { ramping, failures: 0 }.pack());
+        self.replace(word, next, None).ok().flatten()
     }
 
-    fn opened(&self, word: Word, now: Duration) -> Word {
-        word.next(State::Open, millis(now).saturating_add(millis(self.policy.open_for)))
+    fn open(&self, word: Word, trip: Trip, world: &impl World) -> Option<Transition> {
+        let now = world.millis();
+        let growth = self.growth(word, now);
+        let span = self.open_span(growth, world);
+        let next = word.next(State::Open, now.saturating_add(span));
+        let transition = self.replace(word, next, Some(trip)).ok()?;
+        // Only whoever opened it gets here, and nobody opens it again before the span is over.
+        self.trips_in_a_row.store(growth.saturating_add(1), Relaxed);
+        transition
     }
 
-    fn word(&self) -> Word {
-        Word(self.word.load(Acquire))
+    /// How often the open time has grown by now.
+    fn growth(&self, word: Word, now: u64) -> u32 {
+        let healthy = word.state() == State::Closed
+            && self.closed_at.age(now) >= millis(self.policy.open.at_most);
+        if healthy || self.policy.open.factor == 1 { 0 } else { self.trips_in_a_row.load(Relaxed) }
     }
 
-    fn replace(&self, old: Word, new: Word) -> Result<Option<Transition>, ()> {
-        self.word.compare_exchange(old.0, new.0, AcqRel, Relaxed).map_err(drop)?;
-        let (from, to) = (old.state(), new.state());
-        Ok((from != to).then_some(Transition { from, to }))
-    }
-}
-
-/// Rounded up, so that no span becomes zero.
-fn millis(span: Duration) -> u64 {
-    let whole = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(Word::PAYLOAD);
-    whole.min(Word::PAYLOAD)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Word(u64);
-
-impl Word {
-    const STATE_SHIFT: u32 = 61;
-    const GENERATION_SHIFT: u32 = 40;
-    const GENERATION: u64 = (1 << (Self::STATE_SHIFT - Self::GENERATION_SHIFT)) - 1;
-    const PAYLOAD: u64 = (1 << Self::GENERATION_SHIFT) - 1;
-
-    const fn new(state: State, generation: u64, payload: u64) -> Self {
-        let payload = if payload > Self::PAYLOAD { Self::PAYLOAD } else { payload };
-        Self(
-            (state as u64) << Self::STATE_SHIFT
-                | (generation & Self::GENERATION) << Self::GENERATION_SHIFT
-                | payload,
-        )
-    }
-
-    const fn state(self) -> State {
-        match self.0 >> Self::STATE_SHIFT {
-            0 => State::Closed,
-            1 => State::Open,
-            2 => State::HalfOpen,
-            3 => State::ForcedOpen,
-            _ => State::Disabled,
+    /// In milliseconds.
+    fn open_span(&self, growth: u32, world: &impl World) -> u64 {
+        let open = &self.policy.open;
+        let base = millis(open.base);
+        let factor = u64::from(open.factor).saturating_pow(growth);
+        let span = base.saturating_mul(factor).min(self.longest_open_span());
+        match open.jitter {
+            // The share of a share of 2^32 is drawn, so that no span is long enough to overflow.
+            Some(ratio) => {
+                let most = ratio.of(span);
+                let drawn = (u128::from(most) * u128::from(world.chance() >> 32)) >> 32;
+                span.saturating_add(drawn as u64)
+            }
+            None => span,
         }
     }
 
-    const fn generation(self) -> u64 {
-        self.0 >> Self::GENERATION_SHIFT & Self::GENERATION
+    /// Without jitter, which at most doubles it.
+    fn longest_open_span(&self) -> u64 {
+        millis(self.policy.open.base.max(self.policy.open.at_most))
     }
 
-    const fn payload(self) -> u64 {
-        self.0 & Self::PAYLOAD
+    /// The refusal of an open circuit, or none if a probe may pass.
+    fn refusal(&self, word: Word, now: u64) -> Option<Refused> {
+        let left = word.payload().saturating_sub(now);
+        // More than there ever is to wait: the clock was set back, as when a machine was suspended.
+        let jumped = left > self.longest_open_span().saturating_mul(2);
+        (left > 0 && !jumped).then_some(Refused::for_millis(left))
     }
 
-    const fn ticket(self) -> Ticket {
-        Ticket { generation: self.generation() }
+    /// Closed since a moment ago: a share of the calls passes that grows with time. The word is without its mark once all pass.
+    fn ramped(&self, word: Word, world: &impl World) -> Result<Word, Refused> {
+        let ramp = millis(self.policy.ramp);
+        let passed = self.closed_at.age(world.millis());
+        if passed >= ramp {
+            let closed = Closed { ramping: false, ..Closed::unpack(word.payload()) };
+            return Ok(word.with_payload(closed.pack()));
+        }
+        let share = passed.max(ramp / 10);
+        let drawn = (u128::from(world.chance()) * u128::from(ramp)) >> 64;
+        if (drawn as u64) < share { Ok(word) } else { Err(Refused::for_millis(ramp - passed)) }
     }
 
-    /// The word of a new generation.
-    const fn next(self, state: State, payload: u64) -> Self {
-        Self::new(state, self.generation() + 1, payload)
+    fn lease_is_over(&self, now: u64) -> bool {
+        self.probed_at.age(now) >= millis(self.policy.probes.lease)
     }
 
-    const fn with_payload(self, payload: u64) -> Self {
-        Self::new(self.state(), self.generation(), payload)
+    const fn ticket(word: Word) -> Ticket {
+        Ticket { generation: word.generation() }
     }
 
-    /// Of an open circuit: the refusal at millisecond `now`, or none if a probe may pass.
-    fn refusal_at(self, now: u64) -> Option<Refused> {
-        let left = self.payload().saturating_sub(now);
-        (left > 0).then_some(Refused { retry_after: Some(Duration::from_millis(left)) })
-    }
-}
-
-/// Payload of a half-open circuit.
-#[derive(Clone, Copy, Debug)]
-struct HalfOpen {
-    succeeded: u16,
-    taken: u8,
-}
-
-impl HalfOpen {
-    fn unpack(payload: u64) -> Self {
-        let [taken, low, high, ..] = payload.to_le_bytes();
-        Self { taken, succeeded: u16::from_le_bytes([low, high]) }
+    #[inline]
+    pub(crate) fn word(&self) -> Word {
+        Word(self.word.0.load(Acquire))
     }
 
-    fn pack(self) -> u64 {
-        u64::from(self.succeeded) << 8 | u64::from(self.taken)
-    }
-
-    const fn given_back(self) -> Self {
-        Self { taken: self.taken.saturating_sub(1), ..self }
+    fn replace(&self, old: Word, new: Word, trip: Option<Trip>) -> Result<Option<Transition>, ()> {
+        self.word.0.compare_exchange(old.0, new.0, AcqRel, Relaxed).map_err(drop)?;
+        let (from, to) = (old.state(), new.state());
+        Ok((from != to).then_some(Transition { from, to, trip }))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,7 +3,7 @@ use std::task::{Context, Poll, ready};
 use gusset_call::{BoxError, Open};
 use tower_service::Service;
 
-use crate::{Circuit, Classify, ErrorsFail, Outcome, ResponseFuture};
+use crate::{Circuit, Classify, ErrorsFail, Permit, ResponseFuture, machine::Ticket};
 
 /// A service behind a [`Circuit`].
 ///
@@ -24,7 +24,7 @@ pub struct Breaker<S, C = ErrorsFail> {
     circuit: Circuit,
     classify: C,
     /// Readiness was answered without the inner service, which therefore must not be called.
-    refusal: Option<Open>,
+    refusal: Option<Box<Open>>,
 }
 
 impl<S, C> Breaker<S, C> {
@@ -55,29 +55,53 @@ where
     type Error = BoxError;
     type Future = ResponseFuture<S::Future, C>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.refusal = self.circuit.certain_refusal();
         if self.refusal.is_some() {
             return Poll::Ready(Ok(()));
         }
         Poll::Ready(ready!(self.inner.poll_ready(cx)).map_err(|error| {
-            if let Ok(permit) = self.circuit.acquire() {
-                permit.settle(Outcome::Failure);
+            let error = error.into();
+            if let Ok(permit) = self.circuit.try_acquire() {
+                permit.failure_with(&error);
             }
-            error.into()
+            error
         }))
     }
 
+    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        if let Some(open) = self.refusal.take() {
-            self.circuit.count_refusal();
-            return ResponseFuture::refused(open);
-        }
-        match self.circuit.acquire() {
-            Ok(permit) => {
-                ResponseFuture::called(self.inner.call(request), permit, self.classify.clone())
-            }
+        match self.admit() {
+            Ok(ticket) => self.pass(ticket, request),
             Err(open) => ResponseFuture::refused(open),
         }
+    }
+}
+
+impl<S, C> Breaker<S, C> {
+    /// Whether a call may pass that was made after readiness was asked for.
+    #[inline]
+    pub(crate) fn admit(&mut self) -> Result<Option<Ticket>, Box<Open>> {
+        if let Some(open) = self.refusal.take() {
+            self.circuit.count_refusal();
+            return Err(open);
+        }
+        self.circuit.admit()
+    }
+
+    #[inline]
+    pub(crate) fn pass<Req>(
+        &mut self,
+        ticket: Option<Ticket>,
+        request: Req,
+    ) -> ResponseFuture<S::Future, C>
+    where
+        S: Service<Req>,
+        C: Clone,
+    {
+        // Before the call, so that a panic in it counts.
+        let permit = Permit::called(self.circuit.clone(), ticket);
+        ResponseFuture::called(self.inner.call(request), permit, self.classify.clone())
     }
 }

@@ -54,12 +54,13 @@ pub fn refusal_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a dyn Refusa
 pub struct Open {
     circuit: Arc<str>,
     retry_after: Option<Duration>,
+    cause: Option<Arc<str>>,
 }
 
 impl Open {
     /// The circuit of this name is open.
     pub fn new(circuit: impl Into<Arc<str>>) -> Self {
-        Self { circuit: circuit.into(), retry_after: None }
+        Self { circuit: circuit.into(), retry_after: None, cause: None }
     }
 
     /// A probe may pass this long from now.
@@ -69,10 +70,24 @@ impl Open {
         self
     }
 
+    /// It is open for this reason.
+    #[must_use]
+    pub fn with_cause(mut self, cause: impl Into<Arc<str>>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
     /// Name of the circuit.
     #[must_use]
     pub fn circuit(&self) -> &str {
         &self.circuit
+    }
+
+    /// What opened the circuit, for instance `5 failures in a row, the last: connection refused`. It is for logs: it may
+    /// hold the text of an inner error, and is therefore neither in the `Display` nor in answers to clients.
+    #[must_use]
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
     }
 }
 

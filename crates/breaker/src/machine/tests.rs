@@ -1,26 +1,74 @@
-use std::{sync::Arc, thread};
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Relaxed},
+        },
+    },
+    thread,
+    time::Duration,
+};
 
-use super::*;
 use proptest::prelude::*;
+
+use crate::{
+    Outcome, Policy, Ratio, State, Window,
+    machine::{Machine, Recorded, Refused, Ticket, Transition, Trip, World},
+    window::Totals,
+    word::{Generation, HalfOpen, Word, millis},
+};
 
 const OPEN_FOR: Duration = Duration::from_secs(30);
 const LEASE: Duration = Duration::from_secs(40);
+
+/// A moment, in which everything drawn is `chance`.
+#[derive(Clone, Copy)]
+struct At {
+    millis: u64,
+    chance: u64,
+}
+
+impl World for At {
+    fn nanos(&self) -> u64 {
+        self.millis * 1_000_000
+    }
+
+    fn chance(&self) -> u64 {
+        self.chance
+    }
+}
+
+fn secs(secs: u64) -> At {
+    At { millis: secs * 1_000, chance: 0 }
+}
 
 /// 5 failures, 30 s, 3 successes, at most 3 probes.
 fn machine() -> Machine {
     Machine::new(Policy::consecutive(5).open_for(OPEN_FOR).probe_lease(LEASE))
 }
 
-fn secs(secs: u64) -> impl Fn() -> Duration + Copy {
-    move || Duration::from_secs(secs)
-}
-
 fn admitted(machine: &Machine, now: u64) -> Option<Ticket> {
-    machine.admit(secs(now)).ok().map(|(ticket, _)| ticket)
+    machine.admit(&secs(now)).ok().map(|(ticket, _)| ticket)
 }
 
 fn record(machine: &Machine, ticket: Ticket, outcome: Outcome, now: u64) -> Recorded {
-    machine.record(ticket, outcome, secs(now))
+    machine.record(ticket, outcome, false, &secs(now))
+}
+
+/// Makes the calls of `story` at `now`: success, failure, slow success, ignored. Tells whether it is open then.
+fn play(machine: &Machine, story: &str, now: u64) -> bool {
+    for call in story.chars() {
+        let ticket = admitted(machine, now).unwrap();
+        let (outcome, slow) = match call {
+            'F' => (Outcome::Failure, false),
+            'S' => (Outcome::Success, false),
+            'L' => (Outcome::Success, true),
+            _ => (Outcome::Ignored, false),
+        };
+        machine.record(ticket, outcome, slow, &secs(now));
+    }
+    machine.state() == State::Open
 }
 
 fn tripped_at(now: u64) -> Machine {
@@ -36,40 +84,31 @@ fn tripped_at(now: u64) -> Machine {
 #[test]
 fn it_trips_at_the_fifth_failure_in_a_row_and_not_before() {
     let machine = machine();
-    let mut results = Vec::new();
-    for outcome in "FFFFSFFIFFF".chars() {
-        let outcome = match outcome {
-            'F' => Outcome::Failure,
-            'S' => Outcome::Success,
-            _ => Outcome::Ignored,
-        };
-        let ticket = admitted(&machine, 0).unwrap();
-        results.push(record(&machine, ticket, outcome, 0));
-    }
-    let trip = Transition { from: State::Closed, to: State::Open };
-    assert_eq!(results.pop(), Some(Recorded::Counted(Some(trip))));
-    assert!(results.iter().all(|result| *result == Recorded::Counted(None)));
+    assert!(!play(&machine, "FFFFSFFIFF", 0));
+    let ticket = admitted(&machine, 0).unwrap();
+    let trip = Transition { from: State::Closed, to: State::Open, trip: Some(Trip::InARow(5)) };
+    assert_eq!(record(&machine, ticket, Outcome::Failure, 0), Recorded::Counted(Some(trip)));
 }
 
 #[test]
 fn an_open_circuit_says_when_to_come_back() {
     let machine = tripped_at(100);
-    let refused = machine.admit(secs(112)).unwrap_err();
+    let refused = machine.admit(&secs(112)).unwrap_err();
     assert_eq!(refused.retry_after, Some(Duration::from_secs(18)));
-    assert_eq!(machine.certain_refusal(secs(112)), Some(refused));
-    assert_eq!(machine.certain_refusal(secs(130)), None);
+    assert_eq!(machine.certain_refusal(&secs(112)), Some(refused));
+    assert_eq!(machine.certain_refusal(&secs(130)), None);
 }
 
 #[test]
 fn after_the_open_time_at_most_three_probes_pass() {
     let machine = tripped_at(0);
     assert!(admitted(&machine, 29).is_none());
-    assert!(!machine.would_admit(secs(29)) && machine.would_admit(secs(30)));
+    assert!(!machine.would_admit(&secs(29)) && machine.would_admit(&secs(30)));
     let passed = (0..10).filter_map(|_| admitted(&machine, 30)).count();
     assert_eq!(passed, 3);
     assert_eq!(machine.state(), State::HalfOpen);
-    assert!(!machine.would_admit(secs(69)), "all places are taken");
-    assert!(machine.would_admit(secs(70)), "their lease is over");
+    assert!(!machine.would_admit(&secs(69)), "all places are taken");
+    assert!(machine.would_admit(&secs(70)), "their lease is over");
 }
 
 #[test]
@@ -80,7 +119,7 @@ fn three_successful_probes_close_it() {
         record(&machine, probe, Outcome::Success, 30);
         assert_eq!(machine.state(), expected);
     }
-    assert!(machine.is_pristine());
+    assert!(machine.is_pristine(&secs(0)));
 }
 
 #[test]
@@ -151,18 +190,20 @@ fn an_operator_has_the_last_word() {
     let machine = machine();
     let before = admitted(&machine, 0).unwrap();
     machine.force(State::ForcedOpen);
-    assert_eq!(machine.admit(secs(1_000_000)), Err(Refused { retry_after: None }));
+    assert_eq!(machine.admit(&secs(1_000_000)), Err(Refused { retry_after: None }));
+
+    machine.force(State::ForcedClosed);
+    assert!(!play(&machine, &"F".repeat(100), 0));
+    assert_eq!((machine.state(), machine.outcomes()), (State::ForcedClosed, 100));
 
     machine.force(State::Disabled);
-    for _ in 0..100 {
-        let ticket = admitted(&machine, 0).unwrap();
-        record(&machine, ticket, Outcome::Failure, 0);
-    }
-    assert_eq!(machine.state(), State::Disabled);
+    let ticket = admitted(&machine, 0).unwrap();
+    assert_eq!(record(&machine, ticket, Outcome::Failure, 0), Recorded::Unmeasured);
+    assert_eq!((machine.state(), machine.outcomes()), (State::Disabled, 100));
 
     machine.force(State::Closed);
     assert_eq!(record(&machine, before, Outcome::Failure, 0), Recorded::Late);
-    assert!(machine.is_pristine());
+    assert!(machine.is_pristine(&secs(0)));
 }
 
 #[test]
@@ -180,10 +221,12 @@ fn spans_round_up_and_saturate() {
 #[test]
 fn a_generation_may_come_round() {
     let machine = machine();
-    machine.word.store(Word::new(State::Closed, Word::GENERATION, 4).0, Relaxed);
+    machine.word.0.store(Word::new(State::Closed, Generation::of(u32::MAX), 4).0, Relaxed);
     let ticket = admitted(&machine, 0).unwrap();
     record(&machine, ticket, Outcome::Failure, 0);
-    assert_eq!((machine.state(), machine.word().generation()), (State::Open, 0));
+    assert_eq!((machine.state(), machine.word().generation()), (State::Open, Generation::of(0)));
+    assert!(Generation::of(0).is_after(ticket.generation));
+    assert!(!ticket.generation.is_after(Generation::of(0)));
 }
 
 #[test]
@@ -208,6 +251,247 @@ fn threads_never_take_more_than_the_places_there_are() {
     }
     let all_back = (0..10).filter_map(|_| admitted(&machine, 30)).count();
     assert_eq!(all_back, 3);
+}
+
+fn ratio(percent: u32) -> Policy {
+    Policy::failure_ratio(Ratio::percent(percent))
+}
+
+/// A successful probe per call, until it is closed.
+fn recover(machine: &Machine, now: u64) {
+    while machine.state() != State::Closed {
+        play(machine, "S", now);
+    }
+}
+
+#[test]
+fn half_of_the_calls_trip_it_once_there_are_twenty() {
+    let machine = Machine::new(ratio(50));
+    assert!(!play(&machine, "FFFFFFFFFSSSSSSSSSS", 0), "19 calls are too few");
+    let ticket = admitted(&machine, 0).unwrap();
+    let totals = Totals { calls: 20, failed: 10, slow: 0 };
+    let trip =
+        Transition { from: State::Closed, to: State::Open, trip: Some(Trip::Failed(totals)) };
+    assert_eq!(record(&machine, ticket, Outcome::Failure, 0), Recorded::Counted(Some(trip)));
+}
+
+#[test]
+fn a_good_call_never_trips_it() {
+    let machine = Machine::new(ratio(50));
+    assert!(!play(&machine, "FFFFFFFFFFFFFFFFFFF", 0), "19 failures");
+    assert!(!play(&machine, "S", 0), "19 of 20, but this one was good");
+    assert!(play(&machine, "F", 0));
+}
+
+/// tower-resilience counted from the beginning: after 100 000 successes it took as many failures.
+#[test]
+fn years_of_success_do_not_delay_the_trip() {
+    for policy in [ratio(50).window(Window::calls(100)), ratio(50)] {
+        let machine = Machine::new(policy);
+        play(&machine, &"S".repeat(100_000), 0);
+        let failures = (1..).find(|_| play(&machine, "F", 100)).unwrap();
+        assert!(failures <= 50, "{failures}");
+    }
+}
+
+/// tower-resilience waited for the whole window, whatever the minimum.
+#[test]
+fn the_window_need_not_be_full() {
+    let machine = Machine::new(ratio(50).window(Window::calls(100).min_calls(10)));
+    assert!(!play(&machine, "SSSSSFFFF", 0));
+    assert!(play(&machine, "F", 0));
+}
+
+#[test]
+fn a_minimum_beyond_the_window_is_the_whole_window() {
+    let machine = Machine::new(ratio(100).window(Window::calls(5).min_calls(20)));
+    assert!(!play(&machine, "FFFF", 0));
+    assert!(play(&machine, "F", 0));
+}
+
+#[test]
+fn calls_beyond_the_window_are_forgotten() {
+    let machine = Machine::new(ratio(50).window(Window::calls(10).min_calls(10)));
+    for _ in 0..100 {
+        assert!(!play(&machine, "FFFFSSSSSS", 0), "4 of 10, wherever one looks");
+    }
+    assert!(!play(&machine, "FFFF", 0));
+    assert!(play(&machine, "F", 0), "the last ten: SSSSSFFFFF");
+}
+
+#[test]
+fn failures_of_long_ago_are_forgotten() {
+    let machine = Machine::new(ratio(50));
+    for now in 0..10 {
+        assert!(!play(&machine, "F", now), "too few");
+    }
+    assert!(!play(&machine, "SSSSSSSSSS", 10), "at 0 s one left");
+    assert_eq!(machine.totals(&secs(10)), Totals { calls: 19, failed: 9, slow: 0 });
+    assert_eq!(machine.totals(&secs(14)), Totals { calls: 15, failed: 5, slow: 0 });
+    assert_eq!(machine.totals(&secs(20)), Totals::default());
+    assert!(!play(&machine, "F", 20));
+    assert!(machine.is_pristine(&secs(60)));
+}
+
+#[test]
+fn slow_calls_trip_it_although_they_succeed() {
+    let policy = Policy::consecutive(5).or_slow_ratio(Ratio::percent(80), Duration::from_secs(2));
+    let machine = Machine::new(policy);
+    assert!(!play(&machine, "SSSSLLLLLLLLLLLLLLL", 0));
+    let ticket = admitted(&machine, 0).unwrap();
+    let recorded = machine.record(ticket, Outcome::Success, true, &secs(0));
+    let totals = Totals { calls: 20, failed: 0, slow: 16 };
+    let trip = Transition { from: State::Closed, to: State::Open, trip: Some(Trip::Slow(totals)) };
+    assert_eq!(recorded, Recorded::Counted(Some(trip)));
+}
+
+#[test]
+fn a_slow_probe_has_failed_where_slowness_matters() {
+    let policy = Policy::consecutive(1).or_slow_ratio(Ratio::ALL, Duration::from_secs(2));
+    let machine = Machine::new(policy);
+    assert!(play(&machine, "F", 0));
+    assert!(play(&machine, "L", 30), "open again");
+}
+
+#[test]
+fn conditions_are_joined_by_or() {
+    let policy = ratio(50).or_consecutive(3);
+    assert!(play(&Machine::new(policy), "SSSSSSSSSSSSFFF", 0), "3 in a row, 3 of 15");
+    let in_turn = "FS".repeat(9) + "SF";
+    assert!(play(&Machine::new(policy), &in_turn, 0), "never 3 in a row, 10 of 20");
+}
+
+#[test]
+fn a_new_generation_begins_with_an_empty_window() {
+    for window in [Window::calls(100), Window::time(Duration::from_secs(100))] {
+        let machine = Machine::new(ratio(50).window(window));
+        assert!(play(&machine, &"F".repeat(20), 0));
+        recover(&machine, 6);
+        assert_eq!(machine.totals(&secs(6)), Totals::default());
+        assert!(!play(&machine, &"F".repeat(19), 6));
+        assert!(play(&machine, "F", 6));
+    }
+}
+
+/// resilience4j and tower-resilience judged the probes by the window of time, and were stuck when it had moved on.
+#[test]
+fn probes_far_apart_in_time_close_it_all_the_same() {
+    let machine = Machine::new(ratio(50));
+    assert!(play(&machine, &"F".repeat(20), 0));
+    for now in [100, 200, 300] {
+        assert!(!play(&machine, "S", now));
+    }
+    assert_eq!(machine.state(), State::Closed);
+}
+
+fn open_span(machine: &Machine, now: u64) -> u64 {
+    machine.admit(&secs(now)).unwrap_err().retry_after.unwrap().as_secs()
+}
+
+#[test]
+fn each_further_trip_doubles_the_open_time_up_to_the_cap() {
+    let policy = ratio(100).window(Window::calls(1));
+    let machine = Machine::new(policy);
+    let mut now = 0;
+    play(&machine, "F", now);
+    for expected in [5, 10, 20, 40, 60, 60, 60] {
+        assert_eq!(open_span(&machine, now), expected);
+        now += expected;
+        play(&machine, "F", now);
+    }
+    now += 60;
+    recover(&machine, now);
+    play(&machine, "F", now + 59);
+    assert_eq!(open_span(&machine, now + 59), 60, "it was well for a moment only");
+    now += 59 + 60;
+    recover(&machine, now);
+    play(&machine, "F", now + 60);
+    assert_eq!(open_span(&machine, now + 60), 5, "it was well for as long as it may be open");
+}
+
+#[test]
+fn a_reset_forgets_that_the_open_time_had_grown() {
+    let machine = Machine::new(ratio(100).window(Window::calls(1)));
+    play(&machine, "F", 0);
+    play(&machine, "F", 5);
+    assert_eq!(open_span(&machine, 5), 10);
+    machine.force(State::Closed);
+    play(&machine, "F", 5);
+    assert_eq!(open_span(&machine, 5), 5);
+}
+
+#[test]
+fn chance_makes_the_open_time_longer_by_up_to_a_fifth() {
+    for (chance, expected) in [(0, 5_000), (u64::MAX / 2, 5_499), (u64::MAX, 5_999)] {
+        let machine = Machine::new(ratio(100).window(Window::calls(1)));
+        let at = At { millis: 0, chance };
+        let (ticket, _) = machine.admit(&at).unwrap();
+        machine.record(ticket, Outcome::Failure, false, &at);
+        let refused = machine.admit(&at).unwrap_err();
+        assert_eq!(refused.retry_after, Some(Duration::from_millis(expected)));
+    }
+}
+
+#[test]
+fn after_closing_a_growing_share_passes() {
+    let machine = Machine::new(Policy::consecutive(1).ramp(Duration::from_secs(100)));
+    play(&machine, "F", 0);
+    recover(&machine, 30);
+    let passing = |now: u64| {
+        let draws = (0..100)
+            .map(|draw| At { millis: now * 1_000, chance: (2 * draw + 1) * (u64::MAX / 200) });
+        draws.filter(|at| machine.admit(at).is_ok()).count()
+    };
+    assert_eq!([30, 40, 80, 129].map(passing), [10, 10, 50, 99]);
+    let refused = machine.admit(&At { millis: 80_000, chance: u64::MAX }).unwrap_err();
+    assert_eq!(refused.retry_after, Some(Duration::from_secs(50)));
+    assert_eq!(passing(130), 100);
+    assert_eq!(machine.word().payload(), 0, "the usual call is quick again");
+}
+
+#[test]
+fn a_ramping_circuit_trips_as_any_closed_one() {
+    let machine = Machine::new(Policy::consecutive(2).ramp(Duration::from_secs(100)));
+    play(&machine, "FF", 0);
+    recover(&machine, 30);
+    assert!(!play(&machine, "FSF", 30));
+    assert!(play(&machine, "F", 30));
+}
+
+/// A clock that counts from zero again, as after the suspension of a machine.
+#[test]
+fn a_clock_that_is_set_back_holds_nothing_up() {
+    let later = 1_000_000;
+    let machine = tripped_at(later);
+    assert!(admitted(&machine, 0).is_some(), "not open for another million seconds");
+    for _ in 0..2 {
+        admitted(&machine, 0).unwrap();
+    }
+    assert!(admitted(&machine, 39).is_none(), "the lease runs from now on");
+    assert!(admitted(&machine, 40).is_some());
+
+    let ramp = Machine::new(Policy::consecutive(1).ramp(Duration::from_secs(10)));
+    play(&ramp, "F", later);
+    recover(&ramp, later + 30);
+    let unlucky = At { millis: 0, chance: u64::MAX };
+    assert!(ramp.admit(&unlucky).is_ok());
+}
+
+#[test]
+fn two_million_trips_later_the_windows_still_work() {
+    for window in [Window::calls(3).min_calls(3), Window::time(Duration::from_secs(3)).min_calls(3)]
+    {
+        let machine =
+            Machine::new(ratio(100).window(window).successes_to_close(1).open_growth(1, OPEN_FOR));
+        let mut now = 0;
+        // Each turn is three generations, so this comes round, at an offset.
+        for _ in 0..800_000 {
+            assert!(play(&machine, "FFF", now), "{now}");
+            now += 6;
+            play(&machine, "S", now);
+            assert_eq!(machine.state(), State::Closed);
+        }
+    }
 }
 
 /// What a caller may do next.
@@ -236,7 +520,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Admit => {
-                    let promised = machine.would_admit(secs(now));
+                    let promised = machine.would_admit(&secs(now));
                     let ticket = admitted(&machine, now);
                     prop_assert_eq!(promised, ticket.is_some());
                     under_way.extend(ticket);
