@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use gusset_call::Limited;
 
-use crate::{Denied, Level, Quota, TooCostly};
+use crate::{
+    Level, Quota, TooCostly,
+    sync::{AtomicU64, Ordering::Relaxed},
+};
 
 /// Ticks per nanosecond, at most 1, as a binary fraction with 63 places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +28,13 @@ impl Scale {
     /// Where the clock stops: 292 years after it started.
     const END: u64 = 1 << 63;
 
-    /// Nanoseconds since the epoch, as far as the clock goes.
-    pub(crate) fn nanos(now: Duration) -> u64 {
-        u64::try_from(now.as_nanos()).unwrap_or(Self::END).min(Self::END)
+    /// A span in nanoseconds, as far as the clock goes.
+    pub(crate) fn nanos(span: Duration) -> u64 {
+        u64::try_from(span.as_nanos()).unwrap_or(Self::END).min(Self::END)
     }
 
     /// The tick at nanosecond `nanos`.
+    #[inline]
     fn tick(self, nanos: u64) -> u64 {
         ((u128::from(nanos) * u128::from(self.0)) >> Self::PLACES) as u64
     }
@@ -55,8 +59,6 @@ pub(crate) struct Gcra {
     shift: u32,
     /// In tokens.
     burst: u32,
-    /// What a refusal by a quota that allows nothing names as the time to come back.
-    period: Duration,
 }
 
 /// A moment on the clock of a quota.
@@ -80,11 +82,13 @@ impl Gcra {
         // Rounded up: then the clock shows a tick no later than it is due, and a token that is due at
         // a whole nanosecond is there at that nanosecond.
         let scale = (u128::from(tokens) << shift << Scale::PLACES).div_ceil(u128::from(per));
-        Self { scale: Scale(scale as u64), shift, burst, period: quota.per }
+        Self { scale: Scale(scale as u64), shift, burst }
     }
 
-    pub(crate) fn now(&self, since_epoch: Duration) -> Now {
-        let nanos = Scale::nanos(since_epoch);
+    /// The moment `nanos` nanoseconds after the epoch.
+    #[inline]
+    pub(crate) fn now(&self, nanos: u64) -> Now {
+        let nanos = nanos.min(Scale::END);
         Now { nanos, tick: self.scale.tick(nanos) }
     }
 
@@ -94,6 +98,7 @@ impl Gcra {
     }
 
     /// What `tokens` cost, in ticks.
+    #[inline]
     pub(crate) fn cost(&self, tokens: u32) -> Result<u64, TooCostly> {
         if tokens > self.burst {
             return Err(TooCostly::new(tokens, self.burst));
@@ -103,6 +108,7 @@ impl Gcra {
 
     /// Takes `cost` from a bucket that is full at tick `full_at`, if that is allowed at tick `latest` or before. Gives the tick at which
     /// the bucket is then full, or the tick at which it would have been allowed.
+    #[inline]
     pub(crate) fn take(&self, full_at: u64, cost: u64, now: Now, latest: u64) -> Result<u64, u64> {
         let spent = full_at.max(now.tick) + cost;
         let allowed_at = self.allowed_at(spent);
@@ -110,37 +116,86 @@ impl Gcra {
     }
 
     /// When it was or will be allowed to fill the bucket up to `full_at`.
+    #[inline]
     pub(crate) fn allowed_at(&self, full_at: u64) -> u64 {
-        full_at.saturating_sub(u64::from(self.burst) << self.shift)
+        full_at.saturating_sub(self.burst_ticks())
     }
 
+    #[inline]
+    pub(crate) const fn burst_ticks(&self) -> u64 {
+        (self.burst as u64) << self.shift
+    }
+
+    /// When a bucket is full that is empty now. No bucket is full later than that, unless somebody waits or the clock went back.
+    #[inline]
+    pub(crate) const fn empty(&self, now: Now) -> u64 {
+        now.tick + self.burst_ticks()
+    }
+
+    /// What a bucket of an `older` quota, full at its tick `full_at`, comes to under this one at the same moment: spent tokens stay spent, up to
+    /// the new burst.
+    pub(crate) fn carried(&self, older: &Self, full_at: u64, nanos: u64) -> u64 {
+        let (then, now) = (older.now(nanos), self.now(nanos));
+        let debt = full_at.saturating_sub(then.tick).min(older.burst_ticks());
+        let ticks = (u128::from(debt) << self.shift).div_ceil(1 << older.shift);
+        now.tick + u64::try_from(ticks).unwrap_or(u64::MAX).min(self.burst_ticks())
+    }
+
+    #[inline]
     pub(crate) fn level(&self, full_at: u64, now: Now) -> Level {
         let debt = full_at.saturating_sub(now.tick);
-        let left = (u64::from(self.burst) << self.shift).saturating_sub(debt) >> self.shift;
-        let remaining = u32::try_from(left).unwrap_or(u32::MAX);
+        // Not more than the burst, so it fits.
+        let remaining = (self.burst_ticks().saturating_sub(debt) >> self.shift) as u32;
         Level::new(remaining, full_at, now.nanos, self.scale)
     }
 
+    /// How long after `now` the clock shows `tick`.
+    pub(crate) fn span_until(&self, tick: u64, now: Now) -> Duration {
+        self.scale.span_until(tick, now.nanos)
+    }
+
     /// The refusal of what would be allowed at tick `allowed_at`.
+    #[cold]
     pub(crate) fn limited(&self, allowed_at: u64, now: Now) -> Limited {
         Limited::new(self.scale.span_until(allowed_at, now.nanos))
     }
 
-    /// The refusal of a single token; it is too costly only for a quota that allows nothing.
-    pub(crate) fn single(&self, denied: Denied) -> Limited {
-        match denied {
-            Denied::Limited(limited) => limited,
-            Denied::TooCostly(_) => Limited::new(self.period),
-        }
-    }
-
     /// Nanoseconds since the epoch at which the clock shows `tick`.
-    pub(crate) fn nanos_at(&self, tick: u64) -> Duration {
-        Duration::from_nanos(self.scale.nanos_at(tick))
+    pub(crate) fn nanos_at(&self, tick: u64) -> u64 {
+        self.scale.nanos_at(tick)
+    }
+}
+
+/// A [`Gcra`] that may be exchanged while others read it. They may read half of the old and half of the new one; so whoever reads it
+/// must learn from elsewhere that it has not changed, before acting on it.
+#[derive(Debug)]
+pub(crate) struct GcraCell {
+    scale: AtomicU64,
+    /// The burst above, the shift below.
+    shape: AtomicU64,
+}
+
+impl GcraCell {
+    pub(crate) fn new(gcra: Gcra) -> Self {
+        Self { scale: AtomicU64::new(gcra.scale.0), shape: AtomicU64::new(gcra.shape()) }
     }
 
-    pub(crate) const fn tokens(&self, ticks: u64) -> u64 {
-        ticks >> self.shift
+    #[inline]
+    pub(crate) fn load(&self) -> Gcra {
+        let (scale, shape) = (self.scale.load(Relaxed), self.shape.load(Relaxed));
+        // Below 64 it is anyhow; the mask tells the compiler.
+        Gcra { scale: Scale(scale), shift: shape as u32 & 63, burst: (shape >> 32) as u32 }
+    }
+
+    pub(crate) fn store(&self, gcra: Gcra) {
+        self.scale.store(gcra.scale.0, Relaxed);
+        self.shape.store(gcra.shape(), Relaxed);
+    }
+}
+
+impl Gcra {
+    const fn shape(&self) -> u64 {
+        (self.burst as u64) << 32 | self.shift as u64
     }
 }
 

@@ -1,21 +1,13 @@
-use std::{
-    borrow::Borrow,
-    collections::hash_map::RandomState,
-    fmt,
-    hash::{BuildHasher, Hash},
-    marker::PhantomData,
-    num::NonZeroUsize,
-    sync::Arc,
-};
+use std::{borrow::Borrow, fmt, hash::Hash, marker::PhantomData, num::NonZeroUsize, sync::Arc};
 
-use gusset_call::Limited;
-use tokio::time::Instant;
+use gusset_call::{Clock, Limited};
 
 use crate::{
     Denied, Level, Quota, Stats,
-    gcra::{Gcra, Now},
+    bucket::Unmet,
+    hashing::Hashing,
     stats::Counters,
-    table::Table,
+    table::{Home, Table},
 };
 
 /// One bucket per key, in memory that never grows. Clones share the buckets.
@@ -54,31 +46,36 @@ pub struct Keyed<K: ?Sized> {
 }
 
 struct Shared {
-    quota: Quota,
-    gcra: Gcra,
     table: Table,
-    hasher: RandomState,
-    epoch: Instant,
+    hashing: Hashing,
+    clock: Clock,
     counters: Counters,
 }
 
-impl<K: Hash + ?Sized> Keyed<K> {
+impl<K: ?Sized> Keyed<K> {
     /// The same quota for every key; `capacity` is how many keys it must be able to keep apart at once, above
     /// all those that are at their limit.
     #[must_use]
     pub fn new(quota: Quota, capacity: NonZeroUsize) -> Self {
-        let gcra = Gcra::new(quota, Table::BURST_BITS);
         let shared = Shared {
-            quota,
-            gcra,
-            table: Table::new(gcra, capacity.get()),
-            hasher: RandomState::new(),
-            epoch: Instant::now(),
+            table: Table::new(quota, capacity.get()),
+            hashing: Hashing::new(),
+            clock: Clock::new(),
             counters: Counters::default(),
         };
         Self { shared: Arc::new(shared), key: PhantomData }
     }
 
+    /// Refuses a new key that finds no room, rather than forgetting another: for where a limit must hold though the world ends. Whoever
+    /// floods the table then keeps out those who come for the first time, until the flood's own buckets are full again.
+    #[must_use]
+    pub fn refuse_new_keys(self) -> Self {
+        self.shared.table.refuse_new();
+        self
+    }
+}
+
+impl<K: Hash + ?Sized> Keyed<K> {
     /// Takes one token of `key`, if there is one.
     ///
     /// # Errors
@@ -89,7 +86,12 @@ impl<K: Hash + ?Sized> Keyed<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
-        self.check_n(key, 1).map_err(|denied| self.shared.gcra.single(denied))
+        let home = self.shared.table.home(self.shared.hashing.of(key));
+        let nanos = self.shared.clock.nanos();
+        match self.shared.take_now(&home, 1, nanos) {
+            Some(level) => Ok(level),
+            None => self.shared.check(&home, 1).map_err(|refused| self.shared.limited(refused)),
+        }
     }
 
     /// Takes `cost` tokens of `key`, all or none; a cost of 0 takes nothing and is never refused.
@@ -103,10 +105,12 @@ impl<K: Hash + ?Sized> Keyed<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
-        let now = self.shared.now();
-        let result = self.shared.take(self.shared.hasher.hash_one(key), cost, now);
-        self.shared.counters.count(result.is_ok());
-        result
+        let home = self.shared.table.home(self.shared.hashing.of(key));
+        let nanos = self.shared.clock.nanos();
+        match self.shared.take_now(&home, cost, nanos) {
+            Some(level) => Ok(level),
+            None => Ok(self.shared.check(&home, cost)?),
+        }
     }
 
     /// How full the bucket of `key` is. Takes nothing.
@@ -116,9 +120,17 @@ impl<K: Hash + ?Sized> Keyed<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
-        let now = self.shared.now();
-        let full_at = self.shared.table.full_at(self.shared.hasher.hash_one(key), now);
-        self.shared.gcra.level(full_at, now)
+        self.shared.look(self.shared.hashing.of(key))
+    }
+
+    #[allow(dead_code, reason = "for several limits at once")]
+    pub(crate) fn give_back<Q>(&self, key: &Q, cost: u32)
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized,
+    {
+        let home = self.shared.table.home(self.shared.hashing.of(key));
+        self.shared.table.give_back(&home, cost, &|| self.shared.clock.nanos());
     }
 }
 
@@ -126,7 +138,14 @@ impl<K: ?Sized> Keyed<K> {
     /// What the limiter allows each key.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.shared.quota
+        self.shared.table.quota()
+    }
+
+    /// Allows each key something else from now on. Spent tokens stay spent, as in
+    /// [`RateLimiter::set_quota`](crate::RateLimiter::set_quota). Visits all lines of the table, about a nanosecond for each byte of it, while
+    /// callers go on.
+    pub fn set_quota(&self, quota: Quota) {
+        self.shared.table.set_quota(quota, &|| self.shared.clock.nanos());
     }
 
     /// How many calls were allowed and refused, of all keys together.
@@ -141,22 +160,51 @@ impl<K: ?Sized> Keyed<K> {
     pub fn live_evictions(&self) -> u64 {
         self.shared.table.live_evictions()
     }
+
+    /// How many calls were refused because their keys were new and found no room; see [`refuse_new_keys`](Self::refuse_new_keys).
+    #[must_use]
+    pub fn refused_new_keys(&self) -> u64 {
+        self.shared.table.refused_new()
+    }
 }
 
 impl Shared {
-    fn now(&self) -> Now {
-        self.gcra.now(self.epoch.elapsed())
+    #[inline]
+    fn take_now(&self, home: &Home<'_>, cost: u32, nanos: u64) -> Option<Level> {
+        let level = self.table.take_now(home, cost, nanos);
+        if level.is_some() {
+            self.counters.count_allowed();
+        }
+        level
     }
 
-    fn take(&self, hash: u64, cost: u32, now: Now) -> Result<Level, Denied> {
-        let cost = self.gcra.cost(cost).map_err(Denied::TooCostly)?;
-        if cost == 0 {
+    #[inline(never)]
+    fn check(&self, home: &Home<'_>, cost: u32) -> Result<Level, Unmet> {
+        let clock = &|| self.clock.nanos();
+        let result = match cost {
             // Nothing to remember, so nobody has to make room for it.
-            return Ok(self.gcra.level(self.table.full_at(hash, now), now));
+            0 => Ok(self.table.look(home, clock)),
+            _ => self.table.take(home, cost, clock),
+        };
+        match &result {
+            Ok(_) => self.counters.count_allowed(),
+            Err(_) => self.counters.count_refused(),
         }
-        match self.table.take(hash, cost, now) {
-            Ok(full_at) => Ok(self.gcra.level(full_at, now)),
-            Err(allowed_at) => Err(Denied::Limited(self.gcra.limited(allowed_at, now))),
+        result.map(|(era, full_at)| era.gcra.level(full_at, era.now))
+    }
+
+    fn look(&self, hash: u64) -> Level {
+        let home = self.table.home(hash);
+        let (era, full_at) = self.table.look(&home, &|| self.clock.nanos());
+        era.gcra.level(full_at, era.now)
+    }
+
+    /// The refusal of a single token, which is too costly only for a quota that allows nothing.
+    #[cold]
+    fn limited(&self, refused: Unmet) -> Limited {
+        match refused.into() {
+            Denied::Limited(limited) => limited,
+            Denied::TooCostly(_) => Limited::new(self.table.quota().per),
         }
     }
 }
@@ -169,6 +217,6 @@ impl<K: ?Sized> Clone for Keyed<K> {
 
 impl<K: ?Sized> fmt::Debug for Keyed<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keyed").field("quota", &self.shared.quota).finish_non_exhaustive()
+        f.debug_struct("Keyed").field("quota", &self.quota()).finish_non_exhaustive()
     }
 }

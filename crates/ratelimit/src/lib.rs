@@ -184,6 +184,7 @@ mod limit;
 
 mod keyed;
 mod limiter;
+mod reservation;
 
 mod level;
 mod quota;
@@ -191,6 +192,9 @@ mod quota;
 mod bucket;
 mod gcra;
 mod table;
+
+mod hashing;
+mod sync;
 
 mod concurrency;
 
@@ -236,11 +240,12 @@ pub use limit::{Extract, Limit, PerKey, Refused, Weighed, WithoutKey};
 pub use limiter::RateLimiter;
 #[cfg(feature = "http")]
 pub use network::{MalformedNetwork, Network, network};
-pub use quota::Quota;
+pub use quota::{InvalidQuota, Quota};
 #[cfg(feature = "redis")]
 pub use redis::{
     Decided, ForAll, InvalidUrl, Judge, RedisDenied, RedisLimit, RedisLimitFuture, RedisLimitLayer,
     RedisLimiter, RedisPolicy, RedisServer, RedisState, RedisStats, WhenAway, WireKey,
 };
+pub use reservation::Reservation;
 pub use service::RateLimit;
 pub use stats::Stats;

@@ -1,12 +1,11 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use gusset_call::Limited;
-use tokio::time::{Instant, sleep_until};
+use gusset_call::{Clock, Limited};
+use tokio::time::sleep;
 
 use crate::{
-    Denied, Level, Quota, Stats,
-    bucket::{Bucket, Place},
-    gcra::{Gcra, Now},
+    Denied, Level, Quota, Reservation, Stats,
+    bucket::{Bucket, Place, Unmet},
     stats::Counters,
 };
 
@@ -23,52 +22,69 @@ use crate::{
 ///
 /// # Cost
 ///
-/// One atomic word and no task; no lock but a short one for those who leave the queue. The bucket begins full. It does what
+/// One atomic word and no task; no lock but a short one for those who leave the queue. About 1.5 KB. The bucket begins full. It does what
 /// it says for 292 years after it was made.
+///
+/// # Waiting
+///
+/// [`until_ready`](Self::until_ready) and [`reserve`](Self::reserve) queue, first come, first served. Each who waits has a turn, a fixed moment, and
+/// sleeps once until then. The queue is bounded twice: by the longest wait that each accepts, and by the number of those who wait, 1024 unless
+/// [`max_waiters`](Self::max_waiters) says otherwise. Beyond either bound the answer is an immediate refusal.
 #[derive(Clone)]
-pub struct RateLimiter(Arc<Shared>);
+pub struct RateLimiter(pub(crate) Arc<Shared>);
 
-struct Shared {
-    quota: Quota,
-    gcra: Gcra,
+pub(crate) struct Shared {
     bucket: Bucket,
-    epoch: Instant,
+    clock: Clock,
     counters: Counters,
 }
 
 impl RateLimiter {
-    /// Ticks of a burst fit into so many bits, and so do the ticks of 292 years and of a wait beside them.
-    const BITS: u32 = 62;
-
-    /// Longer waits are refused: the ticks of the queue must stay within the clock.
-    const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
-
     /// A full bucket.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
         Self(Arc::new(Shared {
-            quota,
-            gcra: Gcra::new(quota, Self::BITS),
-            bucket: Bucket::default(),
-            epoch: Instant::now(),
+            bucket: Bucket::new(quota),
+            clock: Clock::new(),
             counters: Counters::default(),
         }))
+    }
+
+    /// How many may wait at the same time, in all clones together. Default 1024: as many tasks as a process holds with ease, and a sign that the limit is
+    /// too low if they all wait. 0 lets nobody wait.
+    #[must_use]
+    pub fn max_waiters(self, most: u16) -> Self {
+        self.0.bucket.waiters().set_most(most);
+        self
     }
 
     /// What the limiter allows.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.0.quota
+        self.0.bucket.quota()
+    }
+
+    /// Allows something else from now on.
+    ///
+    /// Each call is decided by the old quota or by the new one, never by a part of each. Spent tokens stay spent: of a burst of 10 with 4 left, a burst of
+    /// 100 leaves 94, and a burst of 5 leaves none. Tokens come back at the new rate. Those who wait keep their turns, and who comes later
+    /// queues behind them; what they give back if they leave is lost, unless nobody waits any more, and [`wasted`](Self::wasted) counts it.
+    pub fn set_quota(&self, quota: Quota) {
+        self.0.bucket.set_quota(quota, self.0.clock.nanos());
     }
 
     /// Takes one token, if there is one.
     ///
     /// # Errors
     ///
-    /// [`Limited`] if there is none, or if all that come are promised to those who wait in
-    /// [`until_ready`](Self::until_ready). Nothing is taken then.
+    /// [`Limited`] if there is none, or if all that come are promised to those who wait. Nothing is taken then.
+    #[inline]
     pub fn check(&self) -> Result<Level, Limited> {
-        self.check_n(1).map_err(|denied| self.0.gcra.single(denied))
+        let nanos = self.0.clock.nanos();
+        match self.0.take_now(1, nanos) {
+            Some(level) => Ok(level),
+            None => self.0.check(1).map_err(|refused| self.0.limited(refused)),
+        }
     }
 
     /// Takes `cost` tokens, all or none; a cost of 0 takes nothing, and is refused only while others wait.
@@ -77,28 +93,29 @@ impl RateLimiter {
     ///
     /// [`Denied::Limited`] if there are not as many now, [`Denied::TooCostly`] if there never will be. Nothing is
     /// taken then.
+    #[inline]
     pub fn check_n(&self, cost: u32) -> Result<Level, Denied> {
-        let now = self.0.now();
-        let result = self.0.take(cost, now, now.tick);
-        self.0.counters.count(result.is_ok());
-        result.map(|place| self.0.gcra.level(place.end, now))
+        let nanos = self.0.clock.nanos();
+        match self.0.take_now(cost, nanos) {
+            Some(level) => Ok(level),
+            None => Ok(self.0.check(cost)?),
+        }
     }
 
     /// How full the bucket is. Takes nothing.
     #[must_use]
     pub fn peek(&self) -> Level {
-        self.0.gcra.level(self.0.bucket.full_at(), self.0.now())
+        self.0.peek()
     }
 
     /// Takes one token as soon as there is one, first come, first served.
     ///
     /// The first poll takes a place in the queue, or refuses at once if the turn would come only after
-    /// `max_wait` (capped at one year): nobody waits in vain. Then it sleeps once, until its turn. The queue costs the limiter no memory, and never holds more than the
-    /// tokens of `max_wait`.
+    /// `max_wait` (capped at one year), or if too many wait already: nobody waits in vain. Then it sleeps once, until its turn.
     ///
     /// # Errors
     ///
-    /// [`Limited`], with the whole time until the turn would have come, if that is more than `max_wait`.
+    /// [`Limited`], with the whole time until the turn would have come.
     ///
     /// # Cancellation
     ///
@@ -106,53 +123,182 @@ impl RateLimiter {
     /// who did have left as well. Otherwise that turn passes unused, because those behind were promised theirs, and
     /// [`wasted`](Self::wasted) counts it.
     pub async fn until_ready(&self, max_wait: Duration) -> Result<Level, Limited> {
-        self.until_ready_n(1, max_wait).await.map_err(|denied| self.0.gcra.single(denied))
+        self.0.until_ready(1, max_wait).await.map_err(|refused| self.0.limited(refused))
     }
 
     /// Takes `cost` tokens, all at once, as soon as there are as many; otherwise as [`until_ready`](Self::until_ready).
     ///
     /// # Errors
     ///
-    /// [`Denied::Limited`] if it would take longer than `max_wait`, [`Denied::TooCostly`] if there will never
+    /// [`Denied::Limited`] if it would take longer than `max_wait` or too many wait, [`Denied::TooCostly`] if there will never
     /// be as many.
     pub async fn until_ready_n(&self, cost: u32, max_wait: Duration) -> Result<Level, Denied> {
-        let now = self.0.now();
-        let latest = self.0.gcra.tick_after(now, max_wait.min(Self::MAX_WAIT));
-        let place = self.0.take(cost, now, latest).inspect_err(|_| self.0.counters.count(false))?;
-        let allowed_at = self.0.gcra.allowed_at(place.end);
-        if allowed_at > now.tick {
-            let turn = Turn { limiter: &self.0, place };
-            sleep_until(self.0.epoch + self.0.gcra.nanos_at(allowed_at)).await;
-            // It has come; what was taken is used.
-            std::mem::forget(turn);
-        }
-        self.0.counters.count(true);
-        Ok(self.peek())
+        Ok(self.0.until_ready(cost, max_wait).await?)
     }
 
-    /// How many calls were allowed and refused. Those who left while they waited are neither.
+    /// Takes `cost` tokens now, to be used when they are due, within `max_wait` (capped at one year).
+    ///
+    /// # Errors
+    ///
+    /// [`Denied::Limited`] if they would be due later or too many wait, [`Denied::TooCostly`] if there will never
+    /// be as many. Nothing is taken then.
+    pub fn reserve(&self, cost: u32, max_wait: Duration) -> Result<Reservation, Denied> {
+        let turn = self.0.queue(cost, max_wait)?;
+        Ok(Reservation::new(self.0.clone(), turn))
+    }
+
+    /// How many calls were allowed and refused. Those who left before their turn are neither.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.counters.stats()
     }
 
-    /// How many tokens were used by nobody, because those who waited for them left.
+    /// How many tokens were used by nobody, because those who had taken them left.
     #[must_use]
     pub fn wasted(&self) -> u64 {
-        self.0.gcra.tokens(self.0.bucket.wasted(&self.0.gcra, self.0.now()))
+        self.0.bucket.wasted(self.0.clock.nanos())
+    }
+
+    /// How many wait at present, reservations that are not used yet among them.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.bucket.waiters().number()
     }
 }
 
+/// What a caller holds that has come to the front of the queue, or waits there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    place: Place,
+    generation: u64,
+    /// Whether it counts among those who wait.
+    waits: bool,
+}
+
 impl Shared {
-    fn now(&self) -> Now {
-        self.gcra.now(self.epoch.elapsed())
+    /// Longer waits are refused: the ticks of the queue must stay within the clock.
+    const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+    #[inline]
+    fn take_now(&self, cost: u32, nanos: u64) -> Option<Level> {
+        let level = self.bucket.take_now(cost, nanos);
+        if level.is_some() {
+            self.counters.count_allowed();
+        }
+        level
     }
 
-    fn take(&self, cost: u32, now: Now, latest: u64) -> Result<Place, Denied> {
-        let cost = self.gcra.cost(cost).map_err(Denied::TooCostly)?;
-        self.bucket
-            .take(&self.gcra, cost, now, latest)
-            .map_err(|allowed_at| Denied::Limited(self.gcra.limited(allowed_at, now)))
+    #[cold]
+    fn check(&self, cost: u32) -> Result<Level, Unmet> {
+        match self.bucket.take(cost, || self.clock.nanos(), Duration::ZERO) {
+            Ok(place) => {
+                self.counters.count_allowed();
+                Ok(place.gcra.level(place.end, place.now))
+            }
+            Err(refused) => {
+                self.counters.count_refused();
+                Err(refused)
+            }
+        }
+    }
+
+    /// The refusal of a single token, which is too costly only for a quota that allows nothing.
+    #[cold]
+    fn limited(&self, refused: Unmet) -> Limited {
+        match refused.into() {
+            Denied::Limited(limited) => limited,
+            Denied::TooCostly(_) => Limited::new(self.bucket.quota().per),
+        }
+    }
+
+    /// From now until that turn.
+    pub(crate) fn ready_in(&self, turn: &Turn) -> Duration {
+        // Not longer than was promised, even if the clock has gone back since.
+        turn.place.wait_from(self.clock.nanos()).min(turn.place.wait())
+    }
+
+    fn queue(&self, cost: u32, max_wait: Duration) -> Result<Turn, Unmet> {
+        let refuse = |refused| {
+            self.counters.count_refused();
+            Err(refused)
+        };
+        let clock = || self.clock.nanos();
+        // Before the place is taken: if the quota changes in between, the place is taken for older than it is.
+        let generation = self.bucket.generation();
+        let mut refused = match self.bucket.take(cost, clock, Duration::ZERO) {
+            Ok(place) => return Ok(Turn { place, generation, waits: false }),
+            Err(refused) => refused,
+        };
+        let acceptable =
+            |refused: &Unmet| refused.wait().filter(|wait| *wait <= max_wait.min(Self::MAX_WAIT));
+        let Some(mut wait) = acceptable(&refused) else { return refuse(refused) };
+        let waiters = self.bucket.waiters();
+        if !waiters.enter() {
+            self.counters.count_queue_full();
+            return refuse(refused);
+        }
+        loop {
+            waiters.expect(wait);
+            refused = match self.bucket.take(cost, clock, wait) {
+                Ok(place) => return Ok(Turn { place, generation, waits: true }),
+                // Others were faster, and the wait is longer than thought.
+                Err(refused) => refused,
+            };
+            let Some(longer) = acceptable(&refused) else {
+                waiters.leave();
+                return refuse(refused);
+            };
+            wait = longer;
+        }
+    }
+
+    pub(crate) fn peek(&self) -> Level {
+        let (gcra, now, full_at) = self.bucket.look(self.clock.nanos());
+        gcra.level(full_at, now)
+    }
+
+    pub(crate) fn used(&self, turn: &Turn) -> Level {
+        if turn.waits {
+            self.bucket.waiters().leave();
+        }
+        self.counters.count_allowed();
+        self.peek()
+    }
+
+    pub(crate) fn given_up(&self, turn: &Turn) {
+        self.bucket.give_back(&turn.place, turn.generation, self.clock.nanos());
+        if turn.waits {
+            self.bucket.waiters().leave();
+        }
+    }
+
+    async fn until_ready(&self, cost: u32, max_wait: Duration) -> Result<Level, Unmet> {
+        let held = Held { shared: self, turn: self.queue(cost, max_wait)? };
+        self.turn_comes(&held.turn).await;
+        // What was taken is used.
+        let Held { turn, .. } = *std::mem::ManuallyDrop::new(held);
+        Ok(self.used(&turn))
+    }
+
+    pub(crate) fn turn_comes(&self, turn: &Turn) -> impl Future<Output = ()> + use<> {
+        let wait = self.ready_in(turn);
+        async move {
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// A turn that is given up on drop.
+struct Held<'a> {
+    shared: &'a Shared,
+    turn: Turn,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.shared.given_up(&self.turn);
     }
 }
 
@@ -162,17 +308,5 @@ impl fmt::Debug for RateLimiter {
             .field("quota", &self.quota())
             .field("level", &self.peek())
             .finish_non_exhaustive()
-    }
-}
-
-/// A place in the queue, given back on drop.
-struct Turn<'a> {
-    limiter: &'a Shared,
-    place: Place,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.limiter.bucket.give_back(&self.limiter.gcra, self.place, self.limiter.now());
     }
 }

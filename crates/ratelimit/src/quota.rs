@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{error::Error, fmt, time::Duration};
 
 /// How much is allowed: so many tokens per period, and how many of them at once.
 ///
@@ -19,6 +19,10 @@ use std::time::Duration;
 ///
 /// **0 allows nothing.** A quota of 0 per period, or with a burst of 0, refuses every call: a limit that was set to 0 was set to
 /// stop something. Such a refusal names one period as the time to come back, for want of a better answer.
+///
+/// **A period of 0** is no rate at all, and counts as the fastest, 10⁹ per second.
+///
+/// [`checked`](Self::checked) refuses all of these instead. Use it for what comes from a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     pub(crate) tokens: u32,
@@ -31,6 +35,40 @@ impl Quota {
     #[must_use]
     pub const fn new(tokens: u32, per: Duration) -> Self {
         Self { tokens, per, burst: tokens }
+    }
+
+    /// As [`new`](Self::new) with a `burst`, but nothing is bent to fit: for numbers that somebody else has written.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use gusset_ratelimit::{InvalidQuota, Quota};
+    ///
+    /// let minute = Duration::from_secs(60);
+    /// assert_eq!(Quota::checked(100, minute, 5), Ok(Quota::per_minute(100).burst(5)));
+    /// let error = Quota::checked(100, Duration::ZERO, 5).unwrap_err();
+    /// assert_eq!(error, InvalidQuota::NoPeriod);
+    /// assert_eq!(error.to_string(), "a quota needs a period of more than 0 s");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidQuota`] if it would allow nothing, if a token would come back in less than a nanosecond, or if the
+    /// period is longer than 292 years.
+    pub const fn checked(tokens: u32, per: Duration, burst: u32) -> Result<Self, InvalidQuota> {
+        let longest = Duration::from_nanos(1 << 63);
+        if tokens == 0 {
+            Err(InvalidQuota::NoTokens)
+        } else if per.is_zero() {
+            Err(InvalidQuota::NoPeriod)
+        } else if burst == 0 {
+            Err(InvalidQuota::NoBurst)
+        } else if per.as_nanos() > longest.as_nanos() {
+            Err(InvalidQuota::TooSlow { per })
+        } else if per.as_nanos() < tokens as u128 {
+            Err(InvalidQuota::TooFast { tokens, per })
+        } else {
+            Ok(Self { tokens, per, burst })
+        }
     }
 
     /// `tokens` in each second.
@@ -60,5 +98,78 @@ impl Quota {
     pub const fn burst(mut self, tokens: u32) -> Self {
         self.burst = tokens;
         self
+    }
+}
+
+/// Why [`Quota::checked`] takes numbers for a mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidQuota {
+    /// 0 tokens per period allow nothing.
+    NoTokens,
+    /// No time for the tokens to come back in.
+    NoPeriod,
+    /// A burst of 0 allows nothing.
+    NoBurst,
+    /// More than one token per nanosecond.
+    TooFast {
+        /// The tokens asked for.
+        tokens: u32,
+        /// The period in which they were to come back.
+        per: Duration,
+    },
+    /// A period of more than 292 years.
+    TooSlow {
+        /// The period asked for.
+        per: Duration,
+    },
+}
+
+impl fmt::Display for InvalidQuota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTokens => f.write_str("a quota needs at least 1 token per period"),
+            Self::NoPeriod => f.write_str("a quota needs a period of more than 0 s"),
+            Self::NoBurst => f.write_str("a quota needs a burst of at least 1 token"),
+            Self::TooFast { tokens, per } => {
+                write!(f, "{tokens} tokens per {per:?} are more than one each nanosecond")
+            }
+            Self::TooSlow { per } => {
+                write!(f, "a period of {} s is more than 292 years", per.as_secs())
+            }
+        }
+    }
+}
+
+impl Error for InvalidQuota {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_wrong_with_a_quota_is_named() {
+        let second = Duration::from_secs(1);
+        for (tokens, per, burst, told) in [
+            (0, second, 1, "a quota needs at least 1 token per period"),
+            (1, Duration::ZERO, 1, "a quota needs a period of more than 0 s"),
+            (1, second, 0, "a quota needs a burst of at least 1 token"),
+            (6, Duration::from_nanos(5), 1, "6 tokens per 5ns are more than one each nanosecond"),
+            (1, Duration::MAX, 1, "a period of 18446744073709551615 s is more than 292 years"),
+        ] {
+            assert_eq!(Quota::checked(tokens, per, burst).unwrap_err().to_string(), told);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_rate_from_one_a_day_to_one_a_nanosecond_is_taken(
+            tokens in 1..=1_000_000_000_u32, nanos in 1..=86_400_000_000_000_u64, burst in 1_u32..,
+        ) {
+            prop_assume!(u64::from(tokens) <= nanos);
+            let per = Duration::from_nanos(nanos);
+            prop_assert_eq!(Quota::checked(tokens, per, burst), Ok(Quota::new(tokens, per).burst(burst)));
+        }
     }
 }

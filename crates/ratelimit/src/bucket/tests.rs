@@ -7,53 +7,52 @@ use crate::{
 };
 use proptest::prelude::*;
 
-const BITS: u32 = 62;
-
-/// A bucket and what it needs, with times in milliseconds.
-struct Case {
-    gcra: Gcra,
-    bucket: Bucket,
-}
+/// A bucket, with times in milliseconds.
+struct Case(Bucket);
 
 impl Case {
     fn new(quota: Quota) -> Self {
-        Self { gcra: Gcra::new(quota, BITS), bucket: Bucket::default() }
+        Self(Bucket::new(quota))
     }
 
-    fn at(&self, millis: u64) -> Now {
-        self.gcra.now(Duration::from_millis(millis))
+    fn nanos(millis: u64) -> u64 {
+        millis * 1_000_000
     }
 
     fn take(&self, cost: u32, millis: u64) -> bool {
-        let now = self.at(millis);
-        self.bucket.take(&self.gcra, self.gcra.cost(cost).unwrap(), now, now.tick).is_ok()
+        self.0.take(cost, || Self::nanos(millis), Duration::ZERO).is_ok()
     }
 
     /// Gives the place and the millisecond of its turn.
     fn queue(&self, cost: u32, millis: u64, max_wait: u64) -> Option<(Place, u64)> {
-        let now = self.at(millis);
-        let latest = self.gcra.tick_after(now, Duration::from_millis(max_wait));
-        let cost = self.gcra.cost(cost).unwrap();
-        let place = self.bucket.take(&self.gcra, cost, now, latest).ok()?;
-        let turn = self.gcra.nanos_at(self.gcra.allowed_at(place.end)).as_millis();
-        Some((place, u64::try_from(turn).unwrap().max(millis)))
+        let max_wait = Duration::from_millis(max_wait);
+        self.0.waiters.expect(max_wait);
+        let place = self.0.take(cost, || Self::nanos(millis), max_wait).ok()?;
+        Some((place, millis + u64::try_from(place.wait().as_millis()).unwrap()))
     }
 
     fn leave(&self, place: Place, millis: u64) {
-        self.bucket.give_back(&self.gcra, place, self.at(millis));
+        self.0.give_back(&place, 0, Self::nanos(millis));
     }
 
     fn wasted(&self, millis: u64) -> u64 {
-        self.gcra.tokens(self.bucket.wasted(&self.gcra, self.at(millis)))
+        self.0.wasted(Self::nanos(millis))
+    }
+
+    fn full_at(&self) -> u64 {
+        self.0.full_at.load(Relaxed)
     }
 }
 
 proptest! {
     #[test]
     fn it_is_the_bucket_of_the_textbooks(quota in quotas(), steps in steps()) {
-        let case = Case::new(quota);
-        agrees_with_the_textbook(quota, &case.gcra, steps, |cost, now| {
-            case.bucket.take(&case.gcra, cost, now, now.tick).map(|place| place.end)
+        let bucket = Bucket::new(quota);
+        agrees_with_the_textbook(quota, &bucket.gcra.load(), steps, |tokens, nanos| {
+            match bucket.take_now(tokens, nanos) {
+                Some(level) => Ok(level),
+                None => bucket.take(tokens, || nanos, Duration::ZERO).map(|place| place.gcra.level(place.end, place.now)).map_err(|refused| refused.wait().unwrap()),
+            }
         })?;
     }
 
@@ -123,12 +122,12 @@ proptest! {
         for _ in 0..3 {
             assert!(case.take(1, 0));
         }
-        let before = case.bucket.full_at();
+        let before = case.full_at();
         let places: Vec<_> = (0..20).map(|_| case.queue(1, 0, 10_000).unwrap().0).collect();
         for who in order {
             case.leave(places[who], 50);
         }
-        prop_assert_eq!(case.bucket.full_at(), before);
+        prop_assert_eq!(case.full_at(), before);
         prop_assert_eq!(case.wasted(1_000_000), 0);
     }
 }
@@ -166,8 +165,8 @@ fn remembered_gaps_are_bounded_in_number() {
     for pair in places.chunks(2) {
         case.leave(pair[0], 0);
     }
-    assert_eq!(case.bucket.given_up.lock().unwrap().gaps.len(), GivenUp::MOST);
-    assert_eq!(case.wasted(0), 2_000 - GivenUp::MOST as u64);
+    assert_eq!(case.0.rest().gaps.len(), Bucket::MOST_GAPS);
+    assert_eq!(case.wasted(0), 2_000 - Bucket::MOST_GAPS as u64);
 }
 
 #[test]
@@ -190,18 +189,19 @@ fn after_years_of_idleness_it_is_full_and_no_more() {
 fn threads_together_get_no_more_than_one_would() {
     const THREADS: usize = 4;
     let case = Case::new(Quota::per_second(1_000).burst(500));
-    let (bucket, gcra, barrier) = (&case.bucket, &case.gcra, Barrier::new(THREADS));
+    let (bucket, barrier, clock) = (&case.0, Barrier::new(THREADS), AtomicU64::new(0));
     let given: usize = thread::scope(|scope| {
         let ask = |thread: usize| {
-            let barrier = &barrier;
+            let (barrier, clock) = (&barrier, &clock);
             move || {
                 barrier.wait();
                 // Their clocks go apart by up to 3 µs.
-                let times = (0..20_000_u64).map(|step| step * 50_000 + thread as u64 * 1_000);
+                let now = || clock.fetch_add(12_500, Relaxed) + thread as u64 * 1_000;
+                let times = (0..20_000).map(|_| now());
                 times
                     .filter(|nanos| {
-                        let now = gcra.now(Duration::from_nanos(*nanos));
-                        bucket.take(gcra, gcra.cost(1).unwrap(), now, now.tick).is_ok()
+                        bucket.take_now(1, *nanos).is_some()
+                            || bucket.take(1, now, Duration::ZERO).is_ok()
                     })
                     .count()
             }
@@ -209,5 +209,103 @@ fn threads_together_get_no_more_than_one_would() {
         let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(ask(thread))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
-    assert_eq!(given, 500 + 999, "burst, and what comes back in not quite a second");
+    // Burst, and what comes back until then.
+    assert_eq!(given as u64, 500 + (clock.load(Relaxed) - 12_500) / 1_000_000);
+}
+
+#[test]
+fn a_clock_that_goes_back_locks_nobody_out_for_longer_than_the_burst_takes() {
+    let case = Case::new(Quota::per_second(10).burst(5));
+    let day = 24 * 3600 * 1000;
+    assert!(case.take(5, day));
+    assert!(!case.take(1, 1_000), "it may have been emptied just now");
+    assert!(!case.take(1, 1_099));
+    assert!(case.take(1, 1_100));
+    assert!(case.take(5, 1_600 + 1), "and a millisecond for clocks that differ");
+}
+
+#[test]
+fn a_clock_that_goes_back_leaves_those_who_wait_their_places() {
+    let case = Case::new(Quota::per_second(10).burst(1));
+    assert!(case.0.waiters.enter());
+    for _ in 0..=10 {
+        case.queue(1, 1_000_000, 1_000).unwrap();
+    }
+    assert!(!case.take(1, 0));
+    assert!(!case.take(1, 1_000), "behind all who wait");
+    assert!(case.take(1, 1_101));
+}
+
+#[test]
+fn clocks_of_threads_that_differ_a_little_are_no_reason_to_give_tokens() {
+    let bucket = Bucket::new(Quota::per_second(1_000_000).burst(1));
+    assert!(bucket.take(1, || 2_000_500, Duration::ZERO).is_ok());
+    for nanos in [2_000_000, 1_500_000, 1_100_000] {
+        assert!(bucket.take(1, || nanos, Duration::ZERO).is_err());
+    }
+    assert!(bucket.take(1, || 2_001_499, Duration::ZERO).is_err());
+    assert!(bucket.take(1, || 2_001_500, Duration::ZERO).is_ok());
+}
+
+#[test]
+fn what_is_given_back_while_nobody_waits_was_never_taken() {
+    let case = Case::new(Quota::per_second(10).burst(5));
+    let (one, _) = case.queue(2, 0, 0).unwrap();
+    assert!(case.take(3, 0) && !case.take(1, 0));
+    case.leave(one, 50);
+    assert!(case.take(2, 50) && !case.take(1, 50), "though others have taken tokens since");
+    let (late, _) = case.queue(1, 100, 0).unwrap();
+    case.leave(late, 10_000);
+    assert!(case.take(5, 10_000) && !case.take(1, 10_000), "never more than the burst");
+    assert_eq!(case.wasted(20_000), 0);
+}
+
+#[test]
+fn spent_tokens_stay_spent_when_the_quota_changes() {
+    let case = Case::new(Quota::per_second(10).burst(10));
+    assert!(case.take(6, 1_000));
+    case.0.set_quota(Quota::per_second(1_000).burst(100), Case::nanos(1_000));
+    let (gcra, now, full_at) = case.0.look(Case::nanos(1_000));
+    assert_eq!(gcra.level(full_at, now).remaining(), 94);
+    assert!(case.take(100, 1_006));
+    case.0.set_quota(Quota::per_minute(60).burst(5), Case::nanos(1_006));
+    assert!(!case.take(1, 2_005) && case.take(1, 2_006), "of a smaller burst nothing is left");
+    assert_eq!(case.0.quota(), Quota::per_minute(60).burst(5));
+}
+
+#[test]
+fn those_who_wait_keep_their_turns_when_the_quota_changes() {
+    let case = Case::new(Quota::per_second(10).burst(1));
+    assert!(case.0.waiters.enter());
+    let places: Vec<_> = (0..=5).map(|_| case.queue(1, 0, 1_000).unwrap().0).collect();
+    case.0.set_quota(Quota::per_second(1).burst(3), Case::nanos(50));
+    assert_eq!(case.queue(1, 50, 10_000).unwrap().1, 1_500, "a second after the last of them");
+    // An old place is not one of this quota.
+    case.leave(places[5], 60);
+    assert_eq!((case.wasted(60), case.queue(1, 60, 10_000).unwrap().1), (1, 2_500));
+}
+
+#[test]
+fn a_call_is_decided_by_one_quota_even_while_it_changes() {
+    const A: Quota = Quota::per_hour(1).burst(1_000_000);
+    const B: Quota = Quota::new(1, Duration::from_secs(7_000)).burst(2_000_000);
+    let bucket = Bucket::new(A);
+    let given = thread::scope(|scope| {
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    (0..200_000).filter(|step| bucket.take_now(1, *step).is_some()).count()
+                })
+            })
+            .collect();
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            bucket.set_quota(B, 200_000);
+            bucket.set_quota(A, 200_000);
+        }
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+    });
+    let (gcra, now, full_at) = bucket.look(200_000);
+    // A step of the clock may be lost at each change.
+    let left = gcra.level(full_at, now).remaining() as usize;
+    assert!((999_998..=1_000_000).contains(&(left + given)), "{left} {given}");
 }

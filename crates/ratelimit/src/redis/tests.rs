@@ -81,7 +81,7 @@ fn it_gives_what_a_limiter_in_the_process_gives_within_a_thousandth() {
         for (pause, part) in steps {
             micros += ((pause * refill).min(1e8) * 1e6) as u64;
             let cost = ((f64::from(meter.burst()) * part) as u32).max(1);
-            let now = gcra.now(Duration::from_micros(micros));
+            let now = gcra.now(micros * 1_000);
             if let Ok(spent) = gcra.take(full_at, gcra.cost(cost).unwrap(), now, now.tick) {
                 full_at = spent;
                 local += u64::from(cost);
