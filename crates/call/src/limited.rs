@@ -22,6 +22,13 @@ impl Limited {
         self
     }
 
+    /// Adds what is left of another quota, one that would have let the call through. Without a time: who has to wait for one quota need
+    /// not be told how long to make do with the others.
+    pub fn add(&mut self, limit: ServiceLimit) {
+        let limit = ServiceLimit { window: None, ..limit };
+        self.limits = Some(self.told().iter().cloned().chain([limit]).collect());
+    }
+
     pub(crate) const fn span(&self) -> Duration {
         self.retry_after
     }
@@ -64,13 +71,19 @@ impl fmt::Display for Inadmissible {
 /// A quota as clients are told of it: its name, and how many tokens per window. Clones share it.
 ///
 /// It is the item of a `RateLimit-Policy` field (`draft-ietf-httpapi-ratelimit-headers`).
-#[derive(Clone, PartialEq, Eq)]
-pub struct QuotaPolicy {
+#[derive(Clone)]
+pub struct QuotaPolicy(Arc<Policy>);
+
+struct Policy {
     /// The item as it stands in the field.
-    item: Arc<str>,
+    item: Box<str>,
     /// How much of it is the name in its quotes.
     name: usize,
+    #[cfg(feature = "http")]
     tokens: u64,
+    /// The item as a whole field, for most answers tell of one quota only.
+    #[cfg(feature = "http")]
+    field: http::HeaderValue,
 }
 
 impl QuotaPolicy {
@@ -91,19 +104,34 @@ impl QuotaPolicy {
         };
         let tokens = integer(u64::try_from(tokens).unwrap_or(u64::MAX));
         let item = format!("\"{name}\";q={tokens};w={}", integer(seconds));
-        Self { name: name.len() + 2, item: item.into(), tokens }
+        Self(Arc::new(Policy {
+            name: name.len() + 2,
+            #[cfg(feature = "http")]
+            tokens,
+            #[cfg(feature = "http")]
+            field: fields::value(&item),
+            item: item.into(),
+        }))
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.item[1..self.name - 1]
+        &self.0.item[1..self.0.name - 1]
     }
 }
 
+impl PartialEq for QuotaPolicy {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.item == other.0.item
+    }
+}
+
+impl Eq for QuotaPolicy {}
+
 impl fmt::Debug for QuotaPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("QuotaPolicy").field(&self.item).finish()
+        f.debug_tuple("QuotaPolicy").field(&self.0.item).finish()
     }
 }
 
@@ -197,7 +225,6 @@ mod fields {
     use std::fmt::Write as _;
 
     use http::{HeaderMap, HeaderName, HeaderValue};
-    use serde_json::Value;
 
     use super::{ServiceLimit, integer};
 
@@ -214,22 +241,25 @@ mod fields {
             if limits.is_empty() {
                 return;
             }
-            let (mut policies, mut left) = (String::new(), String::new());
+            let mut left = String::with_capacity(32 * limits.len());
             for limit in limits {
-                let comma = if policies.is_empty() { "" } else { ", " };
-                policies.push_str(comma);
-                policies.push_str(&limit.policy.item);
-                let name = &limit.policy.item[..limit.policy.name];
+                let comma = if left.is_empty() { "" } else { ", " };
+                let name = &limit.policy.0.item[..limit.policy.0.name];
                 // Writing to a string does not fail.
                 let _ = write!(left, "{comma}{name};r={}", integer(limit.remaining));
                 if let Some(window) = limit.window {
                     let _ = write!(left, ";t={}", integer(window));
                 }
             }
-            if let (Ok(policies), Ok(left)) = (policies.try_into(), left.try_into()) {
-                headers.append(POLICY, policies);
-                headers.append(LIMIT, left);
-            }
+            let policies = match limits {
+                [one] => one.policy.0.field.clone(),
+                several => {
+                    let items: Vec<_> = several.iter().map(|limit| &*limit.policy.0.item).collect();
+                    value(&items.join(", "))
+                }
+            };
+            headers.append(POLICY, policies);
+            headers.append(LIMIT, value(&left));
             let legacy = limits.iter().filter(|limit| limit.legacy);
             if let Some(tightest) = legacy.min_by_key(|limit| limit.remaining) {
                 tightest.tell_legacy(headers);
@@ -243,7 +273,7 @@ mod fields {
             if said.is_some_and(|said: u64| said <= self.remaining) {
                 return;
             }
-            headers.insert(LEGACY_LIMIT, self.policy.tokens.into());
+            headers.insert(LEGACY_LIMIT, self.policy.0.tokens.into());
             headers.insert(LEGACY_REMAINING, self.remaining.into());
             match self.window {
                 Some(window) => headers.insert(LEGACY_RESET, HeaderValue::from(window)),
@@ -251,10 +281,15 @@ mod fields {
             };
         }
 
-        /// The names of those that were exceeded, as the problem type `quota-exceeded` has them.
-        pub(crate) fn violated(limits: &[Self]) -> Value {
-            limits.iter().filter(|limit| limit.exceeded).map(|limit| limit.policy.name()).collect()
+        /// The names of those that were exceeded.
+        pub(crate) fn violated(limits: &[Self]) -> impl Iterator<Item = &str> {
+            limits.iter().filter(|limit| limit.exceeded).map(|limit| limit.policy.name())
         }
+    }
+
+    /// Of a line that has no characters but those which may stand in a field.
+    pub(super) fn value(line: &str) -> HeaderValue {
+        HeaderValue::from_str(line).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
 
@@ -282,17 +317,17 @@ mod tests {
             (7, 0, "\"default\";q=7;w=1"),
             (u64::MAX, 1, "\"default\";q=999999999999999;w=1"),
         ] {
-            assert_eq!(&*policy(tokens, millis).item, item);
+            assert_eq!(&*policy(tokens, millis).0.item, item);
         }
         let longest = QuotaPolicy::new("x", u64::MAX, Duration::MAX);
-        assert!(longest.item.ends_with(";w=999999999999999"), "{longest:?}");
+        assert!(longest.0.item.ends_with(";w=999999999999999"), "{longest:?}");
     }
 
     #[test]
     fn a_name_cannot_break_out_of_its_quotes() {
         let policy = QuotaPolicy::new("a\"b\\c\r\nü", 1, Duration::from_secs(1));
         assert_eq!(policy.name(), "a_b_c___");
-        assert_eq!(&*policy.item, "\"a_b_c___\";q=1;w=1");
+        assert_eq!(&*policy.0.item, "\"a_b_c___\";q=1;w=1");
         assert_eq!(QuotaPolicy::new("", 1, Duration::ZERO).name(), "");
     }
 
@@ -318,6 +353,16 @@ mod tests {
     #[test]
     fn who_has_nothing_to_tell_adds_nothing() {
         assert!(told(&[]).is_empty());
+    }
+
+    #[test]
+    fn quotas_that_would_have_let_the_call_through_are_told_behind_and_without_a_time() {
+        let second = Duration::from_secs(1);
+        let mut limited =
+            Limited::new(second)
+                .with_limits([ServiceLimit::new(policy(5, 1_000), 0).within(second).exceeded()]);
+        limited.add(ServiceLimit::new(policy(9, 1_000), 7).within(60 * second));
+        assert_eq!(told(limited.told())["ratelimit"], "\"default\";r=0;t=1, \"default\";r=7");
     }
 
     #[test]

@@ -10,6 +10,9 @@ use crate::{Refusal, ServiceLimit, limited::whole_seconds};
 /// The problem type of `draft-ietf-httpapi-ratelimit-headers`, section 5.1.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
+/// Its member with the names of the policies.
+const VIOLATED: &str = "violated-policies";
+
 /// An error as HTTP shows it: RFC 9457 problem details.
 ///
 /// ```
@@ -53,19 +56,13 @@ impl Problem {
     pub fn of(refusal: &dyn Refusal) -> Self {
         let status =
             StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        let problem = Self {
+        let limits: Box<[_]> = refusal.limits().into();
+        Self {
+            title: (!limits.is_empty()).then_some("Quota Exceeded".into()),
             retry_after: refusal.retry_after(),
-            limits: refusal.limits().into(),
+            limits,
             ..Self::new(status).detail(refusal.to_string())
-        };
-        if problem.limits.is_empty() {
-            return problem;
         }
-        let violated = ServiceLimit::violated(&problem.limits);
-        problem
-            .title("Quota Exceeded")
-            .with("type", QUOTA_EXCEEDED)
-            .with("violated-policies", violated)
     }
 
     /// A summary of this kind of problem, the same at every occurrence.
@@ -106,16 +103,7 @@ impl Problem {
     /// The problem as an answer with an `application/problem+json` body.
     #[must_use]
     pub fn into_response(self) -> Response<Full<Bytes>> {
-        let title = self.title.as_deref().or_else(|| self.status.canonical_reason());
-        let mut body = self.members;
-        body.entry("type").or_insert_with(|| "about:blank".into());
-        body.insert("status".into(), self.status.as_u16().into());
-        body.insert("title".into(), title.unwrap_or("Error").into());
-        if let Some(detail) = self.detail {
-            body.insert("detail".into(), detail.into());
-        }
-
-        let mut response = Response::new(Full::from(Value::Object(body).to_string()));
+        let mut response = Response::new(Full::from(self.body()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -125,6 +113,47 @@ impl Problem {
         }
         ServiceLimit::tell(&self.limits, headers);
         response
+    }
+
+    /// Written member by member: a map would take an allocation or two for each, and who is under attack answers with little else.
+    fn body(&self) -> Vec<u8> {
+        let title = self.title.as_deref().or_else(|| self.status.canonical_reason());
+        let kind = if self.limits.is_empty() { "about:blank" } else { QUOTA_EXCEEDED };
+        let mut body = Body(Vec::with_capacity(256));
+        // Writing to a vector does not fail, and a value has no keys that are no strings.
+        if !self.members.contains_key("type") {
+            let _ = serde_json::to_writer(body.member("type"), kind);
+        }
+        let _ = serde_json::to_writer(body.member("title"), title.unwrap_or("Error"));
+        let _ = serde_json::to_writer(body.member("status"), &self.status.as_u16());
+        if let Some(detail) = &self.detail {
+            let _ = serde_json::to_writer(body.member("detail"), detail);
+        }
+        if !self.limits.is_empty() && !self.members.contains_key(VIOLATED) {
+            let violated = Vec::from_iter(ServiceLimit::violated(&self.limits));
+            let _ = serde_json::to_writer(body.member(VIOLATED), &violated);
+        }
+        for (name, value) in &self.members {
+            let detail = name == "detail" && self.detail.is_some();
+            if !detail && !matches!(&**name, "title" | "status") {
+                let _ = serde_json::to_writer(body.member(name), value);
+            }
+        }
+        body.0.push(b'}');
+        body.0
+    }
+}
+
+/// An object as far as it is written.
+struct Body(Vec<u8>);
+
+impl Body {
+    /// Where the value of the next member is to be written.
+    fn member(&mut self, name: &str) -> &mut Vec<u8> {
+        self.0.push(if self.0.is_empty() { b'{' } else { b',' });
+        let _ = serde_json::to_writer(&mut self.0, name);
+        self.0.push(b':');
+        &mut self.0
     }
 }
 
@@ -202,5 +231,35 @@ mod tests {
                 "detail": "quotes \" and \n survive", "available": 3,
             })
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_it_says_the_body_is_an_object_with_each_member_once(
+            detail: Option<String>, title: String, names in proptest::collection::vec("[a-z\"\\\\ü]{0,3}|type|title|status|detail|violated-policies", 0..6),
+            limited: bool,
+        ) {
+            let limit = ServiceLimit::new(QuotaPolicy::new("a", 1, Duration::ZERO), 0).exceeded();
+            let refusal = Limited::new(Duration::ZERO);
+            let refusal = if limited { refusal.with_limits([limit]) } else { refusal };
+            let mut problem = Problem::of(&refusal).title(title.clone());
+            if let Some(detail) = &detail {
+                problem = problem.detail(detail.clone());
+            }
+            for name in &names {
+                problem = problem.with(name.clone(), "x");
+            }
+            let written = problem.clone().body();
+            let body = body_of(problem);
+            // One that were there twice would be lost in reading.
+            proptest::prop_assert_eq!(body.to_string().len(), written.len());
+            proptest::prop_assert_eq!(&body["title"], &Value::from(title));
+            if let Some(detail) = detail {
+                proptest::prop_assert_eq!(&body["detail"], &Value::from(detail));
+            }
+            for name in names.iter().filter(|name| !["title", "status", "detail"].contains(&&***name)) {
+                proptest::prop_assert_eq!(&body[name], "x");
+            }
+        }
     }
 }

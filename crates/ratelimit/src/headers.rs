@@ -205,8 +205,16 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut result = ready!(this.future.poll(cx));
-        if let (Ok(response), Some(limit)) = (&mut result, this.limit.take()) {
-            ServiceLimit::tell(&[limit], response.headers_mut());
+        if let Some(limit) = this.limit.take() {
+            match &mut result {
+                Ok(response) => ServiceLimit::tell(&[limit], response.headers_mut()),
+                Err(error) => {
+                    // Another limit, further in, has refused what this one admitted.
+                    if let Some(limited) = error.downcast_mut::<Limited>() {
+                        limited.add(limit);
+                    }
+                }
+            }
         }
         Poll::Ready(result)
     }

@@ -143,16 +143,28 @@ async fn the_older_fields_are_there_on_demand_and_reset_is_a_number_of_seconds()
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_hear_of_each_of_several_limits() {
+async fn clients_hear_of_each_of_several_limits_when_admitted_and_when_refused() {
     let layer = |name, quota| RateLimitLayer::new(RateLimiter::new(quota)).headers(name);
     let server = ServiceBuilder::new()
-        .layer(layer("second", Quota::per_second(5)))
+        .layer(AnswerLayer::new())
         .layer(layer("hour", Quota::per_hour(1_000)))
+        .layer(layer("second", Quota::per_second(1)))
         .service(service_fn(hello));
-    let answer = server.oneshot(Request::new(())).await.unwrap();
-    let policies: Vec<_> = answer.headers().get_all("ratelimit-policy").iter().collect();
-    assert_eq!(policies, ["\"hour\";q=1000;w=3600", "\"second\";q=5;w=1"]);
-    assert_eq!(answer.headers().get_all("ratelimit").iter().count(), 2);
+    let ask = async || {
+        let answer = server.clone().oneshot(Request::new(())).await.unwrap();
+        let lines = |name| -> Vec<_> {
+            let lines = answer.headers().get_all(name).iter();
+            lines.map(|line| line.to_str().unwrap().to_owned()).collect()
+        };
+        let told = (lines("ratelimit-policy").join(", "), lines("ratelimit").join(", "));
+        (answer.status().as_u16(), told, lines("retry-after").concat())
+    };
+    let policies = "\"second\";q=1;w=1, \"hour\";q=1000;w=3600";
+    let told = |left: &str| (policies.to_owned(), left.to_owned());
+    let left = told("\"second\";r=0;t=1, \"hour\";r=999;t=3597");
+    assert_eq!(ask().await, (200, left, String::new()));
+    let left = told("\"second\";r=0;t=1, \"hour\";r=998");
+    assert_eq!(ask().await, (429, left, "1".into()));
 }
 
 #[tokio::test(start_paused = true)]
