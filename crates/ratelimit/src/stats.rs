@@ -51,6 +51,7 @@ impl Counters {
         self.add(|line| &line.refused);
     }
 
+    #[cfg(feature = "redis")]
     #[inline]
     pub(crate) fn count(&self, allowed: bool) {
         if allowed { self.count_allowed() } else { self.count_refused() }
