@@ -12,7 +12,7 @@
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
 #[allow(dead_code, reason = "a part of the crate, which has more use for it")]
-#[path = "../crates/breaker/src/machine.rs"]
+#[path = "../crates/breaker/src/machine/mod.rs"]
 mod machine;
 #[allow(dead_code, unreachable_pub, reason = "as above")]
 #[path = "../crates/breaker/src/outcome.rs"]
@@ -28,9 +28,6 @@ mod sync;
 #[allow(dead_code, unreachable_pub, reason = "as above")]
 #[path = "../crates/breaker/src/window.rs"]
 mod window;
-#[allow(dead_code, unreachable_pub, reason = "as above")]
-#[path = "../crates/breaker/src/word.rs"]
-mod word;
 
 mod common;
 

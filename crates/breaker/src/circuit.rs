@@ -2,7 +2,7 @@ use std::{
     fmt,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
@@ -10,8 +10,9 @@ use gusset_call::{Clock, Open};
 use tokio::sync::watch;
 
 use crate::{
-    Event, Listener, Outcome, Permit, Policy, State,
-    machine::{Machine, Recorded, Refused, Ticket, Transition, Trip, World},
+    Event, Listener, Outcome, Permit, Policy, Recent, State, Stats,
+    machine::{Machine, Recorded, Refused, Ticket, Transition, World},
+    stats::Counters,
 };
 
 /// A circuit: what all who call one dependency know of its health. Clones share one state.
@@ -42,43 +43,6 @@ struct Shared {
     cause: RwLock<Option<Arc<str>>>,
     counters: Counters,
     state: watch::Sender<State>,
-}
-
-/// Successes are what the machine has counted beyond the failures: the usual call writes to one place.
-#[derive(Default)]
-struct Counters {
-    failures: AtomicU64,
-    ignored: AtomicU64,
-    refused: AtomicU64,
-    late: AtomicU64,
-}
-
-/// How often what happened to a circuit, since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Calls with [`Outcome::Success`].
-    pub successes: u64,
-    /// Calls with [`Outcome::Failure`], among them those dropped late or by a panic.
-    pub failures: u64,
-    /// Calls with [`Outcome::Ignored`], among them those dropped early.
-    pub ignored: u64,
-    /// Calls not let through; while [observing](Circuit::observe), those that would not have been.
-    pub refused: u64,
-    /// Outcomes that came after a transition and changed nothing; not counted above.
-    pub late: u64,
-}
-
-/// What is in the window of a circuit, by which its ratios are judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Recent {
-    /// Successes and failures.
-    pub calls: u64,
-    /// Failures.
-    pub failures: u64,
-    /// Those that took [`slow_after`](Policy::slow_after) or longer; 0 where the policy does not ask.
-    pub slow: u64,
 }
 
 impl Circuit {
@@ -134,22 +98,13 @@ impl Circuit {
     /// Counts since the circuit was made; not a snapshot of one instant.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let counters = &self.0.counters;
-        let failures = counters.failures.load(Relaxed);
-        Stats {
-            successes: self.0.machine.outcomes().saturating_sub(failures),
-            failures,
-            ignored: counters.ignored.load(Relaxed),
-            refused: counters.refused.load(Relaxed),
-            late: counters.late.load(Relaxed),
-        }
+        self.0.counters.stats(self.0.machine.outcomes())
     }
 
     /// What is in the [window](Policy::window) now; nothing, where the policy has no ratio or the circuit is not closed.
     #[must_use]
     pub fn recent(&self) -> Recent {
-        let totals = self.0.machine.totals(&*self.0);
-        Recent { calls: totals.calls, failures: totals.failed, slow: totals.slow }
+        self.0.machine.totals(&*self.0).into()
     }
 
     /// Whether a call may be let through now. For a balancer that passes over open circuits: it takes no place and counts nothing.
@@ -180,7 +135,7 @@ impl Circuit {
 
     /// Refuses all calls until [`reset`](Self::reset).
     pub fn force_open(&self) {
-        self.set_cause(Some("forced open".into()));
+        self.set_cause("forced open".into());
         self.announce(self.0.machine.force(State::ForcedOpen));
     }
 
@@ -284,22 +239,19 @@ impl Circuit {
 
     #[cold]
     fn count(&self, outcome: Outcome, recorded: Recorded, error: Option<&dyn fmt::Display>) {
-        let counters = &self.0.counters;
-        match (recorded, outcome) {
-            (Recorded::Counted(_), Outcome::Failure) => counters.failures.fetch_add(1, Relaxed),
-            (Recorded::Counted(_), Outcome::Ignored) => counters.ignored.fetch_add(1, Relaxed),
-            (Recorded::Late, _) => counters.late.fetch_add(1, Relaxed),
-            (Recorded::Counted(_), Outcome::Success) | (Recorded::Unmeasured, _) => 0,
-        };
+        self.0.counters.count(recorded, outcome);
         let Recorded::Counted(Some(transition)) = recorded else { return };
         if let Some(trip) = transition.trip {
-            self.set_cause(Some(cause(trip, error)));
+            self.set_cause(match error {
+                Some(error) => format!("{trip}, the last: {error}"),
+                None => trip.to_string(),
+            });
         }
         self.announce(Some(transition));
     }
 
-    fn set_cause(&self, cause: Option<Arc<str>>) {
-        *self.0.cause.write().unwrap_or_else(PoisonError::into_inner) = cause;
+    fn set_cause(&self, cause: String) {
+        *self.0.cause.write().unwrap_or_else(PoisonError::into_inner) = Some(cause.into());
     }
 
     #[cold]
@@ -334,20 +286,6 @@ impl Circuit {
     #[inline]
     pub(crate) fn nanos(&self) -> u64 {
         self.0.clock.nanos()
-    }
-}
-
-fn cause(trip: Trip, error: Option<&dyn fmt::Display>) -> Arc<str> {
-    let cause = match trip {
-        Trip::InARow(1) => "a failure".into(),
-        Trip::InARow(failures) => format!("{failures} failures in a row"),
-        Trip::Failed(totals) => format!("{} of {} calls failed", totals.failed, totals.calls),
-        Trip::Slow(totals) => format!("{} of {} calls were slow", totals.slow, totals.calls),
-        Trip::Probe => "a probe failed".into(),
-    };
-    match error {
-        Some(error) => format!("{cause}, the last: {error}").into(),
-        None => cause.into(),
     }
 }
 

@@ -98,6 +98,7 @@ mod future;
 mod circuit;
 mod circuits;
 mod permit;
+mod stats;
 
 mod event;
 
@@ -107,13 +108,13 @@ mod ratio;
 mod classify;
 mod outcome;
 
-mod machine;
 mod window;
-mod word;
+
+mod machine;
 
 mod sync;
 
-pub use circuit::{Circuit, Recent, Stats};
+pub use circuit::Circuit;
 pub use circuits::Circuits;
 pub use classify::{Classify, ErrorsFail};
 #[cfg(feature = "http")]
@@ -127,18 +128,19 @@ pub use future::ResponseFuture;
 pub use gusset_call::AnswerLayer;
 pub use gusset_call::{BoxError, Open, Refusal, refusal_in};
 pub use layer::BreakerLayer;
+pub use machine::State;
 pub use outcome::Outcome;
 pub use permit::Permit;
 pub use policy::Policy;
 pub use ratio::{NotARatio, Ratio};
 pub use service::Breaker;
+pub use stats::{Recent, Stats};
 pub use window::Window;
-pub use word::State;
 
 // Beside the machine and not in it, for the model checker includes that file.
 #[cfg(test)]
+#[path = "machine/calls_tests.rs"]
+mod calls_tests;
+#[cfg(test)]
 #[path = "machine/tests.rs"]
 mod machine_tests;
-#[cfg(test)]
-#[path = "window/tests.rs"]
-mod window_tests;

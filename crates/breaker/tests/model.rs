@@ -4,7 +4,7 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "a test, of parts of the crate")]
 
-#[path = "../src/machine.rs"]
+#[path = "../src/machine/mod.rs"]
 mod machine;
 #[path = "../src/outcome.rs"]
 mod outcome;
@@ -14,8 +14,6 @@ mod policy;
 mod ratio;
 #[path = "../src/window.rs"]
 mod window;
-#[path = "../src/word.rs"]
-mod word;
 
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -26,12 +24,11 @@ use std::time::Duration;
 use loom::{sync::Arc, thread};
 
 use self::{
-    machine::{Machine, Recorded, Ticket, Transition, World},
+    machine::{Machine, Recorded, State, Ticket, Transition, World},
     outcome::Outcome,
     policy::Policy,
     ratio::Ratio,
     window::Window,
-    word::State,
 };
 
 /// A second of the machine's clock.

@@ -14,9 +14,11 @@ use proptest::prelude::*;
 
 use crate::{
     Outcome, Policy, Ratio, State, Window,
-    machine::{Machine, Recorded, Refused, Ticket, Transition, Trip, World},
-    window::Totals,
-    word::{Generation, HalfOpen, Word, millis},
+    machine::{
+        Machine, Recorded, Refused, Ticket, Transition, Trip, World,
+        calls::Totals,
+        word::{Generation, HalfOpen, Word, millis},
+    },
 };
 
 const OPEN_FOR: Duration = Duration::from_secs(30);

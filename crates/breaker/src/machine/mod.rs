@@ -2,78 +2,27 @@
 //!
 //! [`Word`] holds the state; all else here is either a count or written just before a word that refers to it.
 
-use std::time::Duration;
+mod buckets;
+pub(crate) mod calls;
+mod opening;
+mod ring;
+mod terms;
+pub(crate) mod word;
 
+pub(crate) use self::terms::{Recorded, Refused, Ticket, Transition, Trip, World};
+pub use self::word::State;
+use self::{
+    calls::{Call, Calls, Totals},
+    opening::{Opening, Stamp},
+    word::{Closed, HalfOpen, Word, millis},
+};
 use crate::{
-    Outcome, Policy,
+    Outcome, Policy, Ratio,
     sync::{
-        AtomicU32, AtomicU64,
+        AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed},
     },
-    window::{Call, Calls, Totals},
-    word::{Closed, Generation, HalfOpen, State, Word, millis},
 };
-
-/// What a machine cannot know by itself.
-pub(crate) trait World {
-    /// Nanoseconds since some fixed point.
-    fn nanos(&self) -> u64;
-
-    /// Any number, each as likely as the others.
-    fn chance(&self) -> u64;
-
-    fn millis(&self) -> u64 {
-        (self.nanos() / 1_000_000).min(Word::PAYLOAD)
-    }
-}
-
-/// A change of state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Transition {
-    pub(crate) from: State,
-    pub(crate) to: State,
-    /// What opened the circuit, if that did.
-    pub(crate) trip: Option<Trip>,
-}
-
-/// What made a circuit open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trip {
-    InARow(u64),
-    Failed(Totals),
-    Slow(Totals),
-    Probe,
-}
-
-/// Proof of admission.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    pub(crate) generation: Generation,
-}
-
-/// Why and for how long a call is refused; `None` where the end is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
-    pub(crate) retry_after: Option<Duration>,
-}
-
-impl Refused {
-    const UNTIL_SOMEONE_ACTS: Self = Self { retry_after: None };
-
-    const fn for_millis(millis: u64) -> Self {
-        Self { retry_after: Some(Duration::from_millis(millis)) }
-    }
-}
-
-/// What became of an outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Recorded {
-    Counted(Option<Transition>),
-    /// The ticket is of an older generation.
-    Late,
-    /// The circuit is disabled.
-    Unmeasured,
-}
 
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -83,10 +32,7 @@ pub(crate) struct Machine {
     /// When the newest probe was admitted. Written before the word that admits it, so whoever sees a place taken sees a
     /// time at least as young.
     probed_at: Stamp,
-    /// When it last closed; written before the word that closes.
-    closed_at: Stamp,
-    /// How often it has opened without having been well for long in between.
-    trips_in_a_row: AtomicU32,
+    opening: Opening,
     /// Successes and failures that were counted.
     outcomes: Line<AtomicU64>,
 }
@@ -96,33 +42,6 @@ pub(crate) struct Machine {
 #[repr(align(128))]
 pub(crate) struct Line<T>(pub(crate) T);
 
-/// The millisecond at which something last happened.
-#[derive(Debug)]
-struct Stamp(AtomicU64);
-
-impl Stamp {
-    /// Threads that read the clock at different times are not so far apart. Who is so far behind reads a clock that was
-    /// set back, as when a machine was suspended.
-    const JUMP: u64 = 60_000;
-
-    fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
-    /// A thread that read the clock long ago changes nothing.
-    fn set(&self, now: u64) {
-        if self.0.fetch_max(now, Relaxed) > now + Self::JUMP {
-            self.0.store(now, Relaxed);
-        }
-    }
-
-    /// As long as can be, if the clock was set back: whatever waits for something to be over waits no longer.
-    fn age(&self, now: u64) -> u64 {
-        let then = self.0.load(Relaxed);
-        if then > now + Self::JUMP { u64::MAX } else { now.saturating_sub(then) }
-    }
-}
-
 impl Machine {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
@@ -130,8 +49,7 @@ impl Machine {
             policy,
             word: Line(AtomicU64::new(0)),
             probed_at: Stamp::new(),
-            closed_at: Stamp::new(),
-            trips_in_a_row: AtomicU32::new(0),
+            opening: Opening::new(&policy),
             outcomes: Line(AtomicU64::new(0)),
         }
     }
@@ -162,7 +80,7 @@ impl Machine {
         word.state() == State::Closed
             && word.payload() == 0
             && (totals.failed, totals.slow) == (0, 0)
-            && self.growth(word, world.millis()) == 0
+            && self.opening.is_at_base(world.millis())
     }
 
     /// The refusal that any call would meet now, if that is certain without trying.
@@ -172,7 +90,7 @@ impl Machine {
         match word.state() {
             State::Closed | State::HalfOpen | State::ForcedClosed | State::Disabled => None,
             State::ForcedOpen => Some(Refused::UNTIL_SOMEONE_ACTS),
-            State::Open => self.refusal(word, world.millis()),
+            State::Open => self.opening.refusal(word, world.millis()),
         }
     }
 
@@ -182,7 +100,7 @@ impl Machine {
         match word.state() {
             State::Closed | State::ForcedClosed | State::Disabled => true,
             State::ForcedOpen => false,
-            State::Open => self.refusal(word, world.millis()).is_none(),
+            State::Open => self.opening.refusal(word, world.millis()).is_none(),
             State::HalfOpen => {
                 HalfOpen::unpack(word.payload()).taken < self.policy.probes.at_once
                     || self.lease_is_over(world.millis())
@@ -208,13 +126,13 @@ impl Machine {
             let word = self.word();
             let next = match word.state() {
                 State::Closed if Closed::unpack(word.payload()).ramping => {
-                    self.ramped(word, world)?
+                    self.opening.ramped(word, world)?
                 }
                 State::Closed | State::ForcedClosed | State::Disabled => word,
                 State::ForcedOpen => return Err(Refused::UNTIL_SOMEONE_ACTS),
                 State::Open => {
                     let now = world.millis();
-                    if let Some(refused) = self.refusal(word, now) {
+                    if let Some(refused) = self.opening.refusal(word, now) {
                         return Err(refused);
                     }
                     self.probed_at.set(now);
@@ -316,7 +234,7 @@ impl Machine {
         if totals.calls < u64::from(self.policy.window.min_calls).min(self.calls.size()) {
             return None;
         }
-        let reached = |ratio: Option<crate::Ratio>, some| {
+        let reached = |ratio: Option<Ratio>, some| {
             some > 0 && ratio.is_some_and(|ratio| ratio.is_reached(some, totals.calls))
         };
         if reached(self.policy.failure_ratio, totals.failed) {
@@ -388,78 +306,26 @@ impl Machine {
         loop {
             let word = self.word();
             if let Ok(transition) = self.replace(word, word.next(state, 0), None) {
-                self.trips_in_a_row.store(0, Relaxed);
+                self.opening.forget();
                 return transition;
             }
         }
     }
 
     fn close(&self, word: Word, world: &impl World) -> Option<Transition> {
-        self.closed_at.set(world.millis());
-        let ramping = !self.policy.ramp.is_zero();
-        let next = word.next(State::Closed, Closed { ramping, failures: 0 }.pack());
-        self.replace(word, next, None).ok().flatten()
+        let closed = Closed { ramping: self.opening.has_ramp(), failures: 0 };
+        self.opening.closes_at(world.millis());
+        self.replace(word, word.next(State::Closed, closed.pack()), None).ok().flatten()
     }
 
     fn open(&self, word: Word, trip: Trip, world: &impl World) -> Option<Transition> {
         let now = world.millis();
-        let growth = self.growth(word, now);
-        let span = self.open_span(growth, world);
-        let next = word.next(State::Open, now.saturating_add(span));
-        let transition = self.replace(word, next, Some(trip)).ok()?;
+        let trips = self.opening.trips_in_a_row(word.state(), now);
+        let until = now.saturating_add(self.opening.span(trips, world.chance()));
+        let transition = self.replace(word, word.next(State::Open, until), Some(trip)).ok()?;
         // Only whoever opened it gets here, and nobody opens it again before the span is over.
-        self.trips_in_a_row.store(growth.saturating_add(1), Relaxed);
+        self.opening.set_trips_in_a_row(trips.saturating_add(1));
         transition
-    }
-
-    /// How often the open time has grown by now.
-    fn growth(&self, word: Word, now: u64) -> u32 {
-        let healthy = word.state() == State::Closed
-            && self.closed_at.age(now) >= millis(self.policy.open.at_most);
-        if healthy || self.policy.open.factor == 1 { 0 } else { self.trips_in_a_row.load(Relaxed) }
-    }
-
-    /// In milliseconds.
-    fn open_span(&self, growth: u32, world: &impl World) -> u64 {
-        let open = &self.policy.open;
-        let base = millis(open.base);
-        let factor = u64::from(open.factor).saturating_pow(growth);
-        let span = base.saturating_mul(factor).min(self.longest_open_span());
-        match open.jitter {
-            // The share of a share of 2^32 is drawn, so that no span is long enough to overflow.
-            Some(ratio) => {
-                let most = ratio.of(span);
-                let drawn = (u128::from(most) * u128::from(world.chance() >> 32)) >> 32;
-                span.saturating_add(drawn as u64)
-            }
-            None => span,
-        }
-    }
-
-    /// Without jitter, which at most doubles it.
-    fn longest_open_span(&self) -> u64 {
-        millis(self.policy.open.base.max(self.policy.open.at_most))
-    }
-
-    /// The refusal of an open circuit, or none if a probe may pass.
-    fn refusal(&self, word: Word, now: u64) -> Option<Refused> {
-        let left = word.payload().saturating_sub(now);
-        // More than there ever is to wait: the clock was set back, as when a machine was suspended.
-        let jumped = left > self.longest_open_span().saturating_mul(2);
-        (left > 0 && !jumped).then_some(Refused::for_millis(left))
-    }
-
-    /// Closed since a moment ago: a share of the calls passes that grows with time. The word is without its mark once all pass.
-    fn ramped(&self, word: Word, world: &impl World) -> Result<Word, Refused> {
-        let ramp = millis(self.policy.ramp);
-        let passed = self.closed_at.age(world.millis());
-        if passed >= ramp {
-            let closed = Closed { ramping: false, ..Closed::unpack(word.payload()) };
-            return Ok(word.with_payload(closed.pack()));
-        }
-        let share = passed.max(ramp / 10);
-        let drawn = (u128::from(world.chance()) * u128::from(ramp)) >> 64;
-        if (drawn as u64) < share { Ok(word) } else { Err(Refused::for_millis(ramp - passed)) }
     }
 
     fn lease_is_over(&self, now: u64) -> bool {

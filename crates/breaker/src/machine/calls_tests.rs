@@ -4,8 +4,10 @@ use proptest::prelude::*;
 
 use crate::{
     Policy, Ratio, Window,
-    window::{Call, Calls, Totals},
-    word::Generation,
+    machine::{
+        calls::{Call, Calls, Totals},
+        word::Generation,
+    },
 };
 
 const GENERATION: Generation = Generation::of(7);
