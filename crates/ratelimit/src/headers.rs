@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -27,15 +28,15 @@ impl<L> RateLimitLayer<L> {
     ///
     /// They are on each answer that was admitted, behind those that something further in has put there, and on each that was refused, if
     /// `gusset_call::AnswerLayer` outside makes an answer of the refusal; the refusal carries them there. An answer that passed
-    /// without a bucket has none.
+    /// without a bucket has none. A quota that is changed is told as it is from then on.
     ///
     /// `t` is the time in which so many tokens come back as are left: a client that spreads the `r` it has over `t` never has
     /// to stop, and a client that divides one by the other gets the rate of the quota and no higher one. With none left it is the time
     /// until there is one, and on a refusal that of `Retry-After`. All in whole seconds, rounded up.
     #[must_use]
     pub fn headers(self, name: &str) -> HeadersLayer<L> {
-        let policy = self.quota().policy(name);
-        let told = Told { policy, quota: self.quota(), legacy: false };
+        let policy = Arc::new((0, self.quota(), self.quota().policy(name)));
+        let told = Told { latest: Arc::new(Mutex::new(policy.clone())), policy, legacy: false };
         HeadersLayer { limit: self.limit, told }
     }
 }
@@ -85,22 +86,47 @@ impl Level {
     }
 }
 
-/// What does not change from answer to answer. Clones share it.
+/// What does not change from answer to answer.
 #[derive(Clone, Debug)]
 struct Told {
-    policy: QuotaPolicy,
-    quota: Quota,
+    policy: Arc<Policy>,
+    /// The same after a change of the quota, for those clones that have not seen it yet. Nobody looks there before.
+    latest: Arc<Mutex<Arc<Policy>>>,
     legacy: bool,
 }
 
+/// After so many changes, this quota, and as clients are told of it.
+type Policy = (u64, Quota, QuotaPolicy);
+
 impl Told {
+    fn follow<Req>(&mut self, limit: &impl Limit<Req>) {
+        let changes = limit.changes();
+        if changes == self.policy.0 {
+            return;
+        }
+        let latest = self.latest().clone();
+        self.policy = latest;
+        if changes == self.policy.0 {
+            return;
+        }
+        if let Some(quota) = limit.quota() {
+            let policy = quota.policy(self.policy.2.name());
+            self.policy = Arc::new((changes, quota, policy));
+            self.latest().clone_from(&self.policy);
+        }
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Arc<Policy>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn admitted(&self, level: &Level) -> ServiceLimit {
-        self.finished(level.told(&self.policy, self.quota))
+        self.finished(level.told(&self.policy.2, self.policy.1))
     }
 
     fn refused(&self, limited: Limited, remaining: u32) -> Limited {
         let wait = limited.retry_after().unwrap_or_default();
-        let limit = ServiceLimit::new(self.policy.clone(), remaining.into());
+        let limit = ServiceLimit::new(self.policy.2.clone(), remaining.into());
         limited.with_limits([self.finished(limit.within(wait).exceeded())])
     }
 
@@ -166,6 +192,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.told.follow(&self.limit);
         let cost = self.limit.cost(&request);
         let refused = match self.limit.admit(&request, cost) {
             Ok(level) => {

@@ -141,6 +141,11 @@ impl<K: ?Sized> Keyed<K> {
         self.shared.table.quota()
     }
 
+    /// How often the quota was changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.shared.table.changes()
+    }
+
     /// Allows each key something else from now on. Spent tokens stay spent, as in
     /// [`RateLimiter::set_quota`](crate::RateLimiter::set_quota). Visits all lines of the table, about a nanosecond for each byte of it, while
     /// callers go on.

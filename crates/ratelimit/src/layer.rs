@@ -80,7 +80,7 @@ impl<L> RateLimitLayer<L> {
         RateLimitLayer { limit: Weighed::new(self.limit, cost), quota: self.quota }
     }
 
-    /// What the layer allows, all requests together or each key.
+    /// What the layer allows, all requests together or each key, as it was when the layer was made.
     #[must_use]
     pub const fn quota(&self) -> Quota {
         self.quota

@@ -180,6 +180,7 @@ mod service;
 
 mod future;
 
+mod extract;
 mod limit;
 
 mod keyed;
@@ -225,6 +226,7 @@ pub use concurrency::{
     RefusalsAreOverload,
 };
 pub use error::{Denied, TooCostly};
+pub use extract::{Extract, WithoutKey};
 pub use future::ResponseFuture;
 #[cfg(feature = "http")]
 pub use gusset_call::AnswerLayer;
@@ -236,7 +238,7 @@ pub use keyed::Keyed;
 pub use keys::{Extension, Header, Route, RouteKey};
 pub use layer::RateLimitLayer;
 pub use level::Level;
-pub use limit::{Extract, Limit, PerKey, Refused, Weighed, WithoutKey};
+pub use limit::{Limit, PerKey, Refused, Weighed};
 pub use limiter::RateLimiter;
 #[cfg(feature = "http")]
 pub use network::{MalformedNetwork, Network, network};

@@ -1,8 +1,16 @@
-use std::{error::Error, fmt, hash::Hash};
+use std::{
+    error::Error,
+    fmt,
+    hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use gusset_call::{BoxError, Inadmissible, Limited};
 
-use crate::{Denied, Keyed, Level, RateLimiter};
+use crate::{Denied, Extract, Keyed, Level, Quota, RateLimiter, WithoutKey};
 
 /// Decides about requests.
 pub trait Limit<Req> {
@@ -21,6 +29,16 @@ pub trait Limit<Req> {
 
     /// How full the bucket of `request` is; `None` if it has none. Takes nothing.
     fn peek(&self, request: &Req) -> Option<Level>;
+
+    /// How often the quota was changed. Runs on the path of every call whose client is told of the quota. Default 0: never.
+    fn changes(&self) -> u64 {
+        0
+    }
+
+    /// The quota as it is now, asked for when it has changed. Default `None`: it stays as it was.
+    fn quota(&self) -> Option<Quota> {
+        None
+    }
 }
 
 impl<Req> Limit<Req> for RateLimiter {
@@ -36,6 +54,14 @@ impl<Req> Limit<Req> for RateLimiter {
 
     fn peek(&self, _: &Req) -> Option<Level> {
         Some(self.peek())
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes()
+    }
+
+    fn quota(&self) -> Option<Quota> {
+        Some(self.quota())
     }
 }
 
@@ -111,74 +137,13 @@ impl Error for Refused {
     }
 }
 
-/// Finds the key of a request. Closures `|&Request| -> Option<Key>` do, and so do tuples of two or three extractors.
-///
-/// The key of a tuple is the tuple of their keys. If one of them finds none, there is none at all: the request is treated by
-/// [`WithoutKey`], as it would be if the others had found none either.
-pub trait Extract<Req> {
-    /// What tells callers apart.
-    type Key;
-
-    /// The key of `request`, if it has one. Runs on the path of every call, under no lock.
-    fn extract(&self, request: &Req) -> Option<Self::Key>;
-}
-
-impl<F, Req, K> Extract<Req> for F
-where
-    F: Fn(&Req) -> Option<K>,
-{
-    type Key = K;
-
-    fn extract(&self, request: &Req) -> Option<K> {
-        self(request)
-    }
-}
-
-impl<Req, A, B> Extract<Req> for (A, B)
-where
-    A: Extract<Req>,
-    B: Extract<Req>,
-{
-    type Key = (A::Key, B::Key);
-
-    fn extract(&self, request: &Req) -> Option<Self::Key> {
-        Some((self.0.extract(request)?, self.1.extract(request)?))
-    }
-}
-
-impl<Req, A, B, C> Extract<Req> for (A, B, C)
-where
-    A: Extract<Req>,
-    B: Extract<Req>,
-    C: Extract<Req>,
-{
-    type Key = (A::Key, B::Key, C::Key);
-
-    fn extract(&self, request: &Req) -> Option<Self::Key> {
-        Some((self.0.extract(request)?, self.1.extract(request)?, self.2.extract(request)?))
-    }
-}
-
-/// What becomes of requests in which there is no key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WithoutKey {
-    /// They share one bucket of the same quota, which no key can reach.
-    #[default]
-    ShareOne,
-    /// They pass without limit; for where something outside vouches for them.
-    Pass,
-    /// They are refused with [`Inadmissible`](gusset_call::Inadmissible), which over HTTP is 403 and has no time to come back, for
-    /// time does not mend them. Mind that it refuses everybody if the key is missing by a mistake of the server's own, such as a
-    /// peer address that nobody put into the extensions.
-    Refuse,
-}
-
 /// One bucket for each key found in the requests. Clones share the buckets.
 pub struct PerKey<K, X> {
     keyed: Keyed<K>,
     extract: X,
     keyless: Keyless,
+    /// How many changes of the keys' quota the bucket of those without a key has followed.
+    followed: Arc<AtomicU64>,
 }
 
 /// [`WithoutKey`], with what it needs.
@@ -191,7 +156,18 @@ enum Keyless {
 
 impl<K, X> PerKey<K, X> {
     pub(crate) fn new(keyed: Keyed<K>, extract: X) -> Self {
-        Self { keyless: Keyless::ShareOne(RateLimiter::new(keyed.quota())), keyed, extract }
+        let followed = Arc::new(AtomicU64::new(keyed.changes()));
+        let keyless = Keyless::ShareOne(RateLimiter::new(keyed.quota()));
+        Self { keyless, followed, keyed, extract }
+    }
+
+    /// Gives the bucket of those without a key the quota of those with one, if that has changed.
+    fn follow(&self, shared: &RateLimiter) {
+        let changes = self.keyed.changes();
+        if self.followed.load(Relaxed) != changes && self.followed.swap(changes, Relaxed) != changes
+        {
+            shared.set_quota(self.keyed.quota());
+        }
     }
 
     pub(crate) fn without_key(mut self, policy: WithoutKey) -> Self {
@@ -216,7 +192,10 @@ where
                 Err(denied) if denied.is_for_now() => Ok(Some(self.keyed.check(&key)?)),
                 result => result.map(Some).map_err(Refused::from),
             },
-            (None, Keyless::ShareOne(shared)) => shared.admit(request, cost),
+            (None, Keyless::ShareOne(shared)) => {
+                self.follow(shared);
+                shared.admit(request, cost)
+            }
             (None, Keyless::Pass) => Ok(None),
             (None, Keyless::Refuse) => Err(NO_KEY.into()),
         }
@@ -229,6 +208,14 @@ where
             (None, Keyless::Pass | Keyless::Refuse) => None,
         }
     }
+
+    fn changes(&self) -> u64 {
+        self.keyed.changes()
+    }
+
+    fn quota(&self) -> Option<Quota> {
+        Some(self.keyed.quota())
+    }
 }
 
 impl<K, X: Clone> Clone for PerKey<K, X> {
@@ -237,6 +224,7 @@ impl<K, X: Clone> Clone for PerKey<K, X> {
             keyed: self.keyed.clone(),
             extract: self.extract.clone(),
             keyless: self.keyless.clone(),
+            followed: self.followed.clone(),
         }
     }
 }
@@ -278,6 +266,14 @@ where
 
     fn peek(&self, request: &Req) -> Option<Level> {
         self.limit.peek(request)
+    }
+
+    fn changes(&self) -> u64 {
+        self.limit.changes()
+    }
+
+    fn quota(&self) -> Option<Quota> {
+        self.limit.quota()
     }
 }
 

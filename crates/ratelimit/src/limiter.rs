@@ -64,6 +64,11 @@ impl RateLimiter {
         self.0.bucket.quota()
     }
 
+    /// How often the quota was changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.0.bucket.generation()
+    }
+
     /// Allows something else from now on.
     ///
     /// Each call is decided by the old quota or by the new one, never by a part of each. Spent tokens stay spent: of a burst of 10 with 4 left, a burst of

@@ -202,6 +202,11 @@ impl Table {
         *self.quota_lock()
     }
 
+    /// How often the quota was changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
     /// From now on, another quota. Tokens that are spent stay spent.
     pub(crate) fn set_quota(&self, quota: Quota, clock: &impl Fn() -> u64) {
         let mut present = self.quota_lock();

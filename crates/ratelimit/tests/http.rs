@@ -168,6 +168,37 @@ async fn clients_hear_of_each_of_several_limits_when_admitted_and_when_refused()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_quota_that_was_changed_is_told_and_holds_for_those_without_a_key() {
+    let clients = keyed(Quota::per_minute(100));
+    let server = RateLimitLayer::keyed(clients.clone(), trusting())
+        .headers("default")
+        .layer(service_fn(hello));
+    // Clones of one that has never seen the change, as a router makes them for each request.
+    let told = async |request| match server.clone().oneshot(request).await {
+        Ok(answer) => Some(answer.headers()["ratelimit-policy"].to_str().unwrap().to_owned()),
+        Err(error) => {
+            assert!(error.is::<Limited>());
+            None
+        }
+    };
+    let known = || through_proxy("203.0.113.9", "");
+    assert_eq!(told(known()).await.as_deref(), Some("\"default\";q=100;w=60"));
+    assert_eq!(told(Request::new(())).await.as_deref(), Some("\"default\";q=100;w=60"));
+    for tokens in [7, 3] {
+        clients.set_quota(Quota::per_hour(tokens).burst(50));
+        let policy = format!("\"default\";q={tokens};w=3600");
+        for _ in 0..2 {
+            assert_eq!(told(known()).await.as_deref(), Some(&*policy));
+        }
+    }
+    let mut passed = 0;
+    while told(Request::new(())).await.is_some() {
+        passed += 1;
+    }
+    assert_eq!(passed, 49, "one was spent before");
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_passes_without_a_bucket_is_told_of_none() {
     let server = RateLimitLayer::keyed(keyed(Quota::per_second(1)), |_: &Request<()>| None::<u32>)
         .without_key(WithoutKey::Pass)
