@@ -49,6 +49,7 @@ where
 /// | any other answer | final |
 /// | [`DeadlineExceeded`] | final: the caller has gone |
 /// | [`NoInstance`] | final: the balancer has waited for one already |
+/// | [`Inadmissible`](gusset_call::Inadmissible) | final: time does not mend it |
 /// | any other refusal of the family | not sent |
 /// | no connection: refused, no route, no network | not sent |
 /// | any other error, for instance a connection that breaks | failed |
@@ -87,10 +88,12 @@ fn of_answer(status: u16, headers: &HeaderMap) -> Verdict {
 fn of_error(error: &(dyn Error + 'static)) -> Verdict {
     /// The gRPC code of `DeadlineExceeded`, the one refusal of a call that may well have been sent.
     const DEADLINE_EXCEEDED: u8 = 4;
+    /// That of `Inadmissible`, which is refused again however often it comes.
+    const PERMISSION_DENIED: u8 = 7;
     if let Some(refusal) = refusal_in(error) {
         return match refusal.grpc_code() {
             _ if causes(error).any(<dyn Error>::is::<NoInstance>) => Verdict::Final,
-            DEADLINE_EXCEEDED => Verdict::Final,
+            DEADLINE_EXCEEDED | PERMISSION_DENIED => Verdict::Final,
             _ => Verdict::NotSent { after: refusal.retry_after() },
         };
     }
@@ -149,7 +152,7 @@ const IDEMPOTENCY_KEY: header::HeaderName = header::HeaderName::from_static("ide
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gusset_call::{DeadlineExceeded, Limited, NoInstance, Open};
+    use gusset_call::{DeadlineExceeded, Inadmissible, Limited, NoInstance, Open};
 
     fn answer(status: u16, headers: &[(&str, &str)]) -> Verdict {
         let response = headers
@@ -206,6 +209,7 @@ mod tests {
         assert_eq!(error(NoInstance::new("s")), Verdict::Final, "the balancer has waited already");
         assert_eq!(error(Limited::new(Duration::from_secs(2))), Verdict::NotSent { after: SOON });
         assert_eq!(error(DeadlineExceeded), Verdict::Final);
+        assert_eq!(error(Inadmissible::new("no key")), Verdict::Final, "it would be refused again");
     }
 
     #[test]
