@@ -249,14 +249,8 @@ impl Bucket {
         let gcra = self.gcra.load();
         let now = gcra.now(nanos);
         rest.forget_gaps(|end| gcra.allowed_at(end) <= now.tick);
-        let mut full_at = self.full_at.load(Relaxed);
-        while full_at <= gcra.empty(now) {
-            let cost = gcra.cost(place.tokens).unwrap_or(gcra.burst_ticks());
-            let without = full_at.saturating_sub(cost);
-            match self.full_at.compare_exchange(full_at, without, Relaxed, Relaxed) {
-                Ok(_) => return,
-                Err(newer) => full_at = newer,
-            }
+        if self.give_back_unless_queued(place.tokens, &gcra, now) {
+            return;
         }
         if generation != self.generation() {
             rest.wasted += u64::from(place.tokens);
@@ -274,6 +268,32 @@ impl Bucket {
         if rest.gaps.len() > Self::MOST_GAPS {
             let mut first = true;
             rest.forget_gaps(|_| std::mem::take(&mut first));
+        }
+    }
+
+    /// Takes back `tokens` that were just taken without a wait, unless others have queued behind them since.
+    pub(crate) fn refund(&self, tokens: u32, nanos: u64) {
+        let mut rest = self.rest();
+        let gcra = self.gcra.load();
+        if !self.give_back_unless_queued(tokens, &gcra, gcra.now(nanos)) {
+            rest.wasted += u64::from(tokens);
+        }
+    }
+
+    fn give_back_unless_queued(&self, tokens: u32, gcra: &Gcra, now: Now) -> bool {
+        let cost = gcra.cost(tokens).unwrap_or(gcra.burst_ticks());
+        let unless =
+            |full_at: u64| (full_at <= gcra.empty(now)).then_some(full_at.saturating_sub(cost));
+        self.full_at.fetch_update(Relaxed, Relaxed, unless).is_ok()
+    }
+
+    /// What [`take`](Self::take) would say. Takes nothing.
+    pub(crate) fn test(&self, tokens: u32, nanos: u64) -> Result<Level, Unmet> {
+        let (gcra, now, full_at) = self.look(nanos);
+        let cost = gcra.cost(tokens).map_err(Unmet::TooCostly)?;
+        match gcra.take(full_at, cost, now, now.tick) {
+            Ok(_) => Ok(gcra.level(full_at, now)),
+            Err(allowed_at) => Err(Unmet::Until(gcra, now, allowed_at)),
         }
     }
 

@@ -3,7 +3,7 @@ use std::{borrow::Borrow, fmt, hash::Hash, marker::PhantomData, num::NonZeroUsiz
 use gusset_call::{Clock, Limited};
 
 use crate::{
-    Denied, Level, Quota, Stats,
+    Charge, Denied, Level, Quota, Refused, Stats,
     bucket::Unmet,
     hashing::Hashing,
     stats::Counters,
@@ -122,15 +122,34 @@ impl<K: Hash + ?Sized> Keyed<K> {
     {
         self.shared.look(self.shared.hashing.of(key))
     }
+}
 
-    #[allow(dead_code, reason = "for several limits at once")]
-    pub(crate) fn give_back<Q>(&self, key: &Q, cost: u32)
-    where
-        K: Borrow<Q>,
-        Q: Hash + ?Sized,
-    {
+impl<K: Hash + ?Sized> Charge<K> for Keyed<K> {
+    fn charge(&self, key: &K, cost: u32) -> Result<Option<Level>, Refused> {
+        match cost {
+            1 => Ok(Some(self.check(key)?)),
+            cost => Ok(Some(self.check_n(key, cost).map_err(|denied| self.refused(denied))?)),
+        }
+    }
+
+    fn test(&self, key: &K, cost: u32) -> Result<Option<Level>, Refused> {
+        let home = self.shared.table.home(self.shared.hashing.of(key));
+        match self.shared.table.test(&home, cost, &|| self.shared.clock.nanos()) {
+            Ok((era, full_at)) => Ok(Some(era.gcra.level(full_at, era.now))),
+            Err(unmet) => Err(self.refused(unmet.into())),
+        }
+    }
+
+    fn give_back(&self, key: &K, cost: u32) {
         let home = self.shared.table.home(self.shared.hashing.of(key));
         self.shared.table.give_back(&home, cost, &|| self.shared.clock.nanos());
+        self.shared.counters.count_given_back();
+    }
+}
+
+impl<K: ?Sized> Keyed<K> {
+    fn refused(&self, denied: Denied) -> Refused {
+        denied.under(self.quota())
     }
 }
 

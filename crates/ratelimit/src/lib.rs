@@ -183,6 +183,8 @@ mod future;
 mod extract;
 mod limit;
 
+mod all_of;
+mod exact;
 mod keyed;
 mod limiter;
 mod reservation;
@@ -192,6 +194,7 @@ mod quota;
 
 mod bucket;
 mod gcra;
+mod shard;
 mod table;
 
 mod hashing;
@@ -216,6 +219,7 @@ mod network;
 #[cfg(feature = "redis")]
 mod redis;
 
+pub use all_of::{AllOf, Charge, Exceeded};
 #[cfg(feature = "http")]
 pub use client::{ClientIp, PeerAddr, PeerIp};
 #[cfg(feature = "http")]
@@ -226,6 +230,7 @@ pub use concurrency::{
     RefusalsAreOverload,
 };
 pub use error::{Denied, TooCostly};
+pub use exact::ExactKeyed;
 pub use extract::{Extract, WithoutKey};
 pub use future::ResponseFuture;
 #[cfg(feature = "http")]

@@ -10,7 +10,7 @@ use std::{
 
 use gusset_call::{BoxError, Inadmissible, Limited};
 
-use crate::{Denied, Extract, Keyed, Level, Quota, RateLimiter, WithoutKey};
+use crate::{Charge, Denied, Extract, Keyed, Level, Quota, RateLimiter, WithoutKey};
 
 /// Decides about requests.
 pub trait Limit<Req> {
@@ -107,8 +107,13 @@ impl From<Denied> for Refused {
 }
 
 impl Denied {
+    /// The same, where no cost is wrong if nothing is allowed at all.
+    pub(crate) fn under(self, quota: Quota) -> Refused {
+        if self.is_for_now() { Limited::new(quota.per).into() } else { self.into() }
+    }
+
     /// Nothing is allowed, so it is not the cost that is wrong: one token is refused as well, and says when to come back.
-    fn is_for_now(&self) -> bool {
+    pub(crate) fn is_for_now(&self) -> bool {
         matches!(self, Self::TooCostly(costly) if costly.burst() == 0)
     }
 }
@@ -155,7 +160,9 @@ enum Keyless {
 }
 
 impl<K, X> PerKey<K, X> {
-    pub(crate) fn new(keyed: Keyed<K>, extract: X) -> Self {
+    /// The key of a request is what `extract` finds in it; requests without one share one bucket.
+    #[must_use]
+    pub fn new(keyed: Keyed<K>, extract: X) -> Self {
         let followed = Arc::new(AtomicU64::new(keyed.changes()));
         let keyless = Keyless::ShareOne(RateLimiter::new(keyed.quota()));
         Self { keyless, followed, keyed, extract }
@@ -215,6 +222,36 @@ where
 
     fn quota(&self) -> Option<Quota> {
         Some(self.keyed.quota())
+    }
+}
+
+impl<K, X, Req> Charge<Req> for PerKey<K, X>
+where
+    K: Hash,
+    X: Extract<Req, Key = K>,
+{
+    fn charge(&self, request: &Req, cost: u32) -> Result<Option<Level>, Refused> {
+        self.admit(request, cost)
+    }
+
+    fn test(&self, request: &Req, cost: u32) -> Result<Option<Level>, Refused> {
+        match (self.extract.extract(request), &self.keyless) {
+            (Some(key), _) => self.keyed.test(&key, cost),
+            (None, Keyless::ShareOne(shared)) => {
+                self.follow(shared);
+                shared.test(request, cost)
+            }
+            (None, Keyless::Pass) => Ok(None),
+            (None, Keyless::Refuse) => Err(NO_KEY.into()),
+        }
+    }
+
+    fn give_back(&self, request: &Req, cost: u32) {
+        match (self.extract.extract(request), &self.keyless) {
+            (Some(key), _) => self.keyed.give_back(&key, cost),
+            (None, Keyless::ShareOne(shared)) => shared.give_back(request, cost),
+            (None, Keyless::Pass | Keyless::Refuse) => {}
+        }
     }
 }
 

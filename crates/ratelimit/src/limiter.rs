@@ -4,7 +4,7 @@ use gusset_call::{Clock, Limited};
 use tokio::time::sleep;
 
 use crate::{
-    Denied, Level, Quota, Reservation, Stats,
+    Charge, Denied, Level, Quota, Refused, Reservation, Stats,
     bucket::{Bucket, Place, Unmet},
     stats::Counters,
 };
@@ -72,7 +72,7 @@ impl RateLimiter {
     /// Allows something else from now on.
     ///
     /// Each call is decided by the old quota or by the new one, never by a part of each. Spent tokens stay spent: of a burst of 10 with 4 left, a burst of
-    /// 100 leaves 94, and a burst of 5 leaves none. Tokens come back at the new rate. Those who wait keep their turns, and who comes later
+    /// 100 leaves 94, and a burst of 5 leaves none (and one of 0 forgets what was spent). Tokens come back at the new rate. Those who wait keep their turns, and who comes later
     /// queues behind them; what they give back if they leave is lost, unless nobody waits any more, and [`wasted`](Self::wasted) counts it.
     pub fn set_quota(&self, quota: Quota) {
         self.0.bucket.set_quota(quota, self.0.clock.nanos());
@@ -168,6 +168,25 @@ impl RateLimiter {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.0.bucket.waiters().number()
+    }
+}
+
+impl<K: ?Sized> Charge<K> for RateLimiter {
+    fn charge(&self, _: &K, cost: u32) -> Result<Option<Level>, Refused> {
+        match cost {
+            1 => Ok(Some(self.check()?)),
+            cost => Ok(Some(self.check_n(cost).map_err(|denied| denied.under(self.quota()))?)),
+        }
+    }
+
+    fn test(&self, _: &K, cost: u32) -> Result<Option<Level>, Refused> {
+        let level = self.0.bucket.test(cost, self.0.clock.nanos());
+        Ok(Some(level.map_err(|unmet| Denied::from(unmet).under(self.quota()))?))
+    }
+
+    fn give_back(&self, _: &K, cost: u32) {
+        self.0.bucket.refund(cost, self.0.clock.nanos());
+        self.0.counters.count_given_back();
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) struct Counters {
     /// Lines for the threads that found all of those taken.
     shared: [Line; Counters::SHARED],
     queue_full: AtomicU64,
+    given_back: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +52,6 @@ impl Counters {
         self.add(|line| &line.refused);
     }
 
-    #[cfg(feature = "redis")]
     #[inline]
     pub(crate) fn count(&self, allowed: bool) {
         if allowed { self.count_allowed() } else { self.count_refused() }
@@ -79,6 +79,12 @@ impl Counters {
         of(&self.shared[(number - Self::OWNED) % Self::SHARED]).fetch_add(1, Relaxed);
     }
 
+    /// A call that was counted as allowed was refused by another limit.
+    #[cold]
+    pub(crate) fn count_given_back(&self) {
+        self.given_back.fetch_add(1, Relaxed);
+    }
+
     #[cold]
     pub(crate) fn count_queue_full(&self) {
         self.queue_full.fetch_add(1, Relaxed);
@@ -86,9 +92,11 @@ impl Counters {
 
     pub(crate) fn stats(&self) -> Stats {
         let lines = || self.owned.iter().chain(&self.shared);
-        let sum = |of: fn(&Line) -> &AtomicU64| lines().map(|line| of(line).load(Relaxed)).sum();
+        let sum =
+            |of: fn(&Line) -> &AtomicU64| lines().map(|line| of(line).load(Relaxed)).sum::<u64>();
+        let given_back = self.given_back.load(Relaxed);
         Stats {
-            allowed: sum(|line| &line.allowed),
+            allowed: sum(|line| &line.allowed).saturating_sub(given_back),
             refused: sum(|line| &line.refused),
             queue_full: self.queue_full.load(Relaxed),
         }

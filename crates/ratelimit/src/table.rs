@@ -172,6 +172,21 @@ impl Table {
         }
     }
 
+    /// What [`take`](Self::take) would say, but for the want of room. Takes nothing.
+    pub(crate) fn test(
+        &self,
+        home: &Home<'_>,
+        tokens: u32,
+        clock: &impl Fn() -> u64,
+    ) -> Result<(Era, u64), Unmet> {
+        let (era, full_at) = self.look(home, clock);
+        let cost = era.gcra.cost(tokens).map_err(Unmet::TooCostly)?;
+        match era.gcra.take(full_at, cost, era.now, era.now.tick) {
+            Ok(_) => Ok((era, full_at)),
+            Err(allowed_at) => Err(Unmet::Until(era.gcra, era.now, allowed_at)),
+        }
+    }
+
     /// Puts `tokens` back that were taken from the bucket at `home`, as if they had never been taken.
     pub(crate) fn give_back(&self, home: &Home<'_>, tokens: u32, clock: &impl Fn() -> u64) {
         loop {
