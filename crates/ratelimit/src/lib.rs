@@ -152,7 +152,7 @@
 //! - **tower's `ConcurrencyLimit` with `LoadShed`**: the limit follows the service, priorities, a `Permit` to use by hand. Readiness holds no
 //!   place: a readied service that is not called keeps nobody out.
 //! - **Netflix's `concurrency-limits`**: lasting overload is never learnt as the normal latency, so the limit does not climb with it.
-//! - **Envoy's adaptive concurrency**: measuring the unloaded latency refuses at most 30 % where nothing queues, not nearly all.
+//! - **Envoy's adaptive concurrency**: measuring the unloaded latency refuses about 30 % where nothing queues, not nearly all.
 //! - **leaky-bucket**: waiting takes no lock, and idle time cannot overflow.
 //!
 //! # What it does not do

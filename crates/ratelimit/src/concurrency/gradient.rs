@@ -15,12 +15,12 @@
 //!
 //! Here a *probe* lowers the limit by 30 %. Where calls queue at the service, their latency falls along (Little's law: latency is
 //! calls at once over throughput, and the throughput stays). So the probe goes on down until the latency stops to fall, takes
-//! that for the unloaded one, and returns to the step above. It never goes further than two steps below where the queue ends, and ends
-//! after one step where there is none. There is a probe at the first load, every 30 s under load, and when the
+//! that for the unloaded one, and returns to the step above. It goes no further than two steps below where the queue ends, and ends
+//! after one step where there is none; noise may add some. There is a probe at the first load, every 30 s under load, and when the
 //! limit fell by 30 %: then either there is a queue, or the service has become slower by itself, which the probe tells apart.
 //!
-//! Between probes the unloaded latency only falls, unless the limit is not in use. What is in use and slower is never
-//! learnt as normal.
+//! Between probes the unloaded latency only falls, unless the limit is not in use. What is in use and slower is
+//! learnt as normal only by a probe.
 
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(super) struct Gradient {
 struct Probe {
     limit: f64,
     log_latency: f64,
+    /// Whether one window after the step was no use already.
+    again: bool,
 }
 
 impl Gradient {
@@ -108,10 +110,11 @@ impl Gradient {
     fn step_down(&mut self, window: &Window) {
         let lower = self.bounds.clamp((self.limit * Self::STEP).floor());
         if lower < self.limit.floor() {
-            self.probe = Some(Probe { limit: self.limit, log_latency: window.log_latency });
+            self.probe =
+                Some(Probe { limit: self.limit, log_latency: window.log_latency, again: false });
             self.limit = lower;
         } else {
-            self.end_probe(window);
+            self.end_probe(window.log_latency, window.now);
         }
     }
 
@@ -122,22 +125,26 @@ impl Gradient {
             self.top = self.limit;
             return;
         }
-        // Half of what a queue would make of it, so that noise on either side is told right.
-        let queue_would = (self.limit.floor() / step.limit.floor()).log2();
-        if window.log_latency < step.log_latency + queue_would / 2.0 {
+        let queue_would = (step.limit.floor() / self.limit.floor()).log2();
+        let rose = window.log_latency - step.log_latency;
+        if rose > queue_would * 2.0 && !step.again {
+            // Either slow calls are left of the step before, or the queue was still growing then. The next window tells.
+            self.probe = Some(Probe { again: true, ..step });
+        } else if rose < queue_would / -2.0 || rose > queue_would * 2.0 {
+            // Half of what a queue would make of it, so that noise on either side is told right.
             self.step_down(window);
         } else {
             self.limit = step.limit;
-            self.end_probe(window);
+            self.end_probe(window.log_latency.min(step.log_latency), window.now);
         }
     }
 
-    fn end_probe(&mut self, window: &Window) {
-        self.unloaded = Some(window.log_latency);
+    fn end_probe(&mut self, unloaded: f64, now: Duration) {
+        self.unloaded = Some(unloaded);
         self.top = self.limit;
         // A linear congruential generator (Knuth, MMIX); its high bits are the good ones.
         self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let jitter = 0.15 * f64::from((self.chance >> 32) as u32) / f64::from(u32::MAX);
-        self.probe_at = window.now + Self::PROBE_EVERY.mul_f64(1.0 + jitter);
+        self.probe_at = now + Self::PROBE_EVERY.mul_f64(1.0 + jitter);
     }
 }

@@ -133,8 +133,11 @@ impl ConcurrencyLimiter {
         }
     }
 
-    /// Whether no priority gets a place now.
-    pub(super) fn is_full(&self) -> bool {
+    /// Whether no priority gets a place now. For a balancer that passes over full endpoints, which else look quick to it: it
+    /// takes no place and counts nothing.
+    #[must_use]
+    #[inline]
+    pub fn is_full(&self) -> bool {
         self.0.places.is_full()
     }
 

@@ -64,7 +64,8 @@ impl Concurrency {
     ///
     /// The unloaded latency is measured at the first load, about every 30 s under load, and after the limit fell by 30 %: the
     /// limit then goes down in steps of 30 % as long as the latency falls along, a window each, and returns to the last step but
-    /// one. That costs some refusals for a moment, where there is no queue at most 30 % for a window.
+    /// one. That costs some refusals for a moment: 30 % for a window, where there is no queue and latency is steady. Latency that
+    /// varies by itself may lead it a few steps too far, from which the limit grows again.
     ///
     /// After Netflix's `Gradient2` and Envoy's gradient controller.
     #[must_use]
