@@ -30,14 +30,19 @@ use crate::{
 ///
 /// When so many buckets are not full that a new key finds none of its 14 places free, the bucket among those that would be full soonest
 /// makes room: its key begins anew with a full one, and [`live_evictions`](Self::live_evictions) counts it. With `capacity`
-/// such keys at once that happens to not one in a million, with half as many again to one in 200. Beyond, as in a flood of
+/// such keys at once that happens to about three in a million, with a quarter more to one in 4,000, with half as many again to one in 100. Beyond, as in a flood of
 /// made-up keys, it is above all those that make room for each other, for a key that used its bucket once is full again long before one
 /// that emptied it. With a burst of 1, where there is no such difference, the older one makes room.
 ///
 /// # Keys that share a bucket
 ///
-/// A key is known by two places and a tag of 23 bits, all from one hash that is seeded anew for each limiter (SipHash), so
-/// nobody can choose keys that collide. A new key meets a stranger's bucket for its own with a probability of 14 places taken over
+/// A key is known by two places and a tag of 23 bits, all from one hash, by folded multiplication under 128 bits that are drawn for each limiter
+/// from the operating system. Whoever does not know those cannot choose keys that collide. It is not a cryptographic hash, which would
+/// cost as much as all the rest: somebody who could ask for millions of keys and tell from the answers which of them share a bucket
+/// might, in theory, learn something of the seeds. Against such a one use [`ExactKeyed`](crate::ExactKeyed), where a collision costs time but
+/// never shares a bucket.
+///
+/// A new key meets a stranger's bucket for its own with a probability of 14 places taken over
 /// 2²³, one in 600,000, at the worst, and of about one in a million at `capacity`. The two then draw from one bucket, which may refuse one of them too soon, or
 /// let it start anew, until the bucket is full again. Do not use it where even that is too often.
 pub struct Keyed<K: ?Sized> {

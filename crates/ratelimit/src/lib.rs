@@ -20,9 +20,12 @@
 //!
 //! | item | what it is |
 //! |---|---|
-//! | [`Quota`] | how much is allowed: tokens per period, and burst |
-//! | [`RateLimiter`] | one bucket for all: [`check`](RateLimiter::check), [`until_ready`](RateLimiter::until_ready), [`peek`](RateLimiter::peek) |
+//! | [`Quota`], [`InvalidQuota`] | how much is allowed: tokens per period, and burst; why a configured one makes no sense |
+//! | [`RateLimiter`] | one bucket for all: [`check`](RateLimiter::check), [`until_ready`](RateLimiter::until_ready), [`reserve`](RateLimiter::reserve), [`peek`](RateLimiter::peek) |
+//! | [`Reservation`] | tokens that are taken now and due later |
 //! | [`Keyed`] | one bucket per key, in bounded memory |
+//! | [`ExactKeyed`] | the same, where two keys must never share a bucket |
+//! | [`AllOf`], [`Charge`], [`Exceeded`] | several limits at once, charged all or none; what it takes to be one of them; the refusal |
 //! | [`Level`] | what is left, and when the bucket is full again |
 //! | [`RateLimitLayer`], [`RateLimit`] | a limit around a service |
 //! | [`Extract`], [`WithoutKey`] | what tells requests apart, and what becomes of those that lack it |
@@ -44,8 +47,13 @@
 //! - A refusal says to the nanosecond when the next try will be allowed, if nobody else comes in between.
 //!
 //! All that up to a step of the clock, by which a token may come early. A step is at most two nanoseconds, but where the
-//! burst is too large to be counted in those: with the largest burst of all, 2⁻³⁰ of a token's time, and 1/64 of it
-//! in a [`Keyed`] limiter, whose buckets are smaller; there it is 2⁻²⁸ with a burst of 1,000.
+//! burst is too large to be counted in those: with the largest burst of all, 2⁻³⁰ of a token's time, and 1/16 of it
+//! in a [`Keyed`] limiter, whose buckets are smaller; there it is 2⁻²⁶ with a burst of 1,000.
+//!
+//! Time is that of `gusset_call::Clock`. Should it go back, as the counters of a machine may that was moved or suspended, a bucket is empty at worst,
+//! and full again after one burst: it is never locked until the clock has caught up.
+//!
+//! Quotas can change at any time (`set_quota`), without a pause: tokens that are spent stay spent, and those who wait keep their turns.
 //!
 //! # Keys
 //!
@@ -145,15 +153,17 @@
 //!
 //! - **tower's `RateLimit`**: it is `Clone`, all clones share one limit, and it refuses instead of waiting in `poll_ready`, where a
 //!   waiting caller would hold what is ready behind it. Windows slide.
-//! - **governor**: rates of any size are exact; a flood of keys neither grows the table nor has to be swept; waiting is first come, first
-//!   served, and refused at once where it would last too long.
+//! - **governor**: rates of any size are exact, and no burst overflows; a flood of keys neither grows the table nor has to be swept; quotas change while in
+//!   use; what is left can be looked at; waiting is first come, first served, and refused at once where it would last too long.
+//! - **tower-resilience's rate limiter**: a wait that would be too long is refused at once and says for how long; what is readied and
+//!   dropped uses no token; one lock less per call.
 //! - **tower_governor**: a forged `X-Forwarded-For` changes nothing; a `Retry-After` is never 0; what becomes of a request without a
 //!   key is a choice; per second is per second.
 //! - **tower's `ConcurrencyLimit` with `LoadShed`**: the limit follows the service, priorities, a `Permit` to use by hand. Readiness holds no
 //!   place: a readied service that is not called keeps nobody out.
 //! - **Netflix's `concurrency-limits`**: lasting overload is never learnt as the normal latency, so the limit does not climb with it.
 //! - **Envoy's adaptive concurrency**: measuring the unloaded latency refuses about 30 % where nothing queues, not nearly all.
-//! - **leaky-bucket**: waiting takes no lock, and idle time cannot overflow.
+//! - **leaky-bucket**: waiting takes no lock and is bounded in number; idle time cannot overflow, and no race can wedge it.
 //!
 //! # What it does not do
 //!

@@ -391,3 +391,66 @@ async fn a_reservation_that_waits_and_is_cancelled_is_given_back() {
     assert!(timeout(ms(50), reservation.ready()).await.is_err());
     assert_eq!((limiter.waiting(), limiter.peek().full_in()), (0, ms(50)));
 }
+
+/// A limiter without fairness, asked by several threads, once stopped giving for ever.
+#[test]
+fn threads_that_ask_all_the_time_get_all_that_comes_and_never_wedge_it() {
+    let limiter = RateLimiter::new(Quota::per_second(1_000_000).burst(1_000));
+    let start = std::time::Instant::now();
+    let given: u64 = thread::scope(|scope| {
+        let ask = || {
+            let mut given = 0_u64;
+            while start.elapsed() < Duration::from_millis(300) {
+                given += u64::from(limiter.check().is_ok());
+            }
+            given
+        };
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    let most = 1_000 + u64::try_from(start.elapsed().as_micros()).unwrap() * 101 / 100;
+    assert!(given <= most, "{given} of {most}");
+    // The machine may have other things to do; what wedged was gone after a hundredth.
+    assert!(given >= 20_000, "{given}");
+    thread::yield_now();
+    let last = std::time::Instant::now();
+    while limiter.check().is_err() {
+        assert!(last.elapsed() < SECOND, "wedged");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rates_far_beyond_a_token_per_microsecond_are_exact() {
+    for rate in [7_000_000_u32, 300_000_000, 700_000_000, 999_999_937] {
+        let limiter = RateLimiter::new(Quota::per_second(rate));
+        limiter.check_n(rate).unwrap();
+        advance(ms(500)).await;
+        let back = limiter.peek().remaining();
+        assert!(back.abs_diff(rate / 2) <= 1, "{back} of {rate} in half a second");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_largest_burst_at_the_slowest_rate_does_not_overflow() {
+    let limiter = RateLimiter::new(Quota::per_hour(1).burst(u32::MAX));
+    for _ in 0..1_000 {
+        limiter.check_n(4_294_967).unwrap();
+    }
+    assert_eq!(limiter.peek().remaining(), 295);
+    let keyed = Keyed::<u8>::new(Quota::new(1, 86_400 * SECOND).burst(u32::MAX), number(1));
+    keyed.check_n(&1, u32::MAX).unwrap();
+    advance(10 * 86_400 * SECOND).await;
+    assert_eq!((keyed.check_n(&1, 10).is_ok(), keyed.check(&1).is_ok()), (true, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn years_of_idleness_fill_a_bucket_and_no_more() {
+    let limiter = RateLimiter::new(Quota::per_second(1_000_000_000).burst(5));
+    let keyed = Keyed::<u8>::new(limiter.quota(), number(1));
+    limiter.check_n(5).unwrap();
+    keyed.check_n(&1, 5).unwrap();
+    // As far as tokio's timers go.
+    advance(2 * 365 * 86_400 * SECOND).await;
+    assert_eq!((limiter.peek().remaining(), keyed.peek(&1).remaining()), (5, 5));
+    assert!(limiter.check_n(5).is_ok() && limiter.check().is_err());
+}
