@@ -1,16 +1,18 @@
 //! What does it cost to ask a rate limiter, beside the least that one has to do and beside the peer crates?
 //!
-//! All have the same quota, one token per second and a burst that no run exhausts. Every call is allowed. Everything runs on one thread.
+//! All have the same quota, one token per second and a burst that no run exhausts. Every call is allowed.
 //!
-//! - Clocks: gusset reads tokio's `Instant`, which is that of the standard library where `test-util` is off, so run this by
-//!   `cargo bench -p benches`. `governor` has quanta's by default; `governor-std-clock` is the same with the standard library's.
-//!   `leaky-bucket` reads none while it has tokens, for it adds them in steps of its interval (here 1 s).
+//! - Clocks: gusset and `governor` both read the processor's counter by quanta. `governor-std-clock` is the same with the standard
+//!   library's `Instant`. `leaky-bucket` reads none while it has tokens, for it adds them in steps of its interval (here 1 s).
 //! - `bare` counts by one relaxed `fetch_add` and reads the standard library's clock.
-//! - `keyed_*` ask for 1, 2¹⁰ and 2²⁰ keys (`u64`) in a scattered order. Both sides hash by default, which is SipHash of the standard
-//!   library's `RandomState`. gusset has a table for just as many keys; `governor` a `DashMap` that grew before the measurement. A thousand
-//!   tokens of each key are taken before, so that no bucket is full again within the run: each holds something to remember.
+//! - gusset counts allowed calls; `governor` counts nothing.
+//! - `keyed_*` ask for 1, 2¹⁰ and 2²⁰ keys (`u64`) in a scattered order. Hashes: gusset folded multiplication with seeds of its own; `governor` by default
+//!   SipHash, `governor-foldhash` the folded multiplication of foldhash. gusset has a table for just as many keys; `governor` a `DashMap` that grew before
+//!   the measurement. A thousand tokens of each key are taken before, so that no bucket is full again within the run.
 //! - `keyed_1k_full` is the opposite, clients far below their limit: with 10⁹ tokens per second each bucket is full again when its
 //!   key comes back.
+//! - `keyed_1k_ip` has IPv4 addresses as keys.
+//! - `2_threads_*`: two threads at once, time per call of each. `direct` contends for one bucket, `one_key` for one key, `keyed_1k` hardly for anything.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
@@ -19,8 +21,13 @@ mod common;
 use std::{
     cell::LazyCell,
     hint::black_box,
+    net::IpAddr,
     num::{NonZeroU32, NonZeroUsize},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Barrier,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -124,8 +131,83 @@ fn keyed(criterion: &mut Criterion) {
             let limiter = &*limiter;
             bencher.iter(|| assert!(black_box(limiter.check_key(&next())).is_ok()));
         });
+        let limiter = LazyCell::new(|| {
+            let limiter = foldhash_governor(per_second);
+            (0..keys)
+                .for_each(|key| assert_eq!(limiter.check_key_n(&key, number(TAKEN)), Ok(Ok(()))));
+            limiter
+        });
+        let mut next = scattered(bits);
+        group.bench_function(format!("{case}/governor-foldhash"), |bencher| {
+            let limiter = &*limiter;
+            bencher.iter(|| assert!(black_box(limiter.check_key(&next())).is_ok()));
+        });
     }
+    let capacity = NonZeroUsize::new(1024).expect("it is not 0");
+    let limiter = Keyed::<IpAddr>::new(quota(), capacity);
+    let mut next = scattered(10);
+    let mut address = || IpAddr::from([10, 0, (next() >> 8) as u8, next() as u8]);
+    group.bench_function("keyed_1k_ip/gusset", |bencher| {
+        bencher.iter(|| assert!(black_box(limiter.check(&address())).is_ok()));
+    });
+    let limiter = governor::RateLimiter::keyed(governor_quota(1));
+    group.bench_function("keyed_1k_ip/governor", |bencher| {
+        bencher.iter(|| assert!(black_box(limiter.check_key(&address())).is_ok()));
+    });
     group.finish();
+}
+
+fn foldhash_governor(
+    per_second: u32,
+) -> governor::DefaultKeyedRateLimiter<
+    u64,
+    governor::middleware::NoOpMiddleware<governor::clock::QuantaInstant>,
+    foldhash::fast::RandomState,
+> {
+    governor::RateLimiter::dashmap_with_hasher(governor_quota(per_second), Default::default())
+}
+
+/// Time per call while two threads call.
+fn by_two(criterion: &mut Criterion, name: &str, call: impl Fn(&mut dyn FnMut() -> u64) + Sync) {
+    let mut group = criterion.benchmark_group("ratelimit");
+    group.bench_function(format!("2_threads_{name}"), |bencher| {
+        bencher.iter_custom(|calls| {
+            let barrier = Barrier::new(2);
+            let run = || {
+                let mut next = scattered(10);
+                barrier.wait();
+                let start = Instant::now();
+                (0..calls).for_each(|_| call(&mut next));
+                start.elapsed()
+            };
+            thread::scope(|scope| {
+                let other = scope.spawn(run);
+                let here = run();
+                here.max(other.join().expect("it does not panic"))
+            })
+        });
+    });
+    group.finish();
+}
+
+fn contended(criterion: &mut Criterion) {
+    let capacity = NonZeroUsize::new(1024).expect("it is not 0");
+    let limiter = RateLimiter::new(quota());
+    by_two(criterion, "direct/gusset", |_| assert!(black_box(limiter.check()).is_ok()));
+    let limiter = governor::RateLimiter::direct(governor_quota(1));
+    by_two(criterion, "direct/governor", |_| assert!(black_box(limiter.check()).is_ok()));
+    let ours = Keyed::<u64>::new(quota(), capacity);
+    let theirs = governor::RateLimiter::keyed(governor_quota(1));
+    let folded = foldhash_governor(1);
+    by_two(criterion, "one_key/gusset", |_| assert!(black_box(ours.check(&7)).is_ok()));
+    by_two(criterion, "one_key/governor", |_| assert!(black_box(theirs.check_key(&7)).is_ok()));
+    by_two(criterion, "keyed_1k/gusset", |next| assert!(black_box(ours.check(&next())).is_ok()));
+    by_two(criterion, "keyed_1k/governor", |next| {
+        assert!(black_box(theirs.check_key(&next())).is_ok());
+    });
+    by_two(criterion, "keyed_1k/governor-foldhash", |next| {
+        assert!(black_box(folded.check_key(&next())).is_ok());
+    });
 }
 
 fn layer(criterion: &mut Criterion) {
@@ -144,6 +226,6 @@ fn layer(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = common::config();
-    targets = direct, keyed, layer
+    targets = direct, keyed, contended, layer
 }
 criterion_main!(benches);
