@@ -283,6 +283,21 @@ async fn the_limits_of_concurrency_hold_it() {
     }
 }
 
+#[cfg(feature = "redis")]
+#[tokio::test(start_paused = true)]
+async fn the_limit_in_redis_holds_it() {
+    use gusset::ratelimit::{RedisLimitLayer, RedisLimiter, RedisServer, WhenAway};
+
+    // Nobody is there, so nothing waits for the network; with a server, the crate's own tests do.
+    let redis = RedisServer::new("redis://127.0.0.1:1").unwrap();
+    redis.connect().await;
+    let limiter = RedisLimiter::new(&redis, "probe", Quota::per_second(1_000_000));
+    let open = limiter.clone().when_away(WhenAway::Open);
+    Case { layer: RedisLimitLayer::new(limiter), errors_pass: true }.holds().await;
+    let by_host = |request: &Req| request.uri().host().map(str::to_owned);
+    Case { layer: RedisLimitLayer::keyed(open, by_host), errors_pass: true }.holds().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_balancer_holds_it() {
     let layer = layer_fn(|probe: Probe| {

@@ -64,9 +64,12 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// No span is longer, in milliseconds: eight years, which the word holds after 26.
+    const LONGEST: u64 = 1 << 38;
+
     pub(crate) fn new(limit: u8, first_pause: u64, longest_pause: u64) -> Self {
-        let first_pause = first_pause.max(1);
-        let longest_pause = longest_pause.max(first_pause);
+        let first_pause = first_pause.clamp(1, Self::LONGEST);
+        let longest_pause = longest_pause.clamp(first_pause, Self::LONGEST);
         Self { word: AtomicU64::new(0), limit, first_pause, longest_pause }
     }
 
@@ -80,7 +83,7 @@ impl Gate {
         if now < word.time {
             return Admit::Skip;
         }
-        let tried = Word { time: now + patience, ..word }.pack();
+        let tried = Word { time: now + patience.min(Self::LONGEST), ..word }.pack();
         match self.word.compare_exchange(seen, tried, SeqCst, SeqCst) {
             Ok(_) => Admit::Try(word.generation),
             Err(_) => Admit::Skip,

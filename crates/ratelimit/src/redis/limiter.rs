@@ -78,7 +78,8 @@ impl Default for WhenAway {
 ///
 /// Exact are the tokens that the server gave, in any span of its own time. What is asked and not heard in
 /// time may be taken and given to nobody. A server that is restarted empty has forgotten all buckets, which then begin
-/// full; one that takes over from another may have missed the last tokens. While it is away, each process gives its share. So
+/// full; one that takes over from another may have missed the last tokens, and one that is
+/// allowed to evict keys with an expiry gives new buckets to those it evicts. While it is away, each process gives its share. So
 /// this bounds load; it is no ledger.
 ///
 /// # What stands in Redis
@@ -177,7 +178,6 @@ impl RedisLimiter {
         key: &K,
         cost: u32,
     ) -> Result<Decided, RedisDenied> {
-        // Not across the wait: the key need not live, or be shared between threads, for that long.
         let bucket = self.0.prefix.bucket(key);
         self.0.check(&bucket, cost).await
     }

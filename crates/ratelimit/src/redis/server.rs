@@ -30,9 +30,15 @@ use super::{
 /// Give all limiters of a process the same one. It connects when somebody asks for the first time; until then, and
 /// while the server is down, it costs nothing to have.
 ///
+/// # Memory
+///
+/// One connection. What waits on it is what callers wait for, and what those asked who left within the last
+/// [`RedisPolicy::wait`]; a server that answers nothing is given up with all of that after
+/// [`RedisPolicy::failures`] calls.
+///
 /// # Tasks
 ///
-/// The connection has a task that reads and writes, on the runtime of the call that opened it. Another one connects, for
+/// It needs tokio's runtime. The connection has a task that reads and writes, on the runtime of the call that opened it. Another one connects, for
 /// at most [`RedisPolicy::connect_within`]. Both end when the last clone, and the last limiter with one, is dropped.
 #[derive(Clone)]
 pub struct RedisServer(Arc<Inner>);
@@ -272,11 +278,8 @@ impl Inner {
         let mut was_away = true;
         let changed = self.state.send_if_modified(|state| {
             was_away = matches!(state, RedisState::Away { .. });
-            let away = decide();
-            if away {
-                *state = RedisState::Away { cause: cause.into() };
-            }
-            away
+            let away = RedisState::Away { cause: cause.into() };
+            decide() && std::mem::replace(state, away.clone()) != away
         });
         if changed && !was_away {
             tracing::warn!(server = %self.address(), cause, "redis is away; its limits are kept by other means");

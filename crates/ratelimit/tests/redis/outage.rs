@@ -474,3 +474,71 @@ async fn the_connection_ends_with_the_last_limiter() {
     assert_eq!(*states.borrow_and_update(), RedisState::Here);
     assert!(states.changed().await.is_err());
 }
+
+#[test]
+fn a_runtime_that_ended_in_the_middle_of_connecting_is_in_nobodys_way() {
+    let mut server = Server::down(&[]);
+    // The kernel accepts, and nobody reads.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", server.port)).unwrap();
+    let redis = patient(&server);
+    let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Closed);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime().block_on(async {
+        let check = tokio::time::timeout(ms(50), limiter.check("k"));
+        assert!(check.await.is_err());
+    });
+    drop(silent);
+    server.restart_empty();
+    let by = runtime().block_on(async { limiter.check("k").await.unwrap().by() });
+    assert_eq!(by, Judge::Redis);
+    assert_eq!(redis.stats().connects, 2);
+}
+
+#[tokio::test]
+async fn a_server_that_may_only_be_read_is_left_until_it_may_be_written_again() {
+    // As after a fail-over: the address still leads to the old one.
+    let server = Server::start();
+    let redis = patient(&server);
+    let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Open);
+    assert_eq!(limiter.check("k").await.unwrap().by(), Judge::Redis);
+    let mut beside = server.connection();
+    let mut replica = |host: &str, port: &str| {
+        redis::cmd("REPLICAOF").arg(host).arg(port).exec(&mut beside).unwrap();
+    };
+    replica("127.0.0.1", "1");
+    for _ in 0..100 {
+        assert_eq!(limiter.check("k").await.unwrap().by(), Judge::Nobody);
+    }
+    let RedisState::Away { cause } = redis.state() else { panic!("{}", redis.state()) };
+    assert!(cause.contains("read only"), "{cause}");
+    assert!(redis.stats().skipped > 80, "{:?}", redis.stats());
+    replica("NO", "ONE");
+    eventually("it is back", async || limiter.check("k").await.unwrap().by() == Judge::Redis).await;
+}
+
+#[tokio::test]
+async fn each_change_of_the_state_is_seen_once() {
+    let mut server = Server::start();
+    let redis = patient(&server);
+    let mut states = redis.subscribe();
+    let limiter = RedisLimiter::new(&redis, "api", at_once(1_000_000));
+    assert_eq!(*states.borrow_and_update(), RedisState::New);
+    limiter.check("k").await.unwrap();
+    assert_eq!(*states.borrow_and_update(), RedisState::Here);
+    limiter.check("k").await.unwrap();
+    assert!(!states.has_changed().unwrap());
+    server.kill();
+    limiter.check("k").await.unwrap();
+    assert!(matches!(*states.borrow_and_update(), RedisState::Away { .. }));
+    // It is tried again and again, for the same answer.
+    let connects = redis.stats().connects;
+    eventually("it is tried", async || {
+        limiter.check("k").await.unwrap();
+        redis.stats().connects > connects + 1
+    })
+    .await;
+    assert!(!states.has_changed().unwrap());
+    server.restart_empty();
+    eventually("it is back", async || limiter.check("k").await.unwrap().by() == Judge::Redis).await;
+    assert_eq!(*states.borrow_and_update(), RedisState::Here);
+}

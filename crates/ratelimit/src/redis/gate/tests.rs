@@ -61,6 +61,31 @@ fn pauses_double_up_to_the_longest_each_a_random_part() {
 }
 
 #[test]
+fn processes_that_lost_a_server_at_once_do_not_come_back_at_once() {
+    let pauses: std::collections::BTreeSet<u64> = (0..50)
+        .map(|seed| {
+            let gate = Gate::new(3, 10_000, 10_000);
+            gate.unreachable(0, &mut StdRng::seed_from_u64(seed));
+            gate.away_for(0)
+        })
+        .collect();
+    assert!(pauses.len() > 45, "{pauses:?}");
+}
+
+#[test]
+fn spans_without_end_do_not_overflow() {
+    let (gate, mut chance) = (Gate::new(1, u64::MAX, u64::MAX), chance());
+    for _ in 0..20 {
+        gate.unreachable(1 << 39, &mut chance);
+        assert_eq!(gate.admit(1 << 39, u64::MAX), Admit::Skip);
+    }
+    let gate = Gate::new(1, 0, 0);
+    gate.unreachable(0, &mut chance);
+    assert!(matches!(gate.admit(1, u64::MAX), Admit::Try(_)));
+    assert_eq!(gate.admit(1, u64::MAX), Admit::Skip);
+}
+
+#[test]
 fn a_server_that_is_back_for_a_moment_only_is_asked_less_and_less() {
     let (gate, mut chance) = (gate(), chance());
     let (mut now, mut last) = (0, 0);
