@@ -542,3 +542,19 @@ async fn each_change_of_the_state_is_seen_once() {
     eventually("it is back", async || limiter.check("k").await.unwrap().by() == Judge::Redis).await;
     assert_eq!(*states.borrow_and_update(), RedisState::Here);
 }
+
+#[tokio::test]
+async fn an_attempt_to_connect_ends_with_the_last_limiter() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", silent.local_addr().unwrap());
+    let hour = RedisPolicy::default().connect_within(Duration::from_secs(3_600));
+    let redis = RedisServer::with_policy(&url, hour).unwrap();
+    let limiter = RedisLimiter::new(&redis, "api", at_once(1));
+    limiter.check("k").await.unwrap();
+    let (mut connection, _) = silent.accept().await.unwrap();
+    drop((redis, limiter));
+    let mut heard = Vec::new();
+    let end = tokio::io::AsyncReadExt::read_to_end(&mut connection, &mut heard);
+    // Closed in order or not, but closed.
+    let _ = tokio::time::timeout(ms(10_000), end).await.expect("it is still open");
+}
