@@ -27,7 +27,9 @@ use std::{
 
 use common::{Echo, drive, now};
 use criterion::{Criterion, criterion_group, criterion_main};
-use gusset_registry::{Balance, Health, Instance, LeastLoaded, MemoryRegistry, Registry};
+use gusset_registry::{
+    Balance, Health, Instance, InstanceKey, LeastLoaded, MemoryRegistry, Registry,
+};
 use tower::{
     balance::p2c,
     discover::ServiceList,
@@ -115,7 +117,9 @@ fn heartbeat(criterion: &mut Criterion) {
     let registry = registry(100);
     let id = instance(50).id;
     group.bench_function("heartbeat/gusset", |bencher| {
-        bencher.iter(|| assert!(now(registry.heartbeat("cart", black_box(&id))).is_ok()));
+        bencher.iter(|| {
+            assert!(now(registry.heartbeat(InstanceKey::new("cart", black_box(&id)))).is_ok())
+        });
     });
     let times = (0..100).map(|number| (instance(number).id, Instant::now()));
     let table = Mutex::new(times.collect::<HashMap<_, _>>());

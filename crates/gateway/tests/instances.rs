@@ -17,7 +17,7 @@ use bytes::Bytes;
 use common::*;
 use gusset_breaker::{Policy, State};
 use gusset_gateway::{Gateway, Route, Upstream};
-use gusset_registry::{MemoryRegistry, Registry};
+use gusset_registry::{InstanceKey, MemoryRegistry, Registry};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tower::ServiceExt;
@@ -69,7 +69,7 @@ async fn an_instance_that_leaves_the_registry_gets_no_more_requests() {
     let gateway =
         Gateway::builder(registry.clone()).route(Route::new("/a").to("shop")).build().unwrap();
     asked(&gateway, 10).await;
-    registry.drain("shop", &one.address.to_string()).await.unwrap();
+    registry.drain(InstanceKey::new("shop", &one.address.to_string())).await.unwrap();
     assert_eq!(asked(&gateway, 10).await, BTreeMap::from([(ok("other"), 10)]));
 }
 

@@ -27,6 +27,24 @@ pub enum Error {
         /// Name of the service.
         service: Arc<str>,
     },
+    /// A younger run of the instance is registered; what this one says does not count any more.
+    #[error("instance {id} of service {service} is registered by a younger run of it")]
+    Superseded {
+        /// Name of the service.
+        service: Arc<str>,
+        /// Id of the instance.
+        id: Arc<str>,
+    },
+    /// The instance says something of itself that cannot be; see [`Instance::validate`](crate::Instance::validate). Nothing was changed.
+    #[error("{field} {value:?} {reason}")]
+    Invalid {
+        /// What is wrong.
+        field: &'static str,
+        /// What it says, or the beginning of that.
+        value: String,
+        /// Why that cannot be.
+        reason: &'static str,
+    },
     /// The registry is at its bound and takes no new instance. Those it has can still register again.
     #[error("the registry holds {capacity} instances and takes no more")]
     Full {

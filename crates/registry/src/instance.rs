@@ -1,16 +1,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+    sync::Arc,
 };
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tokio::time::Instant;
+use serde::{Deserialize, Serialize};
+
+use crate::{InstanceKey, LastSeen};
 
 /// One running copy of a service, and where it is reached.
 ///
@@ -28,7 +24,7 @@ pub struct Instance {
     /// Unique among the instances of its service. [`Instance::new`] takes the authority, so that a process that
     /// is started again replaces itself.
     pub id: Arc<str>,
-    /// Name of the service.
+    /// Name of the service: `name`, or `namespace/name`.
     pub service: Arc<str>,
     /// Host name or IP address, an IPv6 one without brackets.
     pub host: String,
@@ -52,6 +48,16 @@ pub struct Instance {
     /// Labels without a value.
     #[serde(default)]
     pub tags: BTreeSet<String>,
+    /// Which run of the instance this is: of two registrations of one id the higher number is the younger, and what the older one says
+    /// later is refused. 0, the default, is of no particular run, and neither refuses nor is refused.
+    /// A [`Registration`](crate::Registration) states the time at which it began.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// Whether the health is what was last known rather than what was heard: the registry was restarted, or so many of the service fell
+    /// silent at once that it doubts its own ears. Such an instance takes calls like any other of its health.
+    /// Set by the registry; what a registration says here is ignored.
+    #[serde(default)]
+    pub suspect: bool,
     /// When the registry last heard of it. Set by the registry; what a registration says here is ignored.
     #[serde(default, rename = "last_seen_ms_ago")]
     pub last_seen: LastSeen,
@@ -76,6 +82,8 @@ impl Instance {
             zone: None,
             weight: one(),
             tags: BTreeSet::new(),
+            incarnation: 0,
+            suspect: false,
             last_seen: LastSeen::default(),
         }
     }
@@ -129,6 +137,27 @@ impl Instance {
         self
     }
 
+    /// The same as this run of the instance; see [`Instance::incarnation`].
+    #[must_use]
+    pub const fn with_incarnation(mut self, incarnation: u64) -> Self {
+        self.incarnation = incarnation;
+        self
+    }
+
+    /// The same of the service with this name in `namespace`.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        let (_, name) = crate::split_name(&self.service);
+        self.service = format!("{namespace}/{name}").into();
+        self
+    }
+
+    /// What a registry finds it by.
+    #[must_use]
+    pub fn key(&self) -> InstanceKey<'_> {
+        InstanceKey { service: &self.service, id: &self.id, incarnation: self.incarnation }
+    }
+
     /// `host:port` as it stands in a URL, an IPv6 address in brackets.
     #[must_use]
     pub fn authority(&self) -> String {
@@ -159,6 +188,8 @@ impl PartialEq for Instance {
             zone,
             weight,
             tags,
+            incarnation,
+            suspect,
             last_seen: _,
         } = self;
         *id == other.id
@@ -171,6 +202,8 @@ impl PartialEq for Instance {
             && *zone == other.zone
             && *weight == other.weight
             && *tags == other.tags
+            && *incarnation == other.incarnation
+            && *suspect == other.suspect
     }
 }
 
@@ -191,76 +224,12 @@ pub enum Health {
     Draining,
 }
 
-/// When a registry last heard of an instance.
-///
-/// All copies of one instance that come from one registry share it, so the age is that of the moment
-/// it is asked for, not that of the snapshot. It is serialized as its age in milliseconds, or null for never.
-#[derive(Clone, Default)]
-pub struct LastSeen(Option<Mark>);
-
-#[derive(Clone)]
-struct Mark {
-    epoch: Instant,
-    /// Milliseconds since `epoch`, or [`NEVER`].
-    millis: Arc<AtomicU64>,
-}
-
-const NEVER: u64 = u64::MAX;
-
-impl LastSeen {
-    /// How long ago; `None` if never.
-    #[must_use]
-    pub fn age(&self) -> Option<Duration> {
-        let mark = self.0.as_ref()?;
-        let millis = mark.millis.load(Relaxed);
-        (millis != NEVER)
-            .then(|| mark.epoch.elapsed().saturating_sub(Duration::from_millis(millis)))
-    }
-
-    /// Never, and from now on told by [`LastSeen::hear`] in time since `epoch`.
-    pub(crate) fn never(epoch: Instant) -> Self {
-        Self(Some(Mark { epoch, millis: Arc::new(AtomicU64::new(NEVER)) }))
-    }
-
-    pub(crate) fn hear(&self, at: Duration) {
-        if let Some(mark) = &self.0 {
-            mark.millis.store(millis(at), Relaxed);
-        }
-    }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(NEVER - 1).min(NEVER - 1)
-}
-
-impl fmt::Debug for LastSeen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.age() {
-            Some(age) => write!(f, "{age:?} ago"),
-            None => f.write_str("never"),
-        }
-    }
-}
-
-impl Serialize for LastSeen {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.age().map(millis).serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for LastSeen {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(Option::<u64>::deserialize(deserializer)?.map(|age| {
-            let now = Instant::now();
-            // An age from before this machine's clock began is as old as it can tell.
-            let epoch = now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
-            Mark { epoch, millis: Arc::new(AtomicU64::new(0)) }
-        })))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -29,6 +29,8 @@
 //! | [`Registry`] | who is alive where; an engine behind `Arc<dyn Registry>` |
 //! | [`MemoryRegistry`], [`Policy`] | the engine within this process |
 //! | [`Registration`] | keeps an instance registered, whatever happens to the registry |
+//! | [`InstanceKey`] | what one instance is found by |
+//! | [`Selector`], [`Selection`] | those with a tag, version, zone, or entry of metadata |
 //! | [`Watch`], [`Snapshot`] | the instances of one service, followed without asking again |
 //! | [`Balance`] | a service that sends each call to a healthy instance |
 //! | [`MakeEndpoint`] | how an instance is reached, and whether calls should go there now |
@@ -51,6 +53,7 @@
 //! | any | registered again | as registered |
 //! | any | [`Registry::deregister`] | forgotten |
 //!
+//! Of two runs of one instance the younger counts: what an older one says late is refused ([`Error::Superseded`]).
 //! Only healthy instances are picked. Time in which the registry's own process stood still is not counted as silence.
 //!
 //! # Choosing an instance
@@ -83,12 +86,15 @@
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
 
 mod instance;
+mod key;
+mod last_seen;
 mod registry;
 
 mod registration;
 
 mod balance;
 
+mod selector;
 mod snapshot;
 
 mod memory;
@@ -106,9 +112,12 @@ pub use balance::{
 };
 pub use error::Error;
 pub use gusset_call::{NoInstance, Refusal, refusal_in};
-pub use instance::{Health, Instance, LastSeen};
+pub use instance::{Health, Instance};
+pub use key::{InstanceKey, split_name};
+pub use last_seen::LastSeen;
 pub use memory::{MemoryRegistry, Stats, Sweeper};
 pub use policy::Policy;
 pub use registration::{Registration, RegistrationState};
 pub use registry::Registry;
+pub use selector::{Selection, Selector};
 pub use snapshot::{Publisher, Snapshot, Watch};

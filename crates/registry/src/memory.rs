@@ -16,8 +16,8 @@ use futures_core::future::BoxFuture;
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    Error, Instance, Policy, Publisher, Registry, Snapshot, Watch,
-    table::{Table, Unknown},
+    Error, Instance, InstanceKey, Policy, Publisher, Registry, Snapshot, Watch,
+    table::{Refused, Table},
 };
 
 /// A registry within this process. Clones share one state.
@@ -139,6 +139,7 @@ impl MemoryRegistry {
     }
 
     fn register_now(&self, instance: &Instance) -> Result<(), Error> {
+        instance.validate()?;
         loop {
             let service = self.find_or_add(&instance.service);
             if let Some(registered) = self.register_in(&service, instance) {
@@ -157,8 +158,10 @@ impl MemoryRegistry {
                 let error = Error::Full { capacity: self.0.policy.capacity.get() };
                 return (Some(Err(error)), false);
             }
-            state.table.register(instance.clone(), self.now());
-            (Some(Ok(())), true)
+            match state.table.register(instance.clone(), self.now()) {
+                Ok(()) => (Some(Ok(())), true),
+                Err(refused) => (Some(Err(refused.of(instance.key()))), false),
+            }
         })
     }
 
@@ -176,22 +179,18 @@ impl MemoryRegistry {
     /// Changes one instance; `change` says whether the listing did.
     fn change(
         &self,
-        service: &str,
-        id: &str,
-        change: impl FnOnce(&mut Table, Duration) -> Result<bool, Unknown>,
+        key: InstanceKey<'_>,
+        change: impl FnOnce(&mut Table, Duration) -> Result<bool, Refused>,
     ) -> Result<(), Error> {
-        let no_service = || Error::NoSuchService { service: service.into() };
-        let found = self.find(service).ok_or_else(no_service)?;
+        let no_service = || Error::NoSuchService { service: key.service.into() };
+        let found = self.find(key.service).ok_or_else(no_service)?;
         found.change(|state| {
             if state.table.is_empty() {
                 return (Err(no_service()), false);
             }
             match change(&mut state.table, self.now()) {
                 Ok(changed) => (Ok(()), changed),
-                Err(Unknown) => {
-                    let error = Error::NoSuchInstance { service: service.into(), id: id.into() };
-                    (Err(error), false)
-                }
+                Err(refused) => (Err(refused.of(key)), false),
             }
         })
     }
@@ -226,6 +225,16 @@ impl MemoryRegistry {
 
     fn now(&self) -> Duration {
         self.0.epoch.elapsed()
+    }
+}
+
+impl Refused {
+    fn of(self, key: InstanceKey<'_>) -> Error {
+        let (service, id) = (key.service.into(), key.id.into());
+        match self {
+            Self::Unknown => Error::NoSuchInstance { service, id },
+            Self::Superseded => Error::Superseded { service, id },
+        }
     }
 }
 
@@ -267,17 +276,17 @@ impl Registry for MemoryRegistry {
         Box::pin(async move { self.register_now(&instance) })
     }
 
-    fn heartbeat<'a>(&'a self, service: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { self.change(service, id, |table, now| table.heartbeat(id, now)) })
+    fn heartbeat<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move { self.change(key, |table, now| table.heartbeat(key, now)) })
     }
 
-    fn drain<'a>(&'a self, service: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { self.change(service, id, |table, _| table.drain(id)) })
+    fn drain<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move { self.change(key, |table, _| table.drain(key)) })
     }
 
-    fn deregister<'a>(&'a self, service: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+    fn deregister<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.change(service, id, |table, _| table.deregister(id).map(|()| true))?;
+            self.change(key, |table, _| table.deregister(key).map(|()| true))?;
             self.0.instances.fetch_sub(1, AcqRel);
             Ok(())
         })
@@ -359,7 +368,7 @@ mod tests {
             drop(registry.watch(&format!("glanced-at-{n}")));
             let instance = Instance::new(format!("short-lived-{n}"), "h", 1);
             registry.register(instance.clone()).await.unwrap();
-            registry.deregister(&instance.service, &instance.id).await.unwrap();
+            registry.deregister(instance.key()).await.unwrap();
         }
         assert!(services(&registry) <= 4, "{}", services(&registry));
         registry.register(Instance::new("watched", "h", 1)).await.unwrap();

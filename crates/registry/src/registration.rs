@@ -223,9 +223,9 @@ impl<R: Registry> Keeper<R> {
         let Instance { service, id, .. } = &*self.instance;
         if let Some(known) = self.known {
             let answer = if known == wish {
-                self.bounded(self.registry.heartbeat(service, id)).await
+                self.bounded(self.registry.heartbeat(self.instance.key())).await
             } else {
-                self.bounded(self.registry.drain(service, id)).await
+                self.bounded(self.registry.drain(self.instance.key())).await
             };
             match answer {
                 Err(error) if error.is_not_found() => {
@@ -248,12 +248,11 @@ impl<R: Registry> Keeper<R> {
     }
 
     async fn leave(&mut self) -> Result<(), Error> {
-        let Instance { service, id, .. } = &*self.instance;
         // Draining is a courtesy; what matters is that the second is tried whatever comes of the first.
         if self.known == Some(Wish::Serving) {
-            let _ = self.bounded(self.registry.drain(service, id)).await;
+            let _ = self.bounded(self.registry.drain(self.instance.key())).await;
         }
-        match self.bounded(self.registry.deregister(service, id)).await {
+        match self.bounded(self.registry.deregister(self.instance.key())).await {
             Err(error) if error.is_not_found() => Ok(()),
             answer => answer,
         }

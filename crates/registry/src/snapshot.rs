@@ -39,6 +39,12 @@ impl Snapshot {
         self.instances.iter().filter(|instance| instance.health == Health::Healthy)
     }
 
+    /// Whether the health of some is only what was last known; see [`Instance::suspect`].
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.instances.iter().any(|instance| instance.suspect)
+    }
+
     /// The instance of this id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Arc<Instance>> {
@@ -170,12 +176,17 @@ impl Watch {
         loop {
             let changed = self.notified();
             if self.version() > self.seen {
-                let snapshot = self.snapshot();
-                self.seen = snapshot.version;
-                return snapshot;
+                return self.look();
             }
             changed.await;
         }
+    }
+
+    /// The current snapshot, which counts as seen from now on.
+    pub(crate) fn look(&mut self) -> Arc<Snapshot> {
+        let snapshot = self.snapshot();
+        self.seen = snapshot.version;
+        snapshot
     }
 
     pub(crate) fn version(&self) -> u64 {

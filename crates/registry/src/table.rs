@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{Health, Instance, Policy, instance::LastSeen};
+use crate::{Health, Instance, InstanceKey, LastSeen, Policy, key::Run};
 
 /// The machine. `now` is the time since the epoch that it was made with.
 #[derive(Debug)]
@@ -37,9 +37,14 @@ pub(crate) struct Swept {
     pub(crate) evicted: usize,
 }
 
-/// The instance is not in the table.
+/// Why what was said of an instance does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unknown;
+pub(crate) enum Refused {
+    /// It is not in the table.
+    Unknown,
+    /// A younger run of it is.
+    Superseded,
+}
 
 impl Table {
     pub(crate) fn new(policy: &Policy, epoch: Instant, now: Duration) -> Self {
@@ -64,9 +69,16 @@ impl Table {
         self.members.values().map(|member| member.instance.clone()).collect()
     }
 
-    /// Adds `instance`, or puts it in the place of the one with its id.
-    pub(crate) fn register(&mut self, mut instance: Instance, now: Duration) {
+    /// Adds `instance`, or puts it in the place of the one with its id, unless that is younger and alive.
+    pub(crate) fn register(
+        &mut self,
+        mut instance: Instance,
+        now: Duration,
+    ) -> Result<(), Refused> {
         let present = self.members.get(&instance.id);
+        if present.is_some_and(|member| member.outlives(instance.key())) {
+            return Err(Refused::Superseded);
+        }
         instance.last_seen = present
             .map_or_else(|| LastSeen::never(self.epoch), |old| old.instance.last_seen.clone());
         if instance.health != Health::Unknown {
@@ -76,26 +88,43 @@ impl Table {
         let seen = self.clock.at(now);
         let id = instance.id.clone();
         self.members.insert(id, Member { instance: Arc::new(instance), seen, draining });
+        Ok(())
+    }
+
+    fn find(&mut self, key: InstanceKey<'_>) -> Result<&mut Member, Refused> {
+        let member = self.members.get_mut(key.id).ok_or(Refused::Unknown)?;
+        match key.run(member.instance.incarnation) {
+            Run::Same => Ok(member),
+            Run::Older => Err(Refused::Superseded),
+            Run::Younger => Err(Refused::Unknown),
+        }
     }
 
     /// Notes a sign of life. Says whether the listing changed.
-    pub(crate) fn heartbeat(&mut self, id: &str, now: Duration) -> Result<bool, Unknown> {
-        let member = self.members.get_mut(id).ok_or(Unknown)?;
-        member.seen = self.clock.at(now);
+    pub(crate) fn heartbeat(
+        &mut self,
+        key: InstanceKey<'_>,
+        now: Duration,
+    ) -> Result<bool, Refused> {
+        let attended = self.clock.at(now);
+        let member = self.find(key)?;
+        member.seen = attended;
         member.instance.last_seen.hear(now);
         Ok(member.set_health(if member.draining { Health::Draining } else { Health::Healthy }))
     }
 
     /// Notes that the instance is leaving. Says whether the listing changed.
-    pub(crate) fn drain(&mut self, id: &str) -> Result<bool, Unknown> {
-        let member = self.members.get_mut(id).ok_or(Unknown)?;
+    pub(crate) fn drain(&mut self, key: InstanceKey<'_>) -> Result<bool, Refused> {
+        let member = self.find(key)?;
         member.draining = true;
         let silent = member.instance.health == Health::Unhealthy;
         Ok(!silent && member.set_health(Health::Draining))
     }
 
-    pub(crate) fn deregister(&mut self, id: &str) -> Result<(), Unknown> {
-        self.members.remove(id).map(drop).ok_or(Unknown)
+    pub(crate) fn deregister(&mut self, key: InstanceKey<'_>) -> Result<(), Refused> {
+        self.find(key)?;
+        self.members.remove(key.id);
+        Ok(())
     }
 
     /// Silent for the TTL: unhealthy. Silent for much longer: forgotten.
@@ -119,6 +148,12 @@ impl Table {
 }
 
 impl Member {
+    /// Whether this is a younger run than that of `key`, and not silent.
+    fn outlives(&self, key: InstanceKey<'_>) -> bool {
+        self.instance.health != Health::Unhealthy
+            && key.run(self.instance.incarnation) == Run::Older
+    }
+
     fn set_health(&mut self, health: Health) -> bool {
         let changed = self.instance.health != health;
         if changed {

@@ -16,8 +16,8 @@ use std::{
 use futures_core::future::BoxFuture;
 use gusset_call::{NoInstance, Tried};
 use gusset_registry::{
-    Balance, Candidates, Endpoint, Health, Instance, LeastLoaded, MakeEndpoint, MemoryRegistry,
-    Opaque, Pick, Protocol, Publisher, Registry, ResponseFuture, RoundRobin, Watch,
+    Balance, Candidates, Endpoint, Health, Instance, InstanceKey, LeastLoaded, MakeEndpoint,
+    MemoryRegistry, Opaque, Pick, Protocol, Publisher, Registry, ResponseFuture, RoundRobin, Watch,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready_err, task};
@@ -349,15 +349,15 @@ async fn only_healthy_instances_are_called_and_a_killed_one_is_out_within_a_swee
         registry.register(instance(id)).await.unwrap();
     }
     for id in ["a", "b"] {
-        registry.heartbeat("s", id).await.unwrap();
+        registry.heartbeat(InstanceKey::new("s", id)).await.unwrap();
     }
-    registry.drain("s", "draining").await.unwrap();
+    registry.drain(InstanceKey::new("s", "draining")).await.unwrap();
     call_times(&balance, 10).await;
     assert_eq!(backend.take_calls(), counts(&[("a", 5), ("b", 5)]));
 
     for _ in 0..8 {
         sleep(Duration::from_secs(5)).await;
-        registry.heartbeat("s", "a").await.unwrap();
+        registry.heartbeat(InstanceKey::new("s", "a")).await.unwrap();
     }
     sleep(Duration::from_millis(10)).await;
     call_times(&balance, 10).await;

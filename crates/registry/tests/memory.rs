@@ -4,7 +4,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use gusset_registry::{Error, Health, Instance, MemoryRegistry, Policy, Registry};
+use gusset_registry::{Error, Health, Instance, InstanceKey, MemoryRegistry, Policy, Registry};
 use tokio::time::{Instant, advance, sleep};
 
 mod conformance;
@@ -17,7 +17,7 @@ fn instance(id: &str) -> Instance {
 async fn it_conforms() {
     let registry = MemoryRegistry::default();
     let _sweeper = registry.spawn_sweeper();
-    conformance::holds(Arc::new(registry)).await;
+    conformance::holds(async || Arc::new(registry.clone()) as conformance::Engine).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,7 +75,7 @@ async fn at_the_bound_new_instances_are_refused_and_known_ones_are_not() {
     registry.register(instance("a").with_zone("z")).await.unwrap();
     assert_eq!(registry.stats().refused, 1);
 
-    registry.deregister("s", "b").await.unwrap();
+    registry.deregister(InstanceKey::new("s", "b")).await.unwrap();
     registry.register(instance("c")).await.unwrap();
 }
 
@@ -87,7 +87,7 @@ async fn the_age_of_an_instance_is_that_of_the_moment_it_is_asked_for() {
     let age = || snapshot.get("a").unwrap().last_seen.age().unwrap();
     advance(Duration::from_secs(5)).await;
     assert_eq!(age(), Duration::from_secs(5));
-    registry.heartbeat("s", "a").await.unwrap();
+    registry.heartbeat(InstanceKey::new("s", "a")).await.unwrap();
     assert_eq!(age(), Duration::ZERO, "an old snapshot shows it as well");
     assert_eq!(registry.instances("s").await.unwrap().version(), snapshot.version());
 }

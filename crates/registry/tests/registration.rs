@@ -13,8 +13,8 @@ use std::{
 
 use futures_core::future::BoxFuture;
 use gusset_registry::{
-    Error, Health, Instance, MemoryRegistry, Registration, RegistrationState, Registry, Snapshot,
-    Watch,
+    Error, Health, Instance, InstanceKey, MemoryRegistry, Registration, RegistrationState,
+    Registry, Snapshot, Watch,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -81,19 +81,19 @@ impl Registry for Remote {
         })
     }
 
-    fn heartbeat<'a>(&'a self, service: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+    fn heartbeat<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.heartbeats.fetch_add(1, SeqCst);
-            self.reach().await?.heartbeat(service, id).await
+            self.reach().await?.heartbeat(key).await
         })
     }
 
-    fn drain<'a>(&'a self, service: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { self.reach().await?.drain(service, id).await })
+    fn drain<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move { self.reach().await?.drain(key).await })
     }
 
-    fn deregister<'a>(&'a self, service: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { self.reach().await?.deregister(service, id).await })
+    fn deregister<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move { self.reach().await?.deregister(key).await })
     }
 
     fn instances<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Arc<Snapshot>, Error>> {
