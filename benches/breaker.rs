@@ -11,7 +11,7 @@
 #![allow(unsafe_code, reason = "`GlobalAlloc` is an unsafe trait")]
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
-#[allow(dead_code, reason = "a part of the crate, which has more use for it")]
+#[allow(dead_code, unreachable_pub, reason = "a part of the crate, which has more use for it")]
 #[path = "../crates/breaker/src/machine/mod.rs"]
 mod machine;
 #[allow(dead_code, unreachable_pub, reason = "as above")]

@@ -51,7 +51,9 @@ async fn main() -> Result<()> {
     say("1. All is well.")?;
     shop.open_for_business(Duration::from_secs(1)).await?;
 
-    say("\n2. The service answers 500 to all. Once half of the last calls failed, nobody waits for it;")?;
+    say(
+        "\n2. The service answers 500 to all. Once half of the last calls failed, nobody waits for it;",
+    )?;
     say("   each probe that fails makes the next pause longer.")?;
     server.mood.store(PriceServer::BROKEN, Relaxed);
     shop.open_for_business(Duration::from_secs(4)).await?;
