@@ -11,7 +11,7 @@ pub struct Permit<C: Borrow<Circuit> = Circuit> {
     circuit: C,
     /// None once it is settled, or if the call passed only because the circuit observes.
     ticket: Option<Ticket>,
-    /// When the call began, as far as that needs to be known.
+    /// The nanosecond after that in which the call began, as far as that needs to be known.
     started: Option<NonZeroU64>,
     /// Whether the call runs on this thread right now. A panic is its own only then; a pending call that is dropped because its
     /// caller panics has done nothing wrong.
@@ -81,7 +81,7 @@ impl<C: Borrow<Circuit>> Permit<C> {
     #[inline]
     fn start_clock(&mut self) {
         if self.started.is_none() {
-            self.started = NonZeroU64::new(self.circuit.borrow().nanos().max(1));
+            self.started = NonZeroU64::new(self.circuit.borrow().nanos() + 1);
         }
     }
 
@@ -93,7 +93,7 @@ impl<C: Borrow<Circuit>> Permit<C> {
     fn is_slow(&self) -> bool {
         let circuit = self.circuit.borrow();
         self.started.is_some_and(|started| {
-            Duration::from_nanos(circuit.nanos().saturating_sub(started.get()))
+            Duration::from_nanos((circuit.nanos() + 1).saturating_sub(started.get()))
                 >= circuit.policy().slow_after
         })
     }
