@@ -13,8 +13,7 @@ use gusset_call::{Clock, Limited};
 
 use crate::{
     Charge, Denied, Level, Quota, Refused, Stats,
-    bucket::Unmet,
-    gcra::Gcra,
+    gcra::{Gcra, Unmet},
     hashing::Hashing,
     shard::{Newcomer, Shard, Taken, Wanted},
     stats::Counters,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use gusset_call::Limited;
 
 use crate::{
-    Level, Quota, TooCostly,
+    Denied, Level, Quota, TooCostly,
     sync::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -26,7 +26,7 @@ impl Scale {
     pub(crate) const NANOS: Self = Self(1 << Self::PLACES);
 
     /// Where the clock stops: 292 years after it started.
-    const END: u64 = 1 << 63;
+    pub(crate) const END: u64 = 1 << 63;
 
     /// A span in nanoseconds, as far as the clock goes.
     pub(crate) fn nanos(span: Duration) -> u64 {
@@ -35,12 +35,12 @@ impl Scale {
 
     /// The tick at nanosecond `nanos`.
     #[inline]
-    fn tick(self, nanos: u64) -> u64 {
+    pub(crate) fn tick(self, nanos: u64) -> u64 {
         ((u128::from(nanos) * u128::from(self.0)) >> Self::PLACES) as u64
     }
 
     /// The first nanosecond at which the clock shows `tick`.
-    fn nanos_at(self, tick: u64) -> u64 {
+    pub(crate) fn nanos_at(self, tick: u64) -> u64 {
         let nanos = (u128::from(tick) << Self::PLACES).div_ceil(u128::from(self.0));
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
@@ -54,17 +54,20 @@ impl Scale {
 /// A quota in ticks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gcra {
-    scale: Scale,
+    pub(crate) scale: Scale,
     /// A token is `1 << shift` ticks.
-    shift: u32,
+    pub(crate) shift: u32,
     /// In tokens.
     burst: u32,
 }
 
+/// By so much the clocks of two threads may differ without one of them having gone back.
+pub(crate) const SLACK: Duration = Duration::from_millis(1);
+
 /// A moment on the clock of a quota.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
-    nanos: u64,
+    pub(crate) nanos: u64,
     pub(crate) tick: u64,
 }
 
@@ -166,6 +169,34 @@ impl Gcra {
     }
 }
 
+/// Why nothing was taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unmet {
+    TooCostly(TooCostly),
+    /// It would have been allowed at a tick.
+    Until(Gcra, Now, u64),
+}
+
+impl Unmet {
+    /// How long it would take; none if for ever.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::TooCostly(_) => None,
+            Self::Until(gcra, now, tick) => Some(gcra.span_until(*tick, *now)),
+        }
+    }
+}
+
+impl From<Unmet> for Denied {
+    #[cold]
+    fn from(refused: Unmet) -> Self {
+        match refused {
+            Unmet::TooCostly(costly) => Self::TooCostly(costly),
+            Unmet::Until(gcra, now, tick) => Self::Limited(gcra.limited(tick, now)),
+        }
+    }
+}
+
 /// A [`Gcra`] that may be exchanged while others read it. They may read half of the old and half of the new one; so whoever reads it
 /// must learn from elsewhere that it has not changed, before acting on it.
 #[derive(Debug)]
@@ -198,6 +229,3 @@ impl Gcra {
         (self.burst as u64) << 32 | self.shift as u64
     }
 }
-
-#[cfg(test)]
-pub(crate) mod tests;

@@ -4,7 +4,7 @@ use gusset_call::{Clock, Limited};
 
 use crate::{
     Charge, Denied, Level, Quota, Refused, Stats,
-    bucket::Unmet,
+    gcra::Unmet,
     hashing::Hashing,
     stats::Counters,
     table::{Home, Table},

@@ -192,12 +192,14 @@ mod future;
 
 mod extract;
 mod limit;
+mod per_key;
 
 mod all_of;
 mod exact;
 mod keyed;
 mod limiter;
 mod reservation;
+mod turn;
 
 mod level;
 mod quota;
@@ -253,10 +255,11 @@ pub use keyed::Keyed;
 pub use keys::{Extension, Header, Route, RouteKey};
 pub use layer::RateLimitLayer;
 pub use level::Level;
-pub use limit::{Limit, PerKey, Refused, Weighed};
+pub use limit::{Limit, Refused, Weighed};
 pub use limiter::RateLimiter;
 #[cfg(feature = "http")]
 pub use network::{MalformedNetwork, Network, network};
+pub use per_key::PerKey;
 pub use quota::{InvalidQuota, Quota};
 #[cfg(feature = "redis")]
 pub use redis::{
@@ -266,3 +269,14 @@ pub use redis::{
 pub use reservation::Reservation;
 pub use service::RateLimit;
 pub use stats::Stats;
+
+// Beside the machines and not in them, for the models in `tests/` include those files.
+#[cfg(test)]
+#[path = "bucket/tests.rs"]
+mod bucket_tests;
+#[cfg(test)]
+#[path = "gcra/tests.rs"]
+mod gcra_tests;
+#[cfg(test)]
+#[path = "table/tests.rs"]
+mod table_tests;

@@ -1,16 +1,8 @@
-use std::{
-    error::Error,
-    fmt,
-    hash::Hash,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::{error::Error, fmt};
 
 use gusset_call::{BoxError, Inadmissible, Limited};
 
-use crate::{Charge, Denied, Extract, Keyed, Level, Quota, RateLimiter, WithoutKey};
+use crate::{Denied, Level, Quota, RateLimiter};
 
 /// Decides about requests.
 pub trait Limit<Req> {
@@ -139,139 +131,6 @@ impl Error for Refused {
             Self::Limited(limited) => Some(limited),
             Self::Inadmissible(inadmissible) => Some(inadmissible),
         }
-    }
-}
-
-/// One bucket for each key found in the requests. Clones share the buckets.
-pub struct PerKey<K, X> {
-    keyed: Keyed<K>,
-    extract: X,
-    keyless: Keyless,
-    /// How many changes of the keys' quota the bucket of those without a key has followed.
-    followed: Arc<AtomicU64>,
-}
-
-/// [`WithoutKey`], with what it needs.
-#[derive(Clone, Debug)]
-enum Keyless {
-    ShareOne(RateLimiter),
-    Pass,
-    Refuse,
-}
-
-impl<K, X> PerKey<K, X> {
-    /// The key of a request is what `extract` finds in it; requests without one share one bucket.
-    #[must_use]
-    pub fn new(keyed: Keyed<K>, extract: X) -> Self {
-        let followed = Arc::new(AtomicU64::new(keyed.changes()));
-        let keyless = Keyless::ShareOne(RateLimiter::new(keyed.quota()));
-        Self { keyless, followed, keyed, extract }
-    }
-
-    /// Gives the bucket of those without a key the quota of those with one, if that has changed.
-    fn follow(&self, shared: &RateLimiter) {
-        let changes = self.keyed.changes();
-        if self.followed.load(Relaxed) != changes && self.followed.swap(changes, Relaxed) != changes
-        {
-            shared.set_quota(self.keyed.quota());
-        }
-    }
-
-    pub(crate) fn without_key(mut self, policy: WithoutKey) -> Self {
-        self.keyless = match policy {
-            WithoutKey::ShareOne => Keyless::ShareOne(RateLimiter::new(self.keyed.quota())),
-            WithoutKey::Pass => Keyless::Pass,
-            WithoutKey::Refuse => Keyless::Refuse,
-        };
-        self
-    }
-}
-
-impl<K, X, Req> Limit<Req> for PerKey<K, X>
-where
-    K: Hash,
-    X: Extract<Req, Key = K>,
-{
-    fn admit(&self, request: &Req, cost: u32) -> Result<Option<Level>, Refused> {
-        match (self.extract.extract(request), &self.keyless) {
-            (Some(key), _) if cost == 1 => Ok(Some(self.keyed.check(&key)?)),
-            (Some(key), _) => match self.keyed.check_n(&key, cost) {
-                Err(denied) if denied.is_for_now() => Ok(Some(self.keyed.check(&key)?)),
-                result => result.map(Some).map_err(Refused::from),
-            },
-            (None, Keyless::ShareOne(shared)) => {
-                self.follow(shared);
-                shared.admit(request, cost)
-            }
-            (None, Keyless::Pass) => Ok(None),
-            (None, Keyless::Refuse) => Err(NO_KEY.into()),
-        }
-    }
-
-    fn peek(&self, request: &Req) -> Option<Level> {
-        match (self.extract.extract(request), &self.keyless) {
-            (Some(key), _) => Some(self.keyed.peek(&key)),
-            (None, Keyless::ShareOne(shared)) => Some(shared.peek()),
-            (None, Keyless::Pass | Keyless::Refuse) => None,
-        }
-    }
-
-    fn changes(&self) -> u64 {
-        self.keyed.changes()
-    }
-
-    fn quota(&self) -> Option<Quota> {
-        Some(self.keyed.quota())
-    }
-}
-
-impl<K, X, Req> Charge<Req> for PerKey<K, X>
-where
-    K: Hash,
-    X: Extract<Req, Key = K>,
-{
-    fn charge(&self, request: &Req, cost: u32) -> Result<Option<Level>, Refused> {
-        self.admit(request, cost)
-    }
-
-    fn test(&self, request: &Req, cost: u32) -> Result<Option<Level>, Refused> {
-        match (self.extract.extract(request), &self.keyless) {
-            (Some(key), _) => self.keyed.test(&key, cost),
-            (None, Keyless::ShareOne(shared)) => {
-                self.follow(shared);
-                shared.test(request, cost)
-            }
-            (None, Keyless::Pass) => Ok(None),
-            (None, Keyless::Refuse) => Err(NO_KEY.into()),
-        }
-    }
-
-    fn give_back(&self, request: &Req, cost: u32) {
-        match (self.extract.extract(request), &self.keyless) {
-            (Some(key), _) => self.keyed.give_back(&key, cost),
-            (None, Keyless::ShareOne(shared)) => shared.give_back(request, cost),
-            (None, Keyless::Pass | Keyless::Refuse) => {}
-        }
-    }
-}
-
-impl<K, X: Clone> Clone for PerKey<K, X> {
-    fn clone(&self) -> Self {
-        Self {
-            keyed: self.keyed.clone(),
-            extract: self.extract.clone(),
-            keyless: self.keyless.clone(),
-            followed: self.followed.clone(),
-        }
-    }
-}
-
-impl<K, X> fmt::Debug for PerKey<K, X> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PerKey")
-            .field("keyed", &self.keyed)
-            .field("keyless", &self.keyless)
-            .finish_non_exhaustive()
     }
 }
 

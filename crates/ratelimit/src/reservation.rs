@@ -2,10 +2,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{
-    Level,
-    limiter::{Shared, Turn},
-};
+use crate::{Level, limiter::Shared, turn::Turn};
 
 /// Tokens that are taken, and will be due. Made by [`RateLimiter::reserve`](crate::RateLimiter::reserve).
 ///

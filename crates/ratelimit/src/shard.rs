@@ -4,10 +4,7 @@
 //! key looks at a few slots where the last one left off, and frees those whose buckets are full. So the work is spread over the
 //! newcomers, and never a sweep.
 
-use crate::{
-    bucket::{SLACK, Unmet},
-    gcra::{Gcra, Now},
-};
+use crate::gcra::{Gcra, Now, SLACK, Unmet};
 
 #[derive(Debug)]
 pub(crate) struct Shard<K> {

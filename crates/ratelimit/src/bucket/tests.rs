@@ -1,9 +1,10 @@
 use std::{sync::Barrier, thread, time::Duration};
 
-use super::*;
 use crate::{
     Quota,
-    gcra::tests::{agrees_with_the_textbook, quotas, steps},
+    bucket::*,
+    gcra_tests::{agrees_with_the_textbook, quotas, steps},
+    sync::{AtomicU64, Relaxed},
 };
 use proptest::prelude::*;
 

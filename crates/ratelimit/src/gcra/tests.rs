@@ -1,4 +1,6 @@
-use super::*;
+use std::time::Duration;
+
+use crate::{Level, Quota, TooCostly, gcra::*};
 use proptest::prelude::*;
 
 const DIRECT: u32 = 62;

@@ -3,7 +3,7 @@ use std::{collections::HashMap, time::Duration};
 use super::*;
 use crate::{
     Level, Quota,
-    gcra::tests::{agrees_with_the_textbook, quotas, steps},
+    gcra_tests::{agrees_with_the_textbook, quotas, steps},
 };
 use proptest::prelude::*;
 

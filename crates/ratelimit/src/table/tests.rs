@@ -4,10 +4,12 @@ use std::{
     time::Duration,
 };
 
-use super::*;
 use crate::{
     Level, Quota,
-    gcra::tests::{agrees_with_the_textbook, quotas, steps},
+    gcra::Unmet,
+    gcra_tests::{agrees_with_the_textbook, quotas, steps},
+    sync::{AtomicU64, SeqCst, hint},
+    table::*,
 };
 use proptest::prelude::*;
 
@@ -45,7 +47,7 @@ impl Table {
     /// Slots that hold the bucket of `key`.
     fn copies(&self, key: u64) -> usize {
         let home = self.home(hash(key));
-        self.slots(&home).filter(|slot| load(slot).tag() == home.tag).count()
+        self.slots(&home).filter(|slot| Seen::in_slot(slot).word.tag() == home.tag).count()
     }
 
     /// As in the property that is shared by all machines.
@@ -220,7 +222,7 @@ fn of_makers_that_interleave_in_any_way_one_comes_through() {
     enum At<'a> {
         Find,
         Place,
-        Confirm(New<'a>),
+        Confirm(Seen<'a>),
         Done,
     }
     // Each number of the schedule says who makes the next step.
@@ -312,8 +314,8 @@ fn a_crowd_on_a_full_table_leaves_no_place_taken_for_ever() {
     for line in &table.lines {
         assert!(table.enter(line, &table.era(now), &|| now));
         for slot in &line.slots {
-            assert!(!load(slot).is_unconfirmed());
-            assert!(load(slot).full_at(table.era(now).now.tick).is_none());
+            assert!(!Seen::in_slot(slot).word.is_unconfirmed());
+            assert!(Seen::in_slot(slot).word.full_at(table.era(now).now.tick).is_none());
         }
     }
     assert!((0..20).all(|key| table.copies(key) <= 1));
