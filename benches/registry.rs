@@ -86,7 +86,7 @@ fn pick(criterion: &mut Criterion) {
         group.bench_function(id("gusset"), |bencher| {
             bencher.iter(|| assert!(black_box(drive(&mut balance, 7)).is_ok()));
         });
-        let mut balance = balance.pick(LeastLoaded);
+        let mut balance = balance.pick(LeastLoaded::new());
         group.bench_function(id("gusset-least-loaded"), |bencher| {
             bencher.iter(|| assert!(black_box(drive(&mut balance, 7)).is_ok()));
         });

@@ -1,20 +1,44 @@
-mod candidates;
-mod endpoints;
-mod future;
-mod least_loaded;
-mod load;
-mod make;
-mod protocol;
-mod round_robin;
 mod service;
 
-pub use candidates::{Candidates, Pick};
-pub use endpoints::Endpoint;
+mod future;
+mod make;
+mod protocol;
+
+mod candidates;
+mod consistent;
+mod least_loaded;
+mod random;
+mod round_robin;
+
+mod ejection;
+mod fleet;
+
+mod chooser;
+
+mod connector;
+
+mod connection;
+mod core;
+mod endpoint;
+mod hash;
+mod load;
+mod set;
+mod shares;
+
+pub use candidates::{Candidates, Needs, Pick};
+pub use chooser::{Chooser, Chosen};
+pub use connector::Connector;
+pub use consistent::Consistent;
+pub use ejection::{Ejection, SuccessRate};
+pub use endpoint::{BalanceStats, Endpoint};
+pub use fleet::Fleet;
 pub use future::ResponseFuture;
+pub use hash::hash_key;
 pub use least_loaded::LeastLoaded;
 pub use make::{Eligible, MakeEndpoint};
 #[cfg(feature = "http")]
 pub use protocol::Http;
 pub use protocol::{Opaque, Protocol};
-pub use round_robin::RoundRobin;
+pub use random::Random;
+pub use round_robin::{LocalRoundRobin, RoundRobin, WeightedRoundRobin};
 pub use service::Balance;

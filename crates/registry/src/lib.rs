@@ -34,7 +34,10 @@
 //! | [`Watch`], [`Snapshot`] | the instances of one service, followed without asking again |
 //! | [`Balance`] | a service that sends each call to a healthy instance |
 //! | [`MakeEndpoint`] | how an instance is reached, and whether calls should go there now |
-//! | [`RoundRobin`], [`LeastLoaded`], [`Pick`] | which instance is next |
+//! | [`Chooser`] | the same by hand, without connections: which instance a call should go to |
+//! | [`Connector`] | keeps the endpoints of a [`Balance`] connected in the background |
+//! | [`RoundRobin`], [`LeastLoaded`], … [`Pick`] | which instance is next; [see below](#choosing-an-instance) |
+//! | [`Fleet`], [`Ejection`] | which instances take part: zones, subsets, newcomers, those that fail |
 //! | [`Protocol`], [`Opaque`], `Http` (feature `http`) | what the balancer understands of requests and responses |
 //! | [`Publisher`] | for engines: the other end of a [`Watch`] |
 //! | [`NoInstance`] | the refusal |
@@ -58,9 +61,25 @@
 //!
 //! # Choosing an instance
 //!
-//! Among the healthy instances a call prefers those that are [eligible](MakeEndpoint::is_eligible) and not in its
-//! [`Tried`](gusset_call::Tried) list, then those that are eligible, then any. The choice is noted in that list, so a retry that stands
-//! outside goes elsewhere. With none healthy the call waits, by default for up to 1 s, and is then refused; it never hangs.
+//! | picker | promise | needs |
+//! |---|---|---|
+//! | [`RoundRobin`] | each of k gets ⌊N/k⌋ or ⌈N/k⌉ of N calls, over all handles and threads | one counter that all write |
+//! | [`LocalRoundRobin`] | the same for each handle by itself; approximate together | nothing shared |
+//! | [`WeightedRoundRobin`] | smooth: after any number of turns each has the floor or ceiling of its share | the counter, and a table |
+//! | [`LeastLoaded::new`] | the one with fewer calls under way, of two by chance | calls under way |
+//! | [`LeastLoaded::peak_ewma`] | the same, times how long calls take there | and two looks at the clock |
+//! | [`Consistent`] | the same instance for the same key, nobody above 1.25 times its part | calls under way, and a table |
+//! | [`Random`] | by chance, in proportion to weights | nothing |
+//!
+//! None looks at all instances: the choice costs the same for 3 and for 1,000. A closure is a picker as well.
+//!
+//! Whom they choose from is the business of a [`Fleet`] (health, tags, zone with spill-over, subsets for large fleets, slow start, panic) and of an
+//! [`Ejection`] (endpoints whose calls fail). Both are off by default, but for health. They are applied when something changes, not in each call.
+//!
+//! Of those a call prefers the ones that are [eligible](MakeEndpoint::is_eligible), connected, and not in its
+//! [`Tried`](gusset_call::Tried) list; then the ones in other zones; then those it has tried; then any. The choice is noted in that list, so
+//! a retry that stands outside goes elsewhere. With no instance the call waits, by default for up to 1 s, and is then refused;
+//! it never hangs.
 //!
 //! # Guarantees
 //!
@@ -72,14 +91,16 @@
 //! # Differences from
 //!
 //! - **tower's `Balance`**: it is `Clone`; with no endpoint it refuses instead of pending for ever; an error of readiness costs
-//!   one call and not the endpoint; the choice and the call are one step, so a change between them cannot send the call elsewhere;
-//!   no endpoint has to be driven by the traffic of others.
+//!   one call and not the endpoint, which is made anew with backoff; the choice and the call are one step, so a change between
+//!   them cannot send the call elsewhere; no endpoint has to be driven by the traffic of others. It chooses in other ways than by two choices.
+//! - **Envoy**: panic never includes draining instances; slow start and zones work with every picker; rotation begins at random and
+//!   goes on over updates that change nobody; ejection never takes the last one. Zones need no knowledge of the callers' own cluster.
+//! - **gRPC**: subsets are those of its proposal A68; weights are exact instead of reported by the backends.
 //! - **Eureka, Nacos**: a pause of the registry's process expires nobody, and no protection mode has to end afterwards.
 //!
 //! # What it does not do
 //!
-//! No active checks, no zone preference, no weights in the choice yet, no ejection beyond what [`LeastLoaded`] avoids. It
-//! makes no connections before the first call that needs them.
+//! No active checks. It makes no connections before the first call that needs them, unless a [`Connector`] is spawned.
 //!
 //! # Features
 //!
@@ -107,8 +128,9 @@ mod table;
 #[cfg(feature = "http")]
 pub use balance::Http;
 pub use balance::{
-    Balance, Candidates, Eligible, Endpoint, LeastLoaded, MakeEndpoint, Opaque, Pick, Protocol,
-    ResponseFuture, RoundRobin,
+    Balance, BalanceStats, Candidates, Chooser, Chosen, Connector, Consistent, Ejection, Eligible,
+    Endpoint, Fleet, LeastLoaded, LocalRoundRobin, MakeEndpoint, Needs, Opaque, Pick, Protocol,
+    Random, ResponseFuture, RoundRobin, SuccessRate, WeightedRoundRobin, hash_key,
 };
 pub use error::Error;
 pub use gusset_call::{NoInstance, Refusal, refusal_in};

@@ -3,17 +3,21 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use gusset_call::{BoxError, NoInstance};
 use pin_project_lite::pin_project;
 use tokio::{
     sync::futures::OwnedNotified,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 use tower_service::Service;
 
-use crate::{Balance, MakeEndpoint, Pick, Protocol, balance::endpoints::InFlight};
+use crate::{
+    Balance, MakeEndpoint, Pick, Protocol,
+    balance::{connection::InFlight, service::Choice},
+};
 
 pin_project! {
     /// Future of [`Balance`].
@@ -36,7 +40,7 @@ pin_project! {
     #[project = StateProj]
     enum State<S, F> {
         Picking,
-        Waiting { #[pin] changed: OwnedNotified, #[pin] over: Sleep },
+        Waiting { #[pin] changed: OwnedNotified, #[pin] sleep: Sleep, over: Instant },
         Readying { service: S },
         Calling { #[pin] future: F },
         Done,
@@ -70,28 +74,42 @@ where
                 StateProj::Waiting { changed, .. } => changed.poll(cx).is_ready(),
                 _ => false,
             };
-            let picked = this.request.as_ref().and_then(|request| this.balance.begin(request));
-            if let Some((service, flight)) = picked {
-                *this.flight = Some(flight);
-                this.state.set(State::Readying { service });
-                return Poll::Ready(Ok(()));
-            }
-            match this.state.as_mut().project() {
-                StateProj::Waiting { mut changed, .. } if woken => {
-                    changed.set(this.balance.changed())
+            let choice = this.request.as_ref().map(|request| this.balance.begin(request));
+            let rest = match choice {
+                Some(Choice::Call(service, flight)) => {
+                    *this.flight = Some(flight);
+                    this.state.set(State::Readying { service });
+                    return Poll::Ready(Ok(()));
                 }
-                StateProj::Waiting { over, .. } => {
-                    ready!(over.poll(cx));
+                Some(Choice::Rest(nanos)) => Duration::from_nanos(nanos),
+                _ => Duration::MAX,
+            };
+            let (span, watch) = (this.balance.shared.wait, &this.balance.shared.core.watch);
+            let StateProj::Waiting { mut changed, mut sleep, over } = this.state.as_mut().project()
+            else {
+                if span.is_zero() {
                     return Poll::Ready(Err(this.balance.refusal()));
                 }
-                _ if this.balance.span().is_zero() => {
-                    return Poll::Ready(Err(this.balance.refusal()));
-                }
-                _ => {
-                    let (changed, over) = (this.balance.changed(), sleep(this.balance.span()));
-                    this.state.set(State::Waiting { changed, over });
-                }
+                let sleep = sleep(span);
+                let (changed, over) = (watch.notified(), sleep.deadline());
+                this.state.set(State::Waiting { changed, sleep, over });
+                continue;
+            };
+            if woken {
+                changed.set(watch.notified());
+                continue;
             }
+            let (now, over) = (Instant::now(), *over);
+            if now >= over {
+                return Poll::Ready(Err(this.balance.refusal()));
+            }
+            // The timer has milliseconds.
+            let rest = rest.max(Duration::from_millis(1));
+            let until = now.checked_add(rest).map_or(over, |end| end.min(over));
+            if sleep.deadline() != until {
+                sleep.as_mut().reset(until);
+            }
+            ready!(sleep.poll(cx));
         }
     }
 
@@ -111,12 +129,16 @@ where
             }
             Poll::Ready(Err(error)) => {
                 if let Some(flight) = flight {
-                    flight.broke();
-                    this.balance.note_broken();
+                    let core = &this.balance.shared.core;
+                    core.broke(flight.connection());
+                    core.settle(flight, true);
                 }
                 return Poll::Ready(Err(error.into()));
             }
             Poll::Ready(Ok(())) => {}
+        }
+        if let Some(flight) = &flight {
+            flight.connection().was_ready();
         }
         let Some(request) = this.request.take() else { return Poll::Pending };
         let future = service.call(request);
@@ -158,11 +180,11 @@ where
             return Poll::Pending;
         };
         let failed = match &result {
-            Ok(response) => this.balance.protocol_ref().is_failure(response),
+            Ok(response) => this.balance.shared.protocol.is_failure(response),
             Err(_) => true,
         };
         if let Some(flight) = flight {
-            flight.settle(failed);
+            this.balance.shared.core.settle(flight, failed);
         }
         this.state.set(State::Done);
         Poll::Ready(result.map_err(Into::into))

@@ -1,113 +1,137 @@
-use rand::{Rng, RngExt};
+use std::time::Duration;
 
-use crate::{Candidates, Pick};
+use crate::{
+    Candidates, Needs, Pick,
+    balance::hash::{chance, mix},
+};
 
 /// The less loaded of two at random, which comes close to the least loaded of all without looking at all
 /// (Mitzenmacher, "The power of two choices in randomized load balancing", 2001).
 ///
-/// The load of an instance is the number of calls that this balancer has under way there, plus one, divided by the cube of
-/// its share of recent successes: an instance that fails at once has nothing under way, and would draw all traffic if only
-/// that counted. Failures are forgotten with time, half of them every 5 s, so it needs no traffic to be tried again.
+/// | made by | the load of an instance |
+/// |---|---|
+/// | [`LeastLoaded::new`] | calls of this balancer under way, in relation to its weight |
+/// | [`LeastLoaded::peak_ewma`] | the same, times how long its calls take (Finagle's peak EWMA) |
+///
+/// It is divided by the cube of its share of recent successes: an instance that fails at once has nothing under way and
+/// is fast, and would draw all traffic if only that counted. Failures are forgotten with time, half of them every 5 s,
+/// so it needs no traffic to be tried again. The time of a call that failed counts only where it is long.
+///
+/// The two are drawn in proportion to the weights of the instances.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct LeastLoaded;
+pub struct LeastLoaded {
+    memory: Option<Duration>,
+}
 
 impl LeastLoaded {
-    /// Keeps no state of its own.
+    /// By calls under way. Needs no clock; right where calls are alike or slow instances show by their queue.
     #[must_use]
     pub const fn new() -> Self {
-        Self
+        Self { memory: None }
+    }
+
+    /// By calls under way and the time they take. A slow call counts at once and is forgotten by two thirds
+    /// within `memory`; 10 s are usual. Right where instances differ in speed. Reads the clock twice in each call.
+    #[must_use]
+    pub const fn peak_ewma(memory: Duration) -> Self {
+        Self { memory: Some(memory) }
     }
 }
 
 impl<Req> Pick<Req> for LeastLoaded {
+    #[inline]
     fn pick(&self, _: &Req, candidates: &Candidates<'_>) -> Option<usize> {
-        let may_pick = |index| candidates.may_pick(index);
-        let cost = |index| cost(candidates.pending(index), candidates.failure_ratio(index));
-        choose(candidates.len(), may_pick, cost, &mut rand::rng())
-    }
-}
-
-fn cost(pending: usize, failure_ratio: f64) -> f64 {
-    // One that always failed costs as much as a million calls under way: it is chosen only over its like.
-    let success = (1.0 - failure_ratio).max(0.01);
-    (pending as f64 + 1.0) / (success * success * success)
-}
-
-fn choose(
-    len: usize,
-    may_pick: impl Fn(usize) -> bool,
-    cost: impl Fn(usize) -> f64,
-    rng: &mut impl Rng,
-) -> Option<usize> {
-    let first = rng.random_range(0..len);
-    if len == 1 {
-        return may_pick(first).then_some(first);
-    }
-    let second = (first + rng.random_range(1..len)) % len;
-    let cheaper = |a, b| if cost(b) < cost(a) { b } else { a };
-    match (may_pick(first), may_pick(second)) {
-        (true, true) => Some(cheaper(first, second)),
-        (true, false) | (false, true) | (false, false) => {
-            // Two among those that may be picked, each pair alike, and one if there is but one.
-            let open = (0..len).filter(|&index| may_pick(index));
-            match open.clone().count() {
-                0 => None,
-                1 => open.clone().next(),
-                count => {
-                    let first = rng.random_range(0..count);
-                    let second = (first + rng.random_range(1..count)) % count;
-                    Some(cheaper(open.clone().nth(first)?, open.clone().nth(second)?))
-                }
-            }
+        let chance = chance();
+        let (first, second) = candidates.shares(true).draw_two(chance);
+        match (candidates.may_pick(first), candidates.may_pick(second)) {
+            (true, true) => Some(self.cheaper(candidates, first, second)),
+            _ => self.pass_over(candidates, chance),
         }
     }
+
+    fn needs(&self) -> Needs {
+        Needs { latency: self.memory, ..Needs::default() }
+    }
+}
+
+impl LeastLoaded {
+    /// The first one where both are alike: it was drawn in proportion to its weight.
+    #[inline]
+    fn cheaper(self, candidates: &Candidates<'_>, first: usize, second: usize) -> usize {
+        if first == second {
+            return first;
+        }
+        let cost = |index| match self.memory {
+            None => {
+                let pending = candidates.pending(index) as f64;
+                let per_weight = if candidates.shares(true).is_even() {
+                    pending
+                } else {
+                    pending / candidates.share(index, true).max(f64::MIN_POSITIVE)
+                };
+                penalised(per_weight + 1.0, candidates.failure_ratio(index))
+            }
+            Some(_) => {
+                let (pending, failures) =
+                    (candidates.pending(index), candidates.failure_ratio(index));
+                penalised(time(candidates.latency_nanos(index), pending, failures), failures)
+            }
+        };
+        if cost(second) < cost(first) { second } else { first }
+    }
+
+    /// Two among those that may be picked, each pair alike, and one if there is but one.
+    #[cold]
+    fn pass_over(self, candidates: &Candidates<'_>, chance: u64) -> Option<usize> {
+        let shares = candidates.shares(true);
+        let mut draws = (1..=16)
+            .map(|step| shares.draw(mix(chance ^ step << 56)))
+            .filter(|&index| candidates.may_pick(index));
+        if let Some(first) = draws.next() {
+            if let Some(second) = draws.find(|&second| second != first) {
+                return Some(self.cheaper(candidates, first, second));
+            }
+        }
+        let first = candidates.nth_open((chance >> 32) as usize)?;
+        let second = candidates.nth_open((mix(chance) >> 32) as usize)?;
+        Some(self.cheaper(candidates, first, second))
+    }
+}
+
+/// What the time of a call costs, in nanoseconds.
+fn time(latency: Option<f32>, pending: usize, failures: f64) -> f64 {
+    /// Of an instance of which nothing is known but that it has calls, or failures: it gets one call to begin with, not a hundred.
+    const UNKNOWN: f64 = 1e9;
+    match latency {
+        Some(nanos) => f64::from(nanos) * (pending as f64 + 1.0),
+        None if pending == 0 && failures == 0.0 => 0.0,
+        None => UNKNOWN * (pending as f64 + 1.0),
+    }
+}
+
+fn penalised(load: f64, failure_ratio: f64) -> f64 {
+    if failure_ratio == 0.0 {
+        return load;
+    }
+    // One that always failed costs as much as a million calls under way: it is chosen only over its like.
+    let success = (1.0 - failure_ratio).max(0.01);
+    load / (success * success * success)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use rand::{SeedableRng, rngs::SmallRng};
-
-    fn shares(costs: &[f64], open: &[bool]) -> Vec<f64> {
-        let mut rng = SmallRng::seed_from_u64(1);
-        let mut shares = vec![0.0; costs.len()];
-        for _ in 0..10_000 {
-            let index = choose(costs.len(), |i| open[i], |i| costs[i], &mut rng).unwrap();
-            shares[index] += 1.0 / 10_000.0;
-        }
-        shares
-    }
-
-    #[test]
-    fn the_most_loaded_of_three_is_never_picked_and_equals_share() {
-        let shares_ = shares(&[1.0, 1.0, 2.0], &[true; 3]);
-        assert_eq!(shares_[2], 0.0);
-        assert!((0.45..0.55).contains(&shares_[0]), "{shares_:?}");
-        assert!(shares(&[1.0; 4], &[true; 4]).iter().all(|share| (0.22..0.28).contains(share)));
-    }
-
-    #[test]
-    fn those_that_may_not_be_picked_do_not_skew_the_others() {
-        let shares = shares(&[1.0; 5], &[true, false, false, true, true]);
-        for place in [0, 3, 4] {
-            assert!((0.3..0.37).contains(&shares[place]), "{shares:?}");
-        }
-    }
 
     #[test]
     fn failing_at_once_costs_more_than_a_thousand_calls_under_way() {
-        assert!(cost(0, 1.0) > cost(1_000, 0.0));
-        assert!(cost(0, 0.25) > cost(0, 0.0));
+        assert!(penalised(1.0, 1.0) > penalised(1_001.0, 0.0));
+        assert!(penalised(1.0, 0.25) > penalised(1.0, 0.0));
     }
 
-    proptest! {
-        #[test]
-        fn only_what_may_be_picked_is_picked(open in prop::collection::vec(any::<bool>(), 1..20), seed: u64) {
-            let mut rng = SmallRng::seed_from_u64(seed);
-            let picked = choose(open.len(), |i| open[i], |i| i as f64, &mut rng);
-            prop_assert_eq!(picked.is_some(), open.contains(&true));
-            prop_assert!(picked.is_none_or(|index| open[index]));
-        }
+    #[test]
+    fn one_of_which_nothing_is_known_gets_one_call_to_begin_with() {
+        let known = time(Some(1e6), 0, 0.0);
+        assert!(time(None, 0, 0.0) < known && time(None, 1, 0.0) > known);
+        assert!(time(None, 0, 0.3) > known, "it has never answered but with failures");
     }
 }

@@ -69,3 +69,10 @@ impl<M, F> fmt::Debug for Eligible<M, F> {
         f.debug_struct("Eligible").finish_non_exhaustive()
     }
 }
+
+impl From<std::net::SocketAddr> for Instance {
+    /// An instance of a service without a name.
+    fn from(address: std::net::SocketAddr) -> Self {
+        Self::new("", address.ip().to_string(), address.port())
+    }
+}

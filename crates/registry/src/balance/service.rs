@@ -1,26 +1,22 @@
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{
-            AtomicBool,
-            Ordering::{AcqRel, Acquire, Release},
-        },
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use arc_swap::{ArcSwap, Guard};
-use gusset_call::{BoxError, NoInstance};
-use tokio::sync::futures::OwnedNotified;
+use gusset_call::{BoxError, NoInstance, Tried};
 use tower_service::Service;
 
 use crate::{
-    Instance, MakeEndpoint, Pick, Watch,
+    BalanceStats, Ejection, Fleet, Instance, MakeEndpoint, Pick, Watch,
     balance::{
         Eligible, Endpoint, Opaque, Protocol, ResponseFuture, RoundRobin,
-        endpoints::{Endpoints, InFlight},
+        connection::InFlight,
+        core::Core,
+        endpoint,
+        hash::chance,
+        set::{Asking, Now, Set},
     },
 };
 
@@ -32,7 +28,11 @@ use crate::{
 /// # Readiness
 ///
 /// Always ready, for nobody knows the endpoint before the request is there. The readiness of the endpoint is awaited within
-/// the future of the call; put limits of concurrency outside. An endpoint whose readiness fails is made anew when it is picked next.
+/// the future of the call; put limits of concurrency outside.
+///
+/// A service whose readiness fails is made anew: at once the first time, and if it was not ready before it failed again, after a rest from 50-100 ms up to
+/// 5-10 s. Meanwhile calls go to the others; where all rest they wait. Nothing has to happen for it to come back but time.
+/// [`Balance::spawn_connector`] does all that in the background, before calls need it.
 ///
 /// # Cancellation
 ///
@@ -40,7 +40,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// [`NoInstance`] if there was no healthy instance within [`Balance::wait`]. Errors of the endpoint come out as they are.
+/// [`NoInstance`] if there was no instance to call within [`Balance::wait`]. Errors of the endpoint come out as they are.
 ///
 /// # Panics
 ///
@@ -51,36 +51,62 @@ use crate::{
 /// One endpoint for each healthy instance. That of an instance which left is dropped by the first call after it, or when
 /// its last call ends, whichever is later.
 pub struct Balance<M: MakeEndpoint, P = RoundRobin, T = Opaque> {
-    shared: Arc<Shared<M, P, T>>,
+    pub(crate) shared: Arc<Shared<M, P, T>>,
+    /// Number of the next call of this handle.
+    turn: usize,
 }
 
-struct Shared<M: MakeEndpoint, P, T> {
-    watch: Watch,
-    make: M,
+pub(crate) struct Shared<M: MakeEndpoint, P, T> {
+    pub(crate) core: Core<M::Service>,
+    pub(crate) make: M,
     pick: P,
-    protocol: T,
-    wait: Duration,
-    endpoints: ArcSwap<Endpoints<M::Service>>,
-    /// There is a broken endpoint among `endpoints`.
-    broken: AtomicBool,
+    pub(crate) protocol: T,
+    pub(crate) wait: Duration,
+}
+
+/// Where a call goes.
+pub(crate) enum Choice<S> {
+    Call(S, InFlight<S>),
+    /// All services are broken, and made anew in so many nanoseconds.
+    Rest(u64),
+    Nobody,
 }
 
 impl<M: MakeEndpoint> Balance<M> {
     /// Balances over what `watch` sees, in [`RoundRobin`]. The endpoints are made by `make`: a closure
     /// `Fn(&Instance) -> S`, where calls use clones of `S`.
     pub fn new(watch: Watch, make: M) -> Self {
-        Self::build(watch, make, RoundRobin, Opaque, Duration::from_secs(1))
+        Self::build(Core::new(watch, Fleet::default(), None), make, RoundRobin, Opaque, WAIT)
+    }
+
+    /// Balances over a list that never changes: instances, or their socket addresses.
+    ///
+    /// ```
+    /// # use std::net::SocketAddr;
+    /// use gusset_registry::{Balance, Instance};
+    ///
+    /// let places: [SocketAddr; 2] = ["10.0.0.7:80".parse()?, "10.0.0.8:80".parse()?];
+    /// let cart = Balance::fixed(places, |instance: &Instance| instance.authority());
+    /// assert_eq!(cart.endpoints().len(), 2);
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    pub fn fixed<I: Into<Instance>>(instances: impl IntoIterator<Item = I>, make: M) -> Self {
+        let instances: Vec<Instance> = instances.into_iter().map(Into::into).collect();
+        let service =
+            instances.first().map_or_else(|| "fixed".into(), |first| first.service.clone());
+        Self::new(Watch::fixed(service, instances), make)
     }
 }
 
+/// Long enough for a service that is just starting, short enough that callers do not pile up.
+const WAIT: Duration = Duration::from_secs(1);
+
 impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
-    fn build(watch: Watch, make: M, pick: P, protocol: T, wait: Duration) -> Self {
-        let (endpoints, broken) =
-            (ArcSwap::from_pointee(Endpoints::empty()), AtomicBool::new(false));
-        Self { shared: Arc::new(Shared { watch, make, pick, protocol, wait, endpoints, broken }) }
+    fn build(core: Core<M::Service>, make: M, pick: P, protocol: T, wait: Duration) -> Self {
+        Self { shared: Arc::new(Shared { core, make, pick, protocol, wait }), turn: begin() }
     }
 
-    /// Another way to choose: [`LeastLoaded`](crate::LeastLoaded), or a closure. Default [`RoundRobin`].
+    /// Another way to choose: see the [table](crate#choosing-an-instance), or a closure. Default [`RoundRobin`].
     ///
     /// Like the other setters, it gives a balancer that shares nothing with clones made before.
     #[must_use]
@@ -89,8 +115,8 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
         M: Clone,
         T: Clone,
     {
-        let Shared { watch, make, protocol, wait, .. } = &*self.shared;
-        Balance::build(watch.clone(), make.clone(), pick, protocol.clone(), *wait)
+        let Shared { core, make, protocol, wait, .. } = &*self.shared;
+        Balance::build(core.afresh(), make.clone(), pick, protocol.clone(), *wait)
     }
 
     /// What to understand of the messages, for instance `Http` (feature `http`). Default [`Opaque`]: nothing.
@@ -100,8 +126,8 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
         M: Clone,
         P: Clone,
     {
-        let Shared { watch, make, pick, wait, .. } = &*self.shared;
-        Balance::build(watch.clone(), make.clone(), pick.clone(), protocol, *wait)
+        let Shared { core, make, pick, wait, .. } = &*self.shared;
+        Balance::build(core.afresh(), make.clone(), pick.clone(), protocol, *wait)
     }
 
     /// Passes over endpoints of which `rule` says no, unless it says so of all: for instance those whose circuit is
@@ -114,9 +140,35 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
         P: Clone,
         T: Clone,
     {
-        let Shared { watch, make, pick, protocol, wait, .. } = &*self.shared;
+        let Shared { core, make, pick, protocol, wait } = &*self.shared;
         let make = Eligible::new(make.clone(), rule);
-        Balance::build(watch.clone(), make, pick.clone(), protocol.clone(), *wait)
+        Balance::build(core.afresh(), make, pick.clone(), protocol.clone(), *wait)
+    }
+
+    /// Which instances take calls, and which part of them: by zone, tag, age. Default: all that are healthy, alike.
+    #[must_use]
+    pub fn among(self, fleet: Fleet) -> Self
+    where
+        M: Clone,
+        P: Clone,
+        T: Clone,
+    {
+        let core = Core::new(self.shared.core.watch.clone(), fleet, self.shared.core.ejection());
+        self.with(core, self.shared.wait)
+    }
+
+    /// Takes endpoints out for a while whose calls fail. Off by default: where each endpoint has a circuit breaker of its own, as in
+    /// the standard stack, that says who is [eligible](Self::eligible).
+    #[must_use]
+    pub fn eject(self, ejection: Ejection) -> Self
+    where
+        M: Clone,
+        P: Clone,
+        T: Clone,
+    {
+        let Core { watch, rules, .. } = &self.shared.core;
+        let core = Core::new(watch.clone(), rules.fleet.clone(), Some(ejection));
+        self.with(core, self.shared.wait)
     }
 
     /// For how long a call waits for a first healthy instance before it is refused. Default 1 s: long enough for a service
@@ -128,72 +180,108 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
         P: Clone,
         T: Clone,
     {
-        let Shared { watch, make, pick, protocol, .. } = &*self.shared;
-        Self::build(watch.clone(), make.clone(), pick.clone(), protocol.clone(), span)
+        self.with(self.shared.core.afresh(), span)
     }
 
-    /// The healthy instances, and how they fare in the hands of this balancer.
+    fn with(&self, core: Core<M::Service>, wait: Duration) -> Self
+    where
+        M: Clone,
+        P: Clone,
+        T: Clone,
+    {
+        let Shared { make, pick, protocol, .. } = &*self.shared;
+        Self::build(core, make.clone(), pick.clone(), protocol.clone(), wait)
+    }
+
+    /// The instances that take calls or are ejected, and how they fare in the hands of this balancer.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        self.current().list()
+        endpoint::list(&self.shared.core)
+    }
+
+    /// What it did on its own.
+    #[must_use]
+    pub fn stats(&self) -> BalanceStats {
+        endpoint::stats(&self.shared.core)
     }
 
     /// Picks an endpoint, if there is one now.
-    pub(crate) fn begin<Req, Res>(
-        &self,
-        request: &Req,
-    ) -> Option<(M::Service, InFlight<M::Service>)>
+    #[inline]
+    pub(crate) fn begin<Req, Res>(&self, request: &Req) -> Choice<M::Service>
     where
         P: Pick<Req>,
         T: Protocol<Req, Res>,
     {
-        let Shared { make, pick, protocol, .. } = &*self.shared;
+        let Shared { core, make, pick, protocol, .. } = &*self.shared;
+        let set = core.current();
+        if set.roster.members.is_empty() {
+            return Choice::Nobody;
+        }
         let tried = protocol.tried(request);
-        self.current().begin(make, pick, request, tried.as_ref())
-    }
-
-    pub(crate) fn protocol_ref(&self) -> &T {
-        &self.shared.protocol
-    }
-
-    pub(crate) fn note_broken(&self) {
-        self.shared.broken.store(true, Release);
-    }
-
-    pub(crate) fn span(&self) -> Duration {
-        self.shared.wait
-    }
-
-    pub(crate) fn changed(&self) -> OwnedNotified {
-        self.shared.watch.notified()
+        let (now, needs) = (Now::new(&core.rules.clock), pick.needs());
+        let asking = Asking { turn: None.into(), own_turn: self.turn, now: &now, needs };
+        let Some(place) = prefer(&set, make, pick, request, &asking, tried.as_ref()) else {
+            let rests = set.connections.iter().map(|c| c.rests_until(|| now.nanos()));
+            let soonest = rests.filter(|until| *until != 0).min();
+            return soonest.map_or(Choice::Nobody, |until| Choice::Rest(until - now.nanos()));
+        };
+        let (member, connection) = (&set.roster.members[place], &set.connections[place]);
+        if let Some(tried) = tried {
+            tried.insert(member.instance.id.clone());
+        }
+        let service = connection.service(make, &member.instance).clone();
+        let since = if needs.latency.is_some() { now.nanos() } else { 0 };
+        Choice::Call(service, InFlight::begin(connection.clone(), needs, since))
     }
 
     pub(crate) fn refusal(&self) -> NoInstance {
-        NoInstance::new(self.shared.watch.service().clone())
+        NoInstance::new(self.shared.core.watch.service().clone())
     }
+}
 
-    /// The endpoints of the current snapshot.
-    fn current(&self) -> Guard<Arc<Endpoints<M::Service>>> {
-        let Shared { watch, endpoints, broken, .. } = &*self.shared;
-        let present = endpoints.load();
-        if present.version >= watch.version() && !broken.load(Acquire) {
-            return present;
-        }
-        broken.swap(false, AcqRel);
-        let snapshot = watch.snapshot();
-        endpoints.rcu(|present| {
-            if present.is_good_for(&snapshot) {
-                return present.clone();
-            }
-            Arc::new(present.next(&snapshot))
-        });
-        endpoints.load()
+fn begin() -> usize {
+    chance() as usize >> 1
+}
+
+/// Asks with all preferences first, and then with fewer and fewer. Nobody gets calls while it rests.
+#[inline]
+fn prefer<M, P, Req>(
+    set: &Set<M::Service>,
+    make: &M,
+    pick: &P,
+    request: &Req,
+    asking: &Asking<'_>,
+    tried: Option<&Tried>,
+) -> Option<usize>
+where
+    M: MakeEndpoint,
+    P: Pick<Req>,
+{
+    let (roster, connections) = (&set.roster, &set.connections);
+    let rested = |place: usize| connections[place].rests_until(|| asking.now.nanos()) == 0;
+    let eligible = |place: usize| {
+        let (connection, instance) = (&connections[place], &*roster.members[place].instance);
+        rested(place)
+            && !connection.is_connecting()
+            && make.is_eligible(instance, connection.service(make, instance))
+    };
+    let untried =
+        |place: usize| !tried.is_some_and(|t| t.contains(&roster.members[place].instance.id));
+    let is_reserve = |place: usize| roster.shares.even.get(place) <= 0.0;
+    let fresh = |place: usize| untried(place) && eligible(place);
+    let ask = |may_pick: &dyn Fn(usize) -> bool| roster.ask(pick, request, asking, may_pick);
+    if !roster.has_reserve {
+        return ask(&fresh).or_else(|| ask(&eligible)).or_else(|| ask(&rested));
     }
+    ask(&|place| !is_reserve(place) && fresh(place))
+        .or_else(|| ask(&|place| is_reserve(place) && fresh(place)))
+        .or_else(|| ask(&|place| !is_reserve(place) && eligible(place)))
+        .or_else(|| ask(&rested))
 }
 
 impl<M: MakeEndpoint, P, T> Clone for Balance<M, P, T> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self { shared: self.shared.clone(), turn: begin() }
     }
 }
 
@@ -214,14 +302,16 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        ResponseFuture::new(self.clone(), request)
+        self.turn = self.turn.wrapping_add(1);
+        let handle = Self { shared: self.shared.clone(), turn: self.turn };
+        ResponseFuture::new(handle, request)
     }
 }
 
 impl<M: MakeEndpoint, P, T> fmt::Debug for Balance<M, P, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Balance")
-            .field("service", self.shared.watch.service())
+            .field("service", self.shared.core.watch.service())
             .field("endpoints", &self.endpoints())
             .finish_non_exhaustive()
     }

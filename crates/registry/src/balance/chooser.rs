@@ -1,0 +1,188 @@
+use std::{fmt, ops::Deref, sync::Arc};
+
+use crate::{
+    Ejection, Fleet, Instance, Needs, Pick, RoundRobin, Watch,
+    balance::{
+        core::Core,
+        endpoint::{Endpoint, list},
+        hash::chance,
+        load::Load,
+        set::{Asking, Now, Set},
+    },
+};
+
+/// Chooses an instance for a call that is made by hand. Clones share turns and loads.
+///
+/// ```
+/// use gusset_registry::{Chooser, Instance, Watch};
+///
+/// let watch = Watch::fixed("cart", [Instance::new("cart", "10.0.0.7", 80)]);
+/// let mut cart = Chooser::new(watch);
+/// let instance = cart.choose(&()).expect("there is one");
+/// assert_eq!(instance.authority(), "10.0.0.7:80");
+/// // After the call: it takes part in what `LeastLoaded` and `Ejection` know.
+/// instance.succeeded();
+/// ```
+///
+/// Each handle keeps the set that it used last, which makes a choice as cheap as a few nanoseconds, and holds the descriptions of
+/// instances, not connections. So a handle that is not used keeps one old set.
+///
+/// [`Balance`](crate::Balance) is the same as a service, with connections.
+pub struct Chooser<P = RoundRobin> {
+    core: Arc<Core<()>>,
+    set: Arc<Set<()>>,
+    pick: P,
+    turn: usize,
+}
+
+impl Chooser {
+    /// Chooses among what `watch` sees, in [`RoundRobin`].
+    #[must_use]
+    pub fn new(watch: Watch) -> Self {
+        Self::build(watch, RoundRobin, Fleet::default(), None)
+    }
+}
+
+impl<P> Chooser<P> {
+    fn build(watch: Watch, pick: P, fleet: Fleet, ejection: Option<Ejection>) -> Self {
+        let core = Arc::new(Core::new(watch, fleet, ejection));
+        Self { core, set: Arc::new(Set::empty()), pick, turn: chance() as usize >> 1 }
+    }
+
+    /// Another way to choose. Default [`RoundRobin`].
+    ///
+    /// Like the other setters, it gives a chooser that shares nothing with clones made before.
+    #[must_use]
+    pub fn pick<Q>(self, pick: Q) -> Chooser<Q> {
+        let Core { watch, rules, .. } = &*self.core;
+        let ejection = self.core.ejection();
+        Chooser::build(watch.clone(), pick, rules.fleet.clone(), ejection)
+    }
+
+    /// Which instances take part. Default: all that are healthy.
+    #[must_use]
+    pub fn among(self, fleet: Fleet) -> Self {
+        let ejection = self.core.ejection();
+        Self::build(self.core.watch.clone(), self.pick, fleet, ejection)
+    }
+
+    /// Ejects instances of which calls are told to have [failed](Chosen::failed). Off by default.
+    #[must_use]
+    pub fn eject(self, ejection: Ejection) -> Self {
+        let fleet = self.core.rules.fleet.clone();
+        Self::build(self.core.watch.clone(), self.pick, fleet, Some(ejection))
+    }
+
+    /// The instance for this call, `None` if there is none.
+    #[inline]
+    pub fn choose<Req>(&mut self, request: &Req) -> Option<Chosen<'_>>
+    where
+        P: Pick<Req>,
+    {
+        if !self.core.is_current(&self.set) {
+            self.set = self.core.current().clone();
+        }
+        let roster = &self.set.roster;
+        if roster.members.is_empty() {
+            return None;
+        }
+        self.turn = self.turn.wrapping_add(1);
+        let (now, needs) = (Now::new(&self.core.rules.clock), self.pick.needs());
+        let asking = Asking { turn: None.into(), own_turn: self.turn, now: &now, needs };
+        let index = roster.ask(&self.pick, request, &asking, &|_| true)?;
+        let since = if needs.latency.is_some() { now.nanos() } else { 0 };
+        let load = &*self.set.connections[index].load;
+        let counted = needs.pending || needs.total_pending;
+        if counted {
+            load.begin(needs.total_pending);
+        }
+        let instance = &roster.members[index].instance;
+        Some(Chosen { instance, core: &self.core, load, needs, since, counted })
+    }
+
+    /// The instances, and how they fare in the hands of this chooser.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        list(&self.core)
+    }
+}
+
+/// An instance that a [`Chooser`] chose, and the place of the call in its load: it is given back when this is dropped.
+#[must_use = "dropping it takes the call off the load of the instance"]
+pub struct Chosen<'a> {
+    instance: &'a Arc<Instance>,
+    core: &'a Core<()>,
+    load: &'a Load,
+    needs: Needs,
+    since: u64,
+    counted: bool,
+}
+
+impl Chosen<'_> {
+    /// The instance, to be kept.
+    #[must_use]
+    pub fn instance(&self) -> &Arc<Instance> {
+        self.instance
+    }
+
+    /// The call went well.
+    #[inline]
+    pub fn succeeded(self) {
+        self.settle(false);
+    }
+
+    /// The call failed by the fault of the instance.
+    #[inline]
+    pub fn failed(self) {
+        self.settle(true);
+    }
+
+    #[inline]
+    fn settle(&self, failed: bool) {
+        self.load.note(failed, || self.core.now());
+        if let Some(memory) = self.needs.latency {
+            let now = self.core.now();
+            self.load.measured(now.saturating_sub(self.since), failed, now, memory);
+        }
+        self.core.judge(self.load, failed);
+    }
+}
+
+impl Drop for Chosen<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.counted {
+            self.load.end(self.needs.total_pending);
+        }
+    }
+}
+
+impl Deref for Chosen<'_> {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        self.instance
+    }
+}
+
+impl<P: Clone> Clone for Chooser<P> {
+    fn clone(&self) -> Self {
+        let turn = chance() as usize >> 1;
+        Self { core: self.core.clone(), set: self.set.clone(), pick: self.pick.clone(), turn }
+    }
+}
+
+impl<P> fmt::Debug for Chooser<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chooser")
+            .field("service", self.core.watch.service())
+            .field("endpoints", &self.endpoints())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Chosen<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Chosen").field(&self.instance).finish()
+    }
+}
