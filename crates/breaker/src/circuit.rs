@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::{
     Event, Listener, Outcome, Permit, Policy, Recent, State, Stats,
-    machine::{Machine, Recorded, Refused, Ticket, Transition, World},
+    machine::{Machine, Recorded, Refused, Ticket, Transition, World, word::Generation},
     stats::Counters,
 };
 
@@ -39,8 +39,8 @@ struct Shared {
     /// Calls that the circuit would refuse pass all the same.
     observing: AtomicBool,
     name: Arc<str>,
-    /// Why it is open, or was last.
-    cause: RwLock<Option<Arc<str>>>,
+    /// Why it is open, or was last, and which generation that began.
+    cause: RwLock<Option<(Generation, Arc<str>)>>,
     counters: Counters,
     state: watch::Sender<State>,
 }
@@ -98,7 +98,7 @@ impl Circuit {
     /// Counts since the circuit was made; not a snapshot of one instant.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.0.counters.stats(self.0.machine.outcomes())
+        self.0.counters.stats(self.0.machine.successes_and_failures())
     }
 
     /// What is in the [window](Policy::window) now; nothing, where the policy has no ratio or the circuit is not closed.
@@ -135,23 +135,22 @@ impl Circuit {
 
     /// Refuses all calls until [`reset`](Self::reset).
     pub fn force_open(&self) {
-        self.set_cause("forced open".into());
-        self.announce(self.0.machine.force(State::ForcedOpen));
+        self.announce(self.0.machine.force(State::ForcedOpen), None);
     }
 
     /// Lets all calls pass, and still counts them, until [`reset`](Self::reset).
     pub fn force_closed(&self) {
-        self.announce(self.0.machine.force(State::ForcedClosed));
+        self.announce(self.0.machine.force(State::ForcedClosed), None);
     }
 
     /// Lets all calls pass and measures nothing, as if there were no circuit, until [`reset`](Self::reset).
     pub fn disable(&self) {
-        self.announce(self.0.machine.force(State::Disabled));
+        self.announce(self.0.machine.force(State::Disabled), None);
     }
 
     /// Closes the circuit and forgets the failures so far; the counters go on.
     pub fn reset(&self) {
-        self.announce(self.0.machine.force(State::Closed));
+        self.announce(self.0.machine.force(State::Closed), None);
     }
 
     /// While `observing`, refuses nothing: the circuit goes through its states as always, tells them, and counts in
@@ -173,13 +172,20 @@ impl Circuit {
         match self.0.machine.admit(&*self.0) {
             Ok((ticket, None)) => Ok(Some(ticket)),
             Ok((ticket, transition)) => {
-                self.announce(transition);
+                self.announce(transition, None);
                 Ok(Some(ticket))
             }
             Err(refused) => {
                 self.count_refusal();
                 if self.is_observing() { Ok(None) } else { Err(self.refuse(refused)) }
             }
+        }
+    }
+
+    /// The service failed without a call, for instance to become ready. Takes no place.
+    pub(crate) fn fail(&self, error: &dyn fmt::Display) {
+        if let Some(ticket) = self.0.machine.listening() {
+            self.record(ticket, Outcome::Failure, false, Some(error));
         }
     }
 
@@ -196,12 +202,20 @@ impl Circuit {
         self.tell(|| Event::Refused);
     }
 
-    /// Whether replacing this circuit by a new one would go unnoticed.
-    pub(crate) fn is_disposable(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
-            && self.0.state.receiver_count() == 0
-            && !self.is_observing()
-            && self.0.machine.is_pristine(&*self.0)
+    /// Whether an operator wants something of it, which a new one would not know.
+    pub(crate) fn has_order(&self) -> bool {
+        self.is_observing()
+            || matches!(self.state(), State::ForcedOpen | State::ForcedClosed | State::Disabled)
+    }
+
+    /// Whether someone else has it in hand.
+    pub(crate) fn is_held(&self) -> bool {
+        Arc::strong_count(&self.0) > 1 || self.0.state.receiver_count() > 0
+    }
+
+    /// Whether a new one would decide the same.
+    pub(crate) fn is_pristine(&self) -> bool {
+        self.0.machine.is_pristine(&*self.0)
     }
 
     #[cold]
@@ -210,7 +224,7 @@ impl Circuit {
         if let Some(span) = refused.retry_after {
             open = open.with_retry_after(span);
         }
-        if let Some(cause) = &*self.0.cause.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some((_, cause)) = &*self.0.cause.read().unwrap_or_else(PoisonError::into_inner) {
             open = open.with_cause(cause.clone());
         }
         Box::new(open)
@@ -240,35 +254,42 @@ impl Circuit {
     #[cold]
     fn count(&self, outcome: Outcome, recorded: Recorded, error: Option<&dyn fmt::Display>) {
         self.0.counters.count(recorded, outcome);
-        let Recorded::Counted(Some(transition)) = recorded else { return };
-        if let Some(trip) = transition.trip {
-            self.set_cause(match error {
-                Some(error) => format!("{trip}, the last: {error}"),
-                None => trip.to_string(),
-            });
+        if let Recorded::Counted(transition) = recorded {
+            self.announce(transition, error);
         }
-        self.announce(Some(transition));
-    }
-
-    fn set_cause(&self, cause: String) {
-        *self.0.cause.write().unwrap_or_else(PoisonError::into_inner) = Some(cause.into());
     }
 
     #[cold]
-    fn announce(&self, transition: Option<Transition>) {
-        let Some(Transition { from, to, .. }) = transition else { return };
-        // Read again under the watch's lock: of two transitions at once, the one that publishes last publishes the latest.
+    fn announce(&self, transition: Option<Transition>, error: Option<&dyn fmt::Display>) {
+        let Some(Transition { from, to, trip, began }) = transition else { return };
+        // First of all, for the text of an error is user code, which may panic. The state is read again under the watch's
+        // lock: of two transitions at once, the one that publishes last publishes the latest.
         self.0.state.send_modify(|state| *state = self.0.machine.state());
-        let opened = matches!(to, State::Open | State::ForcedOpen);
-        let cause = self.0.cause.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let cause = cause.as_deref().filter(|_| opened);
-        let name = &*self.0.name;
-        if opened {
-            tracing::warn!(circuit = name, ?from, ?to, cause, "circuit breaker transition");
-        } else {
-            tracing::info!(circuit = name, ?from, ?to, "circuit breaker transition");
+        let cause: Option<Arc<str>> = match (to, trip, error) {
+            (State::ForcedOpen, ..) => Some("forced open".into()),
+            (_, Some(trip), Some(error)) => Some(format!("{trip}, the last: {error}").into()),
+            (_, Some(trip), None) => Some(trip.to_string().into()),
+            (_, None, _) => None,
+        };
+        if let Some(cause) = &cause {
+            self.set_cause(began, cause.clone());
+        }
+        let (name, cause) = (&*self.0.name, cause.as_deref());
+        match cause {
+            Some(_) => {
+                tracing::warn!(circuit = name, ?from, ?to, cause, "circuit breaker transition")
+            }
+            None => tracing::info!(circuit = name, ?from, ?to, "circuit breaker transition"),
         }
         self.tell(|| Event::Transition { from, to, cause });
+    }
+
+    fn set_cause(&self, began: Generation, cause: Arc<str>) {
+        let mut held = self.0.cause.write().unwrap_or_else(PoisonError::into_inner);
+        let is_old = held.as_ref().is_some_and(|(newer, _)| newer.is_after(began));
+        if !is_old {
+            *held = Some((began, cause));
+        }
     }
 
     #[inline]

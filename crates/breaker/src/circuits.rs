@@ -3,10 +3,12 @@ use std::{
     fmt,
     hash::Hash,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{Circuit, Event, Listener, Policy};
+use gusset_call::Clock;
+
+use crate::{Circuit, Event, Listener, Policy, State};
 
 /// One circuit per key, for instance per endpoint, at most a stated number. Clones share the circuits.
 ///
@@ -22,9 +24,11 @@ use crate::{Circuit, Event, Listener, Policy};
 ///
 /// # Memory
 ///
-/// At the bound, a new key takes the place of one whose circuit is closed, without failures and held by
-/// nobody: forgetting that one changes nothing, and so an idle one is reclaimed. Where a handful of tries finds none such, one that does
-/// remember something makes room, and [`Circuits::evictions`] counts it; whoever still holds that circuit goes on using it.
+/// At the bound, a new key takes the place of another: of a handful that it looks at, first one whose circuit is closed and without
+/// failures, or that nobody asked for in the last 10 minutes. That loses nothing but its statistics, as long as nobody holds
+/// the circuit. If there is none, a circuit that remembers something makes room, and [`Circuits::evictions`] counts it: a
+/// closed one rather than an open one, one that nobody holds rather than one that is held, and one with an operator's order last.
+/// Whoever still holds a circuit that made room goes on using it, and shares it no longer.
 pub struct Circuits<K> {
     shared: Arc<Shared<K>>,
 }
@@ -33,14 +37,22 @@ struct Shared<K> {
     policy: Policy,
     listener: Option<Arc<dyn Listener>>,
     capacity: NonZeroUsize,
+    clock: Clock,
     table: Mutex<Table<K>>,
 }
 
 struct Table<K> {
     places: HashMap<K, usize>,
-    slots: Vec<(K, Circuit)>,
+    slots: Vec<Slot<K>>,
     hand: usize,
     evictions: u64,
+}
+
+struct Slot<K> {
+    key: K,
+    circuit: Circuit,
+    /// The nanosecond at which it was last asked for.
+    used: u64,
 }
 
 impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
@@ -58,35 +70,50 @@ impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
 
     fn build(policy: Policy, capacity: NonZeroUsize, listener: Option<Arc<dyn Listener>>) -> Self {
         let table = Table { places: HashMap::new(), slots: Vec::new(), hand: 0, evictions: 0 };
-        Self { shared: Arc::new(Shared { policy, listener, capacity, table: Mutex::new(table) }) }
+        let (table, clock) = (Mutex::new(table), Clock::new());
+        Self { shared: Arc::new(Shared { policy, listener, capacity, clock, table }) }
     }
 
     /// The circuit of `key`, a new one if need be. It is named like the key. One short lock, O(1); keep the circuit
     /// where a key is used again and again.
     #[must_use]
     pub fn get(&self, key: K) -> Circuit {
-        let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(&place) = table.places.get(&key) {
-            return table.slots[place].1.clone();
+        let now = self.shared.clock.nanos();
+        if let Some(circuit) = self.lock().find(&key, now) {
+            return circuit;
         }
+        // Made without the lock, for the text of the key is user code.
         let listener = self.shared.listener.clone();
         let listener = listener.map(|listener| Box::new(Shares(listener)) as Box<dyn Listener>);
         let circuit = Circuit::build(key.to_string().into(), self.shared.policy, listener);
-        table.insert(key, circuit.clone(), self.shared.capacity.get());
-        circuit
+        let slot = Slot { key: key.clone(), circuit: circuit.clone(), used: now };
+        let (found, _forgotten) = {
+            let mut table = self.lock();
+            match table.find(&key, now) {
+                // Someone else was faster.
+                Some(circuit) => (circuit, Some(slot)),
+                None => (circuit, table.insert(key, slot, self.shared.capacity.get())),
+            }
+        };
+        found
+    }
+
+    /// Forgets the circuit of `key`, for instance when its endpoint is gone. Whoever holds it goes on using it.
+    pub fn remove(&self, key: &K) -> Option<Circuit> {
+        let slot = self.lock().remove(key)?;
+        Some(slot.circuit)
     }
 
     /// All circuits there are, in no order: for a page that shows them, or an order to all. O(n) under the lock.
     #[must_use]
     pub fn all(&self) -> Vec<Circuit> {
-        let table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.slots.iter().map(|(_, circuit)| circuit.clone()).collect()
+        self.lock().slots.iter().map(|slot| slot.circuit.clone()).collect()
     }
 
     /// How many circuits there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).slots.len()
+        self.lock().slots.len()
     }
 
     /// Whether there are none yet.
@@ -98,39 +125,88 @@ impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
     /// How many circuits that remembered something had to make room.
     #[must_use]
     pub fn evictions(&self) -> u64 {
-        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).evictions
+        self.lock().evictions
     }
 }
 
-impl<K: Hash + Eq + Clone> Table<K> {
-    /// How many slots the hand looks at for one that may be forgotten without loss.
+impl<K> Circuits<K> {
+    fn lock(&self) -> MutexGuard<'_, Table<K>> {
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Hash + Eq> Table<K> {
+    /// How many slots the hand looks at for the one that is missed least.
     const TRIES: usize = 8;
 
-    fn insert(&mut self, key: K, circuit: Circuit, capacity: usize) {
-        if self.slots.len() < capacity {
-            self.places.insert(key.clone(), self.slots.len());
-            self.slots.push((key, circuit));
-            return;
-        }
-        let place = self.victim();
-        let (forgotten, _) = std::mem::replace(&mut self.slots[place], (key.clone(), circuit));
-        self.places.remove(&forgotten);
-        self.places.insert(key, place);
+    fn find(&mut self, key: &K, now: u64) -> Option<Circuit> {
+        let slot = &mut self.slots[*self.places.get(key)?];
+        slot.used = now;
+        Some(slot.circuit.clone())
     }
 
-    fn victim(&mut self) -> usize {
-        let slots = self.slots.len();
-        for step in 0..Self::TRIES.min(slots) {
-            let place = (self.hand + step) % slots;
-            if self.slots[place].1.is_disposable() {
-                self.hand = (place + 1) % slots;
-                return place;
+    /// Gives what had to make room.
+    fn insert(&mut self, key: K, slot: Slot<K>, capacity: usize) -> Option<Slot<K>> {
+        if self.slots.len() < capacity {
+            self.places.insert(key, self.slots.len());
+            self.slots.push(slot);
+            return None;
+        }
+        let place = self.victim(slot.used);
+        let forgotten = std::mem::replace(&mut self.slots[place], slot);
+        self.places.remove(&forgotten.key);
+        self.places.insert(key, place);
+        Some(forgotten)
+    }
+
+    fn remove(&mut self, key: &K) -> Option<Slot<K>> {
+        let place = self.places.remove(key)?;
+        let slot = self.slots.swap_remove(place);
+        if let Some(moved) = self.slots.get(place) {
+            if let Some(its_place) = self.places.get_mut(&moved.key) {
+                *its_place = place;
             }
         }
-        let place = self.hand;
+        Some(slot)
+    }
+
+    fn victim(&mut self, now: u64) -> usize {
+        let slots = self.slots.len();
+        let tries = (0..Self::TRIES.min(slots)).map(|step| (self.hand + step) % slots);
+        let least = tries.map(|place| (self.slots[place].loss(now), place)).min_by_key(|it| it.0);
+        let (loss, place) = least.unwrap_or((Loss::None, 0));
         self.hand = (place + 1) % slots;
-        self.evictions += 1;
+        self.evictions += u64::from(loss != Loss::None);
         place
+    }
+}
+
+/// What is lost with a circuit, from little to much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Loss {
+    None,
+    Closed,
+    Open,
+    Held,
+    Order,
+}
+
+impl<K> Slot<K> {
+    /// In nanoseconds.
+    const IDLE: u64 = 600 * 1_000_000_000;
+
+    fn loss(&self, now: u64) -> Loss {
+        let circuit = &self.circuit;
+        if circuit.has_order() {
+            return Loss::Order;
+        }
+        if circuit.is_held() {
+            return Loss::Held;
+        }
+        if circuit.is_pristine() || now.saturating_sub(self.used) >= Self::IDLE {
+            return Loss::None;
+        }
+        if circuit.state() == State::Closed { Loss::Closed } else { Loss::Open }
     }
 }
 
@@ -158,7 +234,6 @@ impl<K> fmt::Debug for Circuits<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::State;
 
     fn circuits(capacity: usize) -> Circuits<u32> {
         Circuits::new(Policy::consecutive(1), NonZeroUsize::new(capacity).unwrap())

@@ -22,13 +22,15 @@ impl BreakerLayer {
 
 impl<C> BreakerLayer<C> {
     /// Lets `classify` judge the results: a closure `|&Result<Response, Error>| -> Outcome`, or one of the ready-made
-    /// ones. HTTP services need it, for a 500 is no error of the service.
+    /// ones. HTTP services need it, for a 500 is no error of the service. A closure has to name the type of its argument, and the
+    /// error of the service must be `Into<BoxError>`.
     #[must_use]
     pub fn classify<D>(self, classify: D) -> BreakerLayer<D> {
         BreakerLayer { circuit: self.circuit, classify }
     }
 
-    /// Lets `fallback` answer the calls that the circuit refuses: a closure `|request, open| async { Ok(response) }`.
+    /// Lets `fallback` answer the calls that the circuit refuses: a closure `|request, open| async { Ok(response) }` that names the
+    /// types of its arguments and of its error.
     ///
     /// ```
     /// use gusset_breaker::{BoxError, BreakerLayer, Circuit, Open, Policy};

@@ -28,7 +28,7 @@
 //! | [`Classify`], [`Outcome`] | what counts as a failure |
 //! | [`Circuits`] | one circuit per key, bounded |
 //! | [`Listener`], [`Event`] | for metrics; see also [`Circuit::subscribe`], [`Circuit::stats`], [`Circuit::recent`] |
-//! | [`Open`] | the refusal; it knows when to come back and what opened the circuit |
+//! | [`Open`] | the refusal; it knows what opened the circuit, and, but in half-open, when to come back |
 //!
 //! # Transitions
 //!
@@ -38,7 +38,7 @@
 //! | Open | a call arrives after [`Policy::open_for`] | HalfOpen, the call is the first probe |
 //! | HalfOpen | so many probes succeeded ([`Policy::successes_to_close`]) | Closed, all at once or by a [`Policy::ramp`] |
 //! | HalfOpen | a probe failed | Open, perhaps for longer ([`Policy::open_growth`]) |
-//! | HalfOpen | all probe places taken, none given back for [`Policy::probe_lease`] | HalfOpen, anew |
+//! | HalfOpen | all probe places taken, none given back for [`Policy::probe_lease`] | HalfOpen, anew, with a lease twice as long |
 //! | any | [`Circuit::force_open`], [`Circuit::force_closed`], [`Circuit::disable`] | ForcedOpen, ForcedClosed, Disabled |
 //! | any | [`Circuit::reset`] | Closed |
 //!
@@ -48,8 +48,8 @@
 //! # Cancellation
 //!
 //! A call that is dropped before its outcome gives its place back. It counts as a failure if it had been running for
-//! [`Policy::slow_after`] or if it panicked, and as nothing otherwise: a timeout outside the breaker trips it, impatient
-//! clients do not.
+//! [`Policy::slow_after`] (2 s, unless set) or if it panicked, and as nothing otherwise: a timeout outside the breaker trips it, impatient
+//! clients do not. **A timeout outside that is shorter than [`Policy::slow_after`] is taken for impatience.**
 //!
 //! # Where it belongs
 //!
@@ -64,8 +64,9 @@
 //!
 //! # What it costs
 //!
-//! A call through a closed circuit allocates nothing and takes no lock: one load before it and one or two increments after it. The clock
-//! is read once if the window is one of time or the call is ever pending, and twice if slow calls matter. Time is that of
+//! A call through a closed circuit allocates nothing and takes no lock: one load before it, one or two increments after it, and
+//! in the layer a clone of the circuit for the future. The clock is read once when the call first is pending, once at its
+//! end if the window is one of time, and twice if slow calls matter. A refusal takes a short lock to read its cause, and a box. Time is that of
 //! `gusset_call::Clock`: a circuit that is made while tokio's time is paused obeys it.
 //!
 //! # Differences from

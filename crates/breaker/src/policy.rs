@@ -4,7 +4,8 @@ use crate::{Ratio, Window};
 
 /// When a circuit trips, how long it stays open, and what closes it.
 ///
-/// The default is `Policy::consecutive(5)`. Conditions are joined by *or*: the first that is met trips the circuit.
+/// The default is `Policy::consecutive(5)`. Conditions are joined by *or*: the first that is met trips the circuit. The constructor
+/// also says how long it stays open; what is joined by `or_` changes nothing about that.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -63,7 +64,7 @@ impl Policy {
         consecutive: 0,
         failure_ratio: None,
         slow_ratio: None,
-        slow_after: Duration::from_secs(10),
+        slow_after: Duration::from_secs(2),
         window: Window::time(Duration::from_secs(10)),
         open: OpenTime {
             base: Duration::from_secs(30),
@@ -95,6 +96,14 @@ impl Policy {
             .open_jitter(Ratio::percent(20))
     }
 
+    /// Trips when at least this share of the calls in the [`window`](Self::window) took `slow_after` or longer, whether they
+    /// succeeded or failed; see [`or_slow_ratio`](Self::or_slow_ratio). Opens as with [`failure_ratio`](Self::failure_ratio).
+    #[must_use]
+    pub const fn slow_ratio(ratio: Ratio, slow_after: Duration) -> Self {
+        let policy = Self::failure_ratio(ratio);
+        Self { failure_ratio: None, ..policy }.or_slow_ratio(ratio, slow_after)
+    }
+
     /// Trips also after so many failures in a row; 0 means the same as 1.
     #[must_use]
     pub const fn or_consecutive(mut self, failures: u32) -> Self {
@@ -112,7 +121,7 @@ impl Policy {
     /// Trips also when at least this share of the calls in the [`window`](Self::window) took `slow_after` or longer, whether they
     /// succeeded or failed. Sets [`slow_after`](Self::slow_after), too. A probe that is slow then is one that failed.
     ///
-    /// The clock is read twice in each call then, otherwise at most once.
+    /// The clock is read twice in each call then.
     #[must_use]
     pub const fn or_slow_ratio(mut self, ratio: Ratio, slow_after: Duration) -> Self {
         self.slow_ratio = Some(ratio);
@@ -126,9 +135,10 @@ impl Policy {
         self
     }
 
-    /// How long a call must have been running for its being dropped to count as a failure. Default 10 s: a
-    /// caller that gives up sooner than that was impatient; one that gives up later ran into a timeout. Set it just below
-    /// a timeout that stands outside of the breaker.
+    /// How long a call must have been running for its being dropped to count as a failure. Default 2 s: a
+    /// caller that gives up sooner than that was impatient; one that gives up later ran into a timeout. **Set it just below
+    /// the timeout that stands outside of the breaker**, if that is shorter, or else hung calls are not noticed; and above what calls
+    /// may take, if callers come and go as they please. [`Duration::MAX`] lets no dropped call count.
     #[must_use]
     pub const fn slow_after(mut self, span: Duration) -> Self {
         self.slow_after = span;
@@ -182,7 +192,12 @@ impl Policy {
     }
 
     /// After which time probes that neither ended nor were dropped lose their places, counted from the last one admitted.
-    /// Their results are then ignored as late. Default 30 s: a hung probe must not refuse all calls for ever.
+    /// Their results are then ignored as late. Each time that happens in a row, the next lease is twice as long, up to a thousand
+    /// times, so that calls which simply take longer close the circuit, too. At least 100 ms. Default 30 s: a hung
+    /// probe must not refuse all calls for ever.
+    ///
+    /// The places are taken away by a call that gets to ask for one: put limits of concurrency outside of the breaker, for behind
+    /// one that is used up by hung probes everybody waits.
     #[must_use]
     pub const fn probe_lease(mut self, span: Duration) -> Self {
         self.probes.lease = span;

@@ -28,7 +28,7 @@ impl Ratio {
     /// [`NotARatio`] if it is not above 0 and at most 1, or rounds to 0.
     pub fn new(ratio: f64) -> Result<Self, NotARatio> {
         let parts = (ratio * f64::from(Self::WHOLE)).round();
-        if (1.0..=f64::from(Self::WHOLE)).contains(&parts) {
+        if ratio <= 1.0 && parts >= 1.0 {
             Ok(Self { parts: parts as u32 })
         } else {
             Err(NotARatio(ratio))

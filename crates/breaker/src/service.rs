@@ -63,9 +63,7 @@ where
         }
         Poll::Ready(ready!(self.inner.poll_ready(cx)).map_err(|error| {
             let error = error.into();
-            if let Ok(permit) = self.circuit.try_acquire() {
-                permit.failure_with(&error);
-            }
+            self.circuit.fail(&error);
             error
         }))
     }

@@ -33,21 +33,21 @@ pub struct Recent {
     pub slow: u64,
 }
 
-/// Successes are what the machine has counted beyond the failures: the usual call writes to one place.
+/// What the machine does not count itself.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) failures: AtomicU64,
+    /// The most that was ever told.
+    successes: AtomicU64,
     pub(crate) ignored: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) late: AtomicU64,
 }
 
 impl Counters {
-    /// `outcomes` is how many successes and failures there were.
-    pub(crate) fn stats(&self, outcomes: u64) -> Stats {
-        let failures = self.failures.load(Relaxed);
+    pub(crate) fn stats(&self, (successes, failures): (u64, u64)) -> Stats {
         Stats {
-            successes: outcomes.saturating_sub(failures),
+            // Failures that end while it is read make it seem smaller than it was.
+            successes: self.successes.fetch_max(successes, Relaxed).max(successes),
             failures,
             ignored: self.ignored.load(Relaxed),
             refused: self.refused.load(Relaxed),
@@ -58,9 +58,8 @@ impl Counters {
     pub(crate) fn count(&self, recorded: Recorded, outcome: Outcome) {
         let counter = match (recorded, outcome) {
             (Recorded::Late, _) => &self.late,
-            (Recorded::Counted(_), Outcome::Failure) => &self.failures,
             (Recorded::Counted(_), Outcome::Ignored) => &self.ignored,
-            (Recorded::Counted(_), Outcome::Success) | (Recorded::Unmeasured, _) => return,
+            (Recorded::Counted(_) | Recorded::Unmeasured, _) => return,
         };
         counter.fetch_add(1, Relaxed);
     }

@@ -29,7 +29,8 @@ impl Window {
     }
 
     /// The calls of the last `span`, in 10 [`buckets`](Self::buckets): it slides by a tenth at a time, so
-    /// it sees between 90 and 100 % of the span. At least 1 ms a bucket. Takes 64 bytes for each bucket.
+    /// it sees between 90 and 100 % of the span. At least 1 ms a bucket, and at most four billion calls in it. Takes
+    /// 64 bytes for each bucket, their number rounded up to a power of two.
     #[must_use]
     pub const fn time(span: Duration) -> Self {
         Self { kind: Kind::Time { span, buckets: 10 }, min_calls: Self::MIN_CALLS }

@@ -244,3 +244,93 @@ async fn by_hand_it_is_the_same_circuit() {
     drop(circuit.try_acquire().unwrap());
     assert_eq!(circuit.state(), State::Closed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_while_probes_hang_is_refused_and_does_not_wait_behind_them() {
+    let circuit = circuit(Policy::consecutive(1).max_probes(1));
+    trip(&circuit).await;
+    advance(Duration::from_secs(30)).await;
+    let inner = tower::limit::ConcurrencyLimit::new(service_fn(hangs), 1);
+    let service = BreakerLayer::new(circuit.clone()).layer(inner);
+    let mut probe = task::spawn(service.clone().oneshot(()));
+    assert_pending!(probe.poll());
+    let error = timeout(Duration::from_secs(1), service.oneshot(())).await.unwrap().unwrap_err();
+    assert!(error.is::<Open>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_readiness_counts_while_ramping_and_is_no_refused_call() {
+    let second = Duration::from_secs(1);
+    let circuit = circuit(Policy::consecutive(1).successes_to_close(1).ramp(3_600 * second));
+    trip(&circuit).await;
+    advance(30 * second).await;
+    circuit.try_acquire().unwrap().success();
+    let refused = circuit.stats().refused;
+    let (mut service, mut handle) = mock::spawn_with(|inner: mock::Mock<(), ()>| {
+        BreakerLayer::new(circuit.clone()).layer(inner)
+    });
+    handle.send_error("connection lost");
+    assert!(matches!(service.poll_ready(), Poll::Ready(Err(_))));
+    assert_eq!((circuit.state(), circuit.stats().refused), (State::Open, refused));
+}
+
+/// With the default policy, and the timeout that many clients have.
+#[tokio::test(start_paused = true)]
+async fn a_timeout_of_five_seconds_trips_the_default_policy() {
+    let circuit = circuit(Policy::default());
+    let service = BreakerLayer::new(circuit.clone()).layer(service_fn(hangs));
+    for _ in 0..5 {
+        timeout(Duration::from_secs(5), service.clone().oneshot(())).await.unwrap_err();
+    }
+    assert_eq!(circuit.state(), State::Open);
+}
+
+#[tokio::test]
+async fn a_panic_after_a_pause_is_a_failure() {
+    let circuit = circuit(Policy::consecutive(1));
+    let panics = service_fn(|_: ()| async {
+        tokio::task::yield_now().await;
+        panic!("bug") as Result<(), BoxError>
+    });
+    let service = BreakerLayer::new(circuit.clone()).layer(panics);
+    tokio::spawn(service.oneshot(())).await.unwrap_err();
+    assert_eq!(circuit.state(), State::Open);
+}
+
+#[test]
+fn a_panic_with_a_permit_in_hand_is_a_failure() {
+    let circuit = circuit(Policy::consecutive(1));
+    let call = AssertUnwindSafe(|| {
+        let _permit = circuit.try_acquire().unwrap();
+        panic!("bug");
+    });
+    assert!(std::panic::catch_unwind(call).is_err());
+    assert_eq!(circuit.state(), State::Open);
+}
+
+/// The call's own drop may take its time, or ask for a place.
+#[tokio::test(start_paused = true)]
+async fn the_place_is_back_before_the_call_is_dropped() {
+    struct Asks(Circuit, Arc<AtomicU32>);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            self.1.fetch_add(u32::from(self.0.try_acquire().is_ok()), SeqCst);
+        }
+    }
+    let circuit = circuit(Policy::consecutive(1).max_probes(1));
+    trip(&circuit).await;
+    advance(Duration::from_secs(30)).await;
+    let found = Arc::new(AtomicU32::new(0));
+    let (asks, count) = (circuit.clone(), found.clone());
+    let hangs = service_fn(move |_: ()| {
+        let asks = Asks(asks.clone(), count.clone());
+        async move {
+            let _asks = asks;
+            std::future::pending::<Result<(), BoxError>>().await
+        }
+    });
+    let mut probe = task::spawn(BreakerLayer::new(circuit).layer(hangs).oneshot(()));
+    assert_pending!(probe.poll());
+    drop(probe);
+    assert_eq!(found.load(SeqCst), 1);
+}

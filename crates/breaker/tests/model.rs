@@ -93,7 +93,7 @@ fn no_transition_is_lost(policy: Policy) {
             race(Machine::new(policy), |machine, ticket| fail(machine, ticket, 0));
         assert_eq!(machine.state(), State::Open);
         assert_eq!(recorded.into_iter().filter_map(went_to).collect::<Vec<_>>(), [State::Open]);
-        assert_eq!(machine.outcomes(), 2);
+        assert_eq!(machine.successes_and_failures(), (0, 2));
     });
 }
 
@@ -269,5 +269,28 @@ fn no_failure_is_seen_before_its_call() {
         let seen = machine.totals(&At(0));
         assert!(seen.failed <= seen.calls, "{seen:?}");
         other.join().unwrap();
+    });
+}
+
+/// An order comes between a trip and its being counted.
+#[test]
+fn after_an_order_the_open_time_begins_anew() {
+    let policy = Policy::consecutive(1)
+        .open_for(Duration::from_secs(1))
+        .open_growth(2, Duration::from_secs(1_000));
+    check(move || {
+        let machine = Arc::new(Machine::new(policy));
+        let ticket = admit(&machine, 0).unwrap();
+        let order = {
+            let machine = machine.clone();
+            thread::spawn(move || machine.force(State::Closed))
+        };
+        let tripped = went_to(fail(&machine, ticket, 0)) == Some(State::Open);
+        order.join().unwrap();
+        if tripped && machine.state() == State::Closed {
+            let ticket = admit(&machine, 0).unwrap();
+            fail(&machine, ticket, 0);
+            assert!(admit(&machine, 1).is_some(), "not after two seconds");
+        }
     });
 }

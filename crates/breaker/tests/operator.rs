@@ -243,3 +243,51 @@ async fn an_ignored_call_is_in_no_window() {
     }
     assert_eq!((circuit.state(), circuit.recent().calls), (State::Closed, 0));
 }
+
+/// The text of an error is user code.
+#[tokio::test(start_paused = true)]
+async fn an_error_whose_text_panics_does_not_hide_the_transition() {
+    struct Bad;
+    impl std::fmt::Display for Bad {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("bug")
+        }
+    }
+    let circuit = Circuit::new("prices", Policy::consecutive(1));
+    let states = circuit.subscribe();
+    let permit = circuit.try_acquire().unwrap();
+    let fails = std::panic::AssertUnwindSafe(|| permit.failure_with(Bad));
+    assert!(std::panic::catch_unwind(fails).is_err());
+    assert_eq!((circuit.state(), circuit.stats().failures), (State::Open, 1));
+    assert_eq!(*states.borrow(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cause_is_that_of_the_last_opening() {
+    struct Forces(Circuit);
+    impl std::fmt::Display for Forces {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.force_open();
+            f.write_str("meanwhile an operator came")
+        }
+    }
+    let circuit = Circuit::new("prices", Policy::consecutive(1));
+    circuit.try_acquire().unwrap().failure_with(Forces(circuit.clone()));
+    assert_eq!(circuit.try_acquire().unwrap_err().cause(), Some("forced open"));
+}
+
+#[test]
+fn no_success_is_told_that_was_none() {
+    let circuit = Circuit::new("prices", Policy::consecutive(u32::MAX));
+    std::thread::scope(|scope| {
+        let failing = scope.spawn(|| {
+            for _ in 0..200_000 {
+                circuit.try_acquire().unwrap().failure();
+            }
+        });
+        while !failing.is_finished() {
+            assert_eq!(circuit.stats().successes, 0);
+        }
+    });
+    assert_eq!(circuit.stats().failures, 200_000);
+}

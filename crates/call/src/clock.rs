@@ -1,11 +1,15 @@
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 /// Tells how much time has passed since it was made; monotonic, and cheap enough to be read twice in each call.
 ///
 /// It reads the processor's time stamp counter where that runs at a constant rate (by the `quanta` crate, less than half the cost of
-/// [`std::time::Instant::now`]), and else the system's monotonic clock. The first clock of a process takes
+/// [`std::time::Instant::now`]), and else the system's monotonic clock; also from the moment on at which the counter is seen to have begun
+/// anew, as after the suspension of a machine. The first clock of a process takes
 /// about a millisecond, in which the counter is measured.
 ///
 /// # In tests
@@ -27,8 +31,47 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    Counter { clock: quanta::Clock, start: u64 },
+    Counter(Counter),
     Tokio { start: Instant },
+}
+
+#[derive(Debug)]
+struct Counter {
+    clock: quanta::Clock,
+    start: u64,
+    /// The same moment by the system's clock, for the case that the counter does not go on from there.
+    made: std::time::Instant,
+    /// The counter was seen before its start: it began anew, as after the suspension of a machine.
+    restarted: AtomicBool,
+}
+
+impl Counter {
+    fn new(clock: quanta::Clock) -> Self {
+        let (start, made) = (clock.raw(), std::time::Instant::now());
+        Self { clock, start, made, restarted: AtomicBool::new(false) }
+    }
+
+    #[inline]
+    fn nanos(&self) -> u64 {
+        let now = self.clock.raw();
+        if now < self.start || self.restarted.load(Relaxed) {
+            return self.by_system();
+        }
+        self.clock.delta_as_nanos(self.start, now)
+    }
+
+    #[cold]
+    fn by_system(&self) -> u64 {
+        self.restarted.store(true, Relaxed);
+        nanos(self.made.elapsed())
+    }
+}
+
+impl Clone for Counter {
+    fn clone(&self) -> Self {
+        let restarted = AtomicBool::new(self.restarted.load(Relaxed));
+        Self { clock: self.clock.clone(), start: self.start, made: self.made, restarted }
+    }
 }
 
 impl Clock {
@@ -37,11 +80,7 @@ impl Clock {
     pub fn new() -> Self {
         Self(match paused() {
             Some(start) => Source::Tokio { start },
-            None => {
-                let clock = quanta::Clock::new();
-                let start = clock.raw();
-                Source::Counter { clock, start }
-            }
+            None => Source::Counter(Counter::new(quanta::Clock::new())),
         })
     }
 
@@ -58,8 +97,8 @@ impl Clock {
     #[inline]
     pub fn nanos(&self) -> u64 {
         match &self.0 {
-            Source::Counter { clock, start } => clock.delta_as_nanos(*start, clock.raw()),
-            Source::Tokio { start } => nanos_since(*start),
+            Source::Counter(counter) => counter.nanos(),
+            Source::Tokio { start } => nanos(start.elapsed()),
         }
     }
 }
@@ -70,9 +109,8 @@ impl Default for Clock {
     }
 }
 
-#[cold]
-fn nanos_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Tokio's time, if it stands still. A moment of the system's clock then does not lie between two of tokio's.
@@ -120,6 +158,22 @@ mod tests {
         let before = clock.nanos();
         while clock.nanos() == before {}
         pause();
+    }
+
+    #[test]
+    fn a_counter_that_begins_anew_is_left_for_the_systems_clock() {
+        let (clock, counter) = quanta::Clock::mock();
+        counter.increment(5_000_000_000_000_u64);
+        let clock = Clock(Source::Counter(Counter::new(clock)));
+        counter.increment(7_u64);
+        assert_eq!(clock.nanos(), 7);
+        counter.decrement(4_000_000_000_000_u64);
+        let before = clock.nanos();
+        assert!(before > 0, "it does not stand still");
+        counter.increment(9_000_000_000_000_u64);
+        while clock.nanos() == before {}
+        let passed = Duration::from_nanos(clock.nanos() - before);
+        assert!(passed < Duration::from_secs(60), "nor does it follow the counter again");
     }
 
     #[test]

@@ -97,8 +97,9 @@ impl Buckets {
 struct Tally(AtomicU64);
 
 impl Tally {
-    /// Whoever is farther behind than this is not late; the tally is so old that stretches have come round since.
-    const LATE: i32 = -(1 << 24);
+    /// Whoever is farther behind than four generations is not late: either the tally is so old that stretches have come
+    /// round since, or the clock was set back.
+    const LATE: i32 = -4 * Buckets::STRETCHES_PER_GENERATION as i32;
 
     #[inline]
     fn add(&self, stretch: u32) {
@@ -106,6 +107,8 @@ impl Tally {
         loop {
             let behind = stretch.wrapping_sub((tally >> 32) as u32) as i32;
             let next = match behind {
+                // It stays at the most that it can hold, rather than become one of another stretch.
+                0 if tally as u32 == u32::MAX => return,
                 0 => tally + 1,
                 // The caller is late by a whole window, or by a generation.
                 Self::LATE..0 => return,

@@ -20,7 +20,7 @@ use crate::{
     Outcome, Policy, Ratio,
     sync::{
         AtomicU64,
-        Ordering::{AcqRel, Acquire, Relaxed},
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct Machine {
     /// time at least as young.
     probed_at: Stamp,
     opening: Opening,
+    /// Counted before they are in `outcomes`, so whoever reads that first sees no success that was none.
+    failures: AtomicU64,
     /// Successes and failures that were counted.
     outcomes: Line<AtomicU64>,
 }
@@ -43,6 +45,10 @@ pub(crate) struct Machine {
 pub(crate) struct Line<T>(pub(crate) T);
 
 impl Machine {
+    /// In milliseconds.
+    const SHORTEST_LEASE: u64 = 100;
+    const MOST_DOUBLINGS: u8 = 10;
+
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
             calls: Calls::new(&policy),
@@ -50,6 +56,7 @@ impl Machine {
             word: Line(AtomicU64::new(0)),
             probed_at: Stamp::new(),
             opening: Opening::new(&policy),
+            failures: AtomicU64::new(0),
             outcomes: Line(AtomicU64::new(0)),
         }
     }
@@ -63,9 +70,11 @@ impl Machine {
         self.word().state()
     }
 
-    /// How many successes and failures were counted.
-    pub(crate) fn outcomes(&self) -> u64 {
-        self.outcomes.0.load(Relaxed)
+    /// How many successes and failures were counted. A success that ends just now may not be among them yet.
+    pub(crate) fn successes_and_failures(&self) -> (u64, u64) {
+        let outcomes = self.outcomes.0.load(Acquire);
+        let failures = self.failures.load(Relaxed);
+        (outcomes.saturating_sub(failures), failures)
     }
 
     /// What is in the window.
@@ -88,9 +97,14 @@ impl Machine {
     pub(crate) fn certain_refusal(&self, world: &impl World) -> Option<Refused> {
         let word = self.word();
         match word.state() {
-            State::Closed | State::HalfOpen | State::ForcedClosed | State::Disabled => None,
+            State::Closed | State::ForcedClosed | State::Disabled => None,
             State::ForcedOpen => Some(Refused::UNTIL_SOMEONE_ACTS),
             State::Open => self.opening.refusal(word, world.millis()),
+            // Else the inner service would be asked, and whoever comes would wait behind the probes.
+            State::HalfOpen => {
+                let probes = HalfOpen::unpack(word.payload());
+                (!self.has_place(probes, world.millis())).then_some(Refused::UNTIL_SOMEONE_ACTS)
+            }
         }
     }
 
@@ -101,10 +115,7 @@ impl Machine {
             State::Closed | State::ForcedClosed | State::Disabled => true,
             State::ForcedOpen => false,
             State::Open => self.opening.refusal(word, world.millis()).is_none(),
-            State::HalfOpen => {
-                HalfOpen::unpack(word.payload()).taken < self.policy.probes.at_once
-                    || self.lease_is_over(world.millis())
-            }
+            State::HalfOpen => self.has_place(HalfOpen::unpack(word.payload()), world.millis()),
         }
     }
 
@@ -144,10 +155,12 @@ impl Machine {
                     if probes.taken < self.policy.probes.at_once {
                         self.probed_at.set(now);
                         word.with_payload(HalfOpen { taken: probes.taken + 1, ..probes }.pack())
-                    } else if self.lease_is_over(now) {
-                        // All places are held by probes that hang: a new generation takes them away.
+                    } else if self.lease_is_over(probes, now) {
+                        // All places are held by probes that hang: a new generation takes them away. Its lease is twice
+                        // as long, for else calls that always take longer than the lease would never close the circuit.
                         self.probed_at.set(now);
-                        word.next(State::HalfOpen, HalfOpen::FIRST.pack())
+                        let lost = probes.lost.saturating_add(1);
+                        word.next(State::HalfOpen, HalfOpen { lost, ..HalfOpen::FIRST }.pack())
                     } else {
                         return Err(Refused::UNTIL_SOMEONE_ACTS);
                     }
@@ -160,6 +173,13 @@ impl Machine {
                 return Ok((Self::ticket(next), transition));
             }
         }
+    }
+
+    /// A ticket without a place, for news that came without a call; none while the circuit does not listen.
+    pub(crate) fn listening(&self) -> Option<Ticket> {
+        let word = self.word();
+        matches!(word.state(), State::Closed | State::HalfOpen | State::ForcedClosed)
+            .then_some(Self::ticket(word))
     }
 
     /// `slow` is whether the call took long, as far as the policy asks.
@@ -202,7 +222,7 @@ impl Machine {
             }
             // No ticket is of a generation that refuses.
             (State::ForcedClosed | State::Open | State::ForcedOpen, _) => {
-                self.outcomes.0.fetch_add(1, Relaxed);
+                self.count_outcome(outcome == Outcome::Failure);
                 Recorded::Counted(None)
             }
         }
@@ -226,8 +246,17 @@ impl Machine {
 
     #[inline]
     fn count(&self, ticket: Ticket, call: Call, world: &impl World) -> Option<Totals> {
-        let number = self.outcomes.0.fetch_add(1, Relaxed);
+        let number = self.count_outcome(call.failed);
         self.calls.count(ticket.generation, number, call, || world.nanos())
+    }
+
+    /// Gives a number that no other has.
+    #[inline]
+    fn count_outcome(&self, failed: bool) -> u64 {
+        if failed {
+            self.failures.fetch_add(1, Relaxed);
+        }
+        self.outcomes.0.fetch_add(1, Release)
     }
 
     fn verdict(&self, totals: Totals) -> Option<Trip> {
@@ -294,7 +323,7 @@ impl Machine {
             };
             if let Some(transition) = done {
                 if outcome != Outcome::Ignored {
-                    self.outcomes.0.fetch_add(1, Relaxed);
+                    self.count_outcome(outcome == Outcome::Failure);
                 }
                 return Recorded::Counted(transition);
             }
@@ -306,7 +335,7 @@ impl Machine {
         loop {
             let word = self.word();
             if let Ok(transition) = self.replace(word, word.next(state, 0), None) {
-                self.opening.forget();
+                self.opening.set_trips_in_a_row(word.next(state, 0).generation(), 0);
                 return transition;
             }
         }
@@ -322,14 +351,19 @@ impl Machine {
         let now = world.millis();
         let trips = self.opening.trips_in_a_row(word.state(), now);
         let until = now.saturating_add(self.opening.span(trips, world.chance()));
-        let transition = self.replace(word, word.next(State::Open, until), Some(trip)).ok()?;
-        // Only whoever opened it gets here, and nobody opens it again before the span is over.
-        self.opening.set_trips_in_a_row(trips.saturating_add(1));
+        let open = word.next(State::Open, until);
+        let transition = self.replace(word, open, Some(trip)).ok()?;
+        self.opening.set_trips_in_a_row(open.generation(), trips.saturating_add(1));
         transition
     }
 
-    fn lease_is_over(&self, now: u64) -> bool {
-        self.probed_at.age(now) >= millis(self.policy.probes.lease)
+    fn has_place(&self, probes: HalfOpen, now: u64) -> bool {
+        probes.taken < self.policy.probes.at_once || self.lease_is_over(probes, now)
+    }
+
+    fn lease_is_over(&self, probes: HalfOpen, now: u64) -> bool {
+        let lease = millis(self.policy.probes.lease).max(Self::SHORTEST_LEASE);
+        self.probed_at.age(now) >= lease << probes.lost.min(Self::MOST_DOUBLINGS)
     }
 
     const fn ticket(word: Word) -> Ticket {
@@ -344,6 +378,6 @@ impl Machine {
     fn replace(&self, old: Word, new: Word, trip: Option<Trip>) -> Result<Option<Transition>, ()> {
         self.word.0.compare_exchange(old.0, new.0, AcqRel, Relaxed).map_err(drop)?;
         let (from, to) = (old.state(), new.state());
-        Ok((from != to).then_some(Transition { from, to, trip }))
+        Ok((from != to).then_some(Transition { from, to, trip, began: new.generation() }))
     }
 }

@@ -2,12 +2,12 @@
 
 use super::{
     Refused, World,
-    word::{Closed, State, Word, millis},
+    word::{Closed, Generation, State, Word, millis},
 };
 use crate::{
     Policy,
     policy::OpenTime,
-    sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::{AtomicU64, Ordering::Relaxed},
 };
 
 #[derive(Debug)]
@@ -17,8 +17,9 @@ pub(super) struct Opening {
     ramp: u64,
     /// When it last closed; written before the word that closes.
     closed_at: Stamp,
-    /// How often it has opened without having been well for long in between.
-    trips_in_a_row: AtomicU32,
+    /// How often it has opened without having been well for long in between, and above that the generation that says so:
+    /// an order may come between a trip and its being counted.
+    trips_in_a_row: AtomicU64,
 }
 
 impl Opening {
@@ -27,7 +28,7 @@ impl Opening {
             policy: policy.open,
             ramp: if policy.ramp.is_zero() { 0 } else { millis(policy.ramp) },
             closed_at: Stamp::new(),
-            trips_in_a_row: AtomicU32::new(0),
+            trips_in_a_row: AtomicU64::new(0),
         }
     }
 
@@ -35,19 +36,27 @@ impl Opening {
         self.closed_at.set(now);
     }
 
-    pub(super) fn forget(&self) {
-        self.set_trips_in_a_row(0);
-    }
-
-    pub(super) fn set_trips_in_a_row(&self, trips: u32) {
-        self.trips_in_a_row.store(trips, Relaxed);
+    /// In this generation it has opened so often.
+    pub(super) fn set_trips_in_a_row(&self, generation: Generation, trips: u32) {
+        let mut old = self.trips_in_a_row.load(Relaxed);
+        let new = u64::from(generation.number()) << 32 | u64::from(trips);
+        while !Generation::of((old >> 32) as u32).is_after(generation) {
+            match self.trips_in_a_row.compare_exchange_weak(old, new, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(newer) => old = newer,
+            }
+        }
     }
 
     /// How often it has opened in a row, if it opened again at `now`.
     pub(super) fn trips_in_a_row(&self, from: State, now: u64) -> u32 {
         let healthy =
             from == State::Closed && self.closed_at.age(now) >= millis(self.policy.at_most);
-        if healthy || self.policy.factor == 1 { 0 } else { self.trips_in_a_row.load(Relaxed) }
+        if healthy || self.policy.factor == 1 {
+            0
+        } else {
+            self.trips_in_a_row.load(Relaxed) as u32
+        }
     }
 
     /// Of a closed circuit: whether the next open time is the shortest.
@@ -88,8 +97,11 @@ impl Opening {
             return Ok(word.with_payload(closed.pack()));
         }
         let share = passed.max(self.ramp / 10);
-        let passes = drawn(self.ramp, world.chance()) < share;
-        if passes { Ok(word) } else { Err(Refused::for_millis(self.ramp - passed)) }
+        if drawn(self.ramp, world.chance()) < share {
+            return Ok(word);
+        }
+        // Not all at the end of the ramp, when nothing would hold them back.
+        Err(Refused::for_millis(1 + drawn(self.ramp - passed, world.chance())))
     }
 }
 

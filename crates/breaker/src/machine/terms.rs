@@ -27,6 +27,8 @@ pub(crate) struct Transition {
     pub(crate) to: State,
     /// What opened the circuit, if that did.
     pub(crate) trip: Option<Trip>,
+    /// The generation that it began.
+    pub(crate) began: Generation,
 }
 
 /// What made a circuit open.
@@ -56,7 +58,7 @@ pub(crate) struct Ticket {
     pub(crate) generation: Generation,
 }
 
-/// Why and for how long a call is refused; `None` where the end is not known.
+/// For how long a call is refused; `None` where the end is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) retry_after: Option<Duration>,

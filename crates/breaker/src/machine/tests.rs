@@ -1,4 +1,5 @@
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{
@@ -54,6 +55,14 @@ fn admitted(machine: &Machine, now: u64) -> Option<Ticket> {
     machine.admit(&secs(now)).ok().map(|(ticket, _)| ticket)
 }
 
+/// What opened the circuit, if that is what happened.
+fn trip(recorded: Recorded) -> Option<Trip> {
+    match recorded {
+        Recorded::Counted(Some(Transition { to: State::Open, trip, .. })) => trip,
+        _ => None,
+    }
+}
+
 fn record(machine: &Machine, ticket: Ticket, outcome: Outcome, now: u64) -> Recorded {
     machine.record(ticket, outcome, false, &secs(now))
 }
@@ -88,8 +97,7 @@ fn it_trips_at_the_fifth_failure_in_a_row_and_not_before() {
     let machine = machine();
     assert!(!play(&machine, "FFFFSFFIFF", 0));
     let ticket = admitted(&machine, 0).unwrap();
-    let trip = Transition { from: State::Closed, to: State::Open, trip: Some(Trip::InARow(5)) };
-    assert_eq!(record(&machine, ticket, Outcome::Failure, 0), Recorded::Counted(Some(trip)));
+    assert_eq!(trip(record(&machine, ticket, Outcome::Failure, 0)), Some(Trip::InARow(5)));
 }
 
 #[test]
@@ -160,6 +168,48 @@ fn probes_that_hang_lose_their_places_after_the_lease() {
     assert_eq!(machine.state(), State::Open);
 }
 
+/// As under a machine that needs 40 s for each call, and always succeeds.
+#[test]
+fn calls_that_take_longer_than_the_lease_close_it_all_the_same() {
+    let machine = Machine::new(Policy::consecutive(1).probe_lease(Duration::from_secs(30)));
+    play(&machine, "F", 0);
+    let mut running = VecDeque::new();
+    let closed = (30..600).find(|now| {
+        running.extend(admitted(&machine, *now).map(|ticket| (now + 40, ticket)));
+        while running.front().is_some_and(|(end, _)| end <= now) {
+            let (_, ticket) = running.pop_front().unwrap();
+            record(&machine, ticket, Outcome::Success, *now);
+        }
+        machine.state() == State::Closed
+    });
+    assert!(closed.is_some(), "the lease grows until the calls fit in");
+}
+
+#[test]
+fn each_lost_lease_doubles_the_next_up_to_a_thousand_times() {
+    let machine =
+        Machine::new(Policy::consecutive(1).max_probes(1).probe_lease(Duration::from_secs(1)));
+    play(&machine, "F", 0);
+    let mut now = 30;
+    assert!(admitted(&machine, now).is_some());
+    for doubling in (0..11).chain([10, 10]) {
+        let end = now + (1 << doubling);
+        assert!(admitted(&machine, end - 1).is_none(), "{doubling}");
+        assert!(machine.certain_refusal(&secs(end - 1)).is_some(), "nobody waits behind it");
+        assert!(machine.certain_refusal(&secs(end)).is_none());
+        assert!(admitted(&machine, end).is_some());
+        now = end;
+    }
+}
+
+#[test]
+fn a_lease_of_nothing_is_a_tenth_of_a_second() {
+    let machine = Machine::new(Policy::consecutive(1).probe_lease(Duration::ZERO));
+    play(&machine, "F", 0);
+    let held = (0..1_000).filter(|_| admitted(&machine, 30).is_some()).count();
+    assert_eq!(held, 3);
+}
+
 #[test]
 fn a_thread_that_read_the_clock_long_ago_does_not_shorten_the_lease() {
     let machine = tripped_at(0);
@@ -196,12 +246,15 @@ fn an_operator_has_the_last_word() {
 
     machine.force(State::ForcedClosed);
     assert!(!play(&machine, &"F".repeat(100), 0));
-    assert_eq!((machine.state(), machine.outcomes()), (State::ForcedClosed, 100));
+    assert_eq!(
+        (machine.state(), machine.successes_and_failures()),
+        (State::ForcedClosed, (0, 100))
+    );
 
     machine.force(State::Disabled);
     let ticket = admitted(&machine, 0).unwrap();
     assert_eq!(record(&machine, ticket, Outcome::Failure, 0), Recorded::Unmeasured);
-    assert_eq!((machine.state(), machine.outcomes()), (State::Disabled, 100));
+    assert_eq!((machine.state(), machine.successes_and_failures()), (State::Disabled, (0, 100)));
 
     machine.force(State::Closed);
     assert_eq!(record(&machine, before, Outcome::Failure, 0), Recorded::Late);
@@ -272,9 +325,8 @@ fn half_of_the_calls_trip_it_once_there_are_twenty() {
     assert!(!play(&machine, "FFFFFFFFFSSSSSSSSSS", 0), "19 calls are too few");
     let ticket = admitted(&machine, 0).unwrap();
     let totals = Totals { calls: 20, failed: 10, slow: 0 };
-    let trip =
-        Transition { from: State::Closed, to: State::Open, trip: Some(Trip::Failed(totals)) };
-    assert_eq!(record(&machine, ticket, Outcome::Failure, 0), Recorded::Counted(Some(trip)));
+    let recorded = record(&machine, ticket, Outcome::Failure, 0);
+    assert_eq!(trip(recorded), Some(Trip::Failed(totals)));
 }
 
 #[test]
@@ -343,8 +395,7 @@ fn slow_calls_trip_it_although_they_succeed() {
     let ticket = admitted(&machine, 0).unwrap();
     let recorded = machine.record(ticket, Outcome::Success, true, &secs(0));
     let totals = Totals { calls: 20, failed: 0, slow: 16 };
-    let trip = Transition { from: State::Closed, to: State::Open, trip: Some(Trip::Slow(totals)) };
-    assert_eq!(recorded, Recorded::Counted(Some(trip)));
+    assert_eq!(trip(recorded), Some(Trip::Slow(totals)));
 }
 
 #[test]
@@ -445,8 +496,6 @@ fn after_closing_a_growing_share_passes() {
         draws.filter(|at| machine.admit(at).is_ok()).count()
     };
     assert_eq!([30, 40, 80, 129].map(passing), [10, 10, 50, 99]);
-    let refused = machine.admit(&At { millis: 80_000, chance: u64::MAX }).unwrap_err();
-    assert_eq!(refused.retry_after, Some(Duration::from_secs(50)));
     assert_eq!(passing(130), 100);
     assert_eq!(machine.word().payload(), 0, "the usual call is quick again");
 }
@@ -460,6 +509,61 @@ fn a_ramping_circuit_trips_as_any_closed_one() {
     assert!(play(&machine, "F", 30));
 }
 
+#[test]
+fn probes_are_counted_too() {
+    let machine = tripped_at(0);
+    play(&machine, "SS", 30);
+    play(&machine, "F", 30);
+    assert_eq!(machine.successes_and_failures(), (2, 6));
+}
+
+#[test]
+fn what_a_circuit_remembers_is_seen() {
+    let at = secs(100);
+    let slow = Policy::consecutive(5).or_slow_ratio(Ratio::ALL, Duration::from_secs(1));
+    for (policy, story) in [(Policy::consecutive(5), "F"), (ratio(50), "F"), (slow, "L")] {
+        let machine = Machine::new(policy);
+        play(&machine, "S", 100);
+        assert!(machine.is_pristine(&at), "{policy:?}");
+        play(&machine, story, 100);
+        assert!(!machine.is_pristine(&at), "{policy:?}");
+    }
+    let grown = Machine::new(ratio(100).window(Window::calls(1)));
+    play(&grown, "F", 0);
+    recover(&grown, 6);
+    assert!(!grown.is_pristine(&secs(6)), "the next open time is longer");
+    assert!(grown.is_pristine(&secs(66)));
+}
+
+#[test]
+fn news_without_a_call_open_it_and_take_no_place() {
+    let machine = tripped_at(0);
+    assert_eq!(machine.listening(), None, "it is open anyway");
+    admitted(&machine, 30).unwrap();
+    let news = machine.listening().unwrap();
+    assert_eq!(trip(record(&machine, news, Outcome::Failure, 30)), Some(Trip::Probe));
+}
+
+#[test]
+fn after_a_forced_opening_nothing_is_admitted() {
+    let machine = machine();
+    machine.force(State::ForcedOpen);
+    assert!(!machine.would_admit(&secs(1_000_000)));
+}
+
+#[test]
+fn refusals_while_ramping_do_not_all_name_the_same_moment() {
+    let machine = Machine::new(Policy::consecutive(1).ramp(Duration::from_secs(100)));
+    play(&machine, "F", 0);
+    recover(&machine, 30);
+    let wait = |chance| {
+        let at = At { millis: 40_000, chance };
+        machine.admit(&at).unwrap_err().retry_after.unwrap()
+    };
+    assert!(wait(u64::MAX / 2) < wait(u64::MAX));
+    assert!(wait(u64::MAX) <= Duration::from_secs(90));
+}
+
 /// A clock that counts from zero again, as after the suspension of a machine.
 #[test]
 fn a_clock_that_is_set_back_holds_nothing_up() {
@@ -471,6 +575,12 @@ fn a_clock_that_is_set_back_holds_nothing_up() {
     }
     assert!(admitted(&machine, 39).is_none(), "the lease runs from now on");
     assert!(admitted(&machine, 40).is_some());
+
+    let window = Machine::new(ratio(60));
+    for now in later..later + 16 {
+        play(&window, "FS", now);
+    }
+    assert!((0..120).any(|third| play(&window, "F", third / 3)), "its window sees again");
 
     let ramp = Machine::new(Policy::consecutive(1).ramp(Duration::from_secs(10)));
     play(&ramp, "F", later);

@@ -5,7 +5,7 @@
 //!     [ state  ] [ generation   ] [ payload                            ]
 //!                                   Closed:   ramping (1 bit) | failures in a row
 //!                                   Open:     millisecond at which probes may pass
-//!                                   HalfOpen: probes that succeeded (16 bits) | places taken (8 bits)
+//!                                   HalfOpen: leases lost in a row (8 bits) | probes that succeeded (16) | places taken (8)
 //! ```
 //!
 //! Everything that a decision needs is in that word, so every transition is one compare-and-swap, and there is
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 /// What a circuit does with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 #[repr(u8)]
 pub enum State {
     /// Calls pass.
@@ -31,14 +32,16 @@ pub enum State {
     Disabled = 5,
 }
 
-/// Numbers the times between transitions. It comes round after two million of them; a call would have to outlast half of
-/// them to be taken for a younger one.
+/// Numbers the times between transitions. It comes round after two million of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generation(u32);
 
 impl Generation {
     pub(crate) const BITS: u32 = 21;
     const MASK: u32 = (1 << Self::BITS) - 1;
+
+    /// Whoever is farther behind than this is not late: the other is so old that the numbers have come round since.
+    const LATE: u32 = 1 << 16;
 
     /// From the lowest bits of `number`.
     pub(crate) const fn of(number: u32) -> Self {
@@ -51,7 +54,7 @@ impl Generation {
 
     pub(crate) const fn is_after(self, other: Self) -> bool {
         let ahead = self.0.wrapping_sub(other.0) & Self::MASK;
-        ahead != 0 && ahead <= Self::MASK / 2
+        ahead != 0 && ahead <= Self::LATE
     }
 }
 
@@ -125,20 +128,22 @@ impl Closed {
 /// Payload of a half-open circuit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HalfOpen {
+    /// How often in a row all probes lost their places because they hung.
+    pub(crate) lost: u8,
     pub(crate) succeeded: u16,
     pub(crate) taken: u8,
 }
 
 impl HalfOpen {
-    pub(crate) const FIRST: Self = Self { succeeded: 0, taken: 1 };
+    pub(crate) const FIRST: Self = Self { lost: 0, succeeded: 0, taken: 1 };
 
     pub(crate) fn unpack(payload: u64) -> Self {
-        let [taken, low, high, ..] = payload.to_le_bytes();
-        Self { taken, succeeded: u16::from_le_bytes([low, high]) }
+        let [taken, low, high, lost, ..] = payload.to_le_bytes();
+        Self { taken, succeeded: u16::from_le_bytes([low, high]), lost }
     }
 
     pub(crate) fn pack(self) -> u64 {
-        u64::from(self.succeeded) << 8 | u64::from(self.taken)
+        u64::from(self.lost) << 24 | u64::from(self.succeeded) << 8 | u64::from(self.taken)
     }
 
     pub(crate) const fn given_back(self) -> Self {
@@ -146,7 +151,7 @@ impl HalfOpen {
     }
 }
 
-/// Milliseconds of `span`, rounded up, so that no span becomes zero.
+/// Milliseconds of `span`, rounded up.
 pub(crate) fn millis(span: Duration) -> u64 {
     let whole = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(Word::PAYLOAD);
     whole.min(Word::PAYLOAD)
