@@ -16,8 +16,9 @@
 //! | [`health`] | `/livez`, `/readyz`, `/health` |
 //! | [`shutdown`] | ends a process without losing a request |
 //! | `telemetry`, `otlp` | of [`sidecar`]: logs with trace ids, spans over OTLP |
+//! | `etcd` | of [`registry`]: the registry that etcd keeps |
 //! | `redis` | of [`ratelimit`]: limits that processes share |
-//! | `full` | all but the last three |
+//! | `full` | all but the last four |
 //!
 //! What all layers share, the refusals and the context of a call, is in [`call`], always there.
 

@@ -28,6 +28,7 @@
 //! | [`Instance`], [`Health`] | one running copy of a service, and whether it can take calls |
 //! | [`Registry`] | who is alive where; an engine behind `Arc<dyn Registry>` |
 //! | [`MemoryRegistry`], [`Policy`] | the engine within this process |
+//! | `EtcdRegistry`, `EtcdPolicy` (feature `etcd`) | the engine that etcd keeps |
 //! | [`Registration`] | keeps an instance registered, whatever happens to the registry |
 //! | [`InstanceKey`] | what one instance is found by |
 //! | [`Selector`], [`Selection`] | those with a tag, version, zone, or entry of metadata |
@@ -87,6 +88,8 @@
 //! - What [`Registry::deregister`] or [`Registry::drain`] of a [`MemoryRegistry`] has taken out by the time it returns is
 //!   picked by no later call.
 //! - [`MemoryRegistry`] stores nothing: what it knows ends with the process.
+//! - `EtcdRegistry` stores what etcd stores. Who fell silent is gone, not unhealthy; while etcd is away the last known set is served, and marked
+//!   as [suspect](Instance::suspect) after a third of a TTL. Its documentation has all differences.
 //!
 //! # Differences from
 //!
@@ -104,6 +107,7 @@
 //!
 //! # Features
 //!
+//! - `etcd`: `EtcdRegistry`, with user and password and without TLS. It adds tonic's client and prost, needs Rust 1.88 and no protoc.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
 
 mod instance;
@@ -121,6 +125,9 @@ mod snapshot;
 mod memory;
 mod policy;
 
+#[cfg(feature = "etcd")]
+mod etcd;
+
 mod error;
 
 mod table;
@@ -133,6 +140,8 @@ pub use balance::{
     Random, ResponseFuture, RoundRobin, SuccessRate, WeightedRoundRobin, hash_key,
 };
 pub use error::Error;
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdPolicy, EtcdRegistry, EtcdState, EtcdStats};
 pub use gusset_call::{NoInstance, Refusal, refusal_in};
 pub use instance::{Health, Instance};
 pub use key::{InstanceKey, split_name};

@@ -1,0 +1,70 @@
+//! The registry that a real etcd keeps, and what becomes of it when etcd is gone, frozen, empty or another.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
+#[path = "../conformance/mod.rs"]
+mod conformance;
+mod harness;
+mod outage;
+mod ownership;
+mod proxy;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use gusset_registry::{
+    EtcdPolicy, EtcdRegistry, Health, Instance, InstanceKey, Registration, RegistrationState,
+    Registry, Watch,
+};
+use harness::Server;
+use proxy::Proxy;
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// With a short TTL, and so patient that a busy machine decides nothing.
+fn policy() -> EtcdPolicy {
+    EtcdPolicy::default().ttl(ms(3_000)).ask_every(ms(200))
+}
+
+fn registry_at(servers: &[Server]) -> EtcdRegistry {
+    registry_with(servers, policy())
+}
+
+fn registry_with(servers: &[Server], policy: EtcdPolicy) -> EtcdRegistry {
+    EtcdRegistry::spawn(servers.iter().map(Server::address), policy).unwrap()
+}
+
+fn instance(service: &str, id: &str) -> Instance {
+    Instance::new(service, "10.0.0.1", 80).with_id(id).with_health(Health::Healthy)
+}
+
+fn ids(watch: &Watch) -> String {
+    let snapshot = watch.snapshot();
+    let ids: Vec<_> = snapshot.healthy().map(|instance| &*instance.id).collect();
+    ids.join(" ")
+}
+
+/// Waits for `condition`, but not for ever.
+async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
+    let begin = Instant::now();
+    while !condition().await {
+        assert!(begin.elapsed() < Duration::from_secs(40), "never: {what}");
+        tokio::time::sleep(ms(5)).await;
+    }
+    begin.elapsed()
+}
+
+async fn shows(watch: &Watch, wanted: &str) -> Duration {
+    eventually(&format!("{wanted:?}"), async || ids(watch) == wanted).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_conforms() {
+    let servers = [Server::start()];
+    let connect = async || Arc::new(registry_at(&servers)) as conformance::Engine;
+    conformance::holds(connect).await;
+}

@@ -1,0 +1,260 @@
+//! etcd is killed, frozen, emptied, compacted, cut down to a part of its members; and what the processes that use it make of it.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use gusset_registry::EtcdState;
+use serde_json::json;
+
+use super::*;
+
+/// Registrations of so many services, all known to the registry.
+async fn registered(registry: &EtcdRegistry, services: usize) -> Vec<Registration> {
+    let spawn = |n| Registration::spawn(registry.clone(), instance(&format!("s{n}"), "a"));
+    let all: Vec<_> = (0..services).map(spawn).collect();
+    for registration in &all {
+        registration.registered().await;
+    }
+    all
+}
+
+/// Waits until every service has its instance, as a process sees it that was not there before.
+async fn all_back(servers: &[Server], registrations: &[Registration]) -> Duration {
+    let fresh = registry_at(servers);
+    let began = Instant::now();
+    for registration in registrations {
+        let service = &registration.instance().service;
+        eventually(service, async || fresh.discover(service).await.is_ok()).await;
+    }
+    let back = began.elapsed();
+    for registration in registrations {
+        let is_registered = async || registration.state() == RegistrationState::Registered;
+        eventually("the registration says so", is_registered).await;
+    }
+    back
+}
+
+async fn is_away(registry: &EtcdRegistry) {
+    eventually("etcd is away", async || registry.state().is_away()).await;
+}
+
+async fn is_connected(registry: &EtcdRegistry) {
+    eventually("etcd is there", async || !registry.state().is_away()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_services_survive_a_kill_and_a_restart() {
+    let mut servers = [Server::start()];
+    let registry = registry_at(&servers);
+    let services = registered(&registry, 20).await;
+    let other = registry_at(&servers);
+    let watch = other.watch("s7");
+    shows(&watch, "a").await;
+
+    servers[0].kill();
+    is_away(&registry).await;
+    is_away(&other).await;
+    // What was known is still served, and says how old it is.
+    assert_eq!(ids(&watch), "a");
+    assert_eq!(other.discover("s7").await.unwrap().instances().len(), 1);
+    eventually("it is marked", async || watch.snapshot().is_suspect()).await;
+    assert_eq!(ids(&watch), "a");
+    assert!(watch.snapshot().get("a").unwrap().last_seen.age().unwrap() >= ms(900));
+    assert!(other.age("s7").unwrap() >= ms(900));
+
+    servers[0].restart();
+    let back = all_back(&servers, &services).await;
+    // A heartbeat and the longest pause.
+    assert!(back < ms(3_000), "{back:?}");
+    eventually("it is no longer marked", async || !watch.snapshot().is_suspect()).await;
+    assert_eq!(ids(&watch), "a");
+    assert_eq!(registry.stats().leases, 1, "a lease outlives a restart");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_services_are_registered_again_where_etcd_comes_back_empty() {
+    let mut servers = [Server::start()];
+    let registry = registry_at(&servers);
+    // Revisions begin anew with the directory, and may not be taken for old ones.
+    for n in 0..50 {
+        registry.register(instance("s3", "a").with_version(n.to_string())).await.unwrap();
+    }
+    let services = registered(&registry, 20).await;
+    let other = registry_at(&servers);
+    let watch = other.watch("s3");
+    shows(&watch, "a").await;
+    servers[0].restart_empty();
+    let back = all_back(&servers, &services).await;
+    assert!(back < ms(3_000), "{back:?}");
+    assert_eq!(registry.stats().leases, 2);
+
+    registry.register(instance("s3", "b")).await.unwrap();
+    shows(&watch, "a b").await;
+    assert!(!watch.snapshot().is_suspect());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_hangs_nobody_and_is_noticed() {
+    let servers = [Server::start()];
+    let quick = policy().call_within(ms(500));
+    let registry = registry_with(&servers, quick.clone());
+    let services = registered(&registry, 3).await;
+    let other = registry_with(&servers, quick);
+    let watch = other.watch("s0");
+    shows(&watch, "a").await;
+
+    servers[0].pause();
+    let began = Instant::now();
+    assert_eq!(other.discover("s0").await.unwrap().instances().len(), 1, "the last known");
+    assert!(began.elapsed() < ms(2_000), "{:?}", began.elapsed());
+    let began = Instant::now();
+    assert!(other.register(instance("new", "a")).await.is_err());
+    assert!(began.elapsed() < ms(3_000), "{:?}", began.elapsed());
+    is_away(&registry).await;
+    is_away(&other).await;
+    let EtcdState::Away { cause, .. } = other.state() else { panic!("it is away") };
+    assert!(!cause.is_empty());
+    assert_eq!(ids(&watch), "a");
+
+    servers[0].resume();
+    is_connected(&registry).await;
+    all_back(&servers, &services).await;
+    registry.register(instance("s0", "b")).await.unwrap();
+    shows(&watch, "a b").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_missed_what_was_compacted_lists_again() {
+    let servers = [Server::start()];
+    let proxy = Proxy::start(servers[0].port).await;
+    let behind = EtcdRegistry::spawn([proxy.address()], policy()).unwrap();
+    let direct = registry_at(&servers);
+    direct.register(instance("cart", "gone")).await.unwrap();
+    let watch = behind.watch("cart");
+    shows(&watch, "gone").await;
+
+    proxy.cut();
+    is_away(&behind).await;
+    direct.register(instance("cart", "new")).await.unwrap();
+    direct.deregister(InstanceKey::new("cart", "gone")).await.unwrap();
+    let answer = servers[0].json("/v3/kv/range", &json!({ "key": STANDARD.encode("a") }));
+    let revision = &answer["header"]["revision"];
+    servers[0].json("/v3/kv/compaction", &json!({ "revision": revision, "physical": true }));
+    assert_eq!(ids(&watch), "gone");
+
+    proxy.mend();
+    shows(&watch, "new").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_expired_is_granted_anew_and_all_is_put_again() {
+    let servers = [Server::start()];
+    let proxy = Proxy::start(servers[0].port).await;
+    let registry = EtcdRegistry::spawn([proxy.address()], policy()).unwrap();
+    let services = registered(&registry, 20).await;
+    let watch = registry_at(&servers).watch("s5");
+    let direct = registry_at(&servers);
+    let watched = direct.watch("s5");
+    shows(&watched, "a").await;
+    drop(watch);
+
+    proxy.cut();
+    shows(&watched, "").await;
+    proxy.mend();
+    let back = all_back(&servers, &services).await;
+    assert!(back < ms(3_000), "{back:?}");
+    shows(&watched, "a").await;
+    assert_eq!(registry.stats().leases, 2);
+    assert_eq!(registry.stats().expired, 0, "nobody was silent, nobody could be heard");
+}
+
+/// Half of a network: what goes out arrives, nothing comes back, and nobody is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_died_silently_is_noticed() {
+    let servers = [Server::start()];
+    let proxy = Proxy::start(servers[0].port).await;
+    let behind = EtcdRegistry::spawn([proxy.address()], policy().call_within(ms(500))).unwrap();
+    let direct = registry_at(&servers);
+    direct.register(instance("cart", "a")).await.unwrap();
+    let watch = behind.watch("cart");
+    shows(&watch, "a").await;
+
+    proxy.swallow_answers();
+    direct.register(instance("cart", "b")).await.unwrap();
+    is_away(&behind).await;
+    assert_eq!(ids(&watch), "a");
+    proxy.mend();
+    shows(&watch, "a b").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_whose_leader_is_killed_loses_nothing() {
+    let mut servers = Server::cluster::<3>();
+    let registry = registry_at(&servers);
+    let services = registered(&registry, 20).await;
+    let other = registry_at(&servers);
+    let watch = other.watch("s1");
+    shows(&watch, "a").await;
+
+    let leader = servers.iter().position(Server::is_leader).unwrap();
+    servers[leader].kill();
+    // Whoever reads meanwhile sees the last known set, always.
+    let _second = Registration::spawn(registry.clone(), instance("s1", "b"));
+    let mut reads = 0;
+    let converged = eventually("the watch sees a change", async || {
+        assert!(other.discover("s1").await.unwrap().get("a").is_some());
+        assert!(watch.snapshot().get("a").is_some());
+        reads += 1;
+        watch.snapshot().get("b").is_some()
+    });
+    let converged = converged.await;
+    println!("the change was seen after {converged:?} and {reads} reads");
+
+    let survivors: Vec<_> = servers
+        .into_iter()
+        .enumerate()
+        .filter_map(|(n, server)| (n != leader).then_some(server))
+        .collect();
+    all_back(&survivors, &services).await;
+    assert_eq!(registry.stats().leases, 1);
+    assert_eq!(registry.stats().put_again, 0, "no key was ever gone");
+}
+
+#[tokio::test]
+async fn a_process_may_start_before_its_etcd() {
+    let [mut server] = Server::down::<1>();
+    let registry = EtcdRegistry::spawn([server.address()], policy()).unwrap();
+    let watch = registry.watch("cart");
+    let registration = Registration::spawn(registry.clone(), instance("cart", "a"));
+    let error = registry.instances("cart").await.unwrap_err();
+    assert!(matches!(error, gusset_registry::Error::Unavailable(_)), "{error}");
+    assert!(registry.services().await.is_err());
+    assert!(watch.snapshot().instances().is_empty());
+    server.restart();
+    registration.registered().await;
+    shows(&watch, "a").await;
+}
+
+#[tokio::test]
+async fn of_several_endpoints_one_that_answers_is_enough() {
+    let servers = [Server::start()];
+    let [down_1, down_2] = Server::down::<2>();
+    let endpoints = [down_1.address(), servers[0].address(), down_2.address()];
+    let registry = EtcdRegistry::spawn(endpoints, policy()).unwrap();
+    registry.register(instance("cart", "a")).await.unwrap();
+    assert!(EtcdRegistry::spawn(["not an address"], policy()).is_err());
+    assert!(EtcdRegistry::spawn(Vec::<String>::new(), policy()).is_err());
+}
+
+#[tokio::test]
+async fn dropping_the_last_clone_ends_all_tasks() {
+    let servers = [Server::start()];
+    let registry = registry_at(&servers);
+    let mut watch = registry.watch("cart");
+    registry.register(instance("cart", "a")).await.unwrap();
+    shows(&watch, "a").await;
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = alive();
+    drop(registry);
+    eventually("fewer tasks", async || alive() == 0 || alive() + 3 <= before).await;
+    let ended = tokio::time::timeout(ms(50), watch.changed()).await;
+    assert!(ended.is_ok_and(|last| last.instances().len() == 1), "what was known stays");
+}

@@ -1,0 +1,161 @@
+//! Whose an instance is.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use gusset_registry::Error;
+use serde_json::json;
+
+use super::*;
+
+#[tokio::test]
+async fn what_one_process_registers_another_watches() {
+    let servers = [Server::start()];
+    let (one, other) = (registry_at(&servers), registry_at(&servers));
+    let watch = other.watch("cart");
+    one.register(instance("cart", "a").with_zone("z")).await.unwrap();
+    shows(&watch, "a").await;
+    assert_eq!(watch.snapshot().get("a").unwrap().zone.as_deref(), Some("z"));
+    one.drain(InstanceKey::new("cart", "a")).await.unwrap();
+    shows(&watch, "").await;
+    assert_eq!(watch.snapshot().get("a").unwrap().health, Health::Draining);
+    one.deregister(InstanceKey::new("cart", "a")).await.unwrap();
+    eventually("gone", async || watch.snapshot().instances().is_empty()).await;
+}
+
+#[tokio::test]
+async fn keys_and_values_are_those_of_version_one() {
+    let servers = [Server::start()];
+    let registry = registry_with(&servers, policy().prefix("/shop"));
+    registry.register(instance("eu/cart", "10.0.0.1:80")).await.unwrap();
+    let key = STANDARD.encode("/shop/1/eu/cart/10.0.0.1:80");
+    let answer = servers[0].json("/v3/kv/range", &json!({ "key": key }));
+    let value = answer["kvs"][0]["value"].as_str().unwrap();
+    let value: serde_json::Value =
+        serde_json::from_slice(&STANDARD.decode(value).unwrap()).unwrap();
+    assert_eq!((&value["id"], &value["health"]), (&json!("10.0.0.1:80"), &json!("healthy")));
+    assert!(value["owner"].is_string(), "{value}");
+    assert_ne!(answer["kvs"][0]["lease"], json!(null));
+}
+
+#[tokio::test]
+async fn registries_with_different_prefixes_do_not_see_each_other() {
+    let servers = [Server::start()];
+    let one = registry_with(&servers, policy().prefix("/a"));
+    let other = registry_with(&servers, policy().prefix("/a/1"));
+    one.register(instance("cart", "x")).await.unwrap();
+    assert!(other.services().await.unwrap().is_empty());
+    assert!(matches!(other.instances("cart").await, Err(Error::NoSuchService { .. })));
+}
+
+#[tokio::test]
+async fn a_process_that_is_started_again_takes_over_and_the_old_one_does_not_fight() {
+    let servers = [Server::start()];
+    let old = registry_at(&servers);
+    let kept = Registration::spawn(old.clone(), instance("cart", "a").with_version("old"));
+    kept.registered().await;
+    let new = registry_at(&servers);
+    new.register(instance("cart", "a").with_version("new")).await.unwrap();
+
+    let is_kept_out = async || kept.state() == RegistrationState::Retrying;
+    eventually("the old one notices", is_kept_out).await;
+    assert!(matches!(
+        old.heartbeat(InstanceKey::new("cart", "a")).await,
+        Err(Error::Superseded { .. })
+    ));
+    let version = |snapshot: &gusset_registry::Snapshot| snapshot.get("a").unwrap().version.clone();
+    assert_eq!(version(&new.instances("cart").await.unwrap()).as_deref(), Some("new"));
+    assert!(old.stats().superseded > 0);
+
+    // When the place is free, it is back by itself.
+    new.deregister(InstanceKey::new("cart", "a")).await.unwrap();
+    eventually("it is back", async || kept.state() == RegistrationState::Registered).await;
+    assert_eq!(version(&new.instances("cart").await.unwrap()).as_deref(), Some("old"));
+}
+
+#[tokio::test]
+async fn what_somebody_deletes_by_hand_is_put_again_within_a_heartbeat() {
+    let servers = [Server::start()];
+    let (registry, other) = (registry_at(&servers), registry_at(&servers));
+    let kept = Registration::spawn(registry.clone(), instance("cart", "a"));
+    kept.registered().await;
+    let watch = other.watch("cart");
+    shows(&watch, "a").await;
+    other.deregister(InstanceKey::new("cart", "a")).await.unwrap();
+    shows(&watch, "").await;
+    let absent = shows(&watch, "a").await;
+    assert!(absent < ms(3_000), "{absent:?}");
+    assert_eq!(registry.stats().put_again, 1);
+    assert_eq!(registry.stats().leases, 1);
+}
+
+#[tokio::test]
+async fn the_instances_of_a_process_that_is_gone_are_gone_within_a_ttl() {
+    let servers = [Server::start()];
+    let (gone, other) = (registry_at(&servers), registry_at(&servers));
+    gone.register(instance("cart", "a")).await.unwrap();
+    let watch = other.watch("cart");
+    shows(&watch, "a").await;
+    drop(gone);
+    let listed = shows(&watch, "").await;
+    assert!(listed < ms(6_000), "{listed:?}");
+}
+
+#[tokio::test]
+async fn closing_takes_all_instances_out_at_once() {
+    let servers = [Server::start()];
+    let (registry, other) = (registry_at(&servers), registry_at(&servers));
+    for id in ["a", "b"] {
+        registry.register(instance("cart", id)).await.unwrap();
+    }
+    registry.close().await.unwrap();
+    assert!(matches!(other.instances("cart").await, Err(Error::NoSuchService { .. })));
+    registry.register(instance("cart", "c")).await.unwrap();
+    assert_eq!(other.instances("cart").await.unwrap().instances().len(), 1);
+}
+
+#[tokio::test]
+async fn a_value_that_is_no_instance_is_passed_over_and_counted() {
+    let servers = [Server::start()];
+    let registry = registry_at(&servers);
+    registry.register(instance("cart", "a")).await.unwrap();
+    let put =
+        json!({ "key": STANDARD.encode("/gusset/1//cart/x"), "value": STANDARD.encode("hello") });
+    servers[0].json("/v3/kv/put", &put);
+    assert_eq!(registry.instances("cart").await.unwrap().instances().len(), 1);
+    assert!(registry.stats().unreadable > 0);
+}
+
+#[tokio::test]
+async fn a_listing_of_many_pages_is_whole_and_of_one_moment() {
+    let servers = [Server::start()];
+    let (registry, other) = (registry_at(&servers), registry_at(&servers));
+    let all = (0..1_234).map(|n| {
+        let registry = registry.clone();
+        async move { registry.register(instance("cart", &format!("{n:04}"))).await.unwrap() }
+    });
+    futures_util::future::join_all(all).await;
+    assert_eq!(other.instances("cart").await.unwrap().instances().len(), 1_234);
+    assert_eq!(other.services().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn beyond_the_bound_instances_are_left_out_and_come_in_when_there_is_room() {
+    let servers = [Server::start()];
+    let registry = registry_at(&servers);
+    for id in ["a", "b", "c"] {
+        registry.register(instance("cart", id)).await.unwrap();
+    }
+    let bounded = policy().capacity(2.try_into().unwrap());
+    let small = registry_with(&servers, bounded);
+    let watch = small.watch("cart");
+    shows(&watch, "a b").await;
+    assert!(small.stats().left_out > 0);
+    registry.deregister(InstanceKey::new("cart", "a")).await.unwrap();
+    shows(&watch, "b c").await;
+
+    for id in ["x", "y"] {
+        small.register(instance("other", id)).await.unwrap();
+    }
+    let error = small.register(instance("other", "z")).await.unwrap_err();
+    assert!(matches!(error, Error::Full { capacity: 2 }), "{error}");
+    assert_eq!(small.stats().refused, 1);
+}
