@@ -62,4 +62,10 @@ impl Error {
     pub const fn is_not_found(&self) -> bool {
         matches!(self, Self::NoSuchService { .. } | Self::NoSuchInstance { .. })
     }
+
+    /// Whether the registry did answer, and will not have the instance as things are.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Superseded { .. } | Self::Invalid { .. } | Self::Full { .. })
+    }
 }

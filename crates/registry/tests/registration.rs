@@ -6,17 +6,18 @@ use std::{
     future::pending,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
     },
     time::Duration,
 };
 
 use futures_core::future::BoxFuture;
 use gusset_registry::{
-    Error, Health, Instance, InstanceKey, MemoryRegistry, Registration, RegistrationState,
+    Balance, Error, Health, Instance, InstanceKey, MemoryRegistry, Registration, RegistrationState,
     Registry, Snapshot, Watch,
 };
 use tokio::time::{Instant, sleep, timeout};
+use tower::{ServiceExt, service_fn};
 
 /// A registry over a network: sometimes away, sometimes frozen, sometimes restarted empty.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +114,12 @@ fn spawn(remote: &Remote) -> Registration {
     Registration::spawn(remote.clone(), Instance::new("cart", "h", 1).with_id("a"))
 }
 
+async fn retrying(limit: Duration, registration: &Registration) {
+    let mut state = registration.subscribe();
+    let reached = state.wait_for(|state| matches!(state, RegistrationState::Retrying { .. }));
+    timeout(limit, reached).await.unwrap().unwrap();
+}
+
 async fn within(limit: Duration, registration: &Registration, wanted: RegistrationState) {
     let mut state = registration.subscribe();
     let reached = state.wait_for(|state| *state == wanted);
@@ -168,7 +175,7 @@ async fn one_that_was_evicted_is_back_as_well() {
     let registration = spawn(&remote);
     registration.registered().await;
     remote.set(Mode::Frozen);
-    within(Duration::from_secs(16), &registration, RegistrationState::Retrying).await;
+    retrying(Duration::from_secs(16), &registration).await;
     sleep(Duration::from_secs(120)).await;
     assert_eq!(remote.health().await, None);
     remote.set(Mode::Up);
@@ -182,7 +189,7 @@ async fn an_outage_of_hours_is_survived_and_the_registry_is_not_flooded() {
     let registration = spawn(&remote);
     registration.registered().await;
     remote.set(Mode::Down);
-    within(Duration::from_secs(10), &registration, RegistrationState::Retrying).await;
+    retrying(Duration::from_secs(10), &registration).await;
     sleep(Duration::from_secs(3_600)).await;
     let attempts = remote.failed.load(SeqCst);
     assert!((720..1_500).contains(&attempts), "{attempts} in an hour");
@@ -198,7 +205,8 @@ async fn a_service_may_start_before_its_registry() {
     remote.set(Mode::Down);
     let registration = spawn(&remote);
     assert!(timeout(Duration::from_secs(60), registration.registered()).await.is_err());
-    assert_eq!(registration.state(), RegistrationState::Retrying);
+    retrying(Duration::ZERO, &registration).await;
+    assert!(registration.last_error().unwrap().to_string().contains("unavailable"));
     remote.set(Mode::Up);
     timeout(Duration::from_secs(5), registration.registered()).await.unwrap();
 }
@@ -286,12 +294,179 @@ async fn one_that_is_dropped_before_it_was_registered_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_task_by_a_panic_is_seen_and_nobody_waits_for_ever() {
+async fn an_engine_that_panics_is_an_outage_like_any_other() {
     let remote = Remote::default();
     remote.set(Mode::Panics);
     let registration = spawn(&remote);
-    registration.registered().await;
-    registration.drain().await;
-    assert_eq!(registration.state(), RegistrationState::Ended);
+    assert!(timeout(Duration::from_secs(60), registration.registered()).await.is_err());
+    assert!(format!("{:?}", registration.last_error()).contains("panicked"));
+    remote.set(Mode::Up);
+    within(Duration::from_secs(5), &registration, RegistrationState::Registered).await;
+    remote.set(Mode::Panics);
     assert!(registration.close().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_since_when_it_is_retrying_does_not_move() {
+    let remote = Remote::default();
+    let registration = spawn(&remote);
+    registration.registered().await;
+    remote.set(Mode::Down);
+    retrying(Duration::from_secs(10), &registration).await;
+    let first = registration.state();
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(registration.state(), first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_registrations_of_one_id_the_younger_stays_whatever_the_older_does() {
+    let remote = Remote::default();
+    let old = spawn(&remote);
+    old.registered().await;
+    let young = spawn(&remote);
+    young.registered().await;
+    assert!(young.instance().incarnation > old.instance().incarnation);
+    within(Duration::from_secs(10), &old, RegistrationState::Lost).await;
+    assert!(matches!(*old.last_error().unwrap(), Error::Superseded { .. }));
+    old.close().await.unwrap();
+    assert_eq!(remote.health().await, Some(Health::Healthy));
+    assert_eq!(young.state(), RegistrationState::Registered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_older_is_back_when_the_younger_has_gone() {
+    let remote = Remote::default();
+    let old = spawn(&remote);
+    old.registered().await;
+    let young = spawn(&remote);
+    young.registered().await;
+    within(Duration::from_secs(10), &old, RegistrationState::Lost).await;
+    young.close().await.unwrap();
+    within(Duration::from_secs(10), &old, RegistrationState::Registered).await;
+    assert_eq!(remote.health().await, Some(Health::Healthy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_cannot_be_is_refused_at_once_and_says_why() {
+    let remote = Remote::default();
+    let registration = Registration::spawn(remote.clone(), Instance::new("cart", "a b", 1));
+    registration.registered().await;
+    assert_eq!(registration.state(), RegistrationState::Lost);
+    let error = registration.last_error().unwrap().to_string();
+    assert_eq!(error, "host \"a b\" is neither an IP address nor a host name");
+    registration.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_our_own_process_costs_one_heartbeat() {
+    let remote = Remote::default();
+    let _sweeper = remote.engine().spawn_sweeper();
+    let registration = spawn(&remote);
+    registration.registered().await;
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    remote.restart_empty();
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(remote.health().await, Some(Health::Healthy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_registry_has_all_back_within_a_heartbeat_and_a_backoff() {
+    let remote = Remote::default();
+    let crowd: Vec<_> = (0..20)
+        .map(|n| Registration::spawn(remote.clone(), Instance::new("cart", "h", n)))
+        .collect();
+    for registration in &crowd {
+        registration.registered().await;
+    }
+    remote.set(Mode::Down);
+    sleep(Duration::from_secs(300)).await;
+    remote.restart_empty();
+    remote.set(Mode::Up);
+    sleep(Duration::from_secs(5)).await;
+    let snapshot = remote.engine().discover("cart").await.unwrap();
+    assert_eq!(snapshot.healthy().count(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_thousand_clients_come_back_without_a_herd() {
+    let remote = Remote::default();
+    let crowd: Vec<_> = (0..2_000)
+        .map(|n| Registration::spawn(remote.clone(), Instance::new("cart", "h", n)))
+        .collect();
+    for registration in &crowd {
+        registration.registered().await;
+    }
+    remote.set(Mode::Down);
+    sleep(Duration::from_secs(60)).await;
+    remote.restart_empty();
+    remote.set(Mode::Up);
+    let (mut peak, mut before) = (0, remote.registers.load(SeqCst));
+    for _ in 0..60 {
+        sleep(Duration::from_millis(100)).await;
+        let now = remote.registers.load(SeqCst);
+        (peak, before) = (peak.max(now - before), now);
+    }
+    assert_eq!(remote.engine().stats().instances, 2_000);
+    assert!(peak <= 150, "{peak} within 100 ms");
+    drop(crowd);
+}
+
+/// A server that answers what reaches it in 20 ms, until it is stopped.
+#[derive(Clone, Default)]
+struct Server(Arc<AtomicBool>);
+
+#[tokio::test(start_paused = true)]
+async fn a_rolling_restart_under_load_loses_no_request() {
+    let registry = MemoryRegistry::default();
+    let _sweeper = registry.spawn_sweeper();
+    let stopped: [Server; 3] = Default::default();
+    let start = |n: u16| {
+        stopped[usize::from(n)].0.store(false, SeqCst);
+        Registration::spawn(registry.clone(), Instance::new("cart", "h", n))
+    };
+    let mut running: Vec<_> = (0..3).map(start).collect();
+    for registration in &running {
+        registration.registered().await;
+    }
+    let servers = stopped.clone();
+    let balance = Balance::new(registry.watch("cart"), move |instance: &Instance| {
+        let server = servers[usize::from(instance.port)].clone();
+        service_fn(move |_: ()| {
+            let server = server.clone();
+            async move {
+                // Connecting takes some time, too; then it counts whether it is still there.
+                sleep(Duration::from_millis(5)).await;
+                let there = !server.0.load(SeqCst);
+                sleep(Duration::from_millis(20)).await;
+                if there { Ok(()) } else { Err(std::io::Error::other("refused")) }
+            }
+        })
+    });
+    let (sent, lost) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let clients: Vec<_> = (0..20)
+        .map(|n| {
+            let (balance, sent, lost) = (balance.clone(), sent.clone(), lost.clone());
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(n)).await;
+                loop {
+                    sent.fetch_add(1, SeqCst);
+                    if balance.clone().oneshot(()).await.is_err() {
+                        lost.fetch_add(1, SeqCst);
+                    }
+                }
+            })
+        })
+        .collect();
+    for n in 0..3 {
+        running.remove(0).close_after(Duration::from_millis(50)).await.unwrap();
+        stopped[usize::from(n)].0.store(true, SeqCst);
+        sleep(Duration::from_millis(500)).await;
+        let registration = start(n);
+        registration.registered().await;
+        running.push(registration);
+    }
+    let (sent, lost) = (sent.load(SeqCst), lost.load(SeqCst));
+    assert!(sent > 1_000, "{sent}");
+    assert_eq!(lost, 0, "of {sent}");
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
 }
