@@ -53,6 +53,10 @@ pub struct Instance {
     /// A [`Registration`](crate::Registration) states the time at which it began.
     #[serde(default)]
     pub incarnation: u64,
+    /// Whether its health comes from elsewhere than its own heartbeats, such as [active checks](crate::MemoryRegistry::report), so that
+    /// its silence means nothing.
+    #[serde(default)]
+    pub checked: bool,
     /// Whether the health is what was last known rather than what was heard: the registry was restarted, or so many of the service fell
     /// silent at once that it doubts its own ears. Such an instance takes calls like any other of its health.
     /// Set by the registry; what a registration says here is ignored.
@@ -83,6 +87,7 @@ impl Instance {
             weight: one(),
             tags: BTreeSet::new(),
             incarnation: 0,
+            checked: false,
             suspect: false,
             last_seen: LastSeen::default(),
         }
@@ -144,6 +149,13 @@ impl Instance {
         self
     }
 
+    /// The same with a health that does not come from its own heartbeats; see [`Instance::checked`].
+    #[must_use]
+    pub const fn with_checks(mut self) -> Self {
+        self.checked = true;
+        self
+    }
+
     /// The same of the service with this name in `namespace`.
     #[must_use]
     pub fn in_namespace(mut self, namespace: &str) -> Self {
@@ -189,6 +201,7 @@ impl PartialEq for Instance {
             weight,
             tags,
             incarnation,
+            checked,
             suspect,
             last_seen: _,
         } = self;
@@ -203,6 +216,7 @@ impl PartialEq for Instance {
             && *weight == other.weight
             && *tags == other.tags
             && *incarnation == other.incarnation
+            && *checked == other.checked
             && *suspect == other.suspect
     }
 }
@@ -228,8 +242,6 @@ pub enum Health {
 mod tests {
     use std::time::Duration;
 
-    use tokio::time::Instant;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -242,9 +254,8 @@ mod tests {
             .with_zone("eu-1")
             .with_weight(NonZeroU32::new(7).unwrap())
             .with_tag("blue");
-        instance.last_seen = LastSeen::never(Instant::now());
-        tokio::time::advance(Duration::from_secs(5)).await;
-        instance.last_seen.hear(Duration::from_secs(2));
+        instance.last_seen = LastSeen::told(Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(3)).await;
 
         let json = serde_json::to_value(&instance).unwrap();
         assert_eq!(json["last_seen_ms_ago"], 3_000);

@@ -10,46 +10,64 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
 
+use crate::table::{Board, NEVER, SlotId, millis};
+
 /// When a registry last heard of an instance.
 ///
 /// All copies of one instance that come from one registry share it, so the age is that of the moment
 /// it is asked for, not that of the snapshot. It is serialized as its age in milliseconds, or null for never.
 #[derive(Clone, Default)]
-pub struct LastSeen(Option<Mark>);
+pub struct LastSeen(Source);
 
-#[derive(Clone)]
-struct Mark {
-    epoch: Instant,
-    /// Milliseconds since `epoch`, or [`NEVER`].
-    millis: Arc<AtomicU64>,
+#[derive(Clone, Default)]
+enum Source {
+    #[default]
+    Never,
+    Registry(Arc<Board>, SlotId),
+    /// Milliseconds since that moment, or [`NEVER`].
+    Shared(Instant, Arc<AtomicU64>),
+    Told(Instant),
 }
 
-const NEVER: u64 = u64::MAX;
-
 impl LastSeen {
-    /// How long ago; `None` if never.
+    /// How long ago; `None` if never, or if this run of the instance is no longer registered. Where heartbeats come by a
+    /// [`Lease`](crate::Lease), up to a sweep interval more than it is.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        let mark = self.0.as_ref()?;
-        let millis = mark.millis.load(Relaxed);
-        (millis != NEVER)
-            .then(|| mark.epoch.elapsed().saturating_sub(Duration::from_millis(millis)))
+        match &self.0 {
+            Source::Never => None,
+            Source::Registry(board, slot) => board.age(*slot),
+            Source::Shared(epoch, heard) => {
+                let heard = heard.load(Relaxed);
+                (heard != NEVER)
+                    .then(|| epoch.elapsed().saturating_sub(Duration::from_millis(heard)))
+            }
+            Source::Told(at) => Some(at.elapsed()),
+        }
+    }
+
+    pub(crate) fn at(board: &Arc<Board>, slot: SlotId) -> Self {
+        Self(Source::Registry(board.clone(), slot))
     }
 
     /// Never, and from now on told by [`LastSeen::hear`] in time since `epoch`.
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "for engines over a network"))]
     pub(crate) fn never(epoch: Instant) -> Self {
-        Self(Some(Mark { epoch, millis: Arc::new(AtomicU64::new(NEVER)) }))
+        Self(Source::Shared(epoch, Arc::new(AtomicU64::new(NEVER))))
     }
 
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "for engines over a network"))]
     pub(crate) fn hear(&self, at: Duration) {
-        if let Some(mark) = &self.0 {
-            mark.millis.store(millis(at), Relaxed);
+        if let Source::Shared(_, heard) = &self.0 {
+            heard.store(millis(at), Relaxed);
         }
     }
-}
 
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(NEVER - 1).min(NEVER - 1)
+    /// An age that somebody else told. One from before this machine's clock began is as old as it can tell.
+    pub(crate) fn told(age: Duration) -> Self {
+        let now = Instant::now();
+        Self(Source::Told(now.checked_sub(age).unwrap_or(now)))
+    }
 }
 
 impl fmt::Debug for LastSeen {
@@ -69,11 +87,7 @@ impl Serialize for LastSeen {
 
 impl<'de> Deserialize<'de> for LastSeen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(Option::<u64>::deserialize(deserializer)?.map(|age| {
-            let now = Instant::now();
-            // An age from before this machine's clock began is as old as it can tell.
-            let epoch = now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
-            Mark { epoch, millis: Arc::new(AtomicU64::new(0)) }
-        })))
+        let age = Option::<u64>::deserialize(deserializer)?;
+        Ok(age.map_or_else(Self::default, |age| Self::told(Duration::from_millis(age))))
     }
 }

@@ -27,7 +27,7 @@
 //! |---|---|
 //! | [`Instance`], [`Health`] | one running copy of a service, and whether it can take calls |
 //! | [`Registry`] | who is alive where; an engine behind `Arc<dyn Registry>` |
-//! | [`MemoryRegistry`], [`Policy`] | the engine within this process |
+//! | [`MemoryRegistry`], [`Policy`], [`Lease`] | the engine within this process |
 //! | `EtcdRegistry`, `EtcdPolicy` (feature `etcd`) | the engine that etcd keeps |
 //! | [`Registration`] | keeps an instance registered, whatever happens to the registry |
 //! | [`InstanceKey`] | what one instance is found by |
@@ -49,11 +49,17 @@
 //! |---|---|---|
 //! | - | registered with no word on its health | Unknown |
 //! | - | registered by a [`Registration`] | Healthy |
-//! | Unknown, Unhealthy | heartbeat | Healthy |
-//! | Unknown, Healthy, Draining | silent for [`Policy::ttl`], seen by the next sweep | Unhealthy |
+//! | Unknown | heartbeat | Healthy |
+//! | Unhealthy | heartbeat, or as many as [`Policy::rise`] asks of one that flaps | Healthy |
+//! | Unknown, Healthy, Draining | silent for [`Policy::ttl`], seen within a [`Policy::sweep_every`] | Unhealthy |
+//! | Healthy | the same, with [most of its service](Policy::protect) | Healthy, suspect |
+//! | suspect | heartbeat | Healthy |
+//! | suspect | the protection is over | Unhealthy |
 //! | Unknown, Healthy | [`Registry::drain`] | Draining |
 //! | Unhealthy, had been drained | heartbeat | Draining |
-//! | Unhealthy | silent for [`Policy::evict_after`] more | forgotten |
+//! | any | [reported](MemoryRegistry::report) not to work | Unhealthy, through heartbeats too |
+//! | any | reported to work | Healthy, or Draining |
+//! | Unhealthy, silent | [`Policy::evict_after`] more | forgotten |
 //! | any | registered again | as registered |
 //! | any | [`Registry::deregister`] | forgotten |
 //!
@@ -99,7 +105,9 @@
 //! - **Envoy**: panic never includes draining instances; slow start and zones work with every picker; rotation begins at random and
 //!   goes on over updates that change nobody; ejection never takes the last one. Zones need no knowledge of the callers' own cluster.
 //! - **gRPC**: subsets are those of its proposal A68; weights are exact instead of reported by the backends.
-//! - **Eureka, Nacos**: a pause of the registry's process expires nobody, and no protection mode has to end afterwards.
+//! - **Eureka, Nacos**: a pause of the registry's process expires nobody. When most of a service falls silent its instances are kept,
+//!   each service for itself, and that ends: when they are back, when they are deregistered, or after 10 minutes; who was silent then is no longer expected.
+//! - **Consul**: an instance that flaps needs more than one heartbeat to be healthy again.
 //!
 //! # What it does not do
 //!
@@ -146,7 +154,7 @@ pub use gusset_call::{NoInstance, Refusal, refusal_in};
 pub use instance::{Health, Instance};
 pub use key::{InstanceKey, split_name};
 pub use last_seen::LastSeen;
-pub use memory::{MemoryRegistry, Stats, Sweeper};
+pub use memory::{Lease, MemoryRegistry, Stats, Sweeper};
 pub use policy::Policy;
 pub use registration::{Registration, RegistrationState};
 pub use registry::Registry;

@@ -1,8 +1,13 @@
+mod lease;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicU64, AtomicUsize,
             Ordering::{AcqRel, Relaxed},
@@ -13,11 +18,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_core::future::BoxFuture;
-use tokio::{task::JoinHandle, time::Instant};
+use gusset_call::Clock;
+pub use lease::Lease;
+pub use sweep::Sweeper;
 
 use crate::{
     Error, Instance, InstanceKey, Policy, Publisher, Registry, Snapshot, Watch,
-    table::{Refused, Table},
+    table::{Board, Refused, Rules, SlotId, Table, Wheel},
 };
 
 /// A registry within this process. Clones share one state.
@@ -27,25 +34,42 @@ use crate::{
 /// # Memory
 ///
 /// At most [`Policy::capacity`] instances; at the bound new ones are refused, and [`Stats::refused`] counts them. What
-/// an instance says of itself is not measured: who takes instances from a network bounds them there. A service takes up
+/// an instance says of itself is [bounded](Instance::validate). A service takes up
 /// room while it has instances or is watched. Adding a service costs time in proportion to the number of services.
+///
+/// # Time
+///
+/// It is counted in sweeps, by a clock that follows tokio's paused time if the registry is made in it. An instance is out between one
+/// TTL and one TTL plus one sweep interval after it was last heard of.
 #[derive(Clone)]
 pub struct MemoryRegistry(Arc<Shared>);
 
 struct Shared {
     policy: Policy,
-    epoch: Instant,
+    rules: Rules,
+    board: Arc<Board>,
+    /// Never held while the lock of a service is taken; the other way round it may be.
+    wheel: Mutex<Wheel<Owner>>,
+    /// Those to be reviewed in each sweep.
+    protected: Mutex<Vec<Arc<Service>>>,
     /// Replaced as a whole when a service is added, so that finding one takes no lock.
     services: ArcSwap<HashMap<Arc<str>, Arc<Service>>>,
     /// Held while `services` is replaced.
     adding: Mutex<()>,
     instances: AtomicUsize,
     counters: Counters,
+    /// Rises with each change of any listing.
+    changes: Arc<AtomicU64>,
 }
 
+/// Whose slot it is: the service, and the id in it.
+type Owner = (Arc<Service>, Arc<str>);
+
 struct Service {
+    name: Arc<str>,
     table: Mutex<State>,
     publisher: Publisher,
+    changes: Arc<AtomicU64>,
 }
 
 struct State {
@@ -73,15 +97,22 @@ pub struct Stats {
     pub evicted: u64,
     /// Registrations refused because the registry was full.
     pub refused: u64,
+    /// Services whose last good set is [kept](Policy::protect) now in spite of its silence.
+    pub protected: usize,
 }
 
 impl MemoryRegistry {
     /// An empty registry. No task is spawned.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
+        let rules = Rules::new(&policy);
         Self(Arc::new(Shared {
             policy,
-            epoch: Instant::now(),
+            rules,
+            board: Arc::new(Board::new(Clock::new())),
+            wheel: Mutex::new(Wheel::new(policy.sweep_used(), rules.span)),
+            protected: Mutex::default(),
+            changes: Arc::default(),
             services: ArcSwap::default(),
             adding: Mutex::default(),
             instances: AtomicUsize::new(0),
@@ -89,25 +120,15 @@ impl MemoryRegistry {
         }))
     }
 
-    /// Spawns the task that finds silent instances, every [`Policy::sweep_every`].
+    /// Says what an active check, or whoever else looks after the instance, found. One that does not work is unhealthy at once and
+    /// stays so, whatever its heartbeats say, until this says that it works, or it registers again. It is forgotten only
+    /// when it is silent as well, or deregistered.
     ///
-    /// Where sweeps come late, because the process was paused or no sweeper was running, the time beyond one interval
-    /// is not held against anybody: no heartbeat could arrive in it. A test must therefore let the clock
-    /// run (`tokio::time::sleep`) rather than jump (`tokio::time::advance`) for instances to expire.
+    /// # Errors
     ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
-    #[must_use = "dropping it ends the sweeping"]
-    pub fn spawn_sweeper(&self) -> Sweeper {
-        let registry = self.clone();
-        let interval = self.0.policy.sweep_used();
-        Sweeper(tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(interval).await;
-                registry.sweep();
-            }
-        }))
+    /// [`Error::NoSuchService`], [`Error::NoSuchInstance`], [`Error::Superseded`].
+    pub fn report(&self, key: InstanceKey<'_>, works: bool) -> Result<(), Error> {
+        self.change(key, |table, _| table.report(key, works))
     }
 
     /// Counters and sizes.
@@ -119,22 +140,7 @@ impl MemoryRegistry {
             expired: counters.expired.load(Relaxed),
             evicted: counters.evicted.load(Relaxed),
             refused: counters.refused.load(Relaxed),
-        }
-    }
-
-    fn sweep(&self) {
-        for (name, service) in self.0.services.load_full().iter() {
-            let swept = service.change(|state| {
-                let swept = state.table.sweep(self.now());
-                (swept, swept != Default::default())
-            });
-            self.0.instances.fetch_sub(swept.evicted, AcqRel);
-            self.0.counters.expired.fetch_add(swept.expired as u64, Relaxed);
-            self.0.counters.evicted.fetch_add(swept.evicted as u64, Relaxed);
-            if swept != Default::default() {
-                let (expired, evicted) = (swept.expired, swept.evicted);
-                tracing::warn!(service = &**name, expired, evicted, "instances fell silent");
-            }
+            protected: lock(&self.0.protected).len(),
         }
     }
 
@@ -149,31 +155,49 @@ impl MemoryRegistry {
     }
 
     /// `None` if the service was removed in the meantime.
-    fn register_in(&self, service: &Service, instance: &Instance) -> Option<Result<(), Error>> {
+    fn register_in(
+        &self,
+        service: &Arc<Service>,
+        instance: &Instance,
+    ) -> Option<Result<(), Error>> {
         service.change(|state| {
             if state.removed {
                 return (None, false);
             }
-            if !state.table.contains(&instance.id) && !self.reserve() {
-                let error = Error::Full { capacity: self.0.policy.capacity.get() };
-                return (Some(Err(error)), false);
+            if let Err(refused) = state.table.admits(instance.key()) {
+                return (Some(Err(refused.of(instance.key()))), false);
             }
-            match state.table.register(instance.clone(), self.now()) {
-                Ok(()) => (Some(Ok(())), true),
-                Err(refused) => (Some(Err(refused.of(instance.key()))), false),
+            let mut slot = None;
+            if !state.table.contains(&instance.id) {
+                slot = self.reserve(service, &instance.id);
+                if slot.is_none() {
+                    let error = Error::Full { capacity: self.0.policy.capacity.get() };
+                    return (Some(Err(error)), false);
+                }
             }
+            state.table.register(instance.clone(), self.0.board.now(), slot);
+            (Some(Ok(())), true)
         })
     }
 
     /// Takes a place for one more instance.
-    fn reserve(&self) -> bool {
+    fn reserve(&self, service: &Arc<Service>, id: &Arc<str>) -> Option<SlotId> {
         let capacity = self.0.policy.capacity.get();
         let one_more = |held| (held < capacity).then_some(held + 1);
-        let reserved = self.0.instances.fetch_update(AcqRel, Relaxed, one_more).is_ok();
-        if !reserved {
-            self.0.counters.refused.fetch_add(1, Relaxed);
+        if self.0.instances.fetch_update(AcqRel, Relaxed, one_more).is_ok() {
+            let owner = (service.clone(), id.clone());
+            let index = lock(&self.0.wheel).allocate(owner, self.0.board.tick());
+            if let Some(index) = index {
+                return Some(self.0.board.occupy(index));
+            }
+            self.0.instances.fetch_sub(1, AcqRel);
         }
-        reserved
+        self.0.counters.refused.fetch_add(1, Relaxed);
+        None
+    }
+
+    fn heartbeat_now(&self, key: InstanceKey<'_>) -> Result<(), Error> {
+        self.change(key, |table, now| table.heartbeat(key, now))
     }
 
     /// Changes one instance; `change` says whether the listing did.
@@ -188,7 +212,7 @@ impl MemoryRegistry {
             if state.table.is_empty() {
                 return (Err(no_service()), false);
             }
-            match change(&mut state.table, self.now()) {
+            match change(&mut state.table, self.0.board.now()) {
                 Ok(changed) => (Ok(()), changed),
                 Err(refused) => (Err(refused.of(key)), false),
             }
@@ -203,7 +227,7 @@ impl MemoryRegistry {
         if let Some(service) = self.find(name) {
             return service;
         }
-        let _adding = self.0.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let _adding = lock(&self.0.adding);
         let present = self.0.services.load();
         if let Some(service) = present.get(name) {
             return service.clone();
@@ -214,17 +238,16 @@ impl MemoryRegistry {
             .filter(|(_, service)| !service.remove_if_unused())
             .map(|(name, service)| (name.clone(), service.clone()))
             .collect();
-        let state =
-            State { table: Table::new(&self.0.policy, self.0.epoch, self.now()), removed: false };
-        let publisher = Publisher::new(name.clone());
-        let service = Arc::new(Service { table: Mutex::new(state), publisher });
+        let table = Table::new(self.0.rules, self.0.board.clone());
+        let service = Arc::new(Service {
+            name: name.clone(),
+            table: Mutex::new(State { table, removed: false }),
+            publisher: Publisher::new(name.clone()),
+            changes: self.0.changes.clone(),
+        });
         services.insert(name.clone(), service.clone());
         self.0.services.store(Arc::new(services));
         service
-    }
-
-    fn now(&self) -> Duration {
-        self.0.epoch.elapsed()
     }
 }
 
@@ -241,10 +264,11 @@ impl Refused {
 impl Service {
     /// Changes the table, and publishes if that changed the listing. Nobody is woken under the lock.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> (T, bool)) -> T {
-        let mut state = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.table);
         let (result, changed) = change(&mut state);
         if changed {
             self.publisher.store(state.table.listing());
+            self.changes.fetch_add(1, Relaxed);
         }
         drop(state);
         if changed {
@@ -256,13 +280,13 @@ impl Service {
     /// The last word on a service without instances and watchers. A watch is made under the same lock, so none can be
     /// left with a publisher that nobody publishes to.
     fn remove_if_unused(&self) -> bool {
-        let mut state = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.table);
         state.removed = state.table.is_empty() && self.publisher.is_alone();
         state.removed
     }
 
     fn watch(&self) -> Option<Watch> {
-        let state = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.table);
         (!state.removed).then(|| self.publisher.watch())
     }
 }
@@ -272,12 +296,13 @@ impl Registry for MemoryRegistry {
         self.0.policy.ttl_used()
     }
 
-    fn register(&self, instance: Instance) -> BoxFuture<'_, Result<(), Error>> {
+    fn register(&self, mut instance: Instance) -> BoxFuture<'_, Result<(), Error>> {
+        instance.suspect = false;
         Box::pin(async move { self.register_now(&instance) })
     }
 
     fn heartbeat<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { self.change(key, |table, now| table.heartbeat(key, now)) })
+        Box::pin(async move { self.heartbeat_now(key) })
     }
 
     fn drain<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
@@ -286,7 +311,11 @@ impl Registry for MemoryRegistry {
 
     fn deregister<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.change(key, |table, _| table.deregister(key).map(|()| true))?;
+            self.change(key, |table, _| {
+                let freed = table.deregister(key)?;
+                lock(&self.0.wheel).release(freed);
+                Ok(true)
+            })?;
             self.0.instances.fetch_sub(1, AcqRel);
             Ok(())
         })
@@ -336,79 +365,7 @@ impl fmt::Debug for MemoryRegistry {
     }
 }
 
-/// Guard of the task of [`MemoryRegistry::spawn_sweeper`]: dropping it ends the task.
-#[derive(Debug)]
-pub struct Sweeper(JoinHandle<()>);
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroUsize;
-
-    use super::*;
-
-    fn block_on(answer: BoxFuture<'_, Result<(), Error>>) -> Result<(), Error> {
-        tokio_test::block_on(answer)
-    }
-
-    fn services(registry: &MemoryRegistry) -> usize {
-        registry.0.services.load().len()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn services_that_nobody_needs_take_no_room_for_long() {
-        let registry = MemoryRegistry::default();
-        let watched = registry.watch("watched");
-        for n in 0..1_000 {
-            drop(registry.watch(&format!("glanced-at-{n}")));
-            let instance = Instance::new(format!("short-lived-{n}"), "h", 1);
-            registry.register(instance.clone()).await.unwrap();
-            registry.deregister(instance.key()).await.unwrap();
-        }
-        assert!(services(&registry) <= 4, "{}", services(&registry));
-        registry.register(Instance::new("watched", "h", 1)).await.unwrap();
-        assert_eq!(watched.snapshot().instances().len(), 1, "the watch still sees its service");
-    }
-
-    #[test]
-    fn a_service_that_was_removed_after_it_was_found_is_looked_up_again() {
-        let registry = MemoryRegistry::default();
-        let stale = registry.find_or_add(&"s".into());
-        drop(registry.watch("other"));
-        assert!(stale.watch().is_none());
-        let instance = Instance::new("s", "h", 1);
-        assert!(registry.register_in(&stale, &instance).is_none());
-        assert_eq!(registry.stats().instances, 0);
-
-        let watch = registry.watch("s");
-        block_on(registry.register(instance)).unwrap();
-        assert_eq!(watch.snapshot().instances().len(), 1);
-    }
-
-    #[test]
-    fn threads_at_the_bound_never_pass_it() {
-        let policy = Policy::default().capacity(NonZeroUsize::new(100).unwrap());
-        let registry = MemoryRegistry::new(policy);
-        let registered: usize = std::thread::scope(|scope| {
-            let registry = &registry;
-            let threads: Vec<_> = (0..4)
-                .map(|thread| {
-                    scope.spawn(move || {
-                        let instance = |n| Instance::new(format!("s{thread}"), "h", n);
-                        (0..50)
-                            .filter(|&n| block_on(registry.register(instance(n))).is_ok())
-                            .count()
-                    })
-                })
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
-        });
-        assert_eq!(registered, 100);
-        assert_eq!((registry.stats().instances, registry.stats().refused), (100, 100));
-    }
+/// No user code runs under these locks, so what a panic left behind is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,33 +1,59 @@
-//! The instances of one service and when each was last heard of.
+//! The instances of one service and what is thought of their health.
 //!
-//! Silence is measured in attended time: the time during which sweeps come as often as they should. When our own process
-//! was paused, no heartbeat could arrive, so the pause counts as one sweep interval at most and expires nobody.
+//! Time is counted in ticks of the sweeper (see [`Board`]).
+
+mod board;
+mod protection;
+mod wheel;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+pub(crate) use board::{Beat, Board, NEVER, SlotId, millis};
+use protection::Protection;
+pub(crate) use wheel::Wheel;
 
 use crate::{Health, Instance, InstanceKey, LastSeen, Policy, key::Run};
 
-/// The machine. `now` is the time since the epoch that it was made with.
+/// The machine.
 #[derive(Debug)]
 pub(crate) struct Table {
-    epoch: Instant,
-    ttl: Duration,
-    evict_after: Duration,
-    clock: Attended,
+    rules: Rules,
+    board: Arc<Board>,
     /// In order of ids, so that listings are stable.
     members: BTreeMap<Arc<str>, Member>,
+    protection: Protection,
+}
+
+/// The policy in ticks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// From the tick of the last heartbeat until the instance counts as silent. One more than the TTL has, as the
+    /// heartbeat may have come at the end of its tick.
+    pub(crate) span: u64,
+    pub(crate) evict: u64,
+    pub(crate) rise: u32,
+    /// Share of the fleet, and for how long at most.
+    pub(crate) protect: Option<(f64, u64)>,
 }
 
 #[derive(Debug)]
 struct Member {
     /// As it is listed, with the health that the registry sees.
     instance: Arc<Instance>,
-    /// In attended time.
-    seen: Duration,
+    slot: SlotId,
     /// Stays through silence: a draining instance that is heard of again is not picked.
     draining: bool,
+    /// An active check has found it not to work; heartbeats do not change that.
+    failing: bool,
+    /// Its silence is no news any more.
+    written_off: bool,
+    /// When it became what it is now, well or unhealthy.
+    since: u64,
+    /// How often it became unhealthy with little time in between.
+    falls: u32,
+    /// Ticks with a heartbeat since it is unhealthy, and the last of them.
+    beats: u32,
+    beaten: u64,
 }
 
 /// What a sweep did.
@@ -35,6 +61,8 @@ struct Member {
 pub(crate) struct Swept {
     pub(crate) expired: usize,
     pub(crate) evicted: usize,
+    /// The listing changed in another way.
+    pub(crate) marked: bool,
 }
 
 /// Why what was said of an instance does not count.
@@ -46,15 +74,26 @@ pub(crate) enum Refused {
     Superseded,
 }
 
-impl Table {
-    pub(crate) fn new(policy: &Policy, epoch: Instant, now: Duration) -> Self {
+impl Rules {
+    pub(crate) fn new(policy: &Policy) -> Self {
+        let interval = policy.sweep_used();
+        let ticks = |span: Duration| {
+            u64::try_from(span.as_nanos().div_ceil(interval.as_nanos())).unwrap_or(u64::MAX)
+        };
+        let bound = |(share, bound)| (share, ticks(bound));
         Self {
-            epoch,
-            ttl: policy.ttl_used(),
-            evict_after: policy.ttl_used().saturating_add(policy.evict_after),
-            clock: Attended { interval: policy.sweep_used(), ticked: now, counted: Duration::ZERO },
-            members: BTreeMap::new(),
+            span: ticks(policy.ttl_used()).saturating_add(1),
+            // More than this is for ever.
+            evict: ticks(policy.evict_after).min(1 << 38),
+            rise: policy.rise.get(),
+            protect: policy.protect.map(bound),
         }
+    }
+}
+
+impl Table {
+    pub(crate) fn new(rules: Rules, board: Arc<Board>) -> Self {
+        Self { rules, board, members: BTreeMap::new(), protection: Protection::default() }
     }
 
     pub(crate) fn contains(&self, id: &str) -> bool {
@@ -65,30 +104,59 @@ impl Table {
         self.members.is_empty()
     }
 
+    pub(crate) fn is_protected(&self) -> bool {
+        self.protection.is_on()
+    }
+
     pub(crate) fn listing(&self) -> Vec<Arc<Instance>> {
         self.members.values().map(|member| member.instance.clone()).collect()
     }
 
-    /// Adds `instance`, or puts it in the place of the one with its id, unless that is younger and alive.
-    pub(crate) fn register(
-        &mut self,
-        mut instance: Instance,
-        now: Duration,
-    ) -> Result<(), Refused> {
+    /// The slot of the instance, for heartbeats that need no table.
+    pub(crate) fn slot(&mut self, key: InstanceKey<'_>) -> Result<SlotId, Refused> {
+        self.find(key).map(|member| member.slot)
+    }
+
+    /// Whether `key` may register: not if a younger run of it is there and alive.
+    pub(crate) fn admits(&self, key: InstanceKey<'_>) -> Result<(), Refused> {
+        let younger = self.members.get(key.id).is_some_and(|member| {
+            member.instance.health != Health::Unhealthy
+                && key.run(member.instance.incarnation) == Run::Older
+        });
+        if younger { Err(Refused::Superseded) } else { Ok(()) }
+    }
+
+    /// Adds `instance`, or puts it in the place of the one with its id. A new one needs a slot.
+    pub(crate) fn register(&mut self, mut instance: Instance, now: Duration, slot: Option<SlotId>) {
         let present = self.members.get(&instance.id);
-        if present.is_some_and(|member| member.outlives(instance.key())) {
-            return Err(Refused::Superseded);
+        let run = present.map(|old| (old.slot, old.instance.incarnation));
+        let slot = match (slot, run) {
+            (_, Some((slot, incarnation))) if incarnation == instance.incarnation => slot,
+            (_, Some((slot, _))) => self.board.renew(slot.index, self.board.heard(slot)),
+            (Some(slot), None) => slot,
+            // A caller that gives none knows that there is one.
+            (None, None) => return,
+        };
+        self.board.touch(slot);
+        if instance.health != Health::Unknown && !instance.suspect {
+            self.board.hear(slot, now);
         }
-        instance.last_seen = present
-            .map_or_else(|| LastSeen::never(self.epoch), |old| old.instance.last_seen.clone());
-        if instance.health != Health::Unknown {
-            instance.last_seen.hear(now);
-        }
+        instance.last_seen = LastSeen::at(&self.board, slot);
+        let tick = self.board.tick();
         let draining = instance.health == Health::Draining;
-        let seen = self.clock.at(now);
-        let id = instance.id.clone();
-        self.members.insert(id, Member { instance: Arc::new(instance), seen, draining });
-        Ok(())
+        let member = Member {
+            slot,
+            draining,
+            failing: false,
+            written_off: false,
+            since: tick,
+            falls: 0,
+            beats: 0,
+            beaten: 0,
+            instance: Arc::new(instance),
+        };
+        member.tell(&self.board);
+        self.members.insert(member.instance.id.clone(), member);
     }
 
     fn find(&mut self, key: InstanceKey<'_>) -> Result<&mut Member, Refused> {
@@ -106,85 +174,134 @@ impl Table {
         key: InstanceKey<'_>,
         now: Duration,
     ) -> Result<bool, Refused> {
-        let attended = self.clock.at(now);
+        let (rise, tick) = (self.rules.rise, self.board.tick());
+        let board = self.board.clone();
         let member = self.find(key)?;
-        member.seen = attended;
-        member.instance.last_seen.hear(now);
-        Ok(member.set_health(if member.draining { Health::Draining } else { Health::Healthy }))
+        board.touch(member.slot);
+        board.hear(member.slot, now);
+        member.written_off = false;
+        if member.instance.health == Health::Unhealthy {
+            if member.beats == 0 || member.beaten != tick {
+                member.beats = member.beats.saturating_add(1);
+                member.beaten = tick;
+            }
+            if member.failing || member.beats < member.falls.min(rise) {
+                return Ok(false);
+            }
+        }
+        Ok(member.recover(&board))
+    }
+
+    /// Notes what an active check says. Says whether the listing changed.
+    pub(crate) fn report(&mut self, key: InstanceKey<'_>, well: bool) -> Result<bool, Refused> {
+        let board = self.board.clone();
+        let member = self.find(key)?;
+        member.failing = !well;
+        if well {
+            board.touch(member.slot);
+            return Ok(member.recover(&board));
+        }
+        Ok(member.fall(&board))
     }
 
     /// Notes that the instance is leaving. Says whether the listing changed.
     pub(crate) fn drain(&mut self, key: InstanceKey<'_>) -> Result<bool, Refused> {
+        let board = self.board.clone();
         let member = self.find(key)?;
         member.draining = true;
         let silent = member.instance.health == Health::Unhealthy;
-        Ok(!silent && member.set_health(Health::Draining))
+        Ok(!silent && member.set(Health::Draining, member.instance.suspect, &board))
     }
 
-    pub(crate) fn deregister(&mut self, key: InstanceKey<'_>) -> Result<(), Refused> {
+    /// Removes the instance, and returns its slot.
+    pub(crate) fn deregister(&mut self, key: InstanceKey<'_>) -> Result<u32, Refused> {
         self.find(key)?;
-        self.members.remove(key.id);
-        Ok(())
+        self.remove(key.id).ok_or(Refused::Unknown)
     }
 
-    /// Silent for the TTL: unhealthy. Silent for much longer: forgotten.
-    pub(crate) fn sweep(&mut self, now: Duration) -> Swept {
-        self.clock.tick(now);
-        let now = self.clock.counted;
-        let mut swept = Swept::default();
-        self.members.retain(|_, member| {
-            let silence = now.saturating_sub(member.seen);
-            if silence >= self.evict_after {
-                swept.evicted += 1;
-                return false;
+    fn remove(&mut self, id: &str) -> Option<u32> {
+        let member = self.members.remove(id)?;
+        // Whoever still has a handle is told to register again.
+        Some(self.board.renew(member.slot.index, NEVER).index)
+    }
+
+    /// Looks whether the instance is silent: for the TTL, then unhealthy, for much longer, then forgotten. Returns when to look
+    /// again, and the slot if it was given up.
+    pub(crate) fn check(&mut self, id: &str, swept: &mut Swept) -> (u64, Option<u32>) {
+        let tick = self.board.tick();
+        let (Rules { span, evict, .. }, later) = (self.rules, tick + self.rules.span);
+        let Some(member) = self.members.get_mut(id).filter(|member| !member.instance.checked)
+        else {
+            return (later, None);
+        };
+        let seen = self.board.seen(member.slot);
+        if member.instance.health == Health::Unhealthy {
+            let due = (member.since + evict).max(seen + span);
+            if due > tick {
+                return (due, None);
             }
-            if silence >= self.ttl && member.set_health(Health::Unhealthy) {
+            swept.evicted += 1;
+            return (later, self.remove(id));
+        }
+        if seen + span > tick {
+            return (seen + span, None);
+        }
+        if member.instance.health == Health::Healthy && self.protects(tick, swept) {
+            self.suspect(id, swept);
+        } else if let Some(member) = self.members.get_mut(id) {
+            if self.board.silence(member.slot, seen) && member.fall(&self.board) {
                 swept.expired += 1;
             }
-            true
-        });
-        swept
+        }
+        (tick + evict.max(1), None)
+    }
+
+    fn suspect(&mut self, id: &str, swept: &mut Swept) {
+        if let Some(member) = self.members.get_mut(id) {
+            swept.marked |= member.set(Health::Healthy, true, &self.board);
+        }
     }
 }
 
 impl Member {
-    /// Whether this is a younger run than that of `key`, and not silent.
-    fn outlives(&self, key: InstanceKey<'_>) -> bool {
-        self.instance.health != Health::Unhealthy
-            && key.run(self.instance.incarnation) == Run::Older
+    fn recover(&mut self, board: &Board) -> bool {
+        if self.instance.health == Health::Unhealthy {
+            self.since = board.tick();
+            self.beats = 0;
+        }
+        self.set(if self.draining { Health::Draining } else { Health::Healthy }, false, board)
     }
 
-    fn set_health(&mut self, health: Health) -> bool {
-        let changed = self.instance.health != health;
-        if changed {
-            Arc::make_mut(&mut self.instance).health = health;
+    fn fall(&mut self, board: &Board) -> bool {
+        if self.instance.health != Health::Unhealthy {
+            // What was well for a quarter of an hour with the usual times begins anew.
+            let calm = board.tick().saturating_sub(self.since) >= CALM;
+            self.falls = if calm { 1 } else { self.falls.saturating_add(1) };
+            self.since = board.tick();
+            self.beats = 0;
         }
+        self.set(Health::Unhealthy, false, board)
+    }
+
+    fn set(&mut self, health: Health, suspect: bool, board: &Board) -> bool {
+        let changed = self.instance.health != health || self.instance.suspect != suspect;
+        if changed {
+            let instance = Arc::make_mut(&mut self.instance);
+            (instance.health, instance.suspect) = (health, suspect);
+        }
+        self.tell(board);
         changed
     }
-}
 
-/// A clock that counts at most `interval` from one tick to the next.
-///
-/// Time is cut off rather than corrected afterwards, so that it never runs backwards for who looks between two ticks.
-#[derive(Debug)]
-struct Attended {
-    interval: Duration,
-    /// The last tick, in real time.
-    ticked: Duration,
-    /// The last tick, in attended time.
-    counted: Duration,
-}
-
-impl Attended {
-    fn at(&self, now: Duration) -> Duration {
-        self.counted.saturating_add(now.saturating_sub(self.ticked).min(self.interval))
-    }
-
-    fn tick(&mut self, now: Duration) {
-        self.counted = self.at(now);
-        self.ticked = self.ticked.max(now);
+    /// Lets heartbeats come without the table where they change nothing there.
+    fn tell(&self, board: &Board) {
+        let plain = matches!(self.instance.health, Health::Healthy | Health::Draining);
+        board.set_slow(self.slot, !plain || self.instance.suspect);
     }
 }
+
+/// Ticks for which an instance has to be well until its falls are forgotten.
+const CALM: u64 = 900;
 
 #[cfg(test)]
 mod tests;

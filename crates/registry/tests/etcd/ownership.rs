@@ -55,7 +55,7 @@ async fn a_process_that_is_started_again_takes_over_and_the_old_one_does_not_fig
     let new = registry_at(&servers);
     new.register(instance("cart", "a").with_version("new")).await.unwrap();
 
-    let is_kept_out = async || kept.state() == RegistrationState::Retrying;
+    let is_kept_out = async || kept.state() == RegistrationState::Lost;
     eventually("the old one notices", is_kept_out).await;
     assert!(matches!(
         old.heartbeat(InstanceKey::new("cart", "a")).await,
