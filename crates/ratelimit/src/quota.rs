@@ -142,34 +142,3 @@ impl fmt::Display for InvalidQuota {
 }
 
 impl Error for InvalidQuota {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn what_is_wrong_with_a_quota_is_named() {
-        let second = Duration::from_secs(1);
-        for (tokens, per, burst, told) in [
-            (0, second, 1, "a quota needs at least 1 token per period"),
-            (1, Duration::ZERO, 1, "a quota needs a period of more than 0 s"),
-            (1, second, 0, "a quota needs a burst of at least 1 token"),
-            (6, Duration::from_nanos(5), 1, "6 tokens per 5ns are more than one each nanosecond"),
-            (1, Duration::MAX, 1, "a period of 18446744073709551615 s is more than 292 years"),
-        ] {
-            assert_eq!(Quota::checked(tokens, per, burst).unwrap_err().to_string(), told);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_rate_from_one_a_day_to_one_a_nanosecond_is_taken(
-            tokens in 1..=1_000_000_000_u32, nanos in 1..=86_400_000_000_000_u64, burst in 1_u32..,
-        ) {
-            prop_assume!(u64::from(tokens) <= nanos);
-            let per = Duration::from_nanos(nanos);
-            prop_assert_eq!(Quota::checked(tokens, per, burst), Ok(Quota::new(tokens, per).burst(burst)));
-        }
-    }
-}

@@ -93,8 +93,8 @@ impl Table {
             if line.header.load(Relaxed) != header {
                 continue;
             }
-            let clock = self.gcras[generation as usize % 4].load().now(era.nanos).tick;
-            let epochs = (clock >> Line::EPOCH_BITS).abs_diff(header & u64::from(u32::MAX));
+            let then = self.gcras[generation as usize % 4].load().now(era.nanos).tick;
+            let epochs = (then >> Line::EPOCH_BITS).abs_diff(header & u64::from(u32::MAX));
             for seen in seen {
                 let word = seen.word;
                 if word == Word::FREE {
@@ -102,7 +102,7 @@ impl Table {
                     seen.replace(Word::FREE);
                 } else if word.generation() != era.generation % 4 {
                     self.settle(seen, era);
-                } else if word.full_at(clock).is_none() {
+                } else if word.full_at(era.now.tick).is_none() {
                     seen.replace(Word::FREE);
                 }
             }
@@ -116,6 +116,12 @@ impl Table {
     #[cold]
     pub(crate) fn settle(&self, seen: Seen<'_>, era: &Era) {
         let word = seen.word;
+        // With the word, the quota by which it counts.
+        fence(Acquire);
+        if self.generation.load(Relaxed) != era.generation {
+            // It is this caller who is behind.
+            return;
+        }
         let older = self.gcras[word.generation() as usize].load();
         let then = older.now(era.nanos).tick;
         let carried = match word.full_at(then) {

@@ -1,7 +1,7 @@
 //! Where the slots are, and in which of them a key may live.
 
 use super::{Table, Word};
-use crate::sync::{Acquire, AtomicU64, Relaxed};
+use crate::sync::{Acquire, AtomicU64, Relaxed, Release};
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -41,11 +41,11 @@ impl<'a> Seen<'a> {
         Self { slot, word: Word(slot.load(Relaxed)) }
     }
 
-    /// Puts another word there, unless someone else has. A bucket is all in one word, and says nothing about any other memory; so relaxed
-    /// order will do.
+    /// Puts another word there, unless someone else has. A bucket is all in one word; whoever reads it needs nothing else, but the
+    /// quota by which it counts if that is a new one.
     #[inline(always)]
     pub(crate) fn replace(self, new: Word) -> bool {
-        self.slot.compare_exchange(self.word.0, new.0, Relaxed, Relaxed).is_ok()
+        self.slot.compare_exchange(self.word.0, new.0, Release, Relaxed).is_ok()
     }
 }
 

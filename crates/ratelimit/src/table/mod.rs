@@ -24,7 +24,7 @@
 
 mod era;
 mod line;
-mod newcomer;
+pub(crate) mod newcomer;
 mod word;
 
 use crate::{

@@ -39,6 +39,10 @@ impl Table {
                 let seen = Seen::in_slot(slot);
                 let word = seen.word;
                 taken += usize::from(word != Word::FREE);
+                if word.is_ordinary(home.tag) {
+                    // Made meanwhile by another.
+                    return None;
+                }
                 if word.is_unconfirmed() {
                     continue;
                 }

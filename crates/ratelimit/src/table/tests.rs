@@ -247,8 +247,9 @@ fn of_makers_that_interleave_in_any_way_one_comes_through() {
                     }
                 },
                 At::Place => {
-                    let room = table.room(&home, &era).unwrap();
-                    table.place(&home, &room, who as u64).map_or(At::Find, At::Confirm)
+                    let room = table.room(&home, &era);
+                    let placed = room.and_then(|room| table.place(&home, &room, who as u64));
+                    placed.map_or(At::Find, At::Confirm)
                 }
                 At::Confirm(new) if table.confirm(&home, new, ordinary(&home)) => {
                     given += 1;
