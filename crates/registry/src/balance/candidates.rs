@@ -3,7 +3,7 @@ use std::{cell::Cell, fmt, sync::Arc, time::Duration};
 use crate::{
     Instance,
     balance::{
-        load::Load,
+        load::{Load, Seat},
         set::{Now, Roster},
         shares::Shares,
     },
@@ -80,7 +80,7 @@ pub struct Candidates<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) instance: Arc<Instance>,
-    pub(crate) load: Arc<Load>,
+    pub(crate) seat: Arc<Seat>,
 }
 
 impl Candidates<'_> {
@@ -109,7 +109,7 @@ impl Candidates<'_> {
     #[must_use]
     #[inline]
     pub fn pending(&self, index: usize) -> usize {
-        self.load(index).map_or(0, Load::pending)
+        self.roster.members.get(index).map_or(0, |member| member.seat.pending())
     }
 
     /// How many calls of this balancer are under way at all instances together, if the picker
@@ -175,7 +175,7 @@ impl Candidates<'_> {
 
     #[inline]
     fn load(&self, index: usize) -> Option<&Load> {
-        self.roster.members.get(index).map(|member| &*member.load)
+        self.roster.members.get(index).map(|member| &**member.seat)
     }
 
     /// Whoever of those that may be picked has this place in line.

@@ -3,9 +3,10 @@ use std::{fmt, ops::Deref, sync::Arc};
 use crate::{
     Ejection, Fleet, Instance, Needs, Pick, RoundRobin, Watch,
     balance::{
+        connection::InFlight,
         core::Core,
         endpoint::{Endpoint, list},
-        hash::chance,
+        hash::first_turn,
         load::Load,
         set::{Asking, Now, Set},
     },
@@ -46,7 +47,7 @@ impl Chooser {
 impl<P> Chooser<P> {
     fn build(watch: Watch, pick: P, fleet: Fleet, ejection: Option<Ejection>) -> Self {
         let core = Arc::new(Core::new(watch, fleet, ejection));
-        Self { core, set: Arc::new(Set::empty()), pick, turn: chance() as usize >> 1 }
+        Self { core, set: Arc::new(Set::empty()), pick, turn: first_turn() }
     }
 
     /// Another way to choose. Default [`RoundRobin`].
@@ -90,14 +91,11 @@ impl<P> Chooser<P> {
         let (now, needs) = (Now::new(&self.core.rules.clock), self.pick.needs());
         let asking = Asking { turn: None.into(), own_turn: self.turn, now: &now, needs };
         let index = roster.ask(&self.pick, request, &asking, &|_| true)?;
-        let since = if needs.latency.is_some() { now.nanos() } else { 0 };
-        let load = &*self.set.connections[index].load;
-        let counted = needs.pending || needs.total_pending;
-        if counted {
-            load.begin(needs.total_pending);
-        }
+        let counted = needs.pending || needs.total_pending || needs.latency.is_some();
+        let seat = &*self.set.connections[index].seat;
+        let flight = counted.then(|| InFlight::begin(seat, 0, needs, &now));
         let instance = &roster.members[index].instance;
-        Some(Chosen { instance, core: &self.core, load, needs, since, counted })
+        Some(Chosen { instance, core: &self.core, load: seat, needs, flight })
     }
 
     /// The instances, and how they fare in the hands of this chooser.
@@ -114,8 +112,7 @@ pub struct Chosen<'a> {
     core: &'a Core<()>,
     load: &'a Load,
     needs: Needs,
-    since: u64,
-    counted: bool,
+    flight: Option<InFlight>,
 }
 
 impl Chosen<'_> {
@@ -139,21 +136,11 @@ impl Chosen<'_> {
 
     #[inline]
     fn settle(&self, failed: bool) {
-        self.load.note(failed, || self.core.now());
-        if let Some(memory) = self.needs.latency {
-            let now = self.core.now();
-            self.load.measured(now.saturating_sub(self.since), failed, now, memory);
+        match &self.flight {
+            Some(flight) => flight.settle(failed, self.needs),
+            None => self.load.note(failed, || self.core.now()),
         }
         self.core.judge(self.load, failed);
-    }
-}
-
-impl Drop for Chosen<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.counted {
-            self.load.end(self.needs.total_pending);
-        }
     }
 }
 
@@ -167,7 +154,7 @@ impl Deref for Chosen<'_> {
 
 impl<P: Clone> Clone for Chooser<P> {
     fn clone(&self) -> Self {
-        let turn = chance() as usize >> 1;
+        let turn = first_turn();
         Self { core: self.core.clone(), set: self.set.clone(), pick: self.pick.clone(), turn }
     }
 }

@@ -131,7 +131,7 @@ struct Attempt<M: MakeEndpoint, P, T> {
 impl<M: MakeEndpoint, P, T> Attempt<M, P, T> {
     fn end(self, ready: bool) {
         if ready {
-            self.connection.was_ready();
+            self.connection.seat.state.was_ready(self.connection.epoch());
         } else {
             self.fail();
         }
@@ -139,7 +139,7 @@ impl<M: MakeEndpoint, P, T> Attempt<M, P, T> {
 
     fn fail(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.core.broke(&self.connection);
+            shared.core.broke(&self.connection.seat, self.connection.epoch());
         }
     }
 }

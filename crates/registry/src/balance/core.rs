@@ -13,9 +13,9 @@ use gusset_call::Clock;
 use tokio::sync::{Notify, futures::OwnedNotified};
 
 use crate::{
-    Ejection, Fleet, Watch,
+    Ejection, Fleet, Needs, Watch,
     balance::{
-        connection::{Connection, InFlight},
+        connection::InFlight,
         ejection::Ejector,
         load::Load,
         set::{FOR_EVER, Set},
@@ -111,9 +111,9 @@ impl<S> Core<S> {
 
     /// Takes the end of a call down.
     #[inline]
-    pub(crate) fn settle(&self, mut flight: InFlight<S>, failed: bool) {
-        flight.settle(failed);
-        self.judge(&flight.connection().load, failed);
+    pub(crate) fn settle(&self, flight: &InFlight, failed: bool, needs: Needs) {
+        flight.settle(failed, needs);
+        self.judge(flight.load(), failed);
     }
 
     #[inline]
@@ -128,7 +128,7 @@ impl<S> Core<S> {
     #[cold]
     fn eject(&self, ejector: &Ejector) {
         let set = self.current();
-        let loads: Vec<&Load> = set.all().map(|(member, _)| &*member.load).collect();
+        let loads: Vec<&Load> = set.all().map(|(member, _)| &**member.seat).collect();
         if ejector.decide(&loads, self.now()) {
             drop(set);
             self.invalidate();
@@ -136,8 +136,8 @@ impl<S> Core<S> {
     }
 
     /// The readiness of a service failed.
-    pub(crate) fn broke(&self, connection: &Connection<S>) {
-        connection.broke();
+    pub(crate) fn broke(&self, load: &Load, epoch: u32) {
+        load.state.broke(epoch);
         self.invalidate();
     }
 }

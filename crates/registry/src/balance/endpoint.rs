@@ -40,11 +40,11 @@ pub(crate) fn list<S>(core: &Core<S>) -> Vec<Endpoint> {
         .all()
         .enumerate()
         .map(|(index, (member, connection))| {
-            let until = member.load.record.ejected_until();
+            let until = member.seat.record.ejected_until();
             Endpoint {
                 instance: member.instance.clone(),
-                pending: member.load.pending(),
-                failure_ratio: member.load.failure_ratio(|| now),
+                pending: member.seat.pending(),
+                failure_ratio: member.seat.failure_ratio(|| now),
                 share: if index < members { set.roster.shares.even.relative(index) } else { 0.0 },
                 ready: connection.is_ready(),
                 ejected: (until != 0).then(|| Duration::from_nanos(until.saturating_sub(now))),

@@ -16,7 +16,10 @@ use tower_service::Service;
 
 use crate::{
     Balance, MakeEndpoint, Pick, Protocol,
-    balance::{connection::InFlight, service::Choice},
+    balance::{
+        connection::{AtWork, InFlight},
+        service::{Choice, Shared},
+    },
 };
 
 pin_project! {
@@ -27,7 +30,7 @@ pin_project! {
         M::Service: Service<Req>,
     {
         // Stands before the rest, so that what their own drop does cannot keep the place.
-        flight: Option<InFlight<M::Service>>,
+        flight: Option<InFlight>,
         balance: Balance<M, P, T>,
         // Until the endpoint is called.
         request: Option<Req>,
@@ -40,10 +43,22 @@ pin_project! {
     #[project = StateProj]
     enum State<S, F> {
         Picking,
-        Waiting { #[pin] changed: OwnedNotified, #[pin] sleep: Sleep, over: Instant },
+        // Boxed, for it is large and rare.
+        Waiting { wait: Pin<Box<Wait>> },
         Readying { service: S },
         Calling { #[pin] future: F },
         Done,
+    }
+}
+
+pin_project! {
+    /// Nobody can be called.
+    struct Wait {
+        #[pin]
+        changed: OwnedNotified,
+        #[pin]
+        sleep: Sleep,
+        over: Instant,
     }
 }
 
@@ -71,7 +86,7 @@ where
         loop {
             // Listens first and looks then, so that no instance arrives in between unnoticed.
             let woken = match this.state.as_mut().project() {
-                StateProj::Waiting { changed, .. } => changed.poll(cx).is_ready(),
+                StateProj::Waiting { wait } => wait.as_mut().project().changed.poll(cx).is_ready(),
                 _ => false,
             };
             let choice = this.request.as_ref().map(|request| this.balance.begin(request));
@@ -84,32 +99,33 @@ where
                 Some(Choice::Rest(nanos)) => Duration::from_nanos(nanos),
                 _ => Duration::MAX,
             };
-            let (span, watch) = (this.balance.shared.wait, &this.balance.shared.core.watch);
-            let StateProj::Waiting { mut changed, mut sleep, over } = this.state.as_mut().project()
-            else {
+            let Shared { wait: span, core, .. } = &*this.balance.shared;
+            let StateProj::Waiting { wait } = this.state.as_mut().project() else {
                 if span.is_zero() {
                     return Poll::Ready(Err(this.balance.refusal()));
                 }
-                let sleep = sleep(span);
-                let (changed, over) = (watch.notified(), sleep.deadline());
-                this.state.set(State::Waiting { changed, sleep, over });
+                let sleep = sleep(*span);
+                let (changed, over) = (core.watch.notified(), sleep.deadline());
+                let wait = Box::pin(Wait { changed, sleep, over });
+                this.state.set(State::Waiting { wait });
                 continue;
             };
+            let mut wait = wait.as_mut().project();
             if woken {
-                changed.set(watch.notified());
+                wait.changed.set(core.watch.notified());
                 continue;
             }
-            let (now, over) = (Instant::now(), *over);
+            let (now, over) = (Instant::now(), *wait.over);
             if now >= over {
                 return Poll::Ready(Err(this.balance.refusal()));
             }
             // The timer has milliseconds.
             let rest = rest.max(Duration::from_millis(1));
             let until = now.checked_add(rest).map_or(over, |end| end.min(over));
-            if sleep.deadline() != until {
-                sleep.as_mut().reset(until);
+            if wait.sleep.deadline() != until {
+                wait.sleep.as_mut().reset(until);
             }
-            ready!(sleep.poll(cx));
+            ready!(wait.sleep.poll(cx));
         }
     }
 
@@ -119,32 +135,29 @@ where
         let StateProj::Readying { service } = this.state.as_mut().project() else {
             return Poll::Ready(Ok(()));
         };
-        // Taken out while user code runs: should that panic, the unwinding gives it back at once, even where
-        // someone catches the panic before this future is dropped.
-        let flight = this.flight.take().map(|flight| flight.at_work(true));
-        match service.poll_ready(cx) {
-            Poll::Pending => {
-                *this.flight = flight.map(|flight| flight.at_work(false));
-                return Poll::Pending;
+        let at_work = AtWork::new(this.flight);
+        let ready = service.poll_ready(cx);
+        if let Poll::Ready(Ok(())) = ready {
+            // Taken only here.
+            let future = this.request.take().map(|request| service.call(request));
+            at_work.done();
+            let Some(future) = future else { return Poll::Pending };
+            if let Some(flight) = this.flight {
+                flight.was_ready();
             }
-            Poll::Ready(Err(error)) => {
-                if let Some(flight) = flight {
-                    let core = &this.balance.shared.core;
-                    core.broke(flight.connection());
-                    core.settle(flight, true);
-                }
-                return Poll::Ready(Err(error.into()));
+            this.state.set(State::Calling { future });
+            return Poll::Ready(Ok(()));
+        }
+        at_work.done();
+        if ready.is_ready() {
+            if let Some(flight) = this.flight.take() {
+                let Shared { core, pick, .. } = &*this.balance.shared;
+                flight.broke();
+                core.invalidate();
+                core.settle(&flight, true, pick.needs());
             }
-            Poll::Ready(Ok(())) => {}
         }
-        if let Some(flight) = &flight {
-            flight.connection().was_ready();
-        }
-        let Some(request) = this.request.take() else { return Poll::Pending };
-        let future = service.call(request);
-        *this.flight = flight.map(|flight| flight.at_work(false));
-        this.state.set(State::Calling { future });
-        Poll::Ready(Ok(()))
+        ready.map_err(Into::into)
     }
 }
 
@@ -174,17 +187,17 @@ where
             // Polled again after it was ready, which only a broken caller does.
             return Poll::Pending;
         };
-        let flight = this.flight.take().map(|flight| flight.at_work(true));
-        let Poll::Ready(result) = future.poll(cx) else {
-            *this.flight = flight.map(|flight| flight.at_work(false));
-            return Poll::Pending;
-        };
+        let at_work = AtWork::new(this.flight);
+        let result = future.poll(cx);
+        at_work.done();
+        let result = ready!(result);
+        let Shared { core, pick, protocol, .. } = &*this.balance.shared;
         let failed = match &result {
-            Ok(response) => this.balance.shared.protocol.is_failure(response),
+            Ok(response) => protocol.is_failure(response),
             Err(_) => true,
         };
-        if let Some(flight) = flight {
-            this.balance.shared.core.settle(flight, failed);
+        if let Some(flight) = this.flight.take() {
+            core.settle(&flight, failed, pick.needs());
         }
         this.state.set(State::Done);
         Poll::Ready(result.map_err(Into::into))

@@ -109,6 +109,7 @@ fn time(latency: Option<f32>, pending: usize, failures: f64) -> f64 {
     }
 }
 
+#[inline]
 fn penalised(load: f64, failure_ratio: f64) -> f64 {
     if failure_ratio == 0.0 {
         return load;

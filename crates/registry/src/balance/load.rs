@@ -1,6 +1,7 @@
 //! What the calls of a balancer tell of an endpoint: how many are under way, how many failed lately, and how long they take.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc,
         atomic::{
@@ -11,14 +12,16 @@ use std::{
     time::Duration,
 };
 
-use crate::balance::ejection::Record;
+use gusset_call::Clock;
+
+use crate::balance::{connection::State, ejection::Record};
 
 /// All times are nanoseconds of the balancer's clock.
-// A cache line of its own, for it is written by every call.
+// Cache lines of its own, for it is written by every call.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Load {
-    pending: AtomicUsize,
+    pub(crate) state: State,
     failures: AtomicU64,
     latency: AtomicU64,
     /// Since when it may take calls; 0 for one that was there from the beginning.
@@ -26,17 +29,47 @@ pub(crate) struct Load {
     pub(crate) record: Record,
     /// Calls under way at all endpoints together, of pickers that ask for it.
     total: Arc<AtomicUsize>,
+    pub(crate) clock: Clock,
+}
+
+/// Holds the load of an endpoint for all but its calls. Calls hold the load itself, so the count of its owners is that of the
+/// calls under way: no counter has to be kept beside it.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<Load>);
+
+impl Seat {
+    pub(crate) fn new(load: Load) -> Arc<Self> {
+        Arc::new(Self(Arc::new(load)))
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
+
+    /// A call begins; dropping what it gets ends it.
+    pub(crate) fn take(&self) -> Arc<Load> {
+        self.0.clone()
+    }
+}
+
+impl Deref for Seat {
+    type Target = Load;
+
+    fn deref(&self) -> &Load {
+        &self.0
+    }
 }
 
 impl Load {
-    pub(crate) const fn new(since: u64, total: Arc<AtomicUsize>) -> Self {
+    pub(crate) const fn new(since: u64, total: Arc<AtomicUsize>, clock: Clock) -> Self {
         Self {
-            pending: AtomicUsize::new(0),
+            state: State::new(),
             failures: AtomicU64::new(0),
             latency: AtomicU64::new(0),
             since: AtomicU64::new(since),
             record: Record::new(),
             total,
+            clock,
         }
     }
 
@@ -48,26 +81,16 @@ impl Load {
         self.since.store(now, Relaxed);
     }
 
-    pub(crate) fn pending(&self) -> usize {
-        self.pending.load(Relaxed)
-    }
-
     pub(crate) fn total(&self) -> usize {
         self.total.load(Relaxed)
     }
 
-    pub(crate) fn begin(&self, in_total: bool) {
-        self.pending.fetch_add(1, Relaxed);
-        if in_total {
-            self.total.fetch_add(1, Relaxed);
-        }
+    pub(crate) fn enter_total(&self) {
+        self.total.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn end(&self, in_total: bool) {
-        self.pending.fetch_sub(1, Relaxed);
-        if in_total {
-            self.total.fetch_sub(1, Relaxed);
-        }
+    pub(crate) fn leave_total(&self) {
+        self.total.fetch_sub(1, Relaxed);
     }
 
     /// `now` is asked only if it matters, so that no clock is read for an endpoint that is well.
@@ -175,8 +198,8 @@ impl Latency {
         if ticks == 0 {
             return 1.0;
         }
-        let memory = memory.as_nanos() as f32 / (1_u32 << Self::TICK_BITS) as f32;
-        (-(ticks as f32) / memory.max(f32::MIN_POSITIVE)).exp()
+        let silence = ticks as f32 * ((1_u32 << Self::TICK_BITS) as f32 / 1e9);
+        (-silence / memory.as_secs_f32().max(f32::MIN_POSITIVE)).exp()
     }
 
     fn mean(self, now: u64, memory: Duration) -> Option<f32> {

@@ -15,7 +15,7 @@ use crate::{
         connection::InFlight,
         core::Core,
         endpoint,
-        hash::chance,
+        hash::first_turn,
         set::{Asking, Now, Set},
     },
 };
@@ -59,14 +59,14 @@ pub struct Balance<M: MakeEndpoint, P = RoundRobin, T = Opaque> {
 pub(crate) struct Shared<M: MakeEndpoint, P, T> {
     pub(crate) core: Core<M::Service>,
     pub(crate) make: M,
-    pick: P,
+    pub(crate) pick: P,
     pub(crate) protocol: T,
     pub(crate) wait: Duration,
 }
 
 /// Where a call goes.
 pub(crate) enum Choice<S> {
-    Call(S, InFlight<S>),
+    Call(S, InFlight),
     /// All services are broken, and made anew in so many nanoseconds.
     Rest(u64),
     Nobody,
@@ -103,7 +103,7 @@ const WAIT: Duration = Duration::from_secs(1);
 
 impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
     fn build(core: Core<M::Service>, make: M, pick: P, protocol: T, wait: Duration) -> Self {
-        Self { shared: Arc::new(Shared { core, make, pick, protocol, wait }), turn: begin() }
+        Self { shared: Arc::new(Shared { core, make, pick, protocol, wait }), turn: first_turn() }
     }
 
     /// Another way to choose: see the [table](crate#choosing-an-instance), or a closure. Default [`RoundRobin`].
@@ -230,17 +230,13 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
             tried.insert(member.instance.id.clone());
         }
         let service = connection.service(make, &member.instance).clone();
-        let since = if needs.latency.is_some() { now.nanos() } else { 0 };
-        Choice::Call(service, InFlight::begin(connection.clone(), needs, since))
+        let flight = InFlight::begin(&connection.seat, connection.epoch(), needs, &now);
+        Choice::Call(service, flight)
     }
 
     pub(crate) fn refusal(&self) -> NoInstance {
         NoInstance::new(self.shared.core.watch.service().clone())
     }
-}
-
-fn begin() -> usize {
-    chance() as usize >> 1
 }
 
 /// Asks with all preferences first, and then with fewer and fewer. Nobody gets calls while it rests.
@@ -281,7 +277,7 @@ where
 
 impl<M: MakeEndpoint, P, T> Clone for Balance<M, P, T> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), turn: begin() }
+        Self { shared: self.shared.clone(), turn: first_turn() }
     }
 }
 

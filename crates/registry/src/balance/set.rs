@@ -19,8 +19,8 @@ use crate::{
         core::Rules,
         ejection::nanos,
         fleet::{Plan, Standing, warmth},
-        hash::chance,
-        load::Load,
+        hash::first_turn,
+        load::{Load, Seat},
         shares::Shares,
     },
 };
@@ -106,8 +106,7 @@ impl Roster {
         let turns = if unchanged {
             self.turns.clone()
         } else {
-            // Half of the range, so that it does not wrap.
-            Arc::new(Turns(AtomicUsize::new(chance() as usize >> 1)))
+            Arc::new(Turns(AtomicUsize::new(first_turn())))
         };
         let has_reserve = (0..members.len()).any(|index| even.get(index) <= 0.0);
         // Tables that were built stay.
@@ -162,7 +161,7 @@ impl<S> Set<S> {
     pub(crate) fn next(&self, snapshot: &Snapshot, rules: &Rules, now: u64) -> Self {
         let is_first = self.roster.members.is_empty() && self.aside.is_empty();
         let known: Vec<_> =
-            snapshot.instances().iter().map(|instance| self.kept(instance, rules, now)).collect();
+            snapshot.instances().iter().map(|instance| self.kept(instance, now)).collect();
         let mut until = FOR_EVER;
         let standings: Vec<_> = snapshot
             .instances()
@@ -180,11 +179,11 @@ impl<S> Set<S> {
         let entry = |index: usize, kept: Option<Arc<Connection<S>>>| {
             let connection = kept.unwrap_or_else(|| {
                 let since = if is_first { 0 } else { now.max(1) };
-                let load = Arc::new(Load::new(since, rules.total.clone()));
-                Arc::new(Connection::new(load, rules.clock.clone()))
+                let load = Load::new(since, rules.total.clone(), rules.clock.clone());
+                Arc::new(Connection::new(Seat::new(load)))
             });
             let instance = snapshot.instances()[index].clone();
-            (Member { instance, load: connection.load.clone() }, connection)
+            (Member { instance, seat: connection.seat.clone() }, connection)
         };
         let mut known = known;
         let (members, connections): (Vec<_>, Vec<_>) =
@@ -205,7 +204,7 @@ impl<S> Set<S> {
     }
 
     /// The connection for `instance`, if it has one that still leads there.
-    fn kept(&self, instance: &Instance, rules: &Rules, now: u64) -> Option<Arc<Connection<S>>> {
+    fn kept(&self, instance: &Instance, now: u64) -> Option<Arc<Connection<S>>> {
         let members = &self.roster.members;
         let by_id = members.binary_search_by(|member| member.instance.id.cmp(&instance.id));
         let (member, connection) = match by_id {
@@ -219,10 +218,10 @@ impl<S> Set<S> {
         if !member.instance.is_reached_like(instance) {
             return None;
         }
-        if connection.load.record.come_back(now) {
-            connection.load.begin_anew(now.max(1));
+        if connection.seat.record.come_back(now) {
+            connection.seat.begin_anew(now.max(1));
         }
-        Some(connection.replacement(&rules.clock, now).unwrap_or_else(|| connection.clone()))
+        Some(connection.replacement(now).unwrap_or_else(|| connection.clone()))
     }
 
     /// All that are healthy in the eyes of the registry or in panic, ejected or not.
@@ -240,9 +239,9 @@ fn standing<'a, S>(
     rules: &Rules,
     now: u64,
 ) -> (Standing<'a>, u64) {
-    let ejected_until = kept.map_or(0, |connection| connection.load.record.ejected_until());
+    let ejected_until = kept.map_or(0, |connection| connection.seat.record.ejected_until());
     let newcomer = if is_first { 0 } else { now.max(1) };
-    let since = kept.map_or(newcomer, |connection| connection.load.since());
+    let since = kept.map_or(newcomer, |connection| connection.seat.since());
     let mut until = if ejected_until == 0 { FOR_EVER } else { ejected_until };
     let mut share = 1.0;
     if let Some(window) = rules.fleet.slow_start.filter(|_| since != 0) {

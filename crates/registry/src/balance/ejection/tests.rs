@@ -1,11 +1,12 @@
 use super::*;
+use gusset_call::Clock;
 use proptest::prelude::*;
 use std::sync::Arc;
 
 const SECOND: u64 = 1_000_000_000;
 
 fn loads(count: usize) -> Vec<Load> {
-    (0..count).map(|_| Load::new(0, Arc::default())).collect()
+    (0..count).map(|_| Load::new(0, Arc::default(), Clock::new())).collect()
 }
 
 /// Ends a call, and ejects who has to go.
