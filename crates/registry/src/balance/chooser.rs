@@ -3,11 +3,11 @@ use std::{fmt, ops::Deref, sync::Arc};
 use crate::{
     Ejection, Fleet, Instance, Needs, Pick, RoundRobin, Watch,
     balance::{
+        candidates::Member,
         connection::InFlight,
         core::Core,
         endpoint::{Endpoint, list},
         hash::first_turn,
-        load::Load,
         set::{Asking, Now, Set},
     },
 };
@@ -92,10 +92,10 @@ impl<P> Chooser<P> {
         let asking = Asking { turn: None.into(), own_turn: self.turn, now: &now, needs };
         let index = roster.ask(&self.pick, request, &asking, &|_| true)?;
         let counted = needs.pending || needs.total_pending || needs.latency.is_some();
-        let seat = &*self.set.connections[index].seat;
-        let flight = counted.then(|| InFlight::begin(seat, 0, needs, &now));
-        let instance = &roster.members[index].instance;
-        Some(Chosen { instance, core: &self.core, load: seat, needs, flight })
+        // `ask` answers with places within the list only.
+        let member = roster.members.get(index)?;
+        let flight = counted.then(|| InFlight::begin(&member.seat, 0, needs, &now));
+        Some(Chosen { member, core: &self.core, needs, flight })
     }
 
     /// The instances, and how they fare in the hands of this chooser.
@@ -108,9 +108,8 @@ impl<P> Chooser<P> {
 /// An instance that a [`Chooser`] chose, and the place of the call in its load: it is given back when this is dropped.
 #[must_use = "dropping it takes the call off the load of the instance"]
 pub struct Chosen<'a> {
-    instance: &'a Arc<Instance>,
+    member: &'a Member,
     core: &'a Core<()>,
-    load: &'a Load,
     needs: Needs,
     flight: Option<InFlight>,
 }
@@ -119,7 +118,7 @@ impl Chosen<'_> {
     /// The instance, to be kept.
     #[must_use]
     pub fn instance(&self) -> &Arc<Instance> {
-        self.instance
+        &self.member.instance
     }
 
     /// The call went well.
@@ -138,9 +137,9 @@ impl Chosen<'_> {
     fn settle(&self, failed: bool) {
         match &self.flight {
             Some(flight) => flight.settle(failed, self.needs),
-            None => self.load.note(failed, || self.core.now()),
+            None => self.member.seat.note(failed, || self.core.now()),
         }
-        self.core.judge(self.load, failed);
+        self.core.judge(&self.member.seat, failed);
     }
 }
 
@@ -148,7 +147,7 @@ impl Deref for Chosen<'_> {
     type Target = Instance;
 
     fn deref(&self) -> &Instance {
-        self.instance
+        &self.member.instance
     }
 }
 
@@ -170,6 +169,6 @@ impl<P> fmt::Debug for Chooser<P> {
 
 impl fmt::Debug for Chosen<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Chosen").field(&self.instance).finish()
+        f.debug_tuple("Chosen").field(&self.member.instance).finish()
     }
 }
