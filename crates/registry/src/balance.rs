@@ -17,6 +17,9 @@ mod chooser;
 
 mod connector;
 
+#[cfg(feature = "tower")]
+mod discover;
+
 mod connection;
 mod core;
 mod endpoint;
@@ -29,6 +32,8 @@ pub use candidates::{Candidates, Needs, Pick};
 pub use chooser::{Chooser, Chosen};
 pub use connector::Connector;
 pub use consistent::Consistent;
+#[cfg(feature = "tower")]
+pub use discover::Discovered;
 pub use ejection::{Ejection, SuccessRate};
 pub use endpoint::{BalanceStats, Endpoint};
 pub use fleet::Fleet;

@@ -38,6 +38,7 @@
 //! | [`Chooser`] | the same by hand, without connections: which instance a call should go to |
 //! | [`Connector`] | keeps the endpoints of a [`Balance`] connected in the background |
 //! | [`RoundRobin`], [`LeastLoaded`], … [`Pick`] | which instance is next; [see below](#choosing-an-instance) |
+//! | `Discovered` (feature `tower`) | the same instances for tower's own `Balance` and tonic's `balance_channel` |
 //! | [`Fleet`], [`Ejection`] | which instances take part: zones, subsets, newcomers, those that fail |
 //! | [`Protocol`], [`Opaque`], `Http` (feature `http`) | what the balancer understands of requests and responses |
 //! | [`Publisher`] | for engines: the other end of a [`Watch`] |
@@ -117,6 +118,7 @@
 //!
 //! - `etcd`: `EtcdRegistry`, with user and password and without TLS. It adds tonic's client and prost, needs Rust 1.88 and no protoc.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
+//! - `tower`: `Discovered`. Adds tower's `discover`, which brings nothing else.
 
 mod instance;
 mod key;
@@ -140,6 +142,8 @@ mod error;
 
 mod table;
 
+#[cfg(feature = "tower")]
+pub use balance::Discovered;
 #[cfg(feature = "http")]
 pub use balance::Http;
 pub use balance::{
