@@ -86,6 +86,7 @@ impl<K: Hash + ?Sized> Keyed<K> {
     /// # Errors
     ///
     /// [`Limited`] if there is none. Nothing is taken then.
+    #[inline(always)]
     pub fn check<Q>(&self, key: &Q) -> Result<Level, Limited>
     where
         K: Borrow<Q>,
@@ -198,7 +199,7 @@ impl<K: ?Sized> Keyed<K> {
 }
 
 impl Shared {
-    #[inline]
+    #[inline(always)]
     fn take_now(&self, home: &Home<'_>, cost: u32, nanos: u64) -> Option<Level> {
         let level = self.table.take_now(home, cost, nanos);
         if level.is_some() {

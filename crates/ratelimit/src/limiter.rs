@@ -81,7 +81,7 @@ impl RateLimiter {
     /// # Errors
     ///
     /// [`Limited`] if there is none, or if all that come are promised to those who wait. Nothing is taken then.
-    #[inline]
+    #[inline(always)]
     pub fn check(&self) -> Result<Level, Limited> {
         let nanos = self.0.clock.nanos();
         match self.0.take_now(1, nanos) {
@@ -189,7 +189,7 @@ impl<K: ?Sized> Charge<K> for RateLimiter {
 }
 
 impl Shared {
-    #[inline]
+    #[inline(always)]
     fn take_now(&self, cost: u32, nanos: u64) -> Option<Level> {
         let level = self.bucket.take_now(cost, nanos);
         if level.is_some() {
