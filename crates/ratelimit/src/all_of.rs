@@ -2,7 +2,7 @@ use std::{error::Error, fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use crate::{Level, Limit, RateLimit, Refused};
+use crate::{Level, Limit, Quota, RateLimit, Refused};
 
 /// A limit that can give back what it charged, so that [`AllOf`] can join it with others.
 pub trait Charge<K: ?Sized> {
@@ -22,6 +22,16 @@ pub trait Charge<K: ?Sized> {
 
     /// Puts back what was just charged, as if it had never been taken.
     fn give_back(&self, key: &K, cost: u32);
+
+    /// The quota as it is now, which HTTP clients are told. Default `None`: they are not told of this limit.
+    fn quota(&self) -> Option<Quota> {
+        None
+    }
+
+    /// How often the quota was changed. Runs on the path of every call whose client is told of the quota. Default 0: never.
+    fn changes(&self) -> u64 {
+        0
+    }
 }
 
 /// Several limits on the same thing, charged all or none. Clones share them.
@@ -44,7 +54,7 @@ pub trait Charge<K: ?Sized> {
 /// ```
 ///
 /// It is also a [`Layer`], and a [`Limit`] of requests: [`PerKey::new`](crate::PerKey::new) makes a limit of a [`Keyed`](crate::Keyed) one and of what finds the key in the
-/// request.
+/// request. With the feature `http`, the layer that `headers` makes of it tells clients of each of its limits.
 ///
 /// # All or none
 ///
@@ -55,12 +65,12 @@ pub trait Charge<K: ?Sized> {
 ///
 /// No memory per call, and no lock but in that rare case.
 pub struct AllOf<K: ?Sized> {
-    parts: Arc<Vec<Part<K>>>,
+    pub(crate) parts: Arc<Vec<Part<K>>>,
 }
 
-struct Part<K: ?Sized> {
-    name: Arc<str>,
-    limit: Arc<dyn Charge<K> + Send + Sync>,
+pub(crate) struct Part<K: ?Sized> {
+    pub(crate) name: Arc<str>,
+    pub(crate) limit: Arc<dyn Charge<K> + Send + Sync>,
 }
 
 impl<K: ?Sized> AllOf<K> {
@@ -96,32 +106,39 @@ impl<K: ?Sized> AllOf<K> {
     ///
     /// As [`check`](Self::check).
     pub fn check_n(&self, key: &K, cost: u32) -> Result<Option<Level>, Exceeded> {
-        self.test(key, cost)?;
         let mut least = None;
+        self.charge(key, cost, |_, level| least = fewer(least, Some(level)))?;
+        Ok(least)
+    }
+
+    /// Takes `cost` tokens of each limit, and says by its index which has which level then.
+    pub(crate) fn charge(
+        &self,
+        key: &K,
+        cost: u32,
+        mut each: impl FnMut(usize, Level),
+    ) -> Result<(), Exceeded> {
+        self.test(key, cost)?;
         for (index, part) in self.parts.iter().enumerate() {
             match part.limit.charge(key, cost) {
-                Ok(level) => least = fewer(least, level),
+                Ok(Some(level)) => each(index, level),
+                Ok(None) => {}
                 Err(refused) => {
                     for charged in &self.parts[..index] {
                         charged.limit.give_back(key, cost);
                     }
-                    return Err(self
-                        .test(key, cost)
-                        .err()
-                        .unwrap_or_else(|| part.exceeded(refused)));
+                    let longest = self.test(key, cost).err();
+                    return Err(longest.unwrap_or_else(|| part.exceeded(refused)));
                 }
             }
         }
-        Ok(least)
+        Ok(())
     }
 
     /// The level of the limit that has the fewest tokens left. Takes nothing.
     #[must_use]
     pub fn peek(&self, key: &K) -> Option<Level> {
-        self.parts.iter().fold(None, |least, part| {
-            // A cost of 0 is refused only by a bucket that others queue for, which is empty.
-            fewer(least, part.limit.test(key, 0).ok().flatten())
-        })
+        self.parts.iter().fold(None, |least, part| fewer(least, part.peek(key)))
     }
 
     fn test(&self, key: &K, cost: u32) -> Result<(), Exceeded> {
@@ -138,6 +155,11 @@ impl<K: ?Sized> AllOf<K> {
 }
 
 impl<K: ?Sized> Part<K> {
+    pub(crate) fn peek(&self, key: &K) -> Option<Level> {
+        // A cost of 0 is refused only by a bucket that others queue for, which is empty.
+        self.limit.test(key, 0).ok().flatten()
+    }
+
     fn exceeded(&self, refused: Refused) -> Exceeded {
         Exceeded { limit: self.name.clone(), refused }
     }
@@ -196,8 +218,8 @@ impl<K: ?Sized> fmt::Debug for AllOf<K> {
 /// One of several limits refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exceeded {
-    limit: Arc<str>,
-    refused: Refused,
+    pub(crate) limit: Arc<str>,
+    pub(crate) refused: Refused,
 }
 
 impl Exceeded {

@@ -57,6 +57,8 @@ struct Shared<K> {
     clock: Clock,
     counters: Counters,
     refuse_new: AtomicBool,
+    /// How often the quota was changed.
+    changes: AtomicU64,
     live_evictions: AtomicU64,
     refused_new: AtomicU64,
 }
@@ -83,6 +85,7 @@ impl<K> ExactKeyed<K> {
             clock: Clock::new(),
             counters: Counters::default(),
             refuse_new: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
             live_evictions: AtomicU64::new(0),
             refused_new: AtomicU64::new(0),
         };
@@ -112,6 +115,7 @@ impl<K> ExactKeyed<K> {
             shard.set_gcra(gcra, self.shared.clock.nanos());
         }
         *present = quota;
+        self.shared.changes.fetch_add(1, Relaxed);
     }
 
     /// How many calls were allowed and refused, of all keys together.
@@ -253,6 +257,14 @@ impl<K: Hash + Eq + Clone> Charge<K> for ExactKeyed<K> {
         let (shard, wanted) = self.shared.find(key);
         lock(shard).give_back(&wanted, cost);
         self.shared.counters.count_given_back();
+    }
+
+    fn quota(&self) -> Option<Quota> {
+        Some(self.quota())
+    }
+
+    fn changes(&self) -> u64 {
+        self.shared.changes.load(Relaxed)
     }
 }
 

@@ -35,9 +35,7 @@ impl<L> RateLimitLayer<L> {
     /// until there is one, and on a refusal that of `Retry-After`. All in whole seconds, rounded up.
     #[must_use]
     pub fn headers(self, name: &str) -> HeadersLayer<L> {
-        let policy = Arc::new((0, self.quota(), self.quota().policy(name)));
-        let told = Told { latest: Arc::new(Mutex::new(policy.clone())), policy, legacy: false };
-        HeadersLayer { limit: self.limit, told }
+        HeadersLayer { told: Told::new(name, self.quota(), 0), limit: self.limit }
     }
 }
 
@@ -88,28 +86,36 @@ impl Level {
 
 /// What does not change from answer to answer.
 #[derive(Clone, Debug)]
-struct Told {
+pub(crate) struct Told {
     policy: Arc<Policy>,
     /// The same after a change of the quota, for those clones that have not seen it yet. Nobody looks there before.
     latest: Arc<Mutex<Arc<Policy>>>,
-    legacy: bool,
+    pub(crate) legacy: bool,
 }
 
 /// After so many changes, this quota, and as clients are told of it.
 type Policy = (u64, Quota, QuotaPolicy);
 
 impl Told {
-    fn follow<Req>(&mut self, limit: &impl Limit<Req>) {
-        let changes = limit.changes();
-        if changes == self.policy.0 {
+    pub(crate) fn new(name: &str, quota: Quota, changes: u64) -> Self {
+        let policy = Arc::new((changes, quota, quota.policy(name)));
+        Self { latest: Arc::new(Mutex::new(policy.clone())), policy, legacy: false }
+    }
+
+    pub(crate) fn is_behind(&self, changes: u64) -> bool {
+        self.policy.0 != changes
+    }
+
+    pub(crate) fn follow(&mut self, changes: u64, quota: impl FnOnce() -> Option<Quota>) {
+        if !self.is_behind(changes) {
             return;
         }
         let latest = self.latest().clone();
         self.policy = latest;
-        if changes == self.policy.0 {
+        if !self.is_behind(changes) {
             return;
         }
-        if let Some(quota) = limit.quota() {
+        if let Some(quota) = quota() {
             let policy = quota.policy(self.policy.2.name());
             self.policy = Arc::new((changes, quota, policy));
             self.latest().clone_from(&self.policy);
@@ -120,14 +126,21 @@ impl Told {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admitted(&self, level: &Level) -> ServiceLimit {
+    pub(crate) fn admitted(&self, level: &Level) -> ServiceLimit {
         self.finished(level.told(&self.policy.2, self.policy.1))
     }
 
-    fn refused(&self, limited: Limited, remaining: u32) -> Limited {
+    /// This quota is why the call was refused, for so long.
+    pub(crate) fn refused(&self, limited: &Limited, remaining: u32) -> ServiceLimit {
         let wait = limited.retry_after().unwrap_or_default();
         let limit = ServiceLimit::new(self.policy.2.clone(), remaining.into());
-        limited.with_limits([self.finished(limit.within(wait).exceeded())])
+        self.finished(limit.within(wait).exceeded())
+    }
+
+    /// This quota would have let a call through that another refused. Without a time: who has to wait for one need not be told how long to make
+    /// do with the others.
+    pub(crate) fn beside(&self, level: &Level) -> ServiceLimit {
+        self.finished(ServiceLimit::new(self.policy.2.clone(), level.remaining().into()))
     }
 
     fn finished(&self, limit: ServiceLimit) -> ServiceLimit {
@@ -192,33 +205,47 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.told.follow(&self.limit);
+        let limit = &self.limit;
+        self.told.follow(limit.changes(), || limit.quota());
         let cost = self.limit.cost(&request);
         let refused = match self.limit.admit(&request, cost) {
             Ok(level) => {
                 let limit = level.map(|level| self.told.admitted(&level));
                 let future = ResponseFuture::called(self.inner.call(request));
-                return HeadersFuture { limit, future };
+                return HeadersFuture { limit, others: Vec::new(), future };
             }
             Err(Refused::Limited(limited)) => {
                 // Who is refused a single token has none; only for more is it worth a look.
                 let left = || self.limit.peek(&request).map_or(0, |level| level.remaining());
                 let left = if cost == 1 { 0 } else { left().min(cost.saturating_sub(1)) };
-                self.told.refused(limited, left).into()
+                let limit = self.told.refused(&limited, left);
+                limited.with_limits([limit]).into()
             }
             Err(other) => other,
         };
-        HeadersFuture { limit: None, future: ResponseFuture::refused(refused) }
+        HeadersFuture::refused(refused)
     }
 }
 
 pin_project! {
-    /// Future of [`Headers`].
+    /// Future of [`Headers`] and [`AllHeaders`](crate::AllHeaders).
     #[derive(Debug)]
     pub struct HeadersFuture<F> {
         limit: Option<ServiceLimit>,
+        // Which takes memory only where there are several.
+        others: Vec<ServiceLimit>,
         #[pin]
         future: ResponseFuture<F>,
+    }
+}
+
+impl<F> HeadersFuture<F> {
+    pub(crate) const fn refused(refused: Refused) -> Self {
+        Self::telling(Vec::new(), ResponseFuture::refused(refused))
+    }
+
+    pub(crate) const fn telling(limits: Vec<ServiceLimit>, future: ResponseFuture<F>) -> Self {
+        Self { limit: None, others: limits, future }
     }
 }
 
@@ -232,14 +259,17 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut result = ready!(this.future.poll(cx));
-        if let Some(limit) = this.limit.take() {
-            match &mut result {
-                Ok(response) => ServiceLimit::tell(&[limit], response.headers_mut()),
-                Err(error) => {
-                    // Another limit, further in, has refused what this one admitted.
-                    if let Some(limited) = error.downcast_mut::<Limited>() {
-                        limited.add(limit);
-                    }
+        let limit = this.limit.take();
+        let limits = limit.as_ref().map_or(&**this.others, std::slice::from_ref);
+        match &mut result {
+            Ok(response) if !limits.is_empty() => {
+                ServiceLimit::tell(limits, response.headers_mut());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                // Another limit, further in, has refused what these admitted.
+                if let Some(limited) = error.downcast_mut::<Limited>() {
+                    limits.iter().cloned().for_each(|limit| limited.add(limit));
                 }
             }
         }

@@ -151,6 +151,14 @@ impl<K: Hash + ?Sized> Charge<K> for Keyed<K> {
         self.shared.table.give_back(&home, cost, &|| self.shared.clock.nanos());
         self.shared.counters.count_given_back();
     }
+
+    fn quota(&self) -> Option<Quota> {
+        Some(self.quota())
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes()
+    }
 }
 
 impl<K: ?Sized> Keyed<K> {

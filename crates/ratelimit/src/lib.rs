@@ -137,7 +137,7 @@
 //!
 //! | the call | over HTTP | over gRPC |
 //! |---|---|---|
-//! | admitted | `RateLimit-Policy`, `RateLimit` (with `RateLimitLayer::headers`) | the same, as metadata |
+//! | admitted | `RateLimit-Policy`, `RateLimit` (with `RateLimitLayer::headers`, `AllOf::headers`) | the same, as metadata |
 //! | [`Limited`] | 429, the same fields, `Retry-After`, a problem body | 8 `RESOURCE_EXHAUSTED`, the same fields, `grpc-retry-pushback-ms` |
 //! | [`Inadmissible`] | 403, a problem body | 7 `PERMISSION_DENIED` |
 //!
@@ -181,7 +181,7 @@
 //! # Features
 //!
 //! - `http`: keys from requests (`PeerIp`, `ClientIp`, `Header`, `Extension`, `Route`) and `RateLimit` fields on answers
-//!   (`RateLimitLayer::headers`), and `OverloadStatus`. Adds the `http` crate and what `gusset-call/http` adds.
+//!   (`RateLimitLayer::headers`, `AllOf::headers`), and `OverloadStatus`. Adds the `http` crate and what `gusset-call/http` adds.
 //! - `redis`: limits that processes share. Adds the `redis` crate without TLS (a program that wants it names one of that
 //!   crate's TLS features in its own manifest), `arc-swap`, `rand`, `sha2` and `tracing`, and needs Rust 1.88.
 
@@ -218,6 +218,8 @@ mod error;
 mod stats;
 
 #[cfg(feature = "http")]
+mod all_headers;
+#[cfg(feature = "http")]
 mod client;
 #[cfg(feature = "http")]
 mod forwarded;
@@ -231,6 +233,8 @@ mod network;
 #[cfg(feature = "redis")]
 mod redis;
 
+#[cfg(feature = "http")]
+pub use all_headers::{AllHeaders, AllHeadersLayer};
 pub use all_of::{AllOf, Charge, Exceeded};
 #[cfg(feature = "http")]
 pub use client::{ClientIp, PeerAddr, PeerIp};

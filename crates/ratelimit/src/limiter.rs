@@ -186,6 +186,14 @@ impl<K: ?Sized> Charge<K> for RateLimiter {
         self.0.bucket.refund(cost, self.0.clock.nanos());
         self.0.counters.count_given_back();
     }
+
+    fn quota(&self) -> Option<Quota> {
+        Some(self.quota())
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes()
+    }
 }
 
 impl Shared {

@@ -122,6 +122,14 @@ where
             (None, Keyless::Pass | Keyless::Refuse) => {}
         }
     }
+
+    fn quota(&self) -> Option<Quota> {
+        Some(self.keyed.quota())
+    }
+
+    fn changes(&self) -> u64 {
+        self.keyed.changes()
+    }
 }
 
 impl<K, X: Clone> Clone for PerKey<K, X> {

@@ -312,34 +312,6 @@ async fn the_limit_follows_a_server_that_loses_workers_and_gets_them_back() {
     assert!((32..=64).contains(&limiter.limit()), "{limiter:?}");
 }
 
-/// A fifth of the calls take fifty times as long as the others, whatever the load. Those that were quick must not be taken for all.
-#[tokio::test(start_paused = true)]
-async fn slow_calls_among_quick_ones_are_no_queue() {
-    let policy = Concurrency::gradient().initial(60).between(4, 200);
-    let limiter = ConcurrencyLimiter::new("server", policy);
-    let calls = Arc::new(AtomicU64::new(0));
-    let service = ConcurrencyLimitLayer::new(limiter.clone()).layer(service_fn(move |()| {
-        let slow = calls.fetch_add(1, Relaxed) % 5 == 0;
-        async move {
-            sleep(if slow { 500 * MILLI } else { 10 * MILLI }).await;
-            Ok::<_, Infallible>(())
-        }
-    }));
-    let mut sum = 0;
-    let start = Instant::now();
-    for milli in 0..100_000 {
-        sleep_until(start + MILLI * milli).await;
-        for _ in 0..3 {
-            tokio::spawn(service.clone().oneshot(()));
-        }
-        // In the first half second only quick calls end, so the rest looks like a queue for a while.
-        let least = if milli < 5_000 { 10 } else { 20 };
-        assert!(limiter.limit() >= least, "{milli} {limiter:?}");
-        sum += if milli >= 20_000 { u64::from(limiter.limit()) } else { 0 };
-    }
-    assert!(sum / 80_000 >= 180, "{}", sum / 80_000);
-}
-
 /// Between two falls there are five seconds in which only the quick half of the calls ends.
 #[tokio::test(start_paused = true)]
 async fn a_service_of_which_half_hangs_is_not_called_more_and_more() {

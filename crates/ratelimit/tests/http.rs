@@ -7,8 +7,8 @@ use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use gusset_call::{AnswerLayer, BoxError};
 use gusset_ratelimit::{
-    ClientIp, Extension, Header, Inadmissible, Keyed, Limited, PeerAddr, PeerIp, Quota,
-    RateLimitLayer, RateLimiter, Route, WithoutKey, refusal_in,
+    AllOf, ClientIp, Extension, Header, Inadmissible, Keyed, Limited, PeerAddr, PeerIp, PerKey,
+    Quota, RateLimitLayer, RateLimiter, Route, WithoutKey, refusal_in,
 };
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -165,6 +165,41 @@ async fn clients_hear_of_each_of_several_limits_when_admitted_and_when_refused()
     assert_eq!(ask().await, (200, left, String::new()));
     let left = told("\"second\";r=0;t=1, \"hour\";r=998");
     assert_eq!(ask().await, (429, left, "1".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_hear_of_all_limits_that_are_charged_together_and_of_their_changes() {
+    let (second, clients) = (RateLimiter::new(Quota::per_second(1)), keyed(Quota::per_hour(1_000)));
+    let limits = AllOf::<Request<()>>::new()
+        .and("second", second.clone())
+        .and("hour", PerKey::new(clients, trusting()));
+    let server = ServiceBuilder::new()
+        .layer(AnswerLayer::new())
+        .layer(limits.headers().legacy())
+        .service(service_fn(hello));
+    let ask = async || {
+        let answer = server.clone().oneshot(through_proxy("203.0.113.9", "")).await.unwrap();
+        let field = |name: &str| answer.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+        (
+            answer.status().as_u16(),
+            field("ratelimit-policy").unwrap(),
+            field("ratelimit").unwrap(),
+            field("x-ratelimit-remaining").unwrap(),
+            field("retry-after"),
+        )
+    };
+    let policies = "\"second\";q=1;w=1, \"hour\";q=1000;w=3600".to_owned();
+    let left = |left: &str| left.to_owned();
+    let admitted = left("\"second\";r=0;t=1, \"hour\";r=999;t=3597");
+    assert_eq!(ask().await, (200, policies.clone(), admitted, left("0"), None));
+    for _ in 0..3 {
+        let refused = left("\"second\";r=0;t=1, \"hour\";r=999");
+        assert_eq!(ask().await, (429, policies.clone(), refused, left("0"), Some(left("1"))));
+    }
+    second.set_quota(Quota::per_second(5).burst(3));
+    let policies = left("\"second\";q=5;w=1, \"hour\";q=1000;w=3600");
+    let admitted = left("\"second\";r=1;t=1, \"hour\";r=998;t=3593");
+    assert_eq!(ask().await, (200, policies, admitted, left("1"), None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -69,11 +70,16 @@ pub struct ConcurrencyStats {
 impl ConcurrencyLimiter {
     /// Nobody runs yet. The name appears in [`Overloaded`].
     pub fn new(name: impl Into<Arc<str>>, policy: Concurrency) -> Self {
+        Self::seeded(name, policy, RandomState::new().hash_one(0))
+    }
+
+    /// `seed` is for the moments at which the gradient probes.
+    pub(super) fn seeded(name: impl Into<Arc<str>>, policy: Concurrency, seed: u64) -> Self {
         Self(Arc::new(Shared {
             places: Places::new(policy.first_limit()),
             policy,
             name: name.into(),
-            tuner: policy.tuner(),
+            tuner: policy.tuner(seed),
             tally: Tally::default(),
             refused: Default::default(),
         }))

@@ -1,8 +1,4 @@
-use std::{
-    hash::{BuildHasher, RandomState},
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{num::NonZeroU32, time::Duration};
 
 use super::{
     aimd::Aimd,
@@ -130,16 +126,13 @@ impl Concurrency {
         self.initial.clamp(self.min, self.max)
     }
 
-    pub(super) fn tuner(&self) -> Option<Tuner> {
+    pub(super) fn tuner(&self, seed: u64) -> Option<Tuner> {
         let limit = f64::from(self.first_limit());
         let bounds = Bounds { min: f64::from(self.min), max: f64::from(self.max) };
         let algorithm = match self.kind {
             Kind::Fixed => return None,
             Kind::Aimd => Algorithm::Aimd(Aimd { limit, bounds }),
-            Kind::Gradient => {
-                let seed = RandomState::new().hash_one(limit as u64);
-                Algorithm::Gradient(Gradient::new(limit, bounds, seed))
-            }
+            Kind::Gradient => Algorithm::Gradient(Gradient::new(limit, bounds, seed)),
         };
         Some(Tuner::new(algorithm, self.timeout))
     }

@@ -1,15 +1,26 @@
-use std::{num::NonZeroU32, sync::Barrier, time::Duration};
+use std::{
+    convert::Infallible,
+    num::NonZeroU32,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use proptest::prelude::*;
+use tokio::time::{Instant, sleep, sleep_until};
+use tower::{Layer, ServiceExt, service_fn};
 
 use super::{
-    Concurrency, ConcurrencyLimiter, Priority,
+    Concurrency, ConcurrencyLimitLayer, ConcurrencyLimiter, Priority,
     aimd::Aimd,
     gradient::Gradient,
     places::Places,
     window::{Bounds, Window},
 };
 
+const MILLISECOND: Duration = Duration::from_millis(1);
 const WINDOW: Duration = Duration::from_millis(100);
 const BOUNDS: Bounds = Bounds { min: 4.0, max: 1_000.0 };
 
@@ -289,4 +300,32 @@ fn the_share_of_low_priority_is_rounded_down_and_never_none_unless_told() {
     assert_eq!(policy.low_share(0).low_places(100), 0);
     assert_eq!(policy.low_share(200).low_places(100), 100);
     assert_eq!(policy.low_share(100).low_places(u32::MAX), u32::MAX);
+}
+
+/// A fifth of the calls take fifty times as long as the others, whatever the load. Those that were quick must not be taken for all.
+#[tokio::test(start_paused = true)]
+async fn slow_calls_among_quick_ones_are_no_queue() {
+    let policy = Concurrency::gradient().initial(60).between(4, 200);
+    let limiter = ConcurrencyLimiter::seeded("server", policy, 7);
+    let calls = Arc::new(AtomicU64::new(0));
+    let service = ConcurrencyLimitLayer::new(limiter.clone()).layer(service_fn(move |()| {
+        let slow = calls.fetch_add(1, Relaxed) % 5 == 0;
+        async move {
+            sleep(if slow { 500 * MILLISECOND } else { 10 * MILLISECOND }).await;
+            Ok::<_, Infallible>(())
+        }
+    }));
+    let mut sum = 0;
+    let start = Instant::now();
+    for milli in 0..100_000 {
+        sleep_until(start + MILLISECOND * milli).await;
+        for _ in 0..3 {
+            tokio::spawn(service.clone().oneshot(()));
+        }
+        // In the first half second only quick calls end, so the rest looks like a queue for a while.
+        let least = if milli < 5_000 { 10 } else { 20 };
+        assert!(limiter.limit() >= least, "{milli} {limiter:?}");
+        sum += if milli >= 20_000 { u64::from(limiter.limit()) } else { 0 };
+    }
+    assert!(sum / 80_000 >= 180, "{}", sum / 80_000);
 }
