@@ -170,18 +170,6 @@ fn zero() -> i32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ninety_five_calls_one_after_another_do_not_raise_the_limit() {
-    for limiter in adaptive() {
-        for _ in 0..95 {
-            let permit = limiter.try_acquire(Priority::Normal).unwrap();
-            advance(10 * MILLI).await;
-            permit.success();
-        }
-        assert_eq!(limiter.limit(), 10);
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn calls_that_use_the_limit_raise_it() {
     for limiter in adaptive() {
         for _ in 0..95 {

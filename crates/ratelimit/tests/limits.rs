@@ -1,4 +1,4 @@
-//! Reservations, queues, changes of the quota, several limits at once, exact keys and floods, as their callers see them.
+//! Reservations, queues, changes of the quota, several limits at once and exact keys, as their callers see them.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -13,7 +13,7 @@ use gusset_call::{Limited, refusal_in};
 use gusset_ratelimit::{AllOf, Denied, ExactKeyed, Keyed, PerKey, Quota, RateLimiter, Refused};
 use proptest::prelude::*;
 use tokio::time::{Instant, advance, timeout};
-use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt, service_fn};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -69,43 +69,6 @@ async fn a_reservation_beyond_the_longest_wait_or_the_burst_is_refused_and_takes
     assert!(limiter.check().is_ok());
 }
 
-/// A limiter that sleeps for as long as it may, though that is not long enough, dooms its callers.
-#[tokio::test(start_paused = true)]
-async fn who_would_wait_too_long_learns_it_at_once_and_when_to_come_back() {
-    let limiter = RateLimiter::new(Quota::new(1, 30 * SECOND));
-    limiter.check().unwrap();
-    let start = Instant::now();
-    assert_eq!(limiter.until_ready(SECOND).await.unwrap_err(), Limited::new(30 * SECOND));
-    assert_eq!(start.elapsed(), Duration::ZERO);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_number_of_those_who_wait_is_bounded_and_refusals_for_it_are_counted() {
-    let limiter = one_by_one().max_waiters(3);
-    limiter.check().unwrap();
-    let mut queue: Vec<_> = (0..5).map(|_| task::spawn(limiter.until_ready(60 * SECOND))).collect();
-    for waiter in &mut queue[..3] {
-        assert_pending!(waiter.poll());
-    }
-    for waiter in &mut queue[3..] {
-        assert_eq!(assert_ready_err!(waiter.poll()), Limited::new(ms(400)));
-    }
-    let stats = limiter.stats();
-    assert_eq!((stats.refused, stats.queue_full, limiter.waiting()), (2, 2, 3));
-    // Whoever is served or leaves makes room.
-    advance(ms(101)).await;
-    assert_ready_ok!(queue[0].poll());
-    drop(queue.remove(2));
-    for (_, waits) in [(0, true), (1, true), (2, false)] {
-        let mut waiter = task::spawn(limiter.until_ready(60 * SECOND));
-        assert_eq!(waiter.poll().is_pending(), waits);
-        std::mem::forget(waiter);
-    }
-    let nobody = one_by_one().max_waiters(0);
-    nobody.check().unwrap();
-    assert!(nobody.until_ready(SECOND).await.is_err());
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_storm_of_cancellations_leaves_nothing_behind() {
     let limiter = one_by_one();
@@ -127,40 +90,6 @@ async fn a_storm_of_cancellations_leaves_nothing_behind() {
     advance(ms(100)).await;
     assert!(limiter.check().is_ok());
     assert_eq!(limiter.wasted(), 0);
-}
-
-/// Readiness is asked of the inner service only, so what is readied and dropped costs nothing.
-#[tokio::test(start_paused = true)]
-async fn a_service_that_is_readied_and_dropped_uses_no_token() {
-    let limiter = RateLimiter::new(Quota::per_second(5));
-    let layer = gusset_ratelimit::RateLimitLayer::new(limiter.clone());
-    let service = layer.layer(service_fn(|()| async { Ok::<_, std::io::Error>(()) }));
-    for _ in 0..5 {
-        service.clone().ready().await.unwrap();
-    }
-    assert_eq!(limiter.peek().remaining(), 5);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_quota_can_change_while_some_wait() {
-    let limiter = one_by_one();
-    limiter.check().unwrap();
-    let mut waiter = task::spawn(limiter.until_ready(SECOND));
-    assert_pending!(waiter.poll());
-    limiter.set_quota(Quota::per_hour(1).burst(2));
-    assert_eq!(limiter.quota(), Quota::per_hour(1).burst(2));
-    assert!(limiter.check().is_err(), "nobody overtakes");
-    advance(ms(101)).await;
-    assert_ready_ok!(waiter.poll());
-    limiter.set_quota(Quota::per_second(1_000).burst(10));
-    advance(ms(10)).await;
-    assert_eq!(limiter.peek().remaining(), 10);
-
-    let keyed = Keyed::<u8>::new(Quota::per_hour(5), number(10));
-    keyed.check_n(&1, 5).unwrap();
-    keyed.set_quota(Quota::per_hour(7));
-    assert_eq!((keyed.peek(&1).remaining(), keyed.peek(&2).remaining()), (2, 7));
-    assert_eq!(keyed.quota(), Quota::per_hour(7));
 }
 
 fn joined(second: u32, hour: u32, all: u32) -> (AllOf<u8>, [Keyed<u8>; 2], RateLimiter) {
@@ -335,54 +264,6 @@ fn a_key_whose_comparison_panics_spoils_nothing() {
     assert!(limiter.check(&Key(1, false)).is_ok() && limiter.check(&Key(1, false)).is_err());
 }
 
-/// In pages of 4 KiB.
-#[cfg(target_os = "linux")]
-fn resident() -> i64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse().unwrap()
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_flood_of_five_million_keys_grows_nothing_and_frees_no_key_at_its_limit() {
-    let quota = Quota::per_hour(5);
-    let clients = Keyed::<u64>::new(quota, number(10_000));
-    let closed = Keyed::<u64>::new(quota, number(10_000)).refuse_new_keys();
-    let exact = ExactKeyed::<u64>::new(quota, number(10_000));
-    for key in 0..1_000 {
-        clients.check_n(&key, 5).unwrap();
-        closed.check_n(&key, 5).unwrap();
-        exact.check_n(&key, 5).unwrap();
-    }
-    assert_eq!(clients.live_evictions(), 0);
-    // So that all pages are there.
-    (1_000..200_000).for_each(|key| {
-        let _ = (clients.check(&key), closed.check(&key), exact.check(&key));
-    });
-    let (before, mut strangers) = (resident(), 0);
-    for key in 0..5_000_000_u64 {
-        // Well spread, as made-up keys are.
-        let key = key.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1 << 63;
-        strangers += usize::from(clients.check(&key).is_err());
-        if key % 16 == 1 {
-            let _ = closed.check(&key);
-            assert!(exact.check(&key).is_ok());
-        }
-    }
-    // Of the eight or so that meet another's bucket, few meet one at its limit.
-    assert!(strangers < 10, "{strangers}");
-    let grown = (resident() - before) * 4096;
-    assert!(grown < 4 << 20, "{grown} bytes");
-    for limiter in [&clients, &closed] {
-        let freed = (0..1_000).filter(|key| limiter.check(key).is_ok()).count();
-        assert_eq!(freed, 0, "keys at their limit");
-    }
-    assert!((0..1_000).all(|key| exact.check(&key).is_err()));
-    assert!(clients.live_evictions() > 4_900_000, "counted");
-    assert_eq!(closed.live_evictions(), 0);
-    assert!(closed.refused_new_keys() > 300_000);
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_reservation_that_waits_and_is_cancelled_is_given_back() {
     let limiter = one_by_one();
@@ -390,69 +271,6 @@ async fn a_reservation_that_waits_and_is_cancelled_is_given_back() {
     let reservation = limiter.reserve(1, SECOND).unwrap();
     assert!(timeout(ms(50), reservation.ready()).await.is_err());
     assert_eq!((limiter.waiting(), limiter.peek().full_in()), (0, ms(50)));
-}
-
-/// A limiter without fairness, asked by several threads, once stopped giving for ever.
-#[test]
-fn threads_that_ask_all_the_time_get_all_that_comes_and_never_wedge_it() {
-    let limiter = RateLimiter::new(Quota::per_second(1_000_000).burst(1_000));
-    let start = std::time::Instant::now();
-    let given: u64 = thread::scope(|scope| {
-        let ask = || {
-            let mut given = 0_u64;
-            while start.elapsed() < Duration::from_millis(300) {
-                given += u64::from(limiter.check().is_ok());
-            }
-            given
-        };
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
-    });
-    let most = 1_000 + u64::try_from(start.elapsed().as_micros()).unwrap() * 101 / 100;
-    assert!(given <= most, "{given} of {most}");
-    // The machine may have other things to do; what wedged was gone after a hundredth.
-    assert!(given >= 20_000, "{given}");
-    thread::yield_now();
-    let last = std::time::Instant::now();
-    while limiter.check().is_err() {
-        assert!(last.elapsed() < SECOND, "wedged");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn rates_far_beyond_a_token_per_microsecond_are_exact() {
-    for rate in [7_000_000_u32, 300_000_000, 700_000_000, 999_999_937] {
-        let limiter = RateLimiter::new(Quota::per_second(rate));
-        limiter.check_n(rate).unwrap();
-        advance(ms(500)).await;
-        let back = limiter.peek().remaining();
-        assert!(back.abs_diff(rate / 2) <= 1, "{back} of {rate} in half a second");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_largest_burst_at_the_slowest_rate_does_not_overflow() {
-    let limiter = RateLimiter::new(Quota::per_hour(1).burst(u32::MAX));
-    for _ in 0..1_000 {
-        limiter.check_n(4_294_967).unwrap();
-    }
-    assert_eq!(limiter.peek().remaining(), 295);
-    let keyed = Keyed::<u8>::new(Quota::new(1, 86_400 * SECOND).burst(u32::MAX), number(1));
-    keyed.check_n(&1, u32::MAX).unwrap();
-    advance(10 * 86_400 * SECOND).await;
-    assert_eq!((keyed.check_n(&1, 10).is_ok(), keyed.check(&1).is_ok()), (true, false));
-}
-
-#[tokio::test(start_paused = true)]
-async fn years_of_idleness_fill_a_bucket_and_no_more() {
-    let limiter = RateLimiter::new(Quota::per_second(1_000_000_000).burst(5));
-    let keyed = Keyed::<u8>::new(limiter.quota(), number(1));
-    limiter.check_n(5).unwrap();
-    keyed.check_n(&1, 5).unwrap();
-    // As far as tokio's timers go.
-    advance(2 * 365 * 86_400 * SECOND).await;
-    assert_eq!((limiter.peek().remaining(), keyed.peek(&1).remaining()), (5, 5));
-    assert!(limiter.check_n(5).is_ok() && limiter.check().is_err());
 }
 
 #[test]
