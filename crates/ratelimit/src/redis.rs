@@ -2,8 +2,15 @@
 
 mod layer;
 
+mod decided;
 mod limiter;
+mod when_away;
+
 mod server;
+
+mod question;
+
+mod attempt;
 
 mod gate;
 mod link;
@@ -16,9 +23,11 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use decided::{Decided, Judge, RedisDenied};
 pub use key::WireKey;
 pub use layer::{ForAll, RedisLimit, RedisLimitFuture, RedisLimitLayer};
-pub use limiter::{Decided, Judge, RedisDenied, RedisLimiter, WhenAway};
+pub use limiter::RedisLimiter;
 pub use policy::RedisPolicy;
 pub use server::{InvalidUrl, RedisServer};
 pub use state::{RedisState, RedisStats};
+pub use when_away::WhenAway;

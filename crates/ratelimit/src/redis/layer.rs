@@ -14,8 +14,9 @@ use tower_service::Service;
 use crate::{Extract, WithoutKey, limit::NO_KEY};
 
 use super::{
+    decided::{Decided, RedisDenied},
     key::WireKey,
-    limiter::{Decided, RedisDenied, RedisLimiter},
+    limiter::RedisLimiter,
 };
 
 /// Limits how often services are called, in all processes together. All services and clones share the limiter they

@@ -1,57 +1,16 @@
-use std::{
-    error::Error,
-    fmt,
-    num::{NonZeroU32, NonZeroUsize},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc};
 
-use gusset_call::{BoxError, Limited, Overloaded};
+use gusset_call::Overloaded;
 
-use crate::{Denied, Keyed, Level, Quota, Stats, TooCostly, limit::TOO_COSTLY, stats::Counters};
+use crate::{Denied, Keyed, Quota, Stats, stats::Counters};
 
 use super::{
+    decided::{Decided, Judge, RedisDenied},
     key::{Prefix, WireKey},
     meter::Meter,
     server::RedisServer,
+    when_away::{WhenAway, share_of},
 };
-
-/// Who decides while Redis does not answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WhenAway {
-    /// This process, by a limiter of its own with a share of the quota: one part in `instances` of the rate and of the burst,
-    /// but at least one token of burst. It keeps apart `capacity` keys at once, at 16 bytes each; see [`Keyed`].
-    ///
-    /// As many processes as that allow the quota together, and up to one token of burst more each.
-    Local {
-        /// How many processes share the quota.
-        instances: NonZeroU32,
-        /// How many keys must be kept apart.
-        capacity: NonZeroUsize,
-    },
-    /// Nobody: all calls pass. For limits that spare something which could take more for a while.
-    Open,
-    /// Nobody: no call passes. For limits without which something breaks, or is paid for.
-    Closed,
-}
-
-impl WhenAway {
-    /// [`Local`](Self::Local) with room for 65,536 keys (1 MiB).
-    #[must_use]
-    pub const fn local(instances: NonZeroU32) -> Self {
-        const ROOM: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not zero");
-        Self::Local { instances, capacity: ROOM }
-    }
-}
-
-impl Default for WhenAway {
-    /// [`WhenAway::local`], as if this process were the only one. A limit that is away should neither refuse what it would have
-    /// allowed, for then the limiter is the outage, nor allow all. Who knows how many processes there are should say so.
-    fn default() -> Self {
-        Self::local(NonZeroU32::MIN)
-    }
-}
 
 /// One bucket per key, shared by all processes that ask the same Redis server. Clones share everything.
 ///
@@ -271,92 +230,5 @@ impl fmt::Debug for RedisLimiter {
             .field("when_away", &self.0.when_away)
             .field("server", &self.0.server)
             .finish_non_exhaustive()
-    }
-}
-
-/// The same rate spread over so many processes. It is the period that grows, for tokens cannot be divided without a rest.
-fn share_of(quota: Quota, instances: NonZeroU32) -> Quota {
-    let per = quota.per.checked_mul(instances.get()).unwrap_or(Duration::MAX);
-    Quota::new(quota.tokens, per).burst(quota.burst.div_ceil(instances.get()))
-}
-
-/// Who decided about a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Judge {
-    /// The server, for all processes.
-    Redis,
-    /// This process, with its share.
-    ThisProcess,
-    /// Nobody; it passed because of [`WhenAway::Open`].
-    Nobody,
-}
-
-/// A call that was allowed.
-#[derive(Clone, Copy, Debug)]
-pub struct Decided {
-    level: Option<Level>,
-    by: Judge,
-}
-
-impl Decided {
-    /// How full the bucket was then; `None` if nobody decided.
-    #[must_use]
-    pub const fn level(&self) -> Option<Level> {
-        self.level
-    }
-
-    /// Who decided.
-    #[must_use]
-    pub const fn by(&self) -> Judge {
-        self.by
-    }
-}
-
-/// Why a call was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RedisDenied {
-    /// The tokens are not there now; the refusal says when they will be.
-    Limited(Limited),
-    /// They never will be.
-    TooCostly(TooCostly),
-    /// Nobody knows, for Redis does not answer, and by [`WhenAway::Closed`] the call then does not pass. Over HTTP that is 503 and
-    /// not 429: the client has done nothing wrong, and an operator who counts 429s must not be misled. Names the time until Redis
-    /// is tried again. With [`WhenAway::Local`] it is the refusal of a cost beyond the burst of the share.
-    Away(Overloaded),
-}
-
-impl RedisDenied {
-    /// The refusal itself, as layers return it: `Limited`, `Overloaded`, or [`Inadmissible`](gusset_call::Inadmissible) for
-    /// what is too costly.
-    #[must_use]
-    pub fn into_refusal(self) -> BoxError {
-        match self {
-            Self::Limited(limited) => limited.into(),
-            Self::TooCostly(_) => TOO_COSTLY.into(),
-            Self::Away(overloaded) => overloaded.into(),
-        }
-    }
-
-    fn refusal(&self) -> &(dyn Error + 'static) {
-        match self {
-            Self::Limited(limited) => limited,
-            Self::TooCostly(costly) => costly,
-            Self::Away(overloaded) => overloaded,
-        }
-    }
-}
-
-impl fmt::Display for RedisDenied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.refusal(), f)
-    }
-}
-
-impl Error for RedisDenied {
-    /// The refusal, so that `gusset_call::refusal_in` finds it.
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(self.refusal())
     }
 }
