@@ -15,7 +15,7 @@ use super::{
     },
 };
 
-/// So many instances in one answer; with the 16 KiB that an instance hardly has these are 8 MiB.
+/// So many instances in one answer. Each has at most some 60 KiB, so these are at most 30 MiB.
 const PAGE: usize = 500;
 
 /// The keys of a span at one revision, in order.

@@ -291,8 +291,11 @@ impl Holding {
     }
 
     fn wish(&mut self, want: Option<Arc<Instance>>) -> Waiting {
+        // Who asks for the same again and again, because etcd is slow, must not put off the answer each time.
+        if self.is_stored() || self.want != want {
+            self.sequence += 1;
+        }
         self.want = want;
-        self.sequence += 1;
         match &self.want {
             Some(instance) => self.incarnation = instance.incarnation,
             None => self.may_take = false,

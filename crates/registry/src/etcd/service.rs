@@ -200,17 +200,17 @@ impl Service {
         }
     }
 
-    /// The present connection. While there is none, what is known grows old.
+    /// The present connection. While there is none, or one over which nothing is learnt, what is known grows old.
     async fn link(&self, engine: &Engine) -> Arc<Link> {
-        let third = engine.policy.ttl_used() / 3;
         let age = self.age().unwrap_or_default();
-        match timeout(third.saturating_sub(age), engine.line.link()).await {
-            Ok(link) => link,
-            Err(_) => {
-                self.doubt();
-                engine.line.link().await
-            }
+        let left = (engine.policy.ttl_used() / 3).saturating_sub(age);
+        if !left.is_zero()
+            && let Ok(link) = timeout(left, engine.line.link()).await
+        {
+            return link;
         }
+        self.doubt();
+        engine.line.link().await
     }
 
     /// Ends without an error when it is time to list again.

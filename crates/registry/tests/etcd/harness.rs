@@ -117,7 +117,7 @@ impl Server {
     /// Waits until it answers with a quorum.
     fn becomes_healthy(&mut self) -> bool {
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(60) {
+        while begin.elapsed() < Duration::from_secs(30) {
             if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
                 return false;
             }
@@ -125,18 +125,27 @@ impl Server {
             if self.post("/v3/kv/range", key).is_some_and(|answer| answer.contains("revision")) {
                 return true;
             }
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         false
     }
 
     /// Asks the JSON gateway of etcd, a way of its own beside the one that is tested.
     pub(crate) fn post(&self, path: &str, json: &str) -> Option<String> {
+        self.post_as("", path, json)
+    }
+
+    /// The same with a token.
+    pub(crate) fn post_as(&self, token: &str, path: &str, json: &str) -> Option<String> {
         let length = json.len();
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let authorization = match token {
+            "" => String::new(),
+            token => format!("Authorization: {token}\r\n"),
+        };
         let request = format!(
-            "POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
+            "POST {path} HTTP/1.0\r\n{authorization}Content-Length: {length}\r\n\r\n{json}"
         );
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
@@ -176,9 +185,39 @@ impl Server {
     }
 
     fn signal(&self, signal: &str) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        let sent = Command::new("kill").args([format!("-{signal}"), id]).status().unwrap();
-        assert!(sent.success());
+        send(self.child.as_ref().unwrap(), signal);
+    }
+}
+
+fn send(child: &Child, signal: &str) {
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args([format!("-{signal}"), id]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Another process with a registry, which runs one of these tests.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn start(address: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "outage::as_another_process"])
+            .env("GUSSET_ETCD_PROCESS", address)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        send(&self.0, signal);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 

@@ -8,6 +8,7 @@ mod harness;
 mod outage;
 mod ownership;
 mod proxy;
+mod speed;
 
 use std::{
     sync::Arc,
@@ -18,7 +19,7 @@ use gusset_registry::{
     EtcdPolicy, EtcdRegistry, Health, Instance, InstanceKey, Registration, RegistrationState,
     Registry, Watch,
 };
-use harness::Server;
+use harness::{Process, Server};
 use proxy::Proxy;
 
 fn ms(millis: u64) -> Duration {

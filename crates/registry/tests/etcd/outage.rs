@@ -110,13 +110,16 @@ async fn a_frozen_server_hangs_nobody_and_is_noticed() {
     assert!(began.elapsed() < ms(3_000), "{:?}", began.elapsed());
     is_away(&registry).await;
     is_away(&other).await;
-    let EtcdState::Away { cause, .. } = other.state() else { panic!("it is away") };
+    let EtcdState::Away { cause, since } = other.state() else { panic!("it is away") };
     assert!(!cause.is_empty());
+    // For longer than the leases last.
+    eventually("the time has passed", async || since.elapsed() > ms(4_000)).await;
     assert_eq!(ids(&watch), "a");
 
     servers[0].resume();
     is_connected(&registry).await;
-    all_back(&servers, &services).await;
+    let back = all_back(&servers, &services).await;
+    assert!(back < ms(3_000), "{back:?}");
     registry.register(instance("s0", "b")).await.unwrap();
     shows(&watch, "a b").await;
 }
@@ -179,7 +182,10 @@ async fn a_watch_that_died_silently_is_noticed() {
 
     proxy.swallow_answers();
     direct.register(instance("cart", "b")).await.unwrap();
+    let began = Instant::now();
     is_away(&behind).await;
+    // The pings of HTTP/2 would need 6 s.
+    assert!(began.elapsed() < ms(4_000), "{:?}", began.elapsed());
     assert_eq!(ids(&watch), "a");
     proxy.mend();
     shows(&watch, "a b").await;
@@ -216,6 +222,124 @@ async fn a_cluster_whose_leader_is_killed_loses_nothing() {
     all_back(&survivors, &services).await;
     assert_eq!(registry.stats().leases, 1);
     assert_eq!(registry.stats().put_again, 0, "no key was ever gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_leader_is_passed_over() {
+    let servers = Server::cluster::<3>();
+    let quick = policy().call_within(ms(500));
+    let registry = registry_with(&servers, quick.clone());
+    let services = registered(&registry, 5).await;
+    let watch = registry_with(&servers, quick);
+    let watch = (watch.watch("s1"), watch);
+    shows(&watch.0, "a").await;
+    let leader = servers.iter().find(|server| server.is_leader()).unwrap();
+    leader.pause();
+    let _second = Registration::spawn(registry.clone(), instance("s1", "b"));
+    let converged = shows(&watch.0, "a b").await;
+    println!("the change was seen after {converged:?}");
+    leader.resume();
+    all_back(&servers, &services).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_without_a_quorum_counts_as_away() {
+    let mut servers = Server::cluster::<3>();
+    let registry = registry_with(&servers, policy().call_within(ms(500)));
+    let services = registered(&registry, 5).await;
+    let watch = registry.watch("s1");
+    shows(&watch, "a").await;
+    let [left, killed @ ..] = &mut servers;
+    for server in killed.iter_mut() {
+        server.kill();
+    }
+    is_away(&registry).await;
+    let connected = registry.stats().connected;
+    assert!(left.post("/v3/kv/range", r#"{"key":"YQ==","serializable":true}"#).is_some());
+    assert_eq!(registry.discover("s1").await.unwrap().instances().len(), 1);
+    eventually("it is marked", async || watch.snapshot().is_suspect()).await;
+    assert_eq!(registry.stats().connected, connected, "what accepts connections does not count");
+    killed[0].restart();
+    all_back(&servers[..2], &services).await;
+    eventually("it is no longer marked", async || !watch.snapshot().is_suspect()).await;
+}
+
+/// What a process does that is paused for longer than its lease lasts.
+#[tokio::test]
+async fn a_process_that_was_paused_for_longer_than_its_lease_registers_again() {
+    let servers = [Server::start()];
+    let child = Process::start(&servers[0].address());
+    let watch = (registry_at(&servers), "paused");
+    let watch = (watch.0.watch(watch.1), watch.0);
+    shows(&watch.0, "a b").await;
+    child.signal("STOP");
+    shows(&watch.0, "").await;
+    child.signal("CONT");
+    let back = shows(&watch.0, "a b").await;
+    assert!(back < ms(3_000), "{back:?}");
+}
+
+/// The body of the process of the test above; nothing in a run of the tests.
+#[tokio::test]
+async fn as_another_process() {
+    let Ok(address) = std::env::var("GUSSET_ETCD_PROCESS") else { return };
+    let registry = EtcdRegistry::spawn([address], policy()).unwrap();
+    let spawn = |id| Registration::spawn(registry.clone(), instance("paused", id));
+    let _both = ["a", "b"].map(spawn);
+    // Until whoever started it is gone.
+    let stdin = || std::io::Read::read(&mut std::io::stdin(), &mut [0]);
+    tokio::task::spawn_blocking(stdin).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn user_and_password_are_asked_for_and_a_token_that_is_no_longer_valid_is_replaced() {
+    let mut servers = [Server::start()];
+    let json = |path: &str, question| servers[0].json(path, &question);
+    for user in ["root", "cart"] {
+        json("/v3/auth/user/add", json!({ "name": user, "password": "secret" }));
+    }
+    json("/v3/auth/user/grant", json!({ "user": "root", "role": "root" }));
+    json("/v3/auth/role/add", json!({ "name": "registry" }));
+    let (key, range_end) = (STANDARD.encode("/gusset/1/"), STANDARD.encode("/gusset/10"));
+    let perm = json!({ "permType": "READWRITE", "key": key, "range_end": range_end });
+    json("/v3/auth/role/grant", json!({ "name": "registry", "perm": perm }));
+    json("/v3/auth/user/grant", json!({ "user": "cart", "role": "registry" }));
+    json("/v3/auth/enable", json!({}));
+
+    let stranger = registry_with(&servers, policy().credentials("cart", "guessed"));
+    let nobody = registry_at(&servers);
+    let registry = registry_with(&servers, policy().credentials("cart", "secret"));
+    let registration = Registration::spawn(registry.clone(), instance("cart", "a"));
+    registration.registered().await;
+    let watch = registry.watch("cart");
+    shows(&watch, "a").await;
+    for other in [stranger, nobody] {
+        assert!(other.instances("cart").await.is_err());
+        assert!(other.state().is_away());
+        println!("{:?}", other.state());
+    }
+    let elsewhere = policy().credentials("cart", "secret").prefix("/elsewhere");
+    assert!(registry_with(&servers, elsewhere).services().await.is_err());
+
+    // All tokens end when authentication is switched off.
+    let connected = registry.stats().connected;
+    let root = json("/v3/auth/authenticate", json!({ "name": "root", "password": "secret" }));
+    let root = root["token"].as_str().unwrap();
+    servers[0].post_as(root, "/v3/auth/disable", "{}").unwrap();
+    json("/v3/auth/enable", json!({}));
+    registry.register(instance("cart", "c")).await.unwrap();
+    shows(&watch, "a c").await;
+    assert!(registry.stats().connected > connected, "it has another token");
+    let is_registered = async || registration.state() == RegistrationState::Registered;
+    eventually("the registration holds", is_registered).await;
+
+    // They are in the memory of the server, too.
+    servers[0].kill();
+    is_away(&registry).await;
+    servers[0].spawn();
+    is_connected(&registry).await;
+    registry.register(instance("cart", "b")).await.unwrap();
+    shows(&watch, "a b c").await;
 }
 
 #[tokio::test]

@@ -68,6 +68,18 @@ fn a_change_while_the_one_before_is_under_way_is_not_lost() {
 }
 
 #[test]
+fn asking_for_the_same_again_does_not_put_off_the_answer() {
+    let mut holdings = holdings();
+    let mut first = holdings.register(instance("a"), at(0)).unwrap();
+    let task = holdings.due(false).remove(0);
+    let mut second = holdings.register(instance("a"), at(0)).unwrap();
+    holdings.done(&task, Outcome::Stored(7));
+    assert_eq!((first.try_recv(), second.try_recv()), (Ok(Verdict::Done), Ok(Verdict::Done)));
+    drop(holdings.register(instance("a"), at(0)));
+    assert_eq!(do_all(&mut holdings, 8), 1, "somebody else may have drained it");
+}
+
+#[test]
 fn a_deregistration_that_failed_is_still_due() {
     let mut holdings = holdings();
     drop(holdings.register(instance("a"), at(0)));
