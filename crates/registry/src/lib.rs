@@ -29,6 +29,7 @@
 //! | [`Registry`] | who is alive where; an engine behind `Arc<dyn Registry>` |
 //! | [`MemoryRegistry`], [`Policy`], [`Lease`] | the engine within this process |
 //! | `EtcdRegistry`, `EtcdPolicy` (feature `etcd`) | the engine that etcd keeps |
+//! | `Check`, `Checker` (feature `checks`) | finds out by asking whether an instance works |
 //! | [`Registration`] | keeps an instance registered, whatever happens to the registry |
 //! | [`InstanceKey`] | what one instance is found by |
 //! | [`Selector`], [`Selection`] | those with a tag, version, zone, or entry of metadata |
@@ -94,7 +95,8 @@
 //! - A registration outlives every outage of its registry: it is made again as soon as the registry answers.
 //! - What [`Registry::deregister`] or [`Registry::drain`] of a [`MemoryRegistry`] has taken out by the time it returns is
 //!   picked by no later call.
-//! - [`MemoryRegistry`] stores nothing: what it knows ends with the process.
+//! - [`MemoryRegistry`] stores nothing: what it knows ends with the process, except for a snapshot file (feature `file`). That is no more than a
+//!   memory of who was there, at most as old as its interval.
 //! - `EtcdRegistry` stores what etcd stores. Who fell silent is gone, not unhealthy; while etcd is away the last known set is served, and marked
 //!   as [suspect](Instance::suspect) after a third of a TTL. Its documentation has all differences.
 //!
@@ -112,11 +114,13 @@
 //!
 //! # What it does not do
 //!
-//! No active checks. It makes no connections before the first call that needs them, unless a [`Connector`] is spawned.
+//! It makes no connections before the first call that needs them, unless a [`Connector`] is spawned.
 //!
 //! # Features
 //!
+//! - `checks`: `Check` and `Checker`, active checks of the instances of a [`MemoryRegistry`] by TCP, HTTP and gRPC (without TLS). Adds hyper's client.
 //! - `etcd`: `EtcdRegistry`, with user and password and without TLS. It adds tonic's client and prost, needs Rust 1.88 and no protoc.
+//! - `file`: [`MemoryRegistry`] can keep a snapshot file (`spawn_saver`), so that it is not empty after a restart. Adds `serde_json`.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
 //! - `tower`: `Discovered`. Adds tower's `discover`, which brings nothing else.
 
@@ -128,6 +132,9 @@ mod registry;
 mod registration;
 
 mod balance;
+
+#[cfg(feature = "checks")]
+mod checks;
 
 mod selector;
 mod snapshot;
@@ -151,6 +158,8 @@ pub use balance::{
     Endpoint, Fleet, LeastLoaded, LocalRoundRobin, MakeEndpoint, Needs, Opaque, Pick, Protocol,
     Random, ResponseFuture, RoundRobin, SuccessRate, WeightedRoundRobin, hash_key,
 };
+#[cfg(feature = "checks")]
+pub use checks::{Check, CheckError, CheckGuard, Checker};
 pub use error::Error;
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdPolicy, EtcdRegistry, EtcdState, EtcdStats};
@@ -159,6 +168,8 @@ pub use instance::{Health, Instance};
 pub use key::{InstanceKey, split_name};
 pub use last_seen::LastSeen;
 pub use memory::{Lease, MemoryRegistry, Stats, Sweeper};
+#[cfg(feature = "file")]
+pub use memory::{Saver, SnapshotError};
 pub use policy::Policy;
 pub use registration::{Registration, RegistrationState};
 pub use registry::Registry;

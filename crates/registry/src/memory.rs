@@ -1,4 +1,6 @@
 mod lease;
+#[cfg(feature = "file")]
+mod saver;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -20,8 +22,12 @@ use arc_swap::ArcSwap;
 use futures_core::future::BoxFuture;
 use gusset_call::Clock;
 pub use lease::Lease;
+#[cfg(feature = "file")]
+pub use saver::{Saver, SnapshotError};
 pub use sweep::Sweeper;
 
+#[cfg(feature = "file")]
+use crate::Health;
 use crate::{
     Error, Instance, InstanceKey, Policy, Publisher, Registry, Snapshot, Watch,
     table::{Board, Refused, Rules, SlotId, Table, Wheel},
@@ -29,7 +35,7 @@ use crate::{
 
 /// A registry within this process. Clones share one state.
 ///
-/// It forgets everything when the process ends. Nobody expires before [`MemoryRegistry::spawn_sweeper`] is called.
+/// It forgets everything when the process ends, unless it is given a snapshot file (feature `file`). Nobody expires before [`MemoryRegistry::spawn_sweeper`] is called.
 ///
 /// # Memory
 ///
@@ -83,6 +89,8 @@ struct Counters {
     expired: AtomicU64,
     evicted: AtomicU64,
     refused: AtomicU64,
+    #[cfg(feature = "file")]
+    unsaved: AtomicU64,
 }
 
 /// How much a registry holds, and how often what happened since it was made.
@@ -99,6 +107,9 @@ pub struct Stats {
     pub refused: u64,
     /// Services whose last good set is [kept](Policy::protect) now in spite of its silence.
     pub protected: usize,
+    /// How often the snapshot file could not be written.
+    #[cfg(feature = "file")]
+    pub unsaved: u64,
 }
 
 impl MemoryRegistry {
@@ -128,7 +139,7 @@ impl MemoryRegistry {
     ///
     /// [`Error::NoSuchService`], [`Error::NoSuchInstance`], [`Error::Superseded`].
     pub fn report(&self, key: InstanceKey<'_>, works: bool) -> Result<(), Error> {
-        self.change(key, |table, _| table.report(key, works))
+        self.change(key, |table, now| table.report(key, works, now))
     }
 
     /// Counters and sizes.
@@ -141,14 +152,27 @@ impl MemoryRegistry {
             evicted: counters.evicted.load(Relaxed),
             refused: counters.refused.load(Relaxed),
             protected: lock(&self.0.protected).len(),
+            #[cfg(feature = "file")]
+            unsaved: counters.unsaved.load(Relaxed),
         }
     }
 
     fn register_now(&self, instance: &Instance) -> Result<(), Error> {
+        self.add(instance, false)
+    }
+
+    /// Takes in an instance that was known before a restart.
+    #[cfg(feature = "file")]
+    fn restore_one(&self, mut instance: Instance) -> Result<(), Error> {
+        instance.suspect = matches!(instance.health, Health::Healthy | Health::Draining);
+        self.add(&instance, true)
+    }
+
+    fn add(&self, instance: &Instance, restored: bool) -> Result<(), Error> {
         instance.validate()?;
         loop {
             let service = self.find_or_add(&instance.service);
-            if let Some(registered) = self.register_in(&service, instance) {
+            if let Some(registered) = self.register_in(&service, instance, restored) {
                 return registered;
             }
         }
@@ -159,6 +183,7 @@ impl MemoryRegistry {
         &self,
         service: &Arc<Service>,
         instance: &Instance,
+        restored: bool,
     ) -> Option<Result<(), Error>> {
         service.change(|state| {
             if state.removed {
@@ -166,6 +191,10 @@ impl MemoryRegistry {
             }
             if let Err(refused) = state.table.admits(instance.key()) {
                 return (Some(Err(refused.of(instance.key()))), false);
+            }
+            if restored && state.table.contains(&instance.id) {
+                // What it says now is younger than the file.
+                return (Some(Ok(())), false);
             }
             let mut slot = None;
             if !state.table.contains(&instance.id) {
@@ -176,6 +205,9 @@ impl MemoryRegistry {
                 }
             }
             state.table.register(instance.clone(), self.0.board.now(), slot);
+            if restored {
+                state.table.mark_restored(&instance.id);
+            }
             (Some(Ok(())), true)
         })
     }

@@ -45,6 +45,8 @@ struct Member {
     draining: bool,
     /// An active check has found it not to work; heartbeats do not change that.
     failing: bool,
+    /// Known from before a restart, and not heard of since: its silence counts even where checks decide, as there may be none any more.
+    restored: bool,
     /// Its silence is no news any more.
     written_off: bool,
     /// When it became what it is now, well or unhealthy.
@@ -148,6 +150,7 @@ impl Table {
             slot,
             draining,
             failing: false,
+            restored: false,
             written_off: false,
             since: tick,
             falls: 0,
@@ -157,6 +160,12 @@ impl Table {
         };
         member.tell(&self.board);
         self.members.insert(member.instance.id.clone(), member);
+    }
+
+    pub(crate) fn mark_restored(&mut self, id: &str) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.restored = true;
+        }
     }
 
     fn find(&mut self, key: InstanceKey<'_>) -> Result<&mut Member, Refused> {
@@ -179,7 +188,7 @@ impl Table {
         let member = self.find(key)?;
         board.touch(member.slot);
         board.hear(member.slot, now);
-        member.written_off = false;
+        (member.written_off, member.restored) = (false, false);
         if member.instance.health == Health::Unhealthy {
             if member.beats == 0 || member.beaten != tick {
                 member.beats = member.beats.saturating_add(1);
@@ -193,12 +202,19 @@ impl Table {
     }
 
     /// Notes what an active check says. Says whether the listing changed.
-    pub(crate) fn report(&mut self, key: InstanceKey<'_>, well: bool) -> Result<bool, Refused> {
+    pub(crate) fn report(
+        &mut self,
+        key: InstanceKey<'_>,
+        well: bool,
+        now: Duration,
+    ) -> Result<bool, Refused> {
         let board = self.board.clone();
         let member = self.find(key)?;
         member.failing = !well;
+        member.restored = false;
         if well {
             board.touch(member.slot);
+            board.hear(member.slot, now);
             return Ok(member.recover(&board));
         }
         Ok(member.fall(&board))
@@ -230,8 +246,8 @@ impl Table {
     pub(crate) fn check(&mut self, id: &str, swept: &mut Swept) -> (u64, Option<u32>) {
         let tick = self.board.tick();
         let (Rules { span, evict, .. }, later) = (self.rules, tick + self.rules.span);
-        let Some(member) = self.members.get_mut(id).filter(|member| !member.instance.checked)
-        else {
+        let member = self.members.get_mut(id).filter(|member| member.may_fall_silent());
+        let Some(member) = member else {
             return (later, None);
         };
         let seen = self.board.seen(member.slot);
@@ -264,6 +280,10 @@ impl Table {
 }
 
 impl Member {
+    fn may_fall_silent(&self) -> bool {
+        !self.instance.checked || self.restored
+    }
+
     fn recover(&mut self, board: &Board) -> bool {
         if self.instance.health == Health::Unhealthy {
             self.since = board.tick();

@@ -32,7 +32,7 @@ fn a_service_that_was_removed_after_it_was_found_is_looked_up_again() {
     drop(registry.watch("other"));
     assert!(stale.watch().is_none());
     let instance = Instance::new("s", "h", 1);
-    assert!(registry.register_in(&stale, &instance).is_none());
+    assert!(registry.register_in(&stale, &instance, false).is_none());
     assert_eq!(registry.stats().instances, 0);
 
     let watch = registry.watch("s");

@@ -109,7 +109,7 @@ impl Member {
             Health::Unhealthy => self.since + span > tick,
             Health::Unknown | Health::Draining => false,
         };
-        let beats = !self.draining && !self.failing && !self.written_off && !self.instance.checked;
+        let beats = !self.draining && !self.failing && !self.written_off && self.may_fall_silent();
         was_well && beats
     }
 }

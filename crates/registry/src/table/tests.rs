@@ -265,14 +265,14 @@ fn what_flaps_needs_more_heartbeats_each_time_up_to_a_bound() {
 fn what_a_check_finds_dead_no_heartbeat_makes_well() {
     let mut table = table();
     table.register(healthy("a"), secs(0)).unwrap();
-    assert_eq!(table.report(key("a"), false), Ok(true));
+    assert_eq!(table.report(key("a"), false, secs(0)), Ok(true));
     assert_eq!(table.heartbeat(key("a"), secs(1)), Ok(false));
     assert_eq!(health(&table, "a"), Some(Health::Unhealthy));
     for now in (0..300).step_by(10) {
         table.heartbeat(key("a"), secs(now)).unwrap();
         assert_eq!(sweep(&mut table, now, now + 10).evicted, 0, "it beats, so it is not forgotten");
     }
-    assert_eq!(table.report(key("a"), true), Ok(true));
+    assert_eq!(table.report(key("a"), true, secs(0)), Ok(true));
     assert_eq!(health(&table, "a"), Some(Health::Healthy));
 }
 
@@ -281,7 +281,7 @@ fn the_silence_of_what_is_checked_means_nothing() {
     let mut table = table();
     table.register(healthy("a").with_checks(), secs(0)).unwrap();
     assert_eq!(sweep(&mut table, 0, 1_000), Swept::default());
-    table.report(key("a"), false).unwrap();
+    table.report(key("a"), false, secs(0)).unwrap();
     assert_eq!(sweep(&mut table, 1_000, 2_000), Swept::default(), "to forget it is not ours");
     assert_eq!(health(&table, "a"), Some(Health::Unhealthy));
 }
@@ -379,8 +379,8 @@ fn a_check_decides_on_a_suspect() {
     let mut table = fleet(10);
     beat(&mut table, 0..10, 0, 100);
     beat(&mut table, 0..0, 100, 200);
-    table.report(key("3"), false).unwrap();
-    table.report(key("4"), true).unwrap();
+    table.report(key("3"), false, secs(0)).unwrap();
+    table.report(key("4"), true, secs(0)).unwrap();
     assert_eq!(well(&table), (9, 8));
 }
 
