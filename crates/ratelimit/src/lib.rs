@@ -28,6 +28,7 @@
 //! | [`AllOf`], [`Charge`], [`Exceeded`] | several limits at once, charged all or none; what it takes to be one of them; the refusal |
 //! | [`Level`] | what is left, and when the bucket is full again |
 //! | [`RateLimitLayer`], [`RateLimit`] | a limit around a service |
+//! | `HeadersLayer`, `AllHeadersLayer` (feature `http`) | the same, which also tells HTTP clients |
 //! | [`Extract`], [`WithoutKey`] | what tells requests apart, and what becomes of those that lack it |
 //! | [`Concurrency`] | how many calls may run at once: fixed, or following overload or latency |
 //! | [`ConcurrencyLimiter`], [`Permit`] | places for calls that run; one of them |

@@ -9,14 +9,16 @@ use std::{
 };
 
 use proptest::prelude::*;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, advance, sleep, sleep_until};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{
-    Concurrency, ConcurrencyLimitLayer, ConcurrencyLimiter, Priority,
+    Concurrency, ConcurrencyLimitLayer, ConcurrencyLimiter, Outcome, Priority,
     aimd::Aimd,
     gradient::Gradient,
     places::Places,
+    tally::Tally,
+    tuner::{Algorithm, Call, Tuner},
     window::{Bounds, Window},
 };
 
@@ -328,4 +330,31 @@ async fn slow_calls_among_quick_ones_are_no_queue() {
         sum += if milli >= 20_000 { u64::from(limiter.limit()) } else { 0 };
     }
     assert!(sum / 80_000 >= 180, "{}", sum / 80_000);
+}
+
+/// They began under the old limit, and their latency says nothing of the new one.
+#[tokio::test(start_paused = true)]
+async fn calls_that_end_before_a_fall_has_settled_are_not_measured() {
+    let aimd = Aimd { limit: 10.0, bounds: BOUNDS };
+    let tuner = Tuner::new(Algorithm::Aimd(aimd), 60 * WINDOW);
+    let (tally, places) = (Tally::default(), Places::new(10));
+    let end = |outcome| {
+        let call = Call { started: 0, priority: Priority::Normal, outcome };
+        tuner.record(&tally, &call, 10)
+    };
+    advance(10 * WINDOW).await;
+    for _ in 0..20 {
+        end(Outcome::Success);
+    }
+    let over = (0..5).filter_map(|_| end(Outcome::Overload)).last().unwrap();
+    tuner.end_window(&tally, &places, over);
+    let measured = || tally.read().served;
+    assert_eq!(measured(), 20);
+    // For one and a half times their latency.
+    advance(14 * WINDOW).await;
+    end(Outcome::Success);
+    assert_eq!(measured(), 20);
+    advance(2 * WINDOW).await;
+    end(Outcome::Success);
+    assert_eq!(measured(), 21);
 }
