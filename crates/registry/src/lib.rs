@@ -43,6 +43,7 @@
 //! | [`Fleet`], [`Ejection`] | which instances take part: zones, subsets, newcomers, those that fail |
 //! | [`Protocol`], [`Opaque`], `Http` (feature `http`) | what the balancer understands of requests and responses |
 //! | [`Publisher`] | for engines: the other end of a [`Watch`] |
+//! | `ConsulServer`, `ConsulPolicy` (feature `consul`) | serves Consul's HTTP API, for programs in any language |
 //! | [`NoInstance`] | the refusal |
 //!
 //! # Health
@@ -123,6 +124,8 @@
 //! - `file`: [`MemoryRegistry`] can keep a snapshot file (`spawn_saver`), so that it is not empty after a restart. Adds `serde_json`.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
 //! - `tower`: `Discovered`. Adds tower's `discover`, which brings nothing else.
+//! - `consul`: `ConsulServer`, a tower service of HTTP requests. Adds `http`, `http-body`, `http-body-util`, `bytes`, `serde_json` and
+//!   `base64`, and no server: hyper or axum is the caller's.
 
 mod instance;
 mod key;
@@ -142,6 +145,8 @@ mod snapshot;
 mod memory;
 mod policy;
 
+#[cfg(feature = "consul")]
+mod consul;
 #[cfg(feature = "etcd")]
 mod etcd;
 
@@ -160,6 +165,8 @@ pub use balance::{
 };
 #[cfg(feature = "checks")]
 pub use checks::{Check, CheckError, CheckGuard, Checker};
+#[cfg(feature = "consul")]
+pub use consul::{ConsulPolicy, ConsulServer, ConsulStats, ConsulTicker};
 pub use error::Error;
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdPolicy, EtcdRegistry, EtcdState, EtcdStats};

@@ -1,0 +1,283 @@
+//! The key-value store: values with an index each, found by key or by prefix.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::topic::{Indexes, Topic};
+
+#[derive(Debug)]
+pub(super) struct Kv {
+    entries: BTreeMap<Arc<str>, Arc<Pair>>,
+    /// When keys that are gone went. Without it the index of a prefix would fall when its youngest key is deleted.
+    graves: BTreeMap<Arc<str>, u64>,
+    /// What is missing in the graves went no later than this. No index is lower.
+    floor: u64,
+    /// Keys and prefixes that somebody waits for.
+    waits: HashMap<Wanted, Topic>,
+    clean_at: usize,
+    bytes: usize,
+    limits: Limits,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) keys: usize,
+    /// Of keys and values together.
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) key: Arc<str>,
+    pub(super) value: Bytes,
+    pub(super) flags: u64,
+    pub(super) created: u64,
+    pub(super) modified: u64,
+}
+
+/// What is read or waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Wanted {
+    Key(Arc<str>),
+    Prefix(Arc<str>),
+}
+
+/// The store is at its bound.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+const GRAVES: usize = 4_096;
+
+impl Kv {
+    pub(super) fn new(limits: Limits, indexes: &Indexes) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            graves: BTreeMap::new(),
+            floor: indexes.last(),
+            waits: HashMap::new(),
+            clean_at: 64,
+            bytes: 0,
+            limits,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Arc<Pair>> {
+        self.entries.get(key)
+    }
+
+    pub(super) fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Pair>> {
+        starting_with(&self.entries, prefix).map(|(_, pair)| pair)
+    }
+
+    pub(super) fn index(&self, wanted: &Wanted) -> u64 {
+        let youngest = match wanted {
+            Wanted::Key(key) => {
+                let pair = self.entries.get(key).map(|pair| pair.modified);
+                pair.or_else(|| self.graves.get(key).copied())
+            }
+            Wanted::Prefix(prefix) => {
+                let pairs = self.under(prefix).map(|pair| pair.modified);
+                pairs.chain(starting_with(&self.graves, prefix).map(|(_, went)| *went)).max()
+            }
+        };
+        youngest.unwrap_or(0).max(self.floor)
+    }
+
+    pub(super) fn topic(&mut self, wanted: &Wanted) -> Topic {
+        if self.waits.len() >= self.clean_at {
+            self.waits.retain(|_, topic| !topic.is_alone());
+            self.clean_at = 2 * self.waits.len() + 64;
+        }
+        let index = self.index(wanted);
+        let topic = self.waits.entry(wanted.clone()).or_insert_with(|| Topic::new(index));
+        topic.index = index;
+        topic.clone()
+    }
+
+    /// `cas`: only if the key was last changed at this index; 0: only if there is none. Says whether it was done.
+    pub(super) fn put(
+        &mut self,
+        indexes: &mut Indexes,
+        (key, value): (&str, Bytes),
+        flags: u64,
+        cas: Option<u64>,
+    ) -> Result<bool, Full> {
+        let known = self.entries.get(key);
+        if cas.is_some_and(|cas| cas != known.map_or(0, |pair| pair.modified)) {
+            return Ok(false);
+        }
+        // A write that changes nothing wakes nobody.
+        if known.is_some_and(|pair| pair.value == value && pair.flags == flags) {
+            return Ok(true);
+        }
+        let freed = known.map_or(0, |pair| pair.size());
+        let bytes = self.bytes - freed + key.len() + value.len();
+        if bytes > self.limits.bytes || (known.is_none() && self.entries.len() >= self.limits.keys)
+        {
+            return Err(Full);
+        }
+        let index = indexes.next();
+        let key = known.map_or_else(|| key.into(), |pair| pair.key.clone());
+        let created = known.map_or(index, |pair| pair.created);
+        let pair = Pair { key: key.clone(), value, flags, created, modified: index };
+        self.bytes = bytes;
+        self.graves.remove(&key);
+        self.entries.insert(key.clone(), Arc::new(pair));
+        self.touch(indexes, &key);
+        Ok(true)
+    }
+
+    /// `cas`: only if it was last changed at this index. Says whether it is gone.
+    pub(super) fn delete(&mut self, indexes: &mut Indexes, key: &str, cas: Option<u64>) -> bool {
+        let Some(pair) = self.entries.get(key) else { return true };
+        if cas.is_some_and(|cas| cas != pair.modified) {
+            return false;
+        }
+        let key = pair.key.clone();
+        self.remove(indexes, &key);
+        true
+    }
+
+    pub(super) fn delete_under(&mut self, indexes: &mut Indexes, prefix: &str) {
+        let keys: Vec<_> = self.under(prefix).map(|pair| pair.key.clone()).collect();
+        for key in keys {
+            self.remove(indexes, &key);
+        }
+    }
+
+    fn remove(&mut self, indexes: &mut Indexes, key: &Arc<str>) {
+        let Some(pair) = self.entries.remove(key) else { return };
+        self.bytes -= pair.size();
+        let index = indexes.next();
+        if self.graves.len() >= GRAVES {
+            self.graves.clear();
+            self.floor = index;
+        }
+        self.graves.insert(key.clone(), index);
+        self.touch(indexes, key);
+    }
+
+    fn touch(&mut self, indexes: &mut Indexes, key: &str) {
+        // Few are waited for at a time, compared with how many keys there are.
+        for (wanted, topic) in &mut self.waits {
+            let concerned = match wanted {
+                Wanted::Key(wanted) => **wanted == *key,
+                Wanted::Prefix(prefix) => key.starts_with(&**prefix),
+            };
+            if concerned {
+                indexes.touch(topic);
+            }
+        }
+    }
+}
+
+impl Pair {
+    fn size(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
+}
+
+fn starting_with<'a, T>(
+    map: &'a BTreeMap<Arc<str>, T>,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a Arc<str>, &'a T)> {
+    map.range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+        .take_while(move |(key, _)| key.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn store() -> (Kv, Indexes) {
+        let indexes = Indexes::new(100);
+        (Kv::new(Limits { keys: 8, bytes: 64 }, &indexes), indexes)
+    }
+
+    fn put(kv: &mut Kv, indexes: &mut Indexes, key: &str, value: &'static str) -> u64 {
+        assert_eq!(kv.put(indexes, (key, value.into()), 0, None), Ok(true));
+        kv.index(&Wanted::Key(key.into()))
+    }
+
+    #[test]
+    fn a_check_and_set_with_an_old_index_changes_nothing() {
+        let (mut kv, mut indexes) = store();
+        let first = put(&mut kv, &mut indexes, "a", "1");
+        put(&mut kv, &mut indexes, "a", "2");
+        assert_eq!(kv.put(&mut indexes, ("a", "3".into()), 0, Some(first)), Ok(false));
+        assert_eq!(kv.put(&mut indexes, ("a", "3".into()), 0, Some(0)), Ok(false));
+        assert_eq!(kv.get("a").unwrap().value, "2");
+        assert!(!kv.delete(&mut indexes, "a", Some(first)));
+        assert_eq!(kv.put(&mut indexes, ("b", "3".into()), 0, Some(0)), Ok(true));
+    }
+
+    #[test]
+    fn the_store_takes_no_more_than_its_bounds_and_gives_room_back() {
+        let (mut kv, mut indexes) = store();
+        let long = |n| Bytes::from(vec![b'v'; n]);
+        assert_eq!(kv.put(&mut indexes, ("a", long(63)), 0, None), Ok(true));
+        assert_eq!(kv.put(&mut indexes, ("b", Bytes::new()), 0, None), Err(Full));
+        assert_eq!(kv.put(&mut indexes, ("a", long(60)), 0, None), Ok(true), "smaller");
+        assert!(kv.delete(&mut indexes, "a", None));
+        assert_eq!(kv.bytes, 0);
+        for key in 0..8 {
+            put(&mut kv, &mut indexes, &key.to_string(), "");
+        }
+        assert_eq!(kv.put(&mut indexes, ("8", Bytes::new()), 0, None), Err(Full));
+    }
+
+    #[test]
+    fn graves_and_waits_are_bounded() {
+        let (mut kv, mut indexes) = store();
+        for n in 0..3 * GRAVES {
+            let key = format!("k{n}");
+            put(&mut kv, &mut indexes, &key, "");
+            kv.delete(&mut indexes, &key, None);
+            drop(kv.topic(&Wanted::Key(key.into())));
+        }
+        assert!(kv.graves.len() <= GRAVES && kv.waits.len() <= 64);
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_of_what_is_wanted_never_falls_and_rises_with_each_change(
+            steps in prop::collection::vec((0..6_usize, any::<bool>(), 0..3_u8), 0..200),
+        ) {
+            const KEYS: [&str; 6] = ["a", "a/b", "a/b/c", "a/c", "b", "b/a"];
+            let wanted: Vec<_> = KEYS.iter().flat_map(|key| {
+                [Wanted::Key((*key).into()), Wanted::Prefix((*key).into())]
+            }).collect();
+            let (mut kv, mut indexes) = store();
+            for (key, delete, value) in steps {
+                let key = KEYS[key];
+                let before: Vec<_> = wanted.iter().map(|wanted| kv.index(wanted)).collect();
+                let old = kv.get(key).map(|pair| pair.value.clone());
+                if delete {
+                    kv.delete(&mut indexes, key, None);
+                } else {
+                    kv.put(&mut indexes, (key, vec![value].into()), 0, None).unwrap();
+                }
+                let changed = kv.get(key).map(|pair| pair.value.clone()) != old;
+                for (wanted, before) in wanted.iter().zip(before) {
+                    let concerned = changed && match wanted {
+                        Wanted::Key(wanted) => **wanted == *key,
+                        Wanted::Prefix(prefix) => key.starts_with(&**prefix),
+                    };
+                    let after = kv.index(wanted);
+                    let kept = if concerned { after > before } else { after == before };
+                    prop_assert!(kept, "{wanted:?}");
+                }
+            }
+        }
+    }
+}
