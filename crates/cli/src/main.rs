@@ -1,0 +1,36 @@
+//! The binary of the family: `gusset registry`.
+
+mod options;
+mod registry;
+mod serve;
+
+use std::{
+    io::{Write, stderr, stdout},
+    process::ExitCode,
+};
+
+use options::Command;
+
+fn main() -> ExitCode {
+    let token = std::env::var("GUSSET_TOKEN").ok();
+    match Command::parse(std::env::args_os().skip(1), token) {
+        Ok(Command::Help(text)) => {
+            // Whoever closes the pipe has read enough.
+            let _ = stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Registry(options)) => finish(registry::run(options)),
+        Err(error) => finish(Err(format!("{error}; see gusset --help"))),
+    }
+}
+
+/// 2 says that it could not start.
+fn finish(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(stderr(), "gusset: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

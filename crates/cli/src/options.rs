@@ -1,0 +1,129 @@
+use std::{ffi::OsString, net::SocketAddr};
+
+use lexopt::prelude::*;
+
+pub(crate) const HELP: &str = "\
+The members of the gusset family that run as a process of their own.
+
+gusset registry [OPTIONS]   a service registry and key-value store over Consul's HTTP API
+gusset registry --help      its options
+";
+
+pub(crate) const REGISTRY_HELP: &str = "\
+A service registry and key-value store over Consul's HTTP API. All is in memory: what it knows ends with the process.
+
+gusset registry [OPTIONS]
+
+  --listen ADDR   address and port, port 0 for any free one [127.0.0.1:8500]
+  --token TOKEN   what clients have to show [$GUSSET_TOKEN]; needed to listen on anything but loopback
+  --help          this text
+
+SIGTERM or Ctrl-C answers who waits, finishes what is under way, and ends; a second one ends at once.
+The exit code is 0, or 2 if it could not start.
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Help(&'static str),
+    Registry(Registry),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Registry {
+    pub(crate) listen: SocketAddr,
+    pub(crate) token: Option<String>,
+}
+
+impl Command {
+    /// Reads the arguments behind the name of the program; `token` is that of the environment.
+    pub(crate) fn parse(
+        args: impl IntoIterator<Item = OsString>,
+        token: Option<String>,
+    ) -> Result<Self, String> {
+        let mut args = lexopt::Parser::from_args(args);
+        let command = match args.next().map_err(|error| error.to_string())? {
+            Some(Value(command)) => command,
+            Some(Long("help") | Short('h')) => return Ok(Self::Help(HELP)),
+            Some(other) => return Err(other.unexpected().to_string()),
+            None => return Err("no command".into()),
+        };
+        match command.to_str() {
+            Some("registry") => registry(&mut args, token).map_err(|error| error.to_string()),
+            _ => Err(format!("unknown command {command:?}")),
+        }
+    }
+}
+
+fn registry(args: &mut lexopt::Parser, token: Option<String>) -> Result<Command, lexopt::Error> {
+    let mut options = Registry { listen: SocketAddr::from(([127, 0, 0, 1], 8_500)), token };
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("listen") => {
+                let address = args.value()?.string()?;
+                options.listen = address.parse().map_err(|_| {
+                    format!("--listen: '{address}' is no address with a port, as 127.0.0.1:8500 is")
+                })?;
+            }
+            Long("token") => options.token = Some(args.value()?.string()?),
+            Long("help") | Short('h') => return Ok(Command::Help(REGISTRY_HELP)),
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    if options.token.as_ref().is_some_and(String::is_empty) {
+        return Err("the token is empty".into());
+    }
+    if options.token.is_none() && !options.listen.ip().is_loopback() {
+        return Err(format!(
+            "not listening on {} without a token: whoever reaches it could change everything; give one by --token or $GUSSET_TOKEN",
+            options.listen
+        )
+        .into());
+    }
+    Ok(Command::Registry(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Command, String> {
+        Command::parse(args.iter().map(OsString::from), None)
+    }
+
+    #[test]
+    fn without_options_it_listens_where_consul_does() {
+        let expected = Registry { listen: "127.0.0.1:8500".parse().unwrap(), token: None };
+        assert_eq!(parse(&["registry"]), Ok(Command::Registry(expected)));
+        assert_eq!(parse(&["--help"]), Ok(Command::Help(HELP)));
+        assert_eq!(parse(&["registry", "-h"]), Ok(Command::Help(REGISTRY_HELP)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (args, said) in [
+            (&[][..], "no command"),
+            (&["serve"], "unknown command \"serve\""),
+            (&["--listen"], "invalid option '--listen'"),
+            (&["registry", "--port", "1"], "invalid option '--port'"),
+            (&["registry", "--listen"], "missing argument for option '--listen'"),
+            (
+                &["registry", "--listen", "8500"],
+                "--listen: '8500' is no address with a port, as 127.0.0.1:8500 is",
+            ),
+            (&["registry", "--token", ""], "the token is empty"),
+            (&["registry", "more"], "unexpected argument \"more\""),
+        ] {
+            assert_eq!(parse(args).unwrap_err(), said, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn beyond_loopback_it_listens_only_with_a_token() {
+        let args = ["registry", "--listen", "0.0.0.0:8500"];
+        assert!(parse(&args).unwrap_err().starts_with("not listening on 0.0.0.0:8500 without"));
+        assert!(parse(&[&args[..], &["--token", "s3cret"]].concat()).is_ok());
+        assert!(Command::parse(args.map(OsString::from), Some("s3cret".into())).is_ok());
+        assert!(parse(&["registry", "--listen", "[::1]:0"]).is_ok());
+    }
+}

@@ -1,0 +1,68 @@
+//! `gusset registry`.
+
+use std::{
+    io::{ErrorKind, Write, stdout},
+    net::SocketAddr,
+};
+
+use gusset_registry::{ConsulPolicy, ConsulServer};
+use tokio::{net::TcpListener, signal::unix};
+
+use crate::{options::Registry, serve};
+
+pub(crate) fn run(options: Registry) -> Result<(), String> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    runtime.block_on(registry(options))
+}
+
+async fn registry(options: Registry) -> Result<(), String> {
+    let listener =
+        TcpListener::bind(options.listen).await.map_err(|error| reason(options.listen, &error))?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    // Before anybody is told that it runs: who reads the line may end it.
+    let mut interrupt = signal(unix::SignalKind::interrupt())?;
+    let mut terminate = signal(unix::SignalKind::terminate())?;
+
+    let ip = match address.ip() {
+        ip if ip.is_unspecified() => "127.0.0.1".into(),
+        ip => ip.to_string(),
+    };
+    let mut policy = ConsulPolicy::default().node("gusset", ip);
+    if let Some(token) = options.token {
+        policy = policy.token(token);
+    }
+    let server = ConsulServer::new(policy);
+    let ticker = server.spawn_ticker();
+    let _ = writeln!(
+        stdout(),
+        "gusset registry: Consul's HTTP API on http://{address}; Ctrl-C ends it"
+    );
+
+    let serving = serve::Serving::spawn(listener, server.clone());
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    server.close();
+    tokio::select! {
+        () = serving.close() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    drop(ticker);
+    Ok(())
+}
+
+fn signal(kind: unix::SignalKind) -> Result<unix::Signal, String> {
+    unix::signal(kind).map_err(|error| format!("signals cannot be received: {error}"))
+}
+
+fn reason(address: SocketAddr, error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::AddrInUse => {
+            let port = address.port();
+            format!("port {port} is in use; choose another with --listen, port 0 for any free one")
+        }
+        _ => format!("cannot listen on {address}: {error}"),
+    }
+}

@@ -1,0 +1,151 @@
+//! The process, as its user sees it.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::disallowed_methods, reason = "a bound for a real process")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+struct Registry {
+    process: Child,
+    address: String,
+}
+
+impl Registry {
+    fn start(args: &[&str]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_gusset"))
+            .args(["registry", "--listen", "127.0.0.1:0"])
+            .args(args)
+            .env_remove("GUSSET_TOKEN")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split("http://").nth(1).unwrap().split(';').next().unwrap().to_owned();
+        Self { process, address }
+    }
+
+    /// Sends a request and reads its answer to the end.
+    fn call(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    fn ends_within(&mut self, bound: Duration) -> Option<i32> {
+        let since = Instant::now();
+        while since.elapsed() < bound {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn gusset(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gusset"))
+        .args(args)
+        .env_remove("GUSSET_TOKEN")
+        .output()
+        .unwrap()
+}
+
+fn index(answer: &str) -> &str {
+    let lower = answer.find("x-consul-index: ").unwrap() + "x-consul-index: ".len();
+    answer[lower..].lines().next().unwrap()
+}
+
+#[test]
+fn a_blocked_request_wakes_when_somebody_registers() {
+    let registry = Registry::start(&[]);
+    let answer = registry.call("GET", "/v1/health/service/cart", "");
+    let path = format!("/v1/health/service/cart?index={}", index(&answer));
+    std::thread::scope(|scope| {
+        let blocked = scope.spawn(|| registry.call("GET", &path, ""));
+        let body = r#"{"Name": "cart", "Port": 80, "Check": {"TTL": "30s"}}"#;
+        let answer = registry.call("PUT", "/v1/agent/service/register", body);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let woken = blocked.join().unwrap();
+        assert!(woken.contains("\"Service\":\"cart\""), "{woken}");
+    });
+}
+
+#[test]
+fn sigterm_answers_who_is_blocked_and_ends_with_0() {
+    let mut registry = Registry::start(&[]);
+    let answer = registry.call("GET", "/v1/kv/a", "");
+    let mut blocked = TcpStream::connect(&registry.address).unwrap();
+    blocked.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    // One that says nothing holds nobody up.
+    let _idle = TcpStream::connect(&registry.address).unwrap();
+    write!(blocked, "GET /v1/kv/a?index={} HTTP/1.1\r\nHost: h\r\n\r\n", index(&answer)).unwrap();
+    // Over the same listener, and therefore after the other was accepted.
+    registry.call("GET", "/v1/status/leader", "");
+    registry.signal("-TERM");
+    let mut answer = String::new();
+    blocked.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    assert_eq!(registry.ends_within(Duration::from_secs(5)), Some(0));
+}
+
+#[test]
+fn a_port_in_use_is_named_with_exit_code_2() {
+    let registry = Registry::start(&[]);
+    let output = gusset(&["registry", "--listen", &registry.address]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let port = registry.address.rsplit(':').next().unwrap();
+    assert!(said.starts_with(&format!("gusset: port {port} is in use; choose another")), "{said}");
+}
+
+#[test]
+fn bad_options_and_an_open_door_are_named_with_exit_code_2() {
+    for (args, said) in [
+        (&["registry", "--port", "1"][..], "gusset: invalid option '--port'; see gusset --help"),
+        (
+            &["registry", "--listen", "0.0.0.0:0"],
+            "gusset: not listening on 0.0.0.0:0 without a token",
+        ),
+        (&[], "gusset: no command; see gusset --help"),
+    ] {
+        let output = gusset(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(String::from_utf8(output.stderr).unwrap().starts_with(said), "{args:?}");
+    }
+    assert!(gusset(&["registry", "--help"]).status.success());
+}
+
+#[test]
+fn with_a_token_only_who_shows_it_is_served() {
+    let registry = Registry::start(&["--token", "s3cret"]);
+    assert!(registry.call("GET", "/v1/catalog/services", "").starts_with("HTTP/1.1 403"));
+    let answer = registry.call("GET", "/v1/catalog/services?token=s3cret", "");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
