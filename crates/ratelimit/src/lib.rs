@@ -28,7 +28,7 @@
 //! | [`AllOf`], [`Charge`], [`Exceeded`] | several limits at once, charged all or none; what it takes to be one of them; the refusal |
 //! | [`Level`] | what is left, and when the bucket is full again |
 //! | [`RateLimitLayer`], [`RateLimit`] | a limit around a service |
-//! | `HeadersLayer`, `AllHeadersLayer` (feature `http`) | the same, which also tells HTTP clients |
+//! | `HeadersLayer`, `AllHeadersLayer`, `RedisHeadersLayer` (feature `http`) | the same, which also tells HTTP clients |
 //! | [`Extract`], [`WithoutKey`] | what tells requests apart, and what becomes of those that lack it |
 //! | [`Concurrency`] | how many calls may run at once: fixed, or following overload or latency |
 //! | [`ConcurrencyLimiter`], [`Permit`] | places for calls that run; one of them |
@@ -138,7 +138,7 @@
 //!
 //! | the call | over HTTP | over gRPC |
 //! |---|---|---|
-//! | admitted | `RateLimit-Policy`, `RateLimit` (with `RateLimitLayer::headers`, `AllOf::headers`) | the same, as metadata |
+//! | admitted | `RateLimit-Policy`, `RateLimit` (with `headers` of the layers) | the same, as metadata |
 //! | [`Limited`] | 429, the same fields, `Retry-After`, a problem body | 8 `RESOURCE_EXHAUSTED`, the same fields, `grpc-retry-pushback-ms` |
 //! | [`Inadmissible`] | 403, a problem body | 7 `PERMISSION_DENIED` |
 //!
@@ -182,7 +182,7 @@
 //! # Features
 //!
 //! - `http`: keys from requests (`PeerIp`, `ClientIp`, `Header`, `Extension`, `Route`) and `RateLimit` fields on answers
-//!   (`RateLimitLayer::headers`, `AllOf::headers`), and `OverloadStatus`. Adds the `http` crate and what `gusset-call/http` adds.
+//!   (`headers` of the layers), and `OverloadStatus`. Adds the `http` crate and what `gusset-call/http` adds.
 //! - `redis`: limits that processes share. Adds the `redis` crate without TLS (a program that wants it names one of that
 //!   crate's TLS features in its own manifest), `arc-swap`, `rand`, `sha2` and `tracing`, and needs Rust 1.88.
 
@@ -271,6 +271,8 @@ pub use redis::{
     Decided, ForAll, InvalidUrl, Judge, RedisDenied, RedisLimit, RedisLimitFuture, RedisLimitLayer,
     RedisLimiter, RedisPolicy, RedisServer, RedisState, RedisStats, WhenAway, WireKey,
 };
+#[cfg(all(feature = "redis", feature = "http"))]
+pub use redis::{RedisHeaders, RedisHeadersFuture, RedisHeadersLayer};
 pub use reservation::Reservation;
 pub use service::RateLimit;
 pub use stats::Stats;

@@ -1,5 +1,7 @@
 //! Limits that several processes share, kept by a Redis server.
 
+#[cfg(feature = "http")]
+mod headers;
 mod layer;
 
 mod decided;
@@ -24,6 +26,8 @@ mod state;
 mod tests;
 
 pub use decided::{Decided, Judge, RedisDenied};
+#[cfg(feature = "http")]
+pub use headers::{RedisHeaders, RedisHeadersFuture, RedisHeadersLayer};
 pub use key::WireKey;
 pub use layer::{ForAll, RedisLimit, RedisLimitFuture, RedisLimitLayer};
 pub use limiter::RedisLimiter;

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Extract, WithoutKey, limit::NO_KEY};
+use crate::{Extract, Level, WithoutKey, limit::NO_KEY};
 
 use super::{
     decided::{Decided, RedisDenied},
@@ -68,6 +68,13 @@ impl<X> RedisLimitLayer<X> {
     }
 }
 
+#[cfg(feature = "http")]
+impl<X> RedisLimitLayer<X> {
+    pub(super) fn quota(&self) -> crate::Quota {
+        self.limiter.quota()
+    }
+}
+
 impl<S, X: Clone> Layer<S> for RedisLimitLayer<X> {
     type Service = RedisLimit<S, X>;
 
@@ -117,11 +124,15 @@ where
                 WithoutKey::ShareOne => {}
                 WithoutKey::Pass => {
                     let future = self.inner.call(request);
-                    return RedisLimitFuture { state: State::Called { future } };
+                    return RedisLimitFuture {
+                        state: State::Called { future },
+                        admitted: Some(None),
+                    };
                 }
                 WithoutKey::Refuse => {
                     return RedisLimitFuture {
                         state: State::Refused { error: Some(NO_KEY.into()) },
+                        admitted: None,
                     };
                 }
             }
@@ -129,7 +140,8 @@ where
         let asking: Asking = Box::pin(self.layer.limiter.check_owned(key));
         let fresh = self.inner.clone();
         let ready = mem::replace(&mut self.inner, fresh);
-        RedisLimitFuture { state: State::Asking { asking, call: Some((ready, request)) } }
+        let state = State::Asking { asking, call: Some((ready, request)) };
+        RedisLimitFuture { state, admitted: None }
     }
 }
 
@@ -138,12 +150,27 @@ type Asking = Pin<Box<dyn Future<Output = Result<Decided, RedisDenied>> + Send>>
 
 pin_project! {
     /// Future of [`RedisLimit`].
+    #[project = RedisLimitFutureProj]
     pub struct RedisLimitFuture<S, Req>
     where
         S: Service<Req>,
     {
         #[pin]
         state: State<S, Req>,
+        admitted: Option<Option<Level>>,
+    }
+}
+
+#[cfg(feature = "http")]
+impl<S: Service<Req>, Req> RedisLimitFuture<S, Req> {
+    /// Whether the service was called.
+    pub(super) const fn is_admitted(&self) -> bool {
+        self.admitted.is_some()
+    }
+
+    /// How full the bucket was then, if it has one.
+    pub(super) fn level(&self) -> Option<Level> {
+        self.admitted.flatten()
     }
 }
 
@@ -168,7 +195,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let mut state = self.as_mut().project().state;
+            let RedisLimitFutureProj { mut state, admitted } = self.as_mut().project();
             match state.as_mut().project() {
                 StateProj::Asking { asking, call } => {
                     // Taken before anything else, so that a future polled once too often is not polled inside.
@@ -179,7 +206,10 @@ where
                     let Some((mut inner, request)) = call.take() else { return Poll::Pending };
                     match decided {
                         Err(denied) => return Poll::Ready(Err(denied.into_refusal())),
-                        Ok(_) => state.set(State::Called { future: inner.call(request) }),
+                        Ok(decided) => {
+                            *admitted = Some(decided.level());
+                            state.set(State::Called { future: inner.call(request) });
+                        }
                     }
                 }
                 StateProj::Refused { error } => {

@@ -112,3 +112,44 @@ async fn a_call_dropped_while_redis_is_asked_does_not_reach_the_service() {
     eventually("the call is over", async || redis.stats().left == 1).await;
     assert_eq!(called.load(SeqCst), 0);
 }
+
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn clients_are_told_when_admitted_and_when_refused_but_not_where_nobody_decided() {
+    use std::time::Duration;
+
+    use gusset_ratelimit::{AnswerLayer, Quota, RedisServer};
+    use http::{Request, Response};
+
+    async fn told(redis: &RedisServer, away: WhenAway) -> (u16, [Option<String>; 4]) {
+        let quota = Quota::new(100, Duration::from_secs(1_000)).burst(2);
+        let limiter = RedisLimiter::new(redis, "told", quota).when_away(away);
+        let server = ServiceBuilder::new()
+            .layer(AnswerLayer::new())
+            .layer(RedisLimitLayer::new(limiter).headers("all").legacy())
+            .service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(String::new())));
+        let answer = server.oneshot(Request::new(())).await.unwrap();
+        let field = |name| answer.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+        let fields = ["ratelimit-policy", "ratelimit", "x-ratelimit-remaining", "retry-after"];
+        (answer.status().as_u16(), fields.map(field))
+    }
+
+    let server = Server::start();
+    let redis = patient(&server);
+    let text = |text: &str| Some(text.to_owned());
+    for left in ["1", "0"] {
+        let (status, [policy, limit, legacy, wait]) = told(&redis, WhenAway::Closed).await;
+        assert_eq!((status, policy, wait), (200, text("\"all\";q=100;w=1000"), None));
+        // The time until there is one again is that of the server, which runs.
+        assert!(limit.unwrap().starts_with(&format!("\"all\";r={left};t=")));
+        assert_eq!(legacy, text(left));
+    }
+    let (status, [policy, limit, left, wait]) = told(&redis, WhenAway::Closed).await;
+    assert_eq!((status, policy), (429, text("\"all\";q=100;w=1000")));
+    assert_eq!((limit, left), (wait.as_ref().map(|s| format!("\"all\";r=0;t={s}")), text("0")));
+
+    let down = server_at(&Server::down(&[]));
+    assert_eq!(told(&down, WhenAway::Open).await, (200, [const { None }; 4]));
+    let (status, [policy, ..]) = told(&down, WhenAway::Closed).await;
+    assert_eq!((status, policy), (503, None));
+}
