@@ -15,8 +15,10 @@ mod mirror;
 
 mod calls;
 mod keys;
-mod link;
 mod rpc;
+
+mod connector;
+mod link;
 
 pub use policy::EtcdPolicy;
 pub use registry::EtcdRegistry;

@@ -17,9 +17,10 @@ use tonic::Status;
 
 use super::{
     calls::{self, Listing, On, Swap},
+    connector::Line,
     holdings::{Holdings, Refused, Verdict, Waiting},
     keys::{Keys, Record, value},
-    link::{Line, Link},
+    link::Link,
     policy::EtcdPolicy,
     service::Service,
     state::Meters,

@@ -8,10 +8,11 @@ use tonic::{Code, Status};
 
 use super::{
     calls::{self, On, Swap},
+    connector::pause,
     engine::Engine,
     holdings::{Outcome, Task, Verdict},
     keys::Record,
-    link::{Link, pause},
+    link::Link,
     rpc::KeyValue,
 };
 use crate::Instance;

@@ -1,8 +1,7 @@
-//! One connection to one endpoint, and the task that always has one.
+//! One connection to one endpoint.
 
 use std::{
     fmt,
-    future::pending,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -13,11 +12,7 @@ use std::{
 use futures_core::Stream;
 use http::uri::PathAndQuery;
 use prost::Message;
-use rand::seq::SliceRandom;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{sync::watch, time::timeout};
 use tonic::{
     Code, Request, Status, Streaming,
     client::Grpc,
@@ -26,33 +21,21 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::{
-    keys::Keys,
-    policy::EtcdPolicy,
-    rpc::{AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse, path},
-    state::{EtcdState, Meters},
-};
-use crate::Error;
+use super::rpc::{AuthenticateRequest, AuthenticateResponse, path};
 
-/// etcd takes a client that pings more often than every 5 s for a nuisance, and hangs up.
-const PING_EVERY: Duration = Duration::from_secs(6);
 /// More than a page of listings or a part of a watch's answer can have: etcd takes 1.5 MiB a request unless told otherwise.
 const LARGEST_ANSWER: usize = 64 << 20;
-/// With the default of 64 KiB a listing would wait for the other side several times.
-const WINDOW: u32 = 1 << 20;
 /// Calls in a row without an answer that end a connection.
 const OVERDUE: u32 = 2;
-/// A connection that held for so long was no failure.
-const HELD: Duration = Duration::from_secs(5);
 
 /// A connection over which a first call has been answered.
 pub(super) struct Link {
     /// Rises with every connection of an engine.
     pub(super) generation: u64,
-    endpoint: Arc<str>,
+    pub(super) endpoint: Arc<str>,
     channel: Channel,
     token: Option<MetadataValue<Ascii>>,
-    call_within: Duration,
+    pub(super) call_within: Duration,
     /// Calls without an answer since the last one with.
     overdue: AtomicU32,
     /// Why it is of no more use.
@@ -60,6 +43,25 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// Connects, which is no proof that anybody answers.
+    pub(super) async fn connect(
+        generation: u64,
+        address: Arc<str>,
+        endpoint: &Endpoint,
+    ) -> Result<Self, Status> {
+        let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
+        Ok(Self {
+            generation,
+            endpoint: address,
+            channel,
+            token: None,
+            // Until it is known to be of use, whoever connects sets the limit.
+            call_within: Duration::from_secs(86_400),
+            overdue: AtomicU32::new(0),
+            broken: watch::Sender::new(None),
+        })
+    }
+
     /// One question, one answer, within the time that a call has.
     pub(super) async fn ask<Q, A>(&self, path: &'static str, question: Q) -> Result<A, Status>
     where
@@ -165,7 +167,7 @@ impl Link {
         request
     }
 
-    async fn authenticate(&mut self, user: &str, password: &str) -> Result<(), Status> {
+    pub(super) async fn authenticate(&mut self, user: &str, password: &str) -> Result<(), Status> {
         let request = AuthenticateRequest { name: user.into(), password: password.into() };
         let answer: AuthenticateResponse = self.ask(path::AUTHENTICATE, request).await?;
         let mut token: MetadataValue<Ascii> =
@@ -179,205 +181,5 @@ impl Link {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("endpoint", &self.endpoint).finish_non_exhaustive()
-    }
-}
-
-/// Where the present connection is found.
-#[derive(Debug)]
-pub(super) struct Line {
-    links: watch::Sender<Option<Arc<Link>>>,
-    state: watch::Sender<EtcdState>,
-}
-
-impl Line {
-    pub(super) fn new() -> Self {
-        let cause = "not connected yet".into();
-        Self {
-            links: watch::Sender::new(None),
-            state: watch::Sender::new(EtcdState::Away { since: Instant::now(), cause }),
-        }
-    }
-
-    pub(super) fn state(&self) -> watch::Receiver<EtcdState> {
-        self.state.subscribe()
-    }
-
-    /// The present connection, or none.
-    pub(super) fn present(&self) -> Option<Arc<Link>> {
-        self.links.borrow().clone().filter(|link| !link.is_broken())
-    }
-
-    /// A connection, as soon as there is one.
-    pub(super) async fn link(&self) -> Arc<Link> {
-        let usable = |link: &Option<Arc<Link>>| link.as_ref().is_some_and(|link| !link.is_broken());
-        let mut links = self.links.subscribe();
-        let link = links.wait_for(usable).await.ok().and_then(|link| link.clone());
-        match link {
-            Some(link) => link,
-            // The sender is in `self`, so the wait does not end without.
-            None => pending().await,
-        }
-    }
-
-    /// Why there is no connection.
-    pub(super) fn unavailable(&self) -> Error {
-        let cause = match &*self.state.borrow() {
-            EtcdState::Away { cause, .. } => cause.to_string(),
-            EtcdState::Connected { .. } => "no answer in time".into(),
-        };
-        Error::Unavailable(cause.into())
-    }
-
-    fn up(&self, link: &Arc<Link>) {
-        tracing::debug!(endpoint = &*link.endpoint, "connected to etcd");
-        self.links.send_replace(Some(link.clone()));
-        self.state.send_replace(EtcdState::Connected { endpoint: link.endpoint.clone() });
-    }
-
-    fn down(&self, cause: Arc<str>) {
-        self.links.send_replace(None);
-        self.state.send_modify(|state| {
-            let since = match state {
-                EtcdState::Away { since, .. } => *since,
-                EtcdState::Connected { .. } => {
-                    tracing::warn!(cause = &*cause, "connection to etcd lost");
-                    Instant::now()
-                }
-            };
-            *state = EtcdState::Away { since, cause };
-        });
-    }
-}
-
-/// Keeps a connection to one of the endpoints.
-pub(super) struct Connector {
-    endpoints: Vec<(Arc<str>, Endpoint)>,
-    policy: Arc<EtcdPolicy>,
-    keys: Keys,
-}
-
-impl Connector {
-    pub(super) fn new(
-        addresses: impl IntoIterator<Item = impl Into<String>>,
-        policy: Arc<EtcdPolicy>,
-        keys: Keys,
-    ) -> Result<Self, Error> {
-        let mut endpoints = Vec::new();
-        for address in addresses {
-            let address: String = address.into();
-            let uri = if address.contains("://") { address } else { format!("http://{address}") };
-            let endpoint = Endpoint::from_shared(uri.clone())
-                .map_err(|_| invalid(&uri))?
-                .connect_timeout(policy.connect_within)
-                .http2_keep_alive_interval(PING_EVERY)
-                .keep_alive_timeout(policy.call_within)
-                .keep_alive_while_idle(false)
-                .initial_stream_window_size(WINDOW)
-                .initial_connection_window_size(4 * WINDOW);
-            endpoints.push((uri.into(), endpoint));
-        }
-        if endpoints.is_empty() {
-            return Err(invalid(""));
-        }
-        // Many processes with one list do not all use its first entry.
-        endpoints.shuffle(&mut rand::rng());
-        Ok(Self { endpoints, policy, keys })
-    }
-
-    /// Never ends. The next endpoint is tried at once; when all have failed, after a pause.
-    pub(super) async fn run(self, line: Arc<Line>, meters: Arc<Meters>) {
-        let (mut generation, mut failures) = (0, 0_u32);
-        for (address, endpoint) in self.endpoints.iter().cycle() {
-            generation += 1;
-            let opened = self.open(generation, address, endpoint);
-            let late = |_| Err(Status::deadline_exceeded("no answer to a new connection"));
-            match timeout(self.policy.connect_within, opened).await.unwrap_or_else(late) {
-                Ok(link) => {
-                    meters.connected.fetch_add(1, Relaxed);
-                    let (link, since) = (Arc::new(link), Instant::now());
-                    line.up(&link);
-                    line.down(link.ended().await);
-                    failures = if since.elapsed() > HELD { 0 } else { failures.saturating_add(1) };
-                }
-                Err(status) => {
-                    failures = failures.saturating_add(1);
-                    line.down(format!("{address}: {}", reason(&status)).into());
-                }
-            }
-            let endpoints = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
-            if failures > 0 && failures % endpoints == 0 {
-                sleep(pause(self.policy.ttl_used(), failures / endpoints)).await;
-            }
-        }
-    }
-
-    /// Connects and has a first question answered, one that a member without a quorum cannot answer.
-    async fn open(
-        &self,
-        generation: u64,
-        address: &Arc<str>,
-        endpoint: &Endpoint,
-    ) -> Result<Link, Status> {
-        let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
-        let mut link = Link {
-            generation,
-            endpoint: address.clone(),
-            channel,
-            token: None,
-            // All of it has `connect_within`.
-            call_within: Duration::from_secs(86_400),
-            overdue: AtomicU32::new(0),
-            broken: watch::Sender::new(None),
-        };
-        if let Some((user, password)) = &self.policy.credentials {
-            link.authenticate(user, password).await?;
-        }
-        let span = self.keys.all();
-        let (key, range_end) = (span.begin, span.end);
-        let trial =
-            RangeRequest { key, range_end, limit: 1, keys_only: true, ..Default::default() };
-        link.ask::<_, RangeResponse>(path::RANGE, trial).await?;
-        link.call_within = self.policy.call_within;
-        Ok(link)
-    }
-}
-
-fn invalid(endpoint: &str) -> Error {
-    let value = endpoint.chars().take(80).collect();
-    Error::Invalid { field: "endpoint of etcd", value, reason: "is neither host:port nor a URI" }
-}
-
-/// With the innermost cause, which for a transport's error is the one that tells something.
-fn reason(status: &Status) -> String {
-    let mut cause: &dyn std::error::Error = status;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    if std::ptr::addr_eq(cause, status) { status.message().into() } else { cause.to_string() }
-}
-
-/// Doubles from 50 ms to a sixth of the TTL but at most 5 s; half of it is random.
-pub(super) fn pause(ttl: Duration, failures: u32) -> Duration {
-    const FIRST: Duration = Duration::from_millis(50);
-    let longest = (ttl / 6).min(Duration::from_secs(5));
-    let doubled = FIRST * (1 << failures.saturating_sub(1).min(10));
-    doubled.min(longest).mul_f64(rand::random_range(0.5..=1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_five_seconds_and_differ() {
-        let ttl = Duration::from_secs(30);
-        for failures in 0..100 {
-            let whole = (50 << failures.clamp(1, 10) >> 1).min(5_000);
-            let pause = pause(ttl, failures).as_millis();
-            assert!((whole / 2..=whole).contains(&pause), "{pause} after {failures}");
-        }
-        assert!(pause(Duration::from_secs(2), u32::MAX) <= Duration::from_millis(334));
-        let pauses: std::collections::BTreeSet<_> = (0..20).map(|_| pause(ttl, 9)).collect();
-        assert!(pauses.len() > 10);
     }
 }

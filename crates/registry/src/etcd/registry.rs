@@ -9,10 +9,10 @@ use tokio::{runtime, sync::watch, task::JoinSet};
 
 use super::{
     calls,
+    connector::Connector,
     engine::Engine,
     keeper,
     keys::Keys,
-    link::Connector,
     policy::EtcdPolicy,
     service::Service,
     state::{EtcdState, EtcdStats},

@@ -15,9 +15,10 @@ use tonic::Status;
 
 use super::{
     calls::{self, Listing},
+    connector::pause,
     engine::Engine,
     keys::{Record, Span},
-    link::{Link, pause},
+    link::Link,
     mirror::{Applied, Change, Mirror},
     rpc::{Ask, Event, KeyValue, WatchCreate, WatchProgress, WatchRequest, WatchResponse, path},
 };
