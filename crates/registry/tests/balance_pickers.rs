@@ -234,6 +234,22 @@ async fn peak_ewma_prefers_the_fast_and_notices_when_a_slow_one_recovers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_hangs_until_callers_give_up_is_slow() {
+    let ewma = LeastLoaded::peak_ewma(Duration::from_secs(10));
+    let mut chooser = Chooser::new(weighted(&[1; 3])).pick(ewma);
+    serve(&mut chooser, 100, |_| (2, false)).await;
+    let mut given_up = 0;
+    for _ in 0..1_000 {
+        let chosen = chooser.choose(&0).unwrap();
+        let hangs = &*chosen.id == "000";
+        given_up += usize::from(hangs);
+        advance(Duration::from_millis(if hangs { 500 } else { 2 })).await;
+        if hangs { drop(chosen) } else { chosen.succeeded() }
+    }
+    assert!((1..20).contains(&given_up), "{given_up} of 1000");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_fails_fast_is_not_preferred() {
     for picker in [LeastLoaded::new(), LeastLoaded::peak_ewma(Duration::from_secs(10))] {
         let mut chooser = Chooser::new(weighted(&[1; 3])).pick(picker);

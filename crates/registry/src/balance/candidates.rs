@@ -72,7 +72,8 @@ pub struct Candidates<'a> {
     pub(crate) turn: &'a Cell<Option<usize>>,
     pub(crate) own_turn: usize,
     pub(crate) now: &'a Now<'a>,
-    pub(crate) memory: Duration,
+    /// In seconds.
+    pub(crate) memory: f32,
     pub(crate) may_pick: &'a dyn Fn(usize) -> bool,
 }
 

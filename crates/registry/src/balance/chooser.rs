@@ -1,7 +1,7 @@
 use std::{fmt, ops::Deref, sync::Arc};
 
 use crate::{
-    Ejection, Fleet, Instance, Needs, Pick, RoundRobin, Watch,
+    Ejection, Fleet, Instance, Pick, RoundRobin, Watch,
     balance::{
         candidates::Member,
         connection::InFlight,
@@ -95,7 +95,7 @@ impl<P> Chooser<P> {
         // `ask` answers with places within the list only.
         let member = roster.members.get(index)?;
         let flight = counted.then(|| InFlight::begin(&member.seat, 0, needs, &now));
-        Some(Chosen { member, core: &self.core, needs, flight })
+        Some(Chosen { member, core: &self.core, flight })
     }
 
     /// The instances, and how they fare in the hands of this chooser.
@@ -110,7 +110,6 @@ impl<P> Chooser<P> {
 pub struct Chosen<'a> {
     member: &'a Member,
     core: &'a Core<()>,
-    needs: Needs,
     flight: Option<InFlight>,
 }
 
@@ -134,9 +133,9 @@ impl Chosen<'_> {
     }
 
     #[inline]
-    fn settle(&self, failed: bool) {
-        match &self.flight {
-            Some(flight) => flight.settle(failed, self.needs),
+    fn settle(mut self, failed: bool) {
+        match &mut self.flight {
+            Some(flight) => flight.settle(failed),
             None => self.member.seat.note(failed, || self.core.now()),
         }
         self.core.judge(&self.member.seat, failed);

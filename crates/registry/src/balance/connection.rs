@@ -179,6 +179,8 @@ pub(crate) struct InFlight {
     /// When it began, if its latency is measured.
     since: u64,
     epoch: u32,
+    /// Over how many seconds latencies are forgotten; 0 if they are not measured, or this one was.
+    memory: f32,
     in_total: bool,
 }
 
@@ -189,8 +191,11 @@ impl InFlight {
         if needs.total_pending {
             load.enter_total();
         }
-        let since = if needs.latency.is_some() { now.nanos() } else { 0 };
-        Self { load, since, epoch, in_total: needs.total_pending }
+        let (since, memory) = match needs.latency {
+            Some(memory) => (now.nanos(), memory.as_secs_f32().max(f32::MIN_POSITIVE)),
+            None => (0, 0.0),
+        };
+        Self { load, since, epoch, memory, in_total: needs.total_pending }
     }
 
     pub(crate) fn load(&self) -> &Load {
@@ -208,12 +213,17 @@ impl InFlight {
 
     /// The endpoint answered, or its readiness failed.
     #[inline]
-    pub(crate) fn settle(&self, failed: bool, needs: Needs) {
-        let Load { clock, .. } = &*self.load;
-        self.load.note(failed, || clock.nanos());
-        if let Some(memory) = needs.latency {
-            let now = clock.nanos();
-            self.load.measured(now.saturating_sub(self.since), failed, now, memory);
+    pub(crate) fn settle(&mut self, failed: bool) {
+        self.load.note(failed, || self.load.clock.nanos());
+        self.measure(failed);
+    }
+
+    #[inline]
+    fn measure(&mut self, failed: bool) {
+        if self.memory > 0.0 {
+            let now = self.load.clock.nanos();
+            self.load.measured(now.saturating_sub(self.since), failed, now, self.memory);
+            self.memory = 0.0;
         }
     }
 }
@@ -221,6 +231,8 @@ impl InFlight {
 impl Drop for InFlight {
     #[inline]
     fn drop(&mut self) {
+        // A caller who went away because it took too long tells that it is slow, but not that it is fast.
+        self.measure(true);
         if self.in_total {
             self.load.leave_total();
         }
@@ -247,8 +259,8 @@ impl<'a> AtWork<'a> {
 impl Drop for AtWork<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(flight) = self.0.take().and_then(Option::take) {
-            flight.settle(true, Needs::NOTHING);
+        if let Some(mut flight) = self.0.take().and_then(Option::take) {
+            flight.settle(true);
         }
     }
 }

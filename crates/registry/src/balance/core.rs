@@ -13,7 +13,7 @@ use gusset_call::Clock;
 use tokio::sync::{Notify, futures::OwnedNotified};
 
 use crate::{
-    Ejection, Fleet, Needs, Watch,
+    Ejection, Fleet, Watch,
     balance::{
         connection::InFlight,
         ejection::Ejector,
@@ -111,8 +111,8 @@ impl<S> Core<S> {
 
     /// Takes the end of a call down.
     #[inline]
-    pub(crate) fn settle(&self, flight: &InFlight, failed: bool, needs: Needs) {
-        flight.settle(failed, needs);
+    pub(crate) fn settle(&self, mut flight: InFlight, failed: bool) {
+        flight.settle(failed);
         self.judge(flight.load(), failed);
     }
 

@@ -151,10 +151,10 @@ where
         at_work.done();
         if ready.is_ready() {
             if let Some(flight) = this.flight.take() {
-                let Shared { core, pick, .. } = &*this.balance.shared;
+                let core = &this.balance.shared.core;
                 flight.broke();
                 core.invalidate();
-                core.settle(&flight, true, pick.needs());
+                core.settle(flight, true);
             }
         }
         ready.map_err(Into::into)
@@ -191,13 +191,13 @@ where
         let result = future.poll(cx);
         at_work.done();
         let result = ready!(result);
-        let Shared { core, pick, protocol, .. } = &*this.balance.shared;
+        let Shared { core, protocol, .. } = &*this.balance.shared;
         let failed = match &result {
             Ok(response) => protocol.is_failure(response),
             Err(_) => true,
         };
         if let Some(flight) = this.flight.take() {
-            core.settle(&flight, failed, pick.needs());
+            core.settle(flight, failed);
         }
         this.state.set(State::Done);
         Poll::Ready(result.map_err(Into::into))

@@ -15,7 +15,8 @@ use crate::{
 ///
 /// It is divided by the cube of its share of recent successes: an instance that fails at once has nothing under way and
 /// is fast, and would draw all traffic if only that counted. Failures are forgotten with time, half of them every 5 s,
-/// so it needs no traffic to be tried again. The time of a call that failed counts only where it is long.
+/// so it needs no traffic to be tried again. The time of a call that failed, or that its caller gave
+/// up, counts only where it is long.
 ///
 /// The two are drawn in proportion to the weights of the instances.
 #[derive(Clone, Copy, Debug, Default)]

@@ -9,7 +9,6 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
-    time::Duration,
 };
 
 use gusset_call::Clock;
@@ -112,12 +111,12 @@ impl Load {
         }
     }
 
-    /// The mean in nanoseconds, `None` if nothing was measured.
-    pub(crate) fn latency(&self, now: u64, memory: Duration) -> Option<f32> {
+    /// The mean in nanoseconds, `None` if nothing was measured. `memory` is in seconds.
+    pub(crate) fn latency(&self, now: u64, memory: f32) -> Option<f32> {
         Latency(self.latency.load(Relaxed)).mean(now, memory)
     }
 
-    pub(crate) fn measured(&self, nanos: u64, failed: bool, now: u64, memory: Duration) {
+    pub(crate) fn measured(&self, nanos: u64, failed: bool, now: u64, memory: f32) {
         let mut word = self.latency.load(Relaxed);
         loop {
             let next = Latency(word).after(nanos, failed, now, memory).0;
@@ -192,21 +191,21 @@ impl Latency {
         (now >> Self::TICK_BITS) as u32
     }
 
-    fn kept(self, now: u64, memory: Duration) -> f32 {
+    fn kept(self, now: u64, memory: f32) -> f32 {
         // A clock may lag behind that of another thread; that is no silence of 52 days.
         let ticks = (Self::tick(now).wrapping_sub(self.0 as u32) as i32).max(0);
         if ticks == 0 {
             return 1.0;
         }
         let silence = ticks as f32 * ((1_u32 << Self::TICK_BITS) as f32 / 1e9);
-        (-silence / memory.as_secs_f32().max(f32::MIN_POSITIVE)).exp()
+        (-silence / memory.max(f32::MIN_POSITIVE)).exp()
     }
 
-    fn mean(self, now: u64, memory: Duration) -> Option<f32> {
+    fn mean(self, now: u64, memory: f32) -> Option<f32> {
         (self.0 != 0).then(|| f32::from_bits((self.0 >> 32) as u32) * self.kept(now, memory))
     }
 
-    fn after(self, nanos: u64, failed: bool, now: u64, memory: Duration) -> Self {
+    fn after(self, nanos: u64, failed: bool, now: u64, memory: f32) -> Self {
         let newest = nanos.max(1) as f32;
         let mean = match self.mean(now, memory) {
             None if failed => return self,
@@ -232,7 +231,7 @@ mod tests {
     use proptest::prelude::*;
 
     const SECOND: u64 = 1_000_000_000;
-    const MEMORY: Duration = Duration::from_secs(10);
+    const MEMORY: f32 = 10.0;
 
     #[test]
     fn failures_in_a_row_come_close_to_one_and_a_single_one_is_forgotten() {

@@ -92,8 +92,8 @@ impl<M: MakeEndpoint> Balance<M> {
     /// ```
     pub fn fixed<I: Into<Instance>>(instances: impl IntoIterator<Item = I>, make: M) -> Self {
         let instances: Vec<Instance> = instances.into_iter().map(Into::into).collect();
-        let service =
-            instances.first().map_or_else(|| "fixed".into(), |first| first.service.clone());
+        let named = instances.iter().find(|instance| !instance.service.is_empty());
+        let service = named.map_or_else(|| "fixed".into(), |instance| instance.service.clone());
         Self::new(Watch::fixed(service, instances), make)
     }
 }

@@ -129,7 +129,7 @@ impl Roster {
         may_pick: &dyn Fn(usize) -> bool,
     ) -> Option<usize> {
         let Asking { turn, own_turn, now, needs } = asking;
-        let memory = needs.latency.unwrap_or(Duration::ZERO);
+        let memory = needs.latency.map_or(0.0, |memory| memory.as_secs_f32());
         let candidates =
             Candidates { roster: self, turn, own_turn: *own_turn, now, memory, may_pick };
         pick.pick(request, &candidates).filter(|&index| index < self.members.len())
@@ -162,19 +162,18 @@ impl<S> Set<S> {
         let is_first = self.roster.members.is_empty() && self.aside.is_empty();
         let known: Vec<_> =
             snapshot.instances().iter().map(|instance| self.kept(instance, now)).collect();
-        let mut until = FOR_EVER;
-        let standings: Vec<_> = snapshot
+        let (standings, untils): (Vec<_>, Vec<_>) = snapshot
             .instances()
             .iter()
             .zip(&known)
-            .map(|(instance, kept)| {
-                let standing = standing(instance, kept.as_deref(), is_first, rules, now);
-                until = until.min(standing.1);
-                standing.0
-            })
-            .collect();
+            .map(|(instance, kept)| standing(instance, kept.as_deref(), is_first, rules, now))
+            .unzip();
         let plan = rules.fleet.plan(&standings);
         let ejected: Vec<bool> = standings.iter().map(|standing| standing.ejected).collect();
+        // Those who take no calls do not get warm either.
+        let aside = (0..ejected.len()).filter(|&index| ejected[index]);
+        let until = plan.open.iter().copied().chain(aside).map(|index| untils[index]).min();
+        let until = until.unwrap_or(FOR_EVER);
         let panicking = plan.panicking;
         let entry = |index: usize, kept: Option<Arc<Connection<S>>>| {
             let connection = kept.unwrap_or_else(|| {
