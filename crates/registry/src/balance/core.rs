@@ -111,7 +111,7 @@ impl<S> Core<S> {
 
     /// Takes the end of a call down.
     #[inline]
-    pub(crate) fn settle(&self, mut flight: InFlight, failed: bool) {
+    pub(crate) fn settle(&self, flight: &mut InFlight, failed: bool) {
         flight.settle(failed);
         self.judge(flight.load(), failed);
     }

@@ -150,12 +150,13 @@ where
         }
         at_work.done();
         if ready.is_ready() {
-            if let Some(flight) = this.flight.take() {
+            if let Some(flight) = this.flight {
                 let core = &this.balance.shared.core;
                 flight.broke();
                 core.invalidate();
                 core.settle(flight, true);
             }
+            *this.flight = None;
         }
         ready.map_err(Into::into)
     }
@@ -196,9 +197,10 @@ where
             Ok(response) => protocol.is_failure(response),
             Err(_) => true,
         };
-        if let Some(flight) = this.flight.take() {
+        if let Some(flight) = this.flight {
             core.settle(flight, failed);
         }
+        *this.flight = None;
         this.state.set(State::Done);
         Poll::Ready(result.map_err(Into::into))
     }
