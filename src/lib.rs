@@ -18,7 +18,8 @@
 //! | `telemetry`, `otlp` | of [`sidecar`]: logs with trace ids, spans over OTLP |
 //! | `etcd` | of [`registry`]: the registry that etcd keeps |
 //! | `redis` | of [`ratelimit`]: limits that processes share |
-//! | `full` | all but the last four |
+//! | `reqwest` | of [`call`]: a reqwest client as an HTTP service |
+//! | `full` | all but the last five |
 //!
 //! What all layers share, the refusals and the context of a call, is in [`call`], always there.
 

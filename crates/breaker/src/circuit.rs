@@ -10,7 +10,8 @@ use gusset_call::{Clock, Open};
 use tokio::sync::watch;
 
 use crate::{
-    Event, Listener, Outcome, Permit, Policy, Recent, State, Stats,
+    Event, Outcome, Permit, Policy, Recent, State, Stats,
+    event::Listener,
     machine::{Machine, Recorded, Refused, Ticket, Transition, World, word::Generation},
     stats::Counters,
 };
@@ -35,7 +36,7 @@ pub struct Circuit(Arc<Shared>);
 struct Shared {
     machine: Machine,
     clock: Clock,
-    listener: Option<Box<dyn Listener>>,
+    listener: Option<Arc<Listener>>,
     /// Calls that the circuit would refuse pass all the same.
     observing: AtomicBool,
     name: Arc<str>,
@@ -51,20 +52,31 @@ impl Circuit {
         Self::build(name.into(), policy, None)
     }
 
-    /// A closed circuit that tells `listener` what happens to it, for instance to count it in metrics.
+    /// A closed circuit that tells `listener` what happens to it, by its name; for instance to count it in metrics. The listener
+    /// runs within the call, under no lock: let it be quick, and not panic.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    /// use gusset_breaker::{Circuit, Event, Policy, State};
+    ///
+    /// static OPENED: AtomicU32 = AtomicU32::new(0);
+    /// let circuit = Circuit::with_listener("db", Policy::consecutive(1), |_name, event| {
+    ///     if let Event::Transition { to: State::Open, .. } = event {
+    ///         OPENED.fetch_add(1, Relaxed);
+    ///     }
+    /// });
+    /// circuit.try_acquire().unwrap().failure();
+    /// assert_eq!(OPENED.load(Relaxed), 1);
+    /// ```
     pub fn with_listener(
         name: impl Into<Arc<str>>,
         policy: Policy,
-        listener: impl Listener,
+        listener: impl Fn(&str, &Event<'_>) + Send + Sync + 'static,
     ) -> Self {
-        Self::build(name.into(), policy, Some(Box::new(listener)))
+        Self::build(name.into(), policy, Some(Arc::new(listener)))
     }
 
-    pub(crate) fn build(
-        name: Arc<str>,
-        policy: Policy,
-        listener: Option<Box<dyn Listener>>,
-    ) -> Self {
+    pub(crate) fn build(name: Arc<str>, policy: Policy, listener: Option<Arc<Listener>>) -> Self {
         Self(Arc::new(Shared {
             machine: Machine::new(policy),
             clock: Clock::new(),
@@ -110,10 +122,52 @@ impl Circuit {
     /// Whether a call may be let through now. For a balancer that passes over open circuits: it takes no place and counts nothing.
     #[must_use]
     pub fn is_eligible(&self) -> bool {
-        self.is_observing() || self.0.machine.would_admit(&*self.0)
+        self.lets_all_pass() || self.0.machine.would_admit(&*self.0)
     }
 
-    /// Asks to make a call. Tell the permit how it went; dropping it without is [`Outcome::Ignored`], or
+    /// Makes a call that blocks; an `Err` of it is a failure. In asynchronous code, use [`run`](Self::run).
+    ///
+    /// ```
+    /// use gusset_breaker::{Circuit, Policy};
+    ///
+    /// let circuit = Circuit::new("hosts", Policy::consecutive(5));
+    /// match circuit.call(|| std::fs::read("/etc/hosts")) {
+    ///     Ok(Ok(hosts)) => assert!(!hosts.is_empty()),
+    ///     Ok(Err(error)) => println!("tried, and failed: {error}"),
+    ///     Err(open) => println!("not even tried: {open}"),
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Open`] if the circuit lets no call through.
+    pub fn call<T, E: fmt::Display>(
+        &self,
+        call: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Result<T, E>, Open> {
+        let permit = self.try_acquire()?;
+        let result = call();
+        permit.tell(&result);
+        Ok(result)
+    }
+
+    /// Waits for a call; an `Err` of it is a failure. Dropping the future before its end drops the call, which counts as the
+    /// crate's documentation says under *Cancellation*.
+    ///
+    /// # Errors
+    ///
+    /// [`Open`] if the circuit lets no call through; `call` is not polled then.
+    pub async fn run<T, E: fmt::Display>(
+        &self,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<Result<T, E>, Open> {
+        let permit = self.try_acquire()?;
+        let result = call.await;
+        permit.tell(&result);
+        Ok(result)
+    }
+
+    /// Asks to make a call. Tell the permit how it went; beware of a `?` between the two, for dropping it without is [`Outcome::Ignored`], or
     /// [`Outcome::Failure`] after [`Policy::slow_after`] or in a panic.
     ///
     /// # Errors
@@ -133,7 +187,7 @@ impl Circuit {
         Ok(Permit::started(self.clone(), self.admit().map_err(|open| *open)?))
     }
 
-    /// Refuses all calls until [`reset`](Self::reset).
+    /// Refuses all calls until [`reset`](Self::reset), also while it [observes](Self::observe).
     pub fn force_open(&self) {
         self.announce(self.0.machine.force(State::ForcedOpen), None);
     }
@@ -153,11 +207,16 @@ impl Circuit {
         self.announce(self.0.machine.force(State::Closed), None);
     }
 
-    /// While `observing`, refuses nothing: the circuit goes through its states as always, tells them, and counts in
+    /// While `observing`, refuses nothing but by [`force_open`](Self::force_open): the circuit goes through its states as always, tells them, and counts in
     /// [`Stats::refused`] what it would have refused. For trying a policy in production. Those calls have no say
-    /// in its state, which is left to the probes.
+    /// in its state, which is left to the probes. A [`reset`](Self::reset) does not end it.
     pub fn observe(&self, observing: bool) {
         self.0.observing.store(observing, Relaxed);
+    }
+
+    /// An order outweighs the wish to look on only.
+    fn lets_all_pass(&self) -> bool {
+        self.is_observing() && self.state() != State::ForcedOpen
     }
 
     /// Whether it only [observes](Self::observe).
@@ -177,7 +236,7 @@ impl Circuit {
             }
             Err(refused) => {
                 self.count_refusal();
-                if self.is_observing() { Ok(None) } else { Err(self.refuse(refused)) }
+                if self.lets_all_pass() { Ok(None) } else { Err(self.refuse(refused)) }
             }
         }
     }
@@ -193,7 +252,7 @@ impl Circuit {
     #[inline]
     pub(crate) fn certain_refusal(&self) -> Option<Box<Open>> {
         let refused = self.0.machine.certain_refusal(&*self.0)?;
-        (!self.is_observing()).then(|| self.refuse(refused))
+        (!self.lets_all_pass()).then(|| self.refuse(refused))
     }
 
     #[cold]
@@ -295,7 +354,7 @@ impl Circuit {
     #[inline]
     fn tell<'a>(&'a self, event: impl FnOnce() -> Event<'a>) {
         if let Some(listener) = &self.0.listener {
-            listener.event(self.name(), &event());
+            listener(self.name(), &event());
         }
     }
 

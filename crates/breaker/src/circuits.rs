@@ -8,7 +8,7 @@ use std::{
 
 use gusset_call::Clock;
 
-use crate::{Circuit, Event, Listener, Policy, State};
+use crate::{Circuit, Event, Policy, State, event::Listener};
 
 /// One circuit per key, for instance per endpoint, at most a stated number. Clones share the circuits.
 ///
@@ -35,7 +35,7 @@ pub struct Circuits<K> {
 
 struct Shared<K> {
     policy: Policy,
-    listener: Option<Arc<dyn Listener>>,
+    listener: Option<Arc<Listener>>,
     capacity: NonZeroUsize,
     clock: Clock,
     table: Mutex<Table<K>>,
@@ -64,11 +64,15 @@ impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
 
     /// At most `capacity` circuits, all with `policy`, that all tell `listener` what happens to them.
     #[must_use]
-    pub fn with_listener(policy: Policy, capacity: NonZeroUsize, listener: impl Listener) -> Self {
+    pub fn with_listener(
+        policy: Policy,
+        capacity: NonZeroUsize,
+        listener: impl Fn(&str, &Event<'_>) + Send + Sync + 'static,
+    ) -> Self {
         Self::build(policy, capacity, Some(Arc::new(listener)))
     }
 
-    fn build(policy: Policy, capacity: NonZeroUsize, listener: Option<Arc<dyn Listener>>) -> Self {
+    fn build(policy: Policy, capacity: NonZeroUsize, listener: Option<Arc<Listener>>) -> Self {
         let table = Table { places: HashMap::new(), slots: Vec::new(), hand: 0, evictions: 0 };
         let (table, clock) = (Mutex::new(table), Clock::new());
         Self { shared: Arc::new(Shared { policy, listener, capacity, clock, table }) }
@@ -84,7 +88,6 @@ impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
         }
         // Made without the lock, for the text of the key is user code.
         let listener = self.shared.listener.clone();
-        let listener = listener.map(|listener| Box::new(Shares(listener)) as Box<dyn Listener>);
         let circuit = Circuit::build(key.to_string().into(), self.shared.policy, listener);
         let slot = Slot { key: key.clone(), circuit: circuit.clone(), used: now };
         let (found, _forgotten) = {
@@ -96,6 +99,12 @@ impl<K: Hash + Eq + Clone + fmt::Display> Circuits<K> {
             }
         };
         found
+    }
+
+    /// The circuit of `key`, if there is one; for pages and orders, where a wrong name must not make a new one.
+    #[must_use]
+    pub fn find(&self, key: &K) -> Option<Circuit> {
+        self.lock().find(key, self.shared.clock.nanos())
     }
 
     /// Forgets the circuit of `key`, for instance when its endpoint is gone. Whoever holds it goes on using it.
@@ -210,15 +219,6 @@ impl<K> Slot<K> {
     }
 }
 
-/// One of many circuits that tell the same listener.
-struct Shares(Arc<dyn Listener>);
-
-impl Listener for Shares {
-    fn event(&self, circuit: &str, event: &Event<'_>) {
-        self.0.event(circuit, event);
-    }
-}
-
 impl<K> Clone for Circuits<K> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone() }
@@ -267,7 +267,7 @@ mod tests {
         let circuits = Circuits::<u32>::with_listener(
             Policy::consecutive(1),
             NonZeroUsize::new(10).unwrap(),
-            move |circuit: &str, event: &Event<'_>| {
+            move |circuit, event| {
                 if let Event::Transition { to, .. } = event {
                     log.lock().unwrap().push((circuit.to_owned(), *to));
                 }

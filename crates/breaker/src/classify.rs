@@ -1,9 +1,22 @@
+use std::fmt;
+
 use crate::Outcome;
 
-/// Judges results. Closures `|&Result<Response, Error>| -> Outcome` do.
+/// Judges results. A refusal of the family that comes from inside is [`Outcome::Ignored`] whatever is said of it here, but for
+/// `NoInstance` and `DeadlineExceeded`. Closures `|&Result<Response, Error>| -> Outcome` do.
 pub trait Classify<Res, E> {
     /// What `result` says about the service. Runs on the path of every call, under no lock.
     fn classify(&self, result: &Result<Res, E>) -> Outcome;
+
+    /// Says what was wrong with a response that is a failure, for [`Open::cause`](gusset_call::Open::cause). Called only if it
+    /// opens the circuit.
+    ///
+    /// # Errors
+    ///
+    /// Those of the formatter.
+    fn describe(&self, _: &Res, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its response")
+    }
 }
 
 impl<F, Res, E> Classify<Res, E> for F
@@ -43,6 +56,10 @@ impl<B, E> Classify<http::Response<B>, E> for HttpStatus {
             Ok(_) => Outcome::Success,
         }
     }
+
+    fn describe(&self, response: &http::Response<B>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {}", response.status().as_u16())
+    }
 }
 
 /// Errors and the gRPC codes 2 `UNKNOWN`, 4 `DEADLINE_EXCEEDED`, 13 `INTERNAL`, 14 `UNAVAILABLE` and 15 `DATA_LOSS` are
@@ -63,6 +80,13 @@ impl<B, E> Classify<http::Response<B>, E> for GrpcStatus {
             Some(b"2" | b"4" | b"13" | b"14" | b"15") => Outcome::Failure,
             Some(b"1" | b"8") => Outcome::Ignored,
             Some(_) => Outcome::Success,
+        }
+    }
+
+    fn describe(&self, response: &http::Response<B>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match response.headers().get("grpc-status").and_then(|code| code.to_str().ok()) {
+            Some(code) => write!(f, "gRPC code {code}"),
+            None => <HttpStatus as Classify<_, E>>::describe(&HttpStatus, response, f),
         }
     }
 }

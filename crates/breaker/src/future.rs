@@ -1,10 +1,13 @@
 use std::{
+    error::Error,
+    fmt,
     future::Future,
+    marker::PhantomData,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use gusset_call::{BoxError, Open};
+use gusset_call::{BoxError, Inadmissible, Limited, Open, Overloaded};
 use pin_project_lite::pin_project;
 
 use crate::{Classify, Outcome, Permit};
@@ -61,7 +64,14 @@ where
                 };
                 let outcome = classify.classify(&result);
                 let result = result.map_err(Into::into);
-                held.settle(outcome, result.as_ref().err());
+                match &result {
+                    Err(error) => held.settle(unless_refused(outcome, &**error), Some(error)),
+                    Ok(_) if outcome != Outcome::Failure => held.settle(outcome, None),
+                    Ok(response) => {
+                        let wrong = Wrong { classify, response, error: PhantomData };
+                        held.settle(outcome, Some(&wrong));
+                    }
+                }
                 Poll::Ready(result)
             }
             StateProj::Refused { error } => match error.take() {
@@ -95,9 +105,9 @@ impl AtWork<'_> {
     }
 
     #[inline]
-    fn settle(self, outcome: Outcome, error: Option<&BoxError>) {
+    fn settle(self, outcome: Outcome, error: Option<&dyn fmt::Display>) {
         if let Some(permit) = &mut *self.0 {
-            permit.settle(outcome, error.map(|error| error as &dyn std::fmt::Display));
+            permit.settle(outcome, error);
         }
     }
 }
@@ -106,5 +116,35 @@ impl Drop for AtWork<'_> {
     #[inline]
     fn drop(&mut self) {
         *self.0 = None;
+    }
+}
+
+/// A refusal from inside says that the service was not asked.
+#[cold]
+fn unless_refused(outcome: Outcome, error: &(dyn Error + 'static)) -> Outcome {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let was_not_asked = error.is::<Limited>()
+            || error.is::<Inadmissible>()
+            || error.is::<Overloaded>()
+            || error.is::<Open>();
+        if was_not_asked {
+            return Outcome::Ignored;
+        }
+        next = error.source();
+    }
+    outcome
+}
+
+/// What is wrong with a response, written only if somebody reads it.
+struct Wrong<'a, C, Res, E> {
+    classify: &'a C,
+    response: &'a Res,
+    error: PhantomData<E>,
+}
+
+impl<C: Classify<Res, E>, Res, E> fmt::Display for Wrong<'_, C, Res, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.classify.describe(self.response, f)
     }
 }

@@ -50,9 +50,10 @@ impl<C> BreakerLayer<C> {
         FallbackLayer::new(self, fallback)
     }
 
-    /// Answers the calls that the circuit refuses with clones of `value`.
+    /// Answers the calls that the circuit refuses with clones of `value`. Responses of HTTP clients are not `Clone`, for
+    /// their bodies are not: use [`fallback`](Self::fallback) there.
     #[must_use]
-    pub fn fallback_value<T>(self, value: T) -> FallbackLayer<C, FallbackValue<T>> {
+    pub fn fallback_value<T: Clone>(self, value: T) -> FallbackLayer<C, FallbackValue<T>> {
         self.fallback(FallbackValue(value))
     }
 

@@ -21,13 +21,13 @@
 //!
 //! | item | what it is |
 //! |---|---|
-//! | [`Circuit`] | the state that all who call one dependency share; also by hand: [`Circuit::try_acquire`] |
+//! | [`Circuit`] | the state that all who call one dependency share; also by hand: [`Circuit::call`], [`Circuit::run`], [`Circuit::try_acquire`] |
 //! | [`Policy`], [`Window`], [`Ratio`] | when it trips, for how long, and what closes it |
 //! | [`BreakerLayer`], [`Breaker`] | the circuit around a service |
 //! | [`BreakerLayer::fallback`] | what answers instead: a value, a closure, another service |
 //! | [`Classify`], [`Outcome`] | what counts as a failure |
 //! | [`Circuits`] | one circuit per key, bounded |
-//! | [`Listener`], [`Event`] | for metrics; see also [`Circuit::subscribe`], [`Circuit::stats`], [`Circuit::recent`] |
+//! | [`Circuit::with_listener`], [`Event`] | for metrics; see also [`Circuit::subscribe`], [`Circuit::stats`], [`Circuit::recent`] |
 //! | [`Open`] | the refusal; it knows what opened the circuit, and, but in half-open, when to come back |
 //!
 //! # Transitions
@@ -61,6 +61,38 @@
 //! timeout, so that it sees the timeout's error. One circuit for each endpoint rather than one for all, so that one bad instance
 //! does not close the door to the good ones: ask [`Circuit::is_eligible`] in the balancer. On a server, put `AnswerLayer` (feature
 //! `http`) outside of it: the refusal becomes 503 with `Retry-After`. Set [`Policy::slow_after`] below any timeout that stands outside.
+//!
+//! Outside of limits as well: a refusal of ours that comes from inside (`Limited`, `Overloaded`, [`Open`] of another circuit) says that the
+//! service was not asked, and is [`Outcome::Ignored`] whatever the classifier thinks of it.
+//!
+//! Around reqwest it needs `gusset_call::Reqwest` (feature `reqwest` there), which makes a service of `http` requests of that client. Around a
+//! tonic channel, a refusal reaches the caller of the generated client as a status with code 2 `UNKNOWN`; [`refusal_in`] finds it in
+//! the status, and with `AnswerLayer` around the channel the code is 14 `UNAVAILABLE`.
+//!
+//! # Testing
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+//! use std::time::Duration;
+//! use gusset_breaker::{Circuit, Policy};
+//!
+//! // In a `#[tokio::test(start_paused = true)]`: the circuit has to be made within it.
+//! let circuit = Circuit::new("db", Policy::consecutive(1).open_for(Duration::from_secs(30)));
+//! circuit.try_acquire().unwrap().failure();
+//! assert!(circuit.try_acquire().is_err());
+//! tokio::time::advance(Duration::from_secs(30)).await;
+//! assert!(circuit.try_acquire().is_ok());
+//! # });
+//! ```
+//!
+//! # When it does not compile
+//!
+//! | the compiler says | because |
+//! |---|---|
+//! | method `oneshot` (or `call`, `ready`) exists, but its trait bounds were not satisfied | the error of the inner service is not `Into<BoxError>`; or the classifier is for other types, as [`HttpStatus`] around what answers no `http::Response`; or a closure does not name the types of its arguments |
+//! | `Infallible: From<Box<dyn Error + Send + Sync>>` is not satisfied | axum wants a service that never fails: put `AnswerLayer` outside of the breaker |
+//! | `Body: Clone` is not satisfied | bodies of responses cannot be cloned for [`BreakerLayer::fallback_value`]: make one in [`BreakerLayer::fallback`] |
+//! | implementation of `From` is not general enough | the service is awaited in a spawned block, and its error is `BoxError` itself: give it a type of its own |
 //!
 //! # What it costs
 //!
@@ -120,7 +152,7 @@ pub use circuits::Circuits;
 pub use classify::{Classify, ErrorsFail};
 #[cfg(feature = "http")]
 pub use classify::{GrpcStatus, HttpStatus};
-pub use event::{Event, Listener};
+pub use event::Event;
 pub use fallback::{
     Answer, Asked, Fallback, FallbackFuture, FallbackLayer, FallbackService, FallbackValue,
 };

@@ -36,6 +36,14 @@ impl<C: Borrow<Circuit>> Permit<C> {
         self.settle(Outcome::Failure, Some(&error));
     }
 
+    /// An `Err` is a failure.
+    pub(crate) fn tell<T, E: fmt::Display>(mut self, result: &Result<T, E>) {
+        match result {
+            Ok(_) => self.settle(Outcome::Success, None),
+            Err(error) => self.settle(Outcome::Failure, Some(error)),
+        }
+    }
+
     /// The call says nothing about the service.
     pub fn ignore(mut self) {
         self.settle(Outcome::Ignored, None);

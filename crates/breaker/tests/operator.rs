@@ -120,8 +120,9 @@ async fn while_it_observes_it_refuses_nothing_and_tells_what_it_would_have_done(
     assert_eq!(circuit.state(), State::Closed, "its probes close it as always");
 
     circuit.force_open();
-    circuit.observe(false);
-    assert!(service.oneshot(7).await.unwrap_err().is::<Open>());
+    assert!(!circuit.is_eligible());
+    assert!(service.oneshot(7).await.unwrap_err().is::<Open>(), "an order outweighs it");
+    assert!(circuit.try_acquire().is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,4 +291,49 @@ fn no_success_is_told_that_was_none() {
         }
     });
     assert_eq!(circuit.stats().failures, 200_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_from_inside_says_nothing_about_the_service() {
+    use gusset_call::{DeadlineExceeded, Limited, NoInstance, Overloaded};
+    let errors: [fn() -> BoxError; 5] = [
+        || Limited::new(Duration::from_secs(1)).into(),
+        || Overloaded::new("queue").into(),
+        || Open::new("other").into(),
+        || NoInstance::new("prices").into(),
+        || DeadlineExceeded.into(),
+    ];
+    let outcomes = errors.map(|error| {
+        let circuit = Circuit::new("prices", Policy::default());
+        let refuses = service_fn(move |_: u32| std::future::ready(Err::<String, _>(error())));
+        let service = BreakerLayer::new(circuit.clone()).layer(refuses);
+        tokio_test::task::spawn(service.oneshot(7))
+            .poll()
+            .is_ready()
+            .then(|| circuit.stats().failures)
+    });
+    assert_eq!(outcomes, [Some(0), Some(0), Some(0), Some(1), Some(1)]);
+}
+
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn the_cause_names_the_status() {
+    let circuit = Circuit::new("prices", Policy::consecutive(1));
+    let bad_gateway = service_fn(|_: u32| async {
+        Ok::<_, BoxError>(http::Response::builder().status(502).body(()).unwrap())
+    });
+    let layer = BreakerLayer::new(circuit.clone()).classify(gusset_breaker::HttpStatus);
+    layer.layer(bad_gateway).oneshot(7).await.unwrap();
+    assert_eq!(circuit.try_acquire().unwrap_err().cause(), Some("a failure, the last: status 502"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_by_hand_tells_the_circuit_by_itself() {
+    let circuit = Circuit::new("prices", Policy::consecutive(2));
+    assert_eq!(circuit.call(|| Ok::<_, &str>(7)).unwrap(), Ok(7));
+    assert_eq!(circuit.call(|| Err::<u8, _>("no route")).unwrap(), Err("no route"));
+    assert_eq!(circuit.run(async { Err::<u8, _>("no route") }).await.unwrap(), Err("no route"));
+    let open = circuit.run(async { Ok::<_, &str>(7) }).await.unwrap_err();
+    assert_eq!(open.cause(), Some("2 failures in a row, the last: no route"));
+    assert!(circuit.call(|| -> Result<u8, &str> { unreachable!() }).is_err());
 }

@@ -69,6 +69,8 @@ async fn a_closed_circuit_goes_before_an_open_one() {
 async fn a_removed_circuit_is_new_when_it_is_asked_for_again() {
     let circuits = circuits(10);
     (0..3).for_each(|key| fail(&circuits, key));
+    assert!(circuits.find(&7).is_none(), "asking makes none");
+    assert_eq!(circuits.find(&1).unwrap().state(), State::Open);
     assert_eq!(circuits.remove(&0).unwrap().state(), State::Open);
     assert!(circuits.remove(&0).is_none());
     assert_eq!(circuits.get(0).state(), State::Closed);

@@ -25,6 +25,9 @@ pub type AnswerBody<B> = Either<B, Full<Bytes>>;
 /// `grpc-retry-pushback-ms`. Either has `RateLimit-Policy` and `RateLimit` if the refusal knows its quotas. Any other error is logged and becomes 500 (gRPC 13 `INTERNAL`) without its
 /// text, which may hold secrets. Put it outermost on servers; clients want the error itself and do without.
 ///
+/// Without it, axum's `Router::layer` says that `Infallible: From<Box<dyn Error + Send + Sync>>` is not satisfied: its services must not
+/// fail. Around a tonic channel it turns a refusal, which a generated client would see as `UNKNOWN`, into `UNAVAILABLE` and its like.
+///
 /// ```
 /// use gusset_call::{AnswerLayer, BoxError, Open};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
