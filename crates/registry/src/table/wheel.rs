@@ -27,7 +27,8 @@ impl<O: Clone> Wheel<O> {
             interval,
             due: interval,
             span,
-            buckets: (0..=span).map(|_| Vec::new()).collect(),
+            // A power of two: a division for each entry would be half of what a tick costs.
+            buckets: (0..(span + 1).next_power_of_two()).map(|_| Vec::new()).collect(),
             spare: Vec::new(),
             owners: Vec::new(),
             free: Vec::new(),
@@ -61,8 +62,13 @@ impl<O: Clone> Wheel<O> {
     /// The entry is to be looked at in tick `due`, or sooner.
     pub(crate) fn put(&mut self, index: u32, due: u64, tick: u64) {
         let due = due.clamp(tick + 1, tick + self.span);
-        let buckets = self.buckets.len() as u64;
-        self.buckets[usize::try_from(due % buckets).unwrap_or(0)].push(index);
+        let place = self.place(due);
+        self.buckets[place].push(index);
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "what is cut off is masked out")]
+    fn place(&self, tick: u64) -> usize {
+        tick as usize & (self.buckets.len() - 1)
     }
 
     /// Begins the next tick, if its time has come.
@@ -73,11 +79,12 @@ impl<O: Clone> Wheel<O> {
         let from = if late > self.interval { now } else { self.due };
         self.due = from.saturating_add(self.interval);
         let tick = board.advance(now);
-        let place = usize::try_from(tick % self.buckets.len() as u64).unwrap_or(0);
+        let place = self.place(tick);
         let mut bucket = std::mem::replace(&mut self.buckets[place], take(&mut self.spare));
         let mut entries = Vec::new();
-        for index in bucket.drain(..) {
-            let (seen, slow) = board.look(index);
+        // All are read before any is judged: the processor then waits for many at once.
+        let looked: Vec<_> = bucket.drain(..).map(|index| (index, board.look(index))).collect();
+        for (index, (seen, slow)) in looked {
             if !slow && seen + self.span > tick {
                 self.put(index, seen + self.span, tick);
             } else if let Some(owner) = &self.owners[index as usize] {
