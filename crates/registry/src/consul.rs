@@ -14,6 +14,7 @@ mod filter;
 mod input;
 mod query;
 mod render;
+mod rendered;
 mod span;
 
 mod catalog;

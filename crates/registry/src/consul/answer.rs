@@ -18,6 +18,8 @@ pub(super) struct Answer {
 enum Body {
     Empty,
     Json(Value),
+    /// JSON that has been written already.
+    Written(Bytes),
     Raw(Bytes),
 }
 
@@ -37,6 +39,10 @@ impl Answer {
 
     pub(super) fn json(value: impl Into<Value>) -> Self {
         Self { status: StatusCode::OK, body: Body::Json(value.into()), index: None }
+    }
+
+    pub(super) const fn written(json: Bytes) -> Self {
+        Self { status: StatusCode::OK, body: Body::Written(json), index: None }
     }
 
     pub(super) const fn raw(value: Bytes) -> Self {
@@ -59,6 +65,7 @@ impl Answer {
                 (format!("{value:#}\n").into(), Some("application/json"))
             }
             Body::Json(value) => (value.to_string().into(), Some("application/json")),
+            Body::Written(json) => (json, Some("application/json")),
             Body::Raw(bytes) => (bytes, Some("application/octet-stream")),
         };
         let mut response = Response::new(Full::new(body));

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -19,28 +20,49 @@ use super::{
 };
 
 impl ConsulServer {
+    /// What many wait for: who was blocked may get what another one was given for the same index.
     pub(super) async fn health_service(&self, call: &Call) -> Result<Answer, Failure> {
-        let (mut entries, index, frame) = self.entries(call).await?;
+        self.wait_for_service(call).await?;
+        let blocked = call.query.number("index")?.is_some_and(|index| index > 0);
+        let asked = (blocked && !call.query.has("pretty"))
+            .then(|| format!("{:?}?{}", call.name, call.query.subject()));
+        if let Some(asked) = &asked {
+            let (index, now) = self.read(|State { catalog, .. }, frame| {
+                (catalog.service_index(&call.name), frame.now)
+            });
+            if let Some(body) = self.rendered().get(asked, index, now) {
+                return Ok(Answer::written(body).at(index));
+            }
+        }
+        let (mut entries, index, frame) = self.entries(call);
         if call.query.has("passing") {
             entries.retain(|entry| entry.status() == Status::Passing);
         }
         let shown = entries.iter().map(|entry| render::health(entry, &frame));
-        Ok(Answer::json(filtered(call, shown)?).at(index))
+        let shown = Value::from(filtered(call, shown)?);
+        let Some(asked) = asked else { return Ok(Answer::json(shown).at(index)) };
+        let body = Bytes::from(shown.to_string());
+        self.rendered().put(asked, index, frame.now, body.clone());
+        Ok(Answer::written(body).at(index))
     }
 
     pub(super) async fn catalog_service(&self, call: &Call) -> Result<Answer, Failure> {
-        let (entries, index, frame) = self.entries(call).await?;
+        self.wait_for_service(call).await?;
+        let (entries, index, frame) = self.entries(call);
         let shown = entries.iter().map(|entry| render::catalog_service(entry, &frame));
         Ok(Answer::json(filtered(call, shown)?).at(index))
     }
 
-    /// The instances that the query asks for, in its order.
-    async fn entries(&self, call: &Call) -> Result<(Vec<Entry>, u64, render::Frame), Failure> {
+    async fn wait_for_service(&self, call: &Call) -> Result<(), Failure> {
         if call.name.is_empty() {
             return Err(Failure::bad("Missing service name"));
         }
         let subject = Subject::Service(call.name.as_str().into());
-        self.block(&call.query, &subject).await?;
+        self.block(&call.query, &subject).await
+    }
+
+    /// The instances that the query asks for, in its order.
+    fn entries(&self, call: &Call) -> (Vec<Entry>, u64, render::Frame) {
         let (mut entries, index, frame, own) = self.read(|State { catalog, .. }, frame| {
             let index = catalog.service_index(&call.name);
             (catalog.entries(&call.name), index, frame, catalog.own.clone())
@@ -55,7 +77,7 @@ impl ConsulServer {
             let near = if near == "_agent" { &*own } else { near };
             entries.sort_by_key(|entry| *entry.node.def.name != *near);
         }
-        Ok((entries, index, frame))
+        (entries, index, frame)
     }
 
     pub(super) async fn health_state(&self, call: &Call) -> Result<Answer, Failure> {
@@ -77,7 +99,8 @@ impl ConsulServer {
     }
 
     pub(super) async fn health_checks(&self, call: &Call) -> Result<Answer, Failure> {
-        let (entries, index, frame) = self.entries(call).await?;
+        self.wait_for_service(call).await?;
+        let (entries, index, frame) = self.entries(call);
         let of_service = |check: &&Arc<CheckRecord>| check.service.is_some();
         let checks = entries.iter().flat_map(|entry| entry.checks.iter().filter(of_service));
         let shown = checks.map(|check| render::check(check, &frame));

@@ -58,6 +58,14 @@ impl Query {
         self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| &**value)
     }
 
+    /// All but what says how to wait and who asks.
+    pub(super) fn subject(&self) -> String {
+        let about = |name: &str| !["index", "wait", "token"].contains(&name);
+        let pairs = self.0.iter().filter(|(name, _)| about(name));
+        // Neither can be in what stands between them.
+        pairs.map(|(name, value)| format!("{name:?}={value:?}&")).collect()
+    }
+
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Wrong> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let wrong = |_| Wrong(format!("Invalid {name}: \"{text}\" is no whole number"));

@@ -6,7 +6,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -36,6 +36,7 @@ use super::{
     query::{Query, decode},
     record::NodeDef,
     render::Frame,
+    rendered::Rendered,
     routes::{self, Route},
     topic::{Indexes, Topic},
 };
@@ -83,6 +84,7 @@ use super::{
 /// - A pause of the server's process is held against no TTL.
 /// - An index that is higher than the server's is answered at once, not waited for.
 /// - `filter` has no `matches`; of what is not in an answer it says that it equals nothing, rather than refuse it.
+/// - Of what a check put out, who was blocked may get what it was up to a second ago: many who wait for one service get one answer.
 /// - A check has a field more, `LastHeardMs`: how long ago it was told of.
 ///
 /// # Memory
@@ -103,6 +105,7 @@ struct Shared {
     policy: ConsulPolicy,
     epoch: Instant,
     state: Mutex<State>,
+    rendered: Mutex<Rendered>,
     watchers: AtomicUsize,
     refused: AtomicU64,
     closing: AtomicBool,
@@ -194,6 +197,7 @@ impl ConsulServer {
             policy,
             epoch: Instant::now(),
             state: Mutex::new(state),
+            rendered: Mutex::default(),
             watchers: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -238,11 +242,19 @@ impl ConsulServer {
 
     async fn tick(&self) {
         let elapsed = self.0.epoch.elapsed();
-        self.change(|state, _| state.clock.tick(elapsed));
+        let now = self.change(|state, now| {
+            state.clock.tick(elapsed);
+            now
+        });
+        self.rendered().tick(now);
         while self.change(|state, now| state.catalog.tick(&mut state.indexes, now)) {
             // Heartbeats wait for the same lock.
             tokio::task::yield_now().await;
         }
+    }
+
+    pub(super) fn rendered(&self) -> MutexGuard<'_, Rendered> {
+        self.0.rendered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn policy(&self) -> &ConsulPolicy {
