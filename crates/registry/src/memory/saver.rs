@@ -90,18 +90,13 @@ impl MemoryRegistry {
         interval: Duration,
     ) -> Result<Saver, SnapshotError> {
         let path = path.into();
-        let before = {
-            let instances = load(&path)?;
-            let nothing_else = self.0.instances.load(Relaxed) == 0;
-            self.restore(instances);
-            if nothing_else { Some(self.0.changes.load(Relaxed)) } else { None }
-        };
+        self.restore(load(&path)?);
         let (stop, mut stopped) = oneshot::channel::<()>();
         let registry = self.clone();
         let interval = interval.max(Duration::from_millis(10));
         let task = tokio::spawn(async move {
-            // What was taken in is in the file already.
-            let (mut saved, mut failed) = (before, false);
+            // Saved once in any case: who registers while the file is taken in must not be left out.
+            let (mut saved, mut failed) = (None, false);
             loop {
                 let end = timeout(interval, &mut stopped).await.is_ok();
                 let changes = registry.0.changes.load(Relaxed);
