@@ -138,10 +138,16 @@ impl Gcra {
     /// What a bucket of an `older` quota, full at its tick `full_at`, comes to under this one at the same moment: spent tokens stay spent, up to
     /// the new burst.
     pub(crate) fn carried(&self, older: &Self, full_at: u64, nanos: u64) -> u64 {
+        let full_at = full_at.min(older.empty(older.now(nanos)));
+        self.owed(older, full_at, nanos).min(self.empty(self.now(nanos)))
+    }
+
+    /// The same, of tokens of which some are not due yet: all are still owed.
+    pub(crate) fn owed(&self, older: &Self, full_at: u64, nanos: u64) -> u64 {
         let (then, now) = (older.now(nanos), self.now(nanos));
-        let debt = full_at.saturating_sub(then.tick).min(older.burst_ticks());
+        let debt = full_at.saturating_sub(then.tick);
         let ticks = (u128::from(debt) << self.shift).div_ceil(1 << older.shift);
-        now.tick + u64::try_from(ticks).unwrap_or(u64::MAX).min(self.burst_ticks())
+        now.tick.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
     }
 
     #[inline]

@@ -70,10 +70,13 @@ impl RateLimiter {
     /// Allows something else from now on.
     ///
     /// Each call is decided by the old quota or by the new one, never by a part of each. Spent tokens stay spent: of a burst of 10 with 4 left, a burst of
-    /// 100 leaves 94, and a burst of 5 leaves none (and one of 0 forgets what was spent). Tokens come back at the new rate. Those who wait keep their turns, and who comes later
-    /// queues behind them; what they give back if they leave is lost, unless nobody waits any more, and [`wasted`](Self::wasted) counts it.
+    /// 100 leaves 94, and a burst of 5 leaves none (and one of 0 forgets what was spent). Tokens come back at the new rate.
+    ///
+    /// Those who wait keep their turns. Under a lower quota whoever comes later queues behind them. A higher one is of use at once: their tokens are owed at the
+    /// new rate, and once these have come back, others may pass them. So until the last of them has had its turn, up to the new rate and the old one together
+    /// come through. What they give back if they leave is lost, and [`wasted`](Self::wasted) counts it.
     pub fn set_quota(&self, quota: Quota) {
-        self.0.bucket.set_quota(quota, self.0.clock.nanos());
+        self.0.bucket.set_quota(quota, || self.0.clock.nanos());
     }
 
     /// Takes one token, if there is one.
@@ -156,7 +159,7 @@ impl RateLimiter {
         self.0.counters.stats()
     }
 
-    /// How many tokens were used by nobody, because those who had taken them left.
+    /// How many tokens were used by nobody, because those who had taken them left, or kept them until they had come back by time and gave them up then.
     #[must_use]
     pub fn wasted(&self) -> u64 {
         self.0.bucket.wasted(self.0.clock.nanos())

@@ -53,7 +53,7 @@ impl Shared {
                 Err(refused) => refused,
             };
             let Some(longer) = acceptable(&refused) else {
-                waiters.leave();
+                self.bucket.leave(clock());
                 return refuse(refused);
             };
             wait = longer;
@@ -62,7 +62,7 @@ impl Shared {
 
     pub(crate) fn used(&self, turn: &Turn) -> Level {
         if turn.waits {
-            self.bucket.waiters().leave();
+            self.bucket.leave(self.clock.nanos());
         }
         self.counters.count_allowed();
         self.peek()
@@ -71,7 +71,7 @@ impl Shared {
     pub(crate) fn given_up(&self, turn: &Turn) {
         self.bucket.give_back(&turn.place, turn.generation, self.clock.nanos());
         if turn.waits {
-            self.bucket.waiters().leave();
+            self.bucket.leave(self.clock.nanos());
         }
     }
 

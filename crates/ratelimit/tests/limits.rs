@@ -13,7 +13,7 @@ use gusset_call::{Limited, refusal_in};
 use gusset_ratelimit::{AllOf, Denied, ExactKeyed, Keyed, PerKey, Quota, RateLimiter, Refused};
 use proptest::prelude::*;
 use tokio::time::{Instant, advance, timeout};
-use tokio_test::{assert_pending, task};
+use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::{Layer, ServiceExt, service_fn};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -142,7 +142,7 @@ proptest! {
         }
         let levels: Vec<_> = (0..4_u8).map(|key| keyed.each_ref().map(|limit| limit.peek(&key).remaining())).collect();
         let left = everybody.peek().remaining();
-        prop_assume!(start.elapsed() < Duration::from_millis(40));
+        prop_assume!(start.elapsed() < ms(40));
         for (level, given) in levels.iter().zip(given) {
             prop_assert_eq!((level[0], level[1]), (second - given, hour - given));
         }
@@ -295,4 +295,72 @@ proptest! {
         let per = Duration::from_nanos(nanos);
         prop_assert_eq!(Quota::checked(tokens, per, burst), Ok(Quota::new(tokens, per).burst(burst)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reservations_that_are_kept_until_their_tokens_are_back_give_them_back_no_second_time() {
+    let limiter = RateLimiter::new(Quota::per_second(10).burst(5));
+    let mut kept = Vec::new();
+    for _ in 0..10 {
+        kept.extend((0..5).map(|_| limiter.reserve(1, Duration::ZERO).unwrap()));
+        advance(SECOND).await;
+    }
+    let mut used = 0;
+    loop {
+        while limiter.check().is_ok() {
+            used += 1;
+        }
+        if kept.pop().is_none() {
+            break;
+        }
+    }
+    assert_eq!((used, limiter.wasted()), (5, 50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_committed_before_its_turn_stays_spent() {
+    let limiter = RateLimiter::new(Quota::per_second(10).burst(1));
+    let commit = |times| (0..times).for_each(|_| limiter.reserve(1, 10 * SECOND).unwrap().commit());
+    let passed = async |millis: u64| {
+        let mut passed = 0;
+        for _ in 0..millis / 10 {
+            passed += u32::from(limiter.check().is_ok());
+            advance(ms(10)).await;
+        }
+        passed
+    };
+    commit(10);
+    assert_eq!(passed(500).await, 0, "the last is due at 900 ms");
+    commit(5);
+    assert_eq!(passed(1_000).await, 0, "and now at 1.4 s");
+    assert_eq!(passed(1_000).await, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_with_nothing_takes_nobodys_token_along() {
+    let limiter = RateLimiter::new(Quota::per_second(10).burst(1));
+    limiter.check().unwrap();
+    let costs = [1, 0, 1];
+    for turn in costs.map(|cost| limiter.reserve(cost, SECOND).unwrap()) {
+        drop(turn);
+    }
+    let level = limiter.peek();
+    assert_eq!((limiter.waiting(), limiter.wasted()), (0, 0));
+    assert_eq!(level.full_in(), ms(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_raised_quota_is_of_use_at_once_though_somebody_waits() {
+    let limiter = RateLimiter::new(Quota::per_hour(1));
+    limiter.check().unwrap();
+    let mut waiter = task::spawn(limiter.until_ready(3600 * SECOND));
+    assert_pending!(waiter.poll());
+    limiter.set_quota(Quota::per_second(10).burst(1));
+    assert!(limiter.check().is_err(), "what is spent or promised is owed at the new rate");
+    advance(ms(200)).await;
+    assert!(limiter.check().is_ok());
+    advance(3599 * SECOND).await;
+    assert_pending!(waiter.poll());
+    advance(SECOND).await;
+    assert_ready_ok!(waiter.poll());
 }

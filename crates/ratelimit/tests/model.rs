@@ -164,7 +164,7 @@ mod direct {
                 if entered {
                     waiters.expect(Duration::from_secs(3));
                     assert_eq!(waiters.number(), 1);
-                    waiters.leave();
+                    bucket.leave(SECOND);
                 }
                 entered
             };
@@ -181,7 +181,8 @@ mod direct {
         const OTHER: Quota = Quota::new(1, Duration::from_secs(7_000)).burst(3);
         check(|| {
             let bucket = Arc::new(Bucket::new(Quota::per_hour(1).burst(4)));
-            let ((), taken) = both(&bucket, |b| b.set_quota(OTHER, SECOND), |b| take(b, 1, SECOND));
+            let ((), taken) =
+                both(&bucket, |b| b.set_quota(OTHER, || SECOND), |b| take(b, 1, SECOND));
             assert!(taken);
             assert_eq!(left(&bucket, SECOND), 2);
         });
@@ -194,7 +195,7 @@ mod direct {
             let bucket = Arc::new(Bucket::new(Quota::per_second(1).burst(4)));
             assert!(take(&bucket, 3, SECOND));
             let smaller = Quota::per_second(1).burst(3);
-            both(&bucket, |b| b.set_quota(smaller, SECOND), |b| take(b, 1, SECOND));
+            both(&bucket, |b| b.set_quota(smaller, || SECOND), |b| take(b, 1, SECOND));
             // The change may cost a step of the clock.
             assert_eq!((left(&bucket, SECOND), left(&bucket, 2 * SECOND + 9)), (0, 1));
         });

@@ -29,6 +29,8 @@ pub(crate) struct Bucket {
     pub(crate) gcra: GcraCell,
     /// How often the quota was changed.
     generation: AtomicU64,
+    /// How often tokens were given back from before those of others.
+    moves: AtomicU64,
     pub(crate) waiters: Waiters,
     rest: Mutex<Rest>,
 }
@@ -46,6 +48,7 @@ impl Bucket {
             full_at: AtomicU64::new(0),
             gcra: GcraCell::new(Gcra::new(quota, Self::BITS)),
             generation: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             waiters: Waiters::new(),
             rest: Mutex::new(rest),
         }
@@ -73,6 +76,8 @@ impl Bucket {
         wait: Duration,
     ) -> Result<Place, Unmet> {
         loop {
+            // Before the bucket: a place is rather taken for one that was moved than for one that was not.
+            let moves = self.moves.load(Acquire);
             let (full_at, gcra) = self.read();
             // After the bucket: whatever that shows was done by clocks that did not show more than this one.
             let now = gcra.now(clock());
@@ -82,7 +87,7 @@ impl Bucket {
                 Ok(end) => {
                     // Whoever sees this place also sees that somebody waits, where that is so.
                     if self.full_at.compare_exchange_weak(full_at, end, Release, Relaxed).is_ok() {
-                        return Ok(Place { gcra, now, end, cost, tokens });
+                        return Ok(Place { gcra, now, end, cost, tokens, moves });
                     }
                 }
                 Err(_) if self.came_from_another_time(full_at, &gcra, now) => {}
@@ -128,6 +133,24 @@ impl Bucket {
         (gcra, now, full_at.min(self.last_place(&gcra, now, SLACK)))
     }
 
+    /// One of those who wait has come to its turn, or has left.
+    ///
+    /// The last of them resets the longest wait, but not while tokens are owed of which somebody made use before they were due: those would be
+    /// taken for a clock that went back.
+    pub(crate) fn leave(&self, nanos: u64) {
+        let owed = || {
+            let (full_at, gcra) = self.read();
+            let now = gcra.now(nanos);
+            let owed = gcra.span_until(gcra.allowed_at(full_at), now);
+            (!owed.is_zero()).then_some(owed)
+        };
+        self.waiters.leave(|| owed().is_none());
+        // Somebody may have come, taken and left since that was asked.
+        if let (Duration::ZERO, Some(owed)) = (self.waiters.longest(), owed()) {
+            self.waiters.expect(owed);
+        }
+    }
+
     pub(crate) const fn waiters(&self) -> &Waiters {
         &self.waiters
     }
@@ -145,23 +168,27 @@ impl Bucket {
         self.generation.load(Relaxed)
     }
 
-    /// From now on, another quota. Tokens that are spent stay spent, and the turns of those who wait stay where they are.
-    pub(crate) fn set_quota(&self, quota: Quota, nanos: u64) {
+    /// From now on, another quota. Tokens that are spent stay spent, and those who wait keep their turns. Newcomers come behind the last of these, or
+    /// behind the tokens of all of them at the new rate, if that is sooner.
+    pub(crate) fn set_quota(&self, quota: Quota, clock: impl Fn() -> u64) {
         let mut rest = self.rest();
         let (old, new) = (self.gcra.load(), Gcra::new(quota, Self::BITS));
-        let then = old.now(nanos);
-        let last = self.last_place(&old, then, SLACK);
         let was = self.full_at.swap(Self::FROZEN, Acquire);
+        // After the swap: tokens taken until then were taken by clocks that did not show more than this one.
+        let nanos = clock();
+        let then = old.now(nanos);
         let full_at = if was <= old.empty(then) {
             new.carried(&old, was, nanos)
         } else {
-            let last_turn = old.nanos_at(old.allowed_at(was.min(last)));
-            new.empty(new.now(last_turn))
+            let was = was.min(self.last_place(&old, then, SLACK));
+            let last_turn = old.nanos_at(old.allowed_at(was));
+            new.empty(new.now(last_turn)).min(new.owed(&old, was, nanos))
         };
         self.gcra.store(new);
         rest.quota = quota;
         self.generation.fetch_add(1, Relaxed);
         rest.forget_gaps(|_| true);
+        rest.moves.clear();
         // Another number in any case, for those who have read the old one.
         self.full_at.store(full_at + u64::from(full_at == was), Release);
     }

@@ -11,6 +11,8 @@ pub(crate) struct Place {
     pub(crate) end: u64,
     pub(crate) cost: u64,
     pub(crate) tokens: u32,
+    /// How often tokens had been given back from before those of others.
+    pub(crate) moves: u64,
 }
 
 impl Place {

@@ -116,6 +116,46 @@ proptest! {
         }
     }
 
+    /// Whoever keeps a reservation for how long, and gives it up or commits it, at its turn or before: of what is used, in any window at most burst
+    /// and rate.
+    #[test]
+    fn keeping_and_giving_back_never_lets_more_through(
+        burst in 1..6_u32,
+        steps in prop::collection::vec((0..400_u64, 0..6_u32, 0..800_u64, any::<prop::sample::Index>(), 0..4), 1..120),
+    ) {
+        let case = Case::new(Quota::per_second(10).burst(burst));
+        let mut now = 0;
+        let mut used: Vec<(u64, u32)> = Vec::new();
+        let mut kept: Vec<(Place, u64, u32)> = Vec::new();
+        for (span, cost, max_wait, who, what) in steps {
+            now += span;
+            let cost = cost.min(burst);
+            // Some wait all the time, so that no place is taken for one of another time.
+            if let Some((place, turn)) = case.queue(cost, now, max_wait) {
+                kept.push((place, turn, cost));
+            }
+            if what == 0 || kept.is_empty() {
+                continue;
+            }
+            let (place, turn, cost) = kept.remove(who.index(kept.len()));
+            // Whoever uses it long after its turn could do so with any limiter.
+            if turn >= now {
+                if what == 1 { used.push((turn, cost)) } else { case.leave(place, now) }
+            } else {
+                case.leave(place, now);
+            }
+        }
+        used.sort_unstable();
+        for from in 0..used.len() {
+            let mut sum = 0;
+            for (at, cost) in &used[from..] {
+                sum += u64::from(*cost);
+                let allowed = u64::from(burst) + (at - used[from].0 + 1) / 100;
+                prop_assert!(sum <= allowed, "{sum} of {allowed} in {:?}", &used[from..]);
+            }
+        }
+    }
+
     /// In whatever order all leave, all that they had taken is back.
     #[test]
     fn once_all_have_left_the_bucket_is_as_before(order in Just((0..20).collect::<Vec<usize>>()).prop_shuffle()) {
@@ -255,21 +295,81 @@ fn what_is_given_back_while_nobody_waits_was_never_taken() {
     assert!(case.take(3, 0) && !case.take(1, 0));
     case.leave(one, 50);
     assert!(case.take(2, 50) && !case.take(1, 50), "though others have taken tokens since");
-    let (late, _) = case.queue(1, 100, 0).unwrap();
-    case.leave(late, 10_000);
-    assert!(case.take(5, 10_000) && !case.take(1, 10_000), "never more than the burst");
-    assert_eq!(case.wasted(20_000), 0);
+}
+
+#[test]
+fn only_what_has_not_come_back_by_time_is_given_back() {
+    let case = Case::new(Quota::per_second(10).burst(5));
+    let (late, _) = case.queue(5, 0, 0).unwrap();
+    case.leave(late, 250);
+    assert!(case.take(5, 250) && !case.take(1, 250), "never more than the burst");
+    let (later, _) = case.queue(1, 1_000, 0).unwrap();
+    assert!(case.take(4, 1_100) && case.take(1, 1_100));
+    case.leave(later, 1_100);
+    assert!(!case.take(1, 1_100));
+    // Of the five that left, half of the third and all before it.
+    assert_eq!(case.wasted(20_000), 3 + 1);
+}
+
+#[test]
+fn who_moved_to_the_front_gives_back_as_little_as_if_he_had_come_earlier() {
+    let case = Case::new(Quota::per_second(10).burst(2));
+    let [(one, _), (other, _)] = [(); 2].map(|()| case.queue(1, 0, 0).unwrap());
+    case.leave(one, 0);
+    assert!(case.take(2, 100), "the token of the other is back");
+    case.leave(other, 100);
+    assert!(!case.take(1, 100));
+}
+
+#[test]
+fn remembered_moves_are_bounded_in_number() {
+    let case = Case::new(Quota::per_second(1).burst(10_000));
+    let (before, _) = case.queue(1, 0, 0).unwrap();
+    for _ in 0..=Bucket::MOST_MOVES {
+        let (first, _) = case.queue(1, 0, 0).unwrap();
+        assert!(case.take(1, 0));
+        case.leave(first, 0);
+    }
+    assert_eq!(case.0.rest().moves.len(), Bucket::MOST_MOVES);
+    case.leave(before, 0);
+    assert_eq!(case.wasted(0), 1, "it is not known any more where it is");
+}
+
+#[test]
+fn a_caller_who_is_late_to_change_the_quota_gives_nothing_away() {
+    let bucket = Bucket::new(Quota::per_second(100).burst(100));
+    let clock = &AtomicU64::new(0);
+    let taken = thread::scope(|scope| {
+        // It is kept from changing the quota, and time goes on.
+        let rest = bucket.rest();
+        let changer = scope.spawn({
+            let bucket = &bucket;
+            move || bucket.set_quota(Quota::per_second(100).burst(102), || clock.load(Relaxed))
+        });
+        let take = |bucket: &Bucket| bucket.take_now(100, clock.load(Relaxed)).is_some();
+        let first = take(&bucket);
+        clock.store(1_000_000_000, Relaxed);
+        let second = take(&bucket);
+        drop(rest);
+        changer.join().unwrap();
+        (first, second)
+    });
+    assert_eq!(taken, (true, true));
+    let (gcra, now, full_at) = bucket.look(1_000_000_000);
+    // A step of the clock may be lost.
+    let left = gcra.level(full_at, now).remaining();
+    assert!((1..=2).contains(&left), "{left}: spent tokens stay spent");
 }
 
 #[test]
 fn spent_tokens_stay_spent_when_the_quota_changes() {
     let case = Case::new(Quota::per_second(10).burst(10));
     assert!(case.take(6, 1_000));
-    case.0.set_quota(Quota::per_second(1_000).burst(100), Case::nanos(1_000));
+    case.0.set_quota(Quota::per_second(1_000).burst(100), || Case::nanos(1_000));
     let (gcra, now, full_at) = case.0.look(Case::nanos(1_000));
     assert_eq!(gcra.level(full_at, now).remaining(), 94);
     assert!(case.take(100, 1_006));
-    case.0.set_quota(Quota::per_minute(60).burst(5), Case::nanos(1_006));
+    case.0.set_quota(Quota::per_minute(60).burst(5), || Case::nanos(1_006));
     assert!(!case.take(1, 2_005) && case.take(1, 2_006), "of a smaller burst nothing is left");
     assert_eq!(case.0.quota(), Quota::per_minute(60).burst(5));
 }
@@ -279,7 +379,7 @@ fn those_who_wait_keep_their_turns_when_the_quota_changes() {
     let case = Case::new(Quota::per_second(10).burst(1));
     assert!(case.0.waiters.enter());
     let places: Vec<_> = (0..=5).map(|_| case.queue(1, 0, 1_000).unwrap().0).collect();
-    case.0.set_quota(Quota::per_second(1).burst(3), Case::nanos(50));
+    case.0.set_quota(Quota::per_second(1).burst(3), || Case::nanos(50));
     assert_eq!(case.queue(1, 50, 10_000).unwrap().1, 1_500, "a second after the last of them");
     // An old place is not one of this quota.
     case.leave(places[5], 60);
@@ -300,8 +400,8 @@ fn a_call_is_decided_by_one_quota_even_while_it_changes() {
             })
             .collect();
         while threads.iter().any(|thread| !thread.is_finished()) {
-            bucket.set_quota(B, 200_000);
-            bucket.set_quota(A, 200_000);
+            bucket.set_quota(B, || 200_000);
+            bucket.set_quota(A, || 200_000);
         }
         threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
     });

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::sync::{AtomicU64, Relaxed};
 
-/// How many wait, and how long the longest of them had to when it came; in one word, so that one is never seen without the other.
+/// How many wait, and how long the longest of them had to when it came, or of those before them whose tokens are still owed; in one word, so that one is never seen without the other.
 #[derive(Debug)]
 pub(crate) struct Waiters {
     /// Microseconds above, number below.
@@ -53,9 +53,11 @@ impl Waiters {
         let _ = self.word.fetch_update(Relaxed, Relaxed, most);
     }
 
-    pub(crate) fn leave(&self) {
+    /// One less; after the last, the longest wait is over if `all_over`.
+    pub(crate) fn leave(&self, all_over: impl Fn() -> bool) {
         let one_less = |word: u64| match word & u64::from(Self::MOST) {
-            0 | 1 => Some(0),
+            0 => None,
+            1 if all_over() => Some(0),
             _ => Some(word - 1),
         };
         let _ = self.word.fetch_update(Relaxed, Relaxed, one_less);
