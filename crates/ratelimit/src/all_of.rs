@@ -23,6 +23,16 @@ pub trait Charge<K: ?Sized> {
     /// Puts back what was just charged, as if it had never been taken.
     fn give_back(&self, key: &K, cost: u32);
 
+    /// How full the bucket of `key` is; `None` if it has none. Takes nothing. Default: what [`test`](Self::test) says of a cost of 0.
+    fn level(&self, key: &K) -> Option<Level> {
+        self.test(key, 0).ok().flatten()
+    }
+
+    /// [`test`](Self::test) has refused a call for good, which is to be counted. Default: it is not.
+    fn count_refused(&self, key: &K) {
+        let _ = key;
+    }
+
     /// The quota as it is now, which HTTP clients are told. Default `None`: they are not told of this limit.
     fn quota(&self) -> Option<Quota> {
         None
@@ -63,7 +73,7 @@ pub trait Charge<K: ?Sized> {
 /// thread may see those tokens missing, and even be refused because of them. No token is ever lost by it, but one for which somebody
 /// queued in that same moment; [`RateLimiter::wasted`](crate::RateLimiter::wasted) counts it.
 ///
-/// No memory per call, and no lock but in that rare case.
+/// A refused call is counted by one limit only, the one that is named. No memory per call, and no lock but in that rare case.
 pub struct AllOf<K: ?Sized> {
     pub(crate) parts: Arc<Vec<Part<K>>>,
 }
@@ -118,7 +128,10 @@ impl<K: ?Sized> AllOf<K> {
         cost: u32,
         mut each: impl FnMut(usize, Level),
     ) -> Result<(), Exceeded> {
-        self.test(key, cost)?;
+        if let Some((part, refused)) = self.test(key, cost) {
+            part.limit.count_refused(key);
+            return Err(part.exceeded(refused));
+        }
         for (index, part) in self.parts.iter().enumerate() {
             match part.limit.charge(key, cost) {
                 Ok(Some(level)) => each(index, level),
@@ -127,8 +140,9 @@ impl<K: ?Sized> AllOf<K> {
                     for charged in &self.parts[..index] {
                         charged.limit.give_back(key, cost);
                     }
-                    let longest = self.test(key, cost).err();
-                    return Err(longest.unwrap_or_else(|| part.exceeded(refused)));
+                    // The one that refused has counted it.
+                    let (part, refused) = self.test(key, cost).unwrap_or((part, refused));
+                    return Err(part.exceeded(refused));
                 }
             }
         }
@@ -141,23 +155,22 @@ impl<K: ?Sized> AllOf<K> {
         self.parts.iter().fold(None, |least, part| fewer(least, part.peek(key)))
     }
 
-    fn test(&self, key: &K, cost: u32) -> Result<(), Exceeded> {
+    /// The limit that would refuse for the longest time.
+    fn test(&self, key: &K, cost: u32) -> Option<(&Part<K>, Refused)> {
         let refusals = self
             .parts
             .iter()
             .filter_map(|part| part.limit.test(key, cost).err().map(|refused| (part, refused)));
-        let longest = refusals.max_by_key(|(_, refused)| match refused {
+        refusals.max_by_key(|(_, refused)| match refused {
             Refused::Limited(limited) => gusset_call::Refusal::retry_after(limited),
             Refused::Inadmissible(_) => Some(std::time::Duration::MAX),
-        });
-        longest.map_or(Ok(()), |(part, refused)| Err(part.exceeded(refused)))
+        })
     }
 }
 
 impl<K: ?Sized> Part<K> {
     pub(crate) fn peek(&self, key: &K) -> Option<Level> {
-        // A cost of 0 is refused only by a bucket that others queue for, which is empty.
-        self.limit.test(key, 0).ok().flatten()
+        self.limit.level(key)
     }
 
     fn exceeded(&self, refused: Refused) -> Exceeded {

@@ -235,7 +235,7 @@ impl<K: Hash + Eq> Shared<K> {
 
 impl<K: Hash + Eq + Clone> Charge<K> for ExactKeyed<K> {
     fn charge(&self, key: &K, cost: u32) -> Result<Option<Level>, Refused> {
-        Ok(Some(self.check_n(key, cost).map_err(|denied| denied.under(self.quota()))?))
+        Ok(Some(self.check_n(key, cost).map_err(|denied| denied.under(|| self.quota()))?))
     }
 
     fn test(&self, key: &K, cost: u32) -> Result<Option<Level>, Refused> {
@@ -249,7 +249,7 @@ impl<K: Hash + Eq + Clone> Charge<K> for ExactKeyed<K> {
         };
         match tested {
             Ok(_) => Ok(Some(gcra.level(full_at, now))),
-            Err(unmet) => Err(Denied::from(unmet).under(self.quota())),
+            Err(unmet) => Err(Denied::from(unmet).under(|| self.quota())),
         }
     }
 
@@ -257,6 +257,10 @@ impl<K: Hash + Eq + Clone> Charge<K> for ExactKeyed<K> {
         let (shard, wanted) = self.shared.find(key);
         lock(shard).give_back(&wanted, cost);
         self.shared.counters.count_given_back();
+    }
+
+    fn count_refused(&self, _: &K) {
+        self.shared.counters.count_refused();
     }
 
     fn quota(&self) -> Option<Quota> {

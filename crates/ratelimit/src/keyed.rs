@@ -152,6 +152,10 @@ impl<K: Hash + ?Sized> Charge<K> for Keyed<K> {
         self.shared.counters.count_given_back();
     }
 
+    fn count_refused(&self, _: &K) {
+        self.shared.counters.count_refused();
+    }
+
     fn quota(&self) -> Option<Quota> {
         Some(self.quota())
     }
@@ -163,7 +167,7 @@ impl<K: Hash + ?Sized> Charge<K> for Keyed<K> {
 
 impl<K: ?Sized> Keyed<K> {
     fn refused(&self, denied: Denied) -> Refused {
-        denied.under(self.quota())
+        denied.under(|| self.quota())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use http::{Extensions, HeaderName, HeaderValue, Request};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request};
 
 use crate::Extract;
 
@@ -78,11 +78,25 @@ where
 /// ```
 ///
 /// The path itself is no good key, which is why there is none for it: each user of `/users/{id}` would have a bucket of its own, and
-/// so would each path that an attacker makes up. A request that matches no route has no key.
+/// so would each path that an attacker makes up. For the same reason all methods but the nine of the standards count as one. A request that matches no route
+/// has no key.
 #[derive(Clone, Copy, Debug)]
 pub struct Route(fn(&Extensions) -> Option<&str>);
 
 impl Route {
+    /// RFC 9110 and RFC 5789.
+    const METHODS: [Method; 9] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+
     /// The template is what `find` finds in the extensions of the request.
     #[must_use]
     pub const fn by(find: fn(&Extensions) -> Option<&str>) -> Self {
@@ -101,7 +115,8 @@ impl<B> Extract<Request<B>> for Route {
         let template = (self.0)(request.extensions())?;
         // A key is owned, and the template is not; its hash costs no allocation.
         let mut hasher = DefaultHasher::new();
-        (request.method(), template).hash(&mut hasher);
+        let method = Self::METHODS.iter().position(|known| known == request.method());
+        (method, template).hash(&mut hasher);
         Some(RouteKey(hasher.finish()))
     }
 }
@@ -136,6 +151,9 @@ mod tests {
         assert_ne!(one, key("PUT", Some("/users/{id}")));
         assert_ne!(one, key("GET", Some("/users")));
         assert_eq!(key("GET", None), None);
+        let made_up = key("X1", Some("/users"));
+        assert_eq!(made_up, key("X2", Some("/users")), "made-up methods are one");
+        assert_ne!(made_up, key("GET", Some("/users")));
     }
 
     #[test]

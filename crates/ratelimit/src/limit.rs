@@ -99,9 +99,9 @@ impl From<Denied> for Refused {
 }
 
 impl Denied {
-    /// The same, where no cost is wrong if nothing is allowed at all.
-    pub(crate) fn under(self, quota: Quota) -> Refused {
-        if self.is_for_now() { Limited::new(quota.per).into() } else { self.into() }
+    /// The same, where no cost is wrong if nothing is allowed at all. The quota is behind a lock, so it is asked for only if it matters.
+    pub(crate) fn under(self, quota: impl FnOnce() -> Quota) -> Refused {
+        if self.is_for_now() { Limited::new(quota().per).into() } else { self.into() }
     }
 
     /// Nothing is allowed, so it is not the cost that is wrong: one token is refused as well, and says when to come back.

@@ -176,18 +176,26 @@ impl<K: ?Sized> Charge<K> for RateLimiter {
     fn charge(&self, _: &K, cost: u32) -> Result<Option<Level>, Refused> {
         match cost {
             1 => Ok(Some(self.check()?)),
-            cost => Ok(Some(self.check_n(cost).map_err(|denied| denied.under(self.quota()))?)),
+            cost => Ok(Some(self.check_n(cost).map_err(|denied| denied.under(|| self.quota()))?)),
         }
     }
 
     fn test(&self, _: &K, cost: u32) -> Result<Option<Level>, Refused> {
         let level = self.0.bucket.test(cost, self.0.clock.nanos());
-        Ok(Some(level.map_err(|unmet| Denied::from(unmet).under(self.quota()))?))
+        Ok(Some(level.map_err(|unmet| Denied::from(unmet).under(|| self.quota()))?))
     }
 
     fn give_back(&self, _: &K, cost: u32) {
         self.0.bucket.refund(cost, self.0.clock.nanos());
         self.0.counters.count_given_back();
+    }
+
+    fn level(&self, _: &K) -> Option<Level> {
+        Some(self.0.peek())
+    }
+
+    fn count_refused(&self, _: &K) {
+        self.0.counters.count_refused();
     }
 
     fn quota(&self) -> Option<Quota> {

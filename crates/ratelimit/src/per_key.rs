@@ -123,6 +123,18 @@ where
         }
     }
 
+    fn level(&self, request: &Req) -> Option<Level> {
+        self.peek(request)
+    }
+
+    fn count_refused(&self, request: &Req) {
+        match (self.extract.extract(request), &self.keyless) {
+            (Some(key), _) => self.keyed.count_refused(&key),
+            (None, Keyless::ShareOne(shared)) => shared.count_refused(request),
+            (None, Keyless::Pass | Keyless::Refuse) => {}
+        }
+    }
+
     fn quota(&self) -> Option<Quota> {
         Some(self.keyed.quota())
     }

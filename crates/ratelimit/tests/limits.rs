@@ -364,3 +364,26 @@ async fn a_raised_quota_is_of_use_at_once_though_somebody_waits() {
     advance(SECOND).await;
     assert_ready_ok!(waiter.poll());
 }
+
+#[test]
+fn what_several_limits_refuse_is_counted_by_the_one_that_is_named() {
+    let (one, wide) = (RateLimiter::new(Quota::per_hour(1)), RateLimiter::new(Quota::per_hour(9)));
+    let limits = AllOf::<u8>::new().and("one", one.clone()).and("wide", wide.clone());
+    limits.check(&1).unwrap();
+    for _ in 0..10 {
+        assert_eq!(limits.check(&1).unwrap_err().limit(), "one");
+    }
+    assert_eq!((one.stats().refused, wide.stats().refused), (10, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_others_queue_for_is_the_one_with_the_fewest_left() {
+    let queued = one_by_one();
+    let limits = AllOf::<u8>::new()
+        .and("queued", queued.clone())
+        .and("wide", RateLimiter::new(Quota::per_second(100)));
+    queued.check().unwrap();
+    let mut waiter = task::spawn(queued.until_ready(SECOND));
+    assert_pending!(waiter.poll());
+    assert_eq!(limits.peek(&1).unwrap().remaining(), 0);
+}

@@ -410,3 +410,17 @@ fn a_call_is_decided_by_one_quota_even_while_it_changes() {
     let left = gcra.level(full_at, now).remaining() as usize;
     assert!((999_998..=1_000_000).contains(&(left + given)), "{left} {given}");
 }
+
+#[test]
+fn a_refusal_takes_no_lock() {
+    let limiter = crate::RateLimiter::new(Quota::per_hour(1));
+    limiter.check().unwrap();
+    let several = crate::AllOf::<u8>::new().and("x", limiter.clone());
+    let same = limiter.clone();
+    let rest = same.0.bucket.rest();
+    let (done, is_done) = std::sync::mpsc::channel();
+    thread::spawn(move || done.send((several.check(&1).is_err(), limiter.check_n(1).is_err())));
+    let answer = is_done.recv_timeout(Duration::from_secs(10));
+    drop(rest);
+    assert_eq!(answer, Ok((true, true)));
+}

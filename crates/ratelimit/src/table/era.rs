@@ -58,14 +58,15 @@ impl Table {
 
     /// From now on, another quota. Tokens that are spent stay spent.
     pub(crate) fn set_quota(&self, quota: Quota, clock: &impl Fn() -> u64) {
-        let mut present = self.quota_lock();
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = self.generation.load(Relaxed) + 1;
         self.gcras[generation as usize % 4].store(Gcra::new(quota, Self::BURST_BITS));
+        // Before the generation: whoever sees that asks for this. And not for as long as the visit takes, for callers ask, too.
+        *self.quota_lock() = quota;
         self.generation.store(generation, Release);
         for line in &self.lines {
             while !self.enter(line, &self.era(clock()), clock) {}
         }
-        *present = quota;
     }
 
     /// Makes sure that every time in the line can be told from those of other rounds and quotas. Not possible if that moment is long past.

@@ -48,6 +48,8 @@ pub(crate) struct Table {
     /// four changes; it may then leave a wrong bucket, which is full after one burst at the latest.
     pub(crate) gcras: [GcraCell; 4],
     quota: Mutex<Quota>,
+    /// Held while the lines are visited, by those who change the quota only.
+    changing: Mutex<()>,
     refuse_new: AtomicBool,
     live_evictions: AtomicU64,
     refused_new: AtomicU64,
@@ -76,6 +78,7 @@ impl Table {
             generation: AtomicU64::new(0),
             gcras: [gcra; 4].map(GcraCell::new),
             quota: Mutex::new(quota),
+            changing: Mutex::new(()),
             refuse_new: AtomicBool::new(false),
             live_evictions: AtomicU64::new(0),
             refused_new: AtomicU64::new(0),

@@ -431,3 +431,19 @@ fn tokens_given_back_were_never_taken() {
         "no more than the burst"
     );
 }
+
+#[test]
+fn a_changed_quota_can_be_asked_for_while_the_lines_are_visited() {
+    let (asked, answers) = std::sync::mpsc::channel();
+    // On a thread of its own, which would never end.
+    std::thread::spawn(move || {
+        let table = Table::new(Quota::per_second(1), 100);
+        let _ = table.take(&table.home(1), 1, &|| 0);
+        let clock = || {
+            let _ = asked.send(table.quota());
+            0
+        };
+        table.set_quota(Quota::per_second(2), &clock);
+    });
+    assert_eq!(answers.recv_timeout(Duration::from_secs(10)), Ok(Quota::per_second(2)));
+}
