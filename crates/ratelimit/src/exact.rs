@@ -5,7 +5,10 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
 };
 
@@ -39,7 +42,8 @@ use crate::{
 /// 3.4 slots for each key of `capacity`, each as large as a key and 16 to 24 bytes, and besides what keys own themselves. A
 /// full bucket is as good as none; each new key frees up to two of those, so nothing is ever swept.
 ///
-/// When a shard is full of buckets that are not, a new key takes the place of one of eight of them, of the one that would be full soonest, and
+/// When a shard has no room left, a new key looks at 256 slots of it for a full bucket, which is all of them in a limiter of up to 127 keys. If it finds none, it
+/// takes the place of the one among them that would be full soonest, and
 /// [`live_evictions`](Self::live_evictions) counts it. Or it is refused, see [`refuse_new_keys`](Self::refuse_new_keys).
 ///
 /// # Locks
@@ -53,6 +57,8 @@ pub struct ExactKeyed<K> {
 struct Shared<K> {
     shards: Box<[Mutex<Shard<K>>]>,
     quota: Mutex<Quota>,
+    /// Held while the shards are gone through, by those who change the quota only.
+    changing: Mutex<()>,
     hashing: Hashing,
     clock: Clock,
     counters: Counters,
@@ -81,6 +87,7 @@ impl<K> ExactKeyed<K> {
         let shared = Shared {
             shards: (0..shards).map(|_| Mutex::new(Shard::new(gcra, most))).collect(),
             quota: Mutex::new(quota),
+            changing: Mutex::new(()),
             hashing: Hashing::new(),
             clock: Clock::new(),
             counters: Counters::default(),
@@ -92,7 +99,8 @@ impl<K> ExactKeyed<K> {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Refuses a new key that finds no room, rather than forgetting another.
+    /// Refuses a new key that finds no room, rather than forgetting another. It may be refused while a full bucket stands where it has not looked; the
+    /// next one looks on from there.
     #[must_use]
     pub fn refuse_new_keys(self) -> Self {
         self.shared.refuse_new.store(true, Relaxed);
@@ -108,14 +116,14 @@ impl<K> ExactKeyed<K> {
     /// Allows each key something else from now on. Spent tokens stay spent, as in
     /// [`RateLimiter::set_quota`](crate::RateLimiter::set_quota). Each shard is locked while its keys are gone through, one after the other.
     pub fn set_quota(&self, quota: Quota) {
-        let mut present = lock(&self.shared.quota);
+        let _alone = lock(&self.shared.changing);
+        *lock(&self.shared.quota) = quota;
+        self.shared.changes.fetch_add(1, Release);
         let gcra = Gcra::new(quota, Self::BURST_BITS);
         for shard in &self.shared.shards {
             let mut shard = lock(shard);
             shard.set_gcra(gcra, self.shared.clock.nanos());
         }
-        *present = quota;
-        self.shared.changes.fetch_add(1, Relaxed);
     }
 
     /// How many calls were allowed and refused, of all keys together.
@@ -207,11 +215,14 @@ impl<K: Hash + Eq> Shared<K> {
     {
         let (shard, wanted) = self.find(key);
         // Inside of the lock, or a caller that sleeps in between would take it for a clock that went back.
-        let attempt = |newcomer| lock(shard).take(&wanted, newcomer, cost, self.clock.nanos());
-        let mut taken = attempt(None);
+        let attempt = |newcomer: &mut Option<_>| {
+            lock(shard).take(&wanted, newcomer, cost, self.clock.nanos())
+        };
+        let mut taken = attempt(&mut None);
         if let Taken::New = taken {
             let refuse_if_full = self.refuse_new.load(Relaxed);
-            taken = attempt(Some(Newcomer { key: key.to_owned(), refuse_if_full }));
+            let mut newcomer = Some(Newcomer { key: key.to_owned(), refuse_if_full });
+            taken = attempt(&mut newcomer);
         }
         let result = match taken {
             Taken::Done(gcra, now, full_at) => Ok(gcra.level(full_at, now)),
@@ -268,7 +279,7 @@ impl<K: Hash + Eq + Clone> Charge<K> for ExactKeyed<K> {
     }
 
     fn changes(&self) -> u64 {
-        self.shared.changes.load(Relaxed)
+        self.shared.changes.load(Acquire)
     }
 }
 

@@ -57,8 +57,9 @@ impl<K> Shard<K> {
     /// Slots that a new key looks at to free them. Two, for then a table is freed faster than it fills.
     const LOOKS: usize = 2;
 
-    /// Live buckets among which the one that is full soonest makes room.
-    const SAMPLE: usize = 8;
+    /// Where there is no room: slots that a new key then looks at for a full bucket, and for the live one that makes room. Some microsecond's
+    /// worth, whatever the number of keys.
+    pub(crate) const SEARCH: usize = 256;
 
     pub(crate) fn new(gcra: Gcra, most: usize) -> Self {
         let slots = (most + most / 3 + 1).next_power_of_two();
@@ -66,11 +67,12 @@ impl<K> Shard<K> {
         Self { gcra, slots, used: 0, most, hand: 0 }
     }
 
-    /// Takes `tokens` from the bucket of the key. A new one is made if there is a `newcomer`.
+    /// Takes `tokens` from the bucket of the key. A new one is made if there is a `newcomer`, which stays where it is otherwise: it is not to be
+    /// dropped under the lock.
     pub(crate) fn take(
         &mut self,
         wanted: &Wanted<impl Fn(&K) -> bool>,
-        newcomer: Option<Newcomer<K>>,
+        newcomer: &mut Option<Newcomer<K>>,
         tokens: u32,
         nanos: u64,
     ) -> Taken<K> {
@@ -79,8 +81,8 @@ impl<K> Shard<K> {
             Ok(cost) => cost,
             Err(costly) => return Taken::Unmet(Unmet::TooCostly(costly)),
         };
-        match (self.find(wanted), newcomer) {
-            (Ok(index), _) => {
+        match self.find(wanted) {
+            Ok(index) => {
                 let Some(entry) = &mut self.slots[index] else { return Taken::New };
                 // Later than it can be: the clock has gone back.
                 if entry.full_at > gcra.tick_after(now, SLACK) + gcra.burst_ticks() {
@@ -94,19 +96,21 @@ impl<K> Shard<K> {
                     Err(allowed_at) => Taken::Unmet(Unmet::Until(gcra, now, allowed_at)),
                 }
             }
-            (Err(_), _) if cost == 0 => Taken::Done(gcra, now, now.tick),
-            (Err(_), None) => Taken::New,
-            (Err(_), Some(newcomer)) => self.make(wanted, newcomer, now.tick + cost, now),
+            Err(_) if cost == 0 => Taken::Done(gcra, now, now.tick),
+            Err(_) => self.make(wanted, newcomer, now.tick + cost, now),
         }
     }
 
     fn make(
         &mut self,
         wanted: &Wanted<impl Fn(&K) -> bool>,
-        newcomer: Newcomer<K>,
+        newcomer: &mut Option<Newcomer<K>>,
         full_at: u64,
         now: Now,
     ) -> Taken<K> {
+        let Some(refuse_if_full) = newcomer.as_ref().map(|new| new.refuse_if_full) else {
+            return Taken::New;
+        };
         let mut gone = Gone { keys: [const { None }; Shard::<()>::LOOKS + 1], live: false };
         for key in &mut gone.keys[..Self::LOOKS] {
             let index = self.advance();
@@ -115,9 +119,9 @@ impl<K> Shard<K> {
             }
         }
         if self.used >= self.most {
-            let Some((soonest, index)) = self.soonest() else { return Taken::New };
+            let Some((soonest, index)) = self.soonest(now.tick) else { return Taken::New };
             let live = soonest > now.tick;
-            if live && newcomer.refuse_if_full {
+            if live && refuse_if_full {
                 return Taken::NoRoom(Unmet::Until(self.gcra, now, soonest));
             }
             gone.live = live;
@@ -128,7 +132,8 @@ impl<K> Shard<K> {
         while self.slots[index].is_some() {
             index = self.next(index);
         }
-        self.slots[index] = Some(Entry { hash: wanted.hash, key: newcomer.key, full_at });
+        let Some(Newcomer { key, .. }) = newcomer.take() else { return Taken::New };
+        self.slots[index] = Some(Entry { hash: wanted.hash, key, full_at });
         self.used += 1;
         Taken::Made(self.gcra, now, full_at, gone)
     }
@@ -180,18 +185,16 @@ impl<K> Shard<K> {
         }
     }
 
-    /// Of some live buckets beyond the hand, the one that is full soonest: the tick, and where.
-    fn soonest(&mut self) -> Option<(u64, usize)> {
+    /// Of some buckets beyond the hand, the first that is full, or the one that is soonest: the tick, and where.
+    fn soonest(&mut self, now: u64) -> Option<(u64, usize)> {
         let mut soonest: Option<(u64, usize)> = None;
-        let mut seen = 0;
-        for _ in 0..self.slots.len() {
+        for _ in 0..self.slots.len().min(Self::SEARCH) {
             let index = self.advance();
             if let Some(entry) = &self.slots[index] {
-                seen += 1;
                 if soonest.is_none_or(|(least, _)| entry.full_at < least) {
                     soonest = Some((entry.full_at, index));
                 }
-                if seen == Self::SAMPLE {
+                if entry.full_at <= now {
                     break;
                 }
             }

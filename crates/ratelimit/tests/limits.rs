@@ -4,7 +4,11 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -386,4 +390,52 @@ async fn a_limit_that_others_queue_for_is_the_one_with_the_fewest_left() {
     let mut waiter = task::spawn(queued.until_ready(SECOND));
     assert_pending!(waiter.poll());
     assert_eq!(limits.peek(&1).unwrap().remaining(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_exact_key_gets_the_place_of_a_full_bucket_if_there_is_but_one() {
+    let (mut refused, mut gone) = (0, 0);
+    for _ in 0..50 {
+        let full = |refuses: bool| {
+            let quota = Quota::per_second(1).burst(1_000);
+            let limiter = ExactKeyed::<u32>::new(quota, number(64));
+            let limiter = if refuses { limiter.refuse_new_keys() } else { limiter };
+            for key in 0..64 {
+                limiter.check_n(&key, if key == 0 { 1 } else { 1_000 }).unwrap();
+            }
+            limiter
+        };
+        let (refuses, evicts) = (full(true), full(false));
+        advance(2 * SECOND).await;
+        refused += u32::from(refuses.check(&99).is_err());
+        evicts.check(&99).unwrap();
+        gone += evicts.live_evictions();
+    }
+    assert_eq!((refused, gone), (0, 0));
+}
+
+#[test]
+fn exact_keys_are_dropped_outside_of_the_lock() {
+    static LIMITER: LazyLock<ExactKeyed<Key>> =
+        LazyLock::new(|| ExactKeyed::new(Quota::per_hour(5), number(10)).refuse_new_keys());
+    static DROPPED: AtomicU64 = AtomicU64::new(0);
+    #[derive(PartialEq, Eq, Hash, Clone)]
+    struct Key(u32);
+    impl Drop for Key {
+        fn drop(&mut self) {
+            if self.0 < 1_000 {
+                return;
+            }
+            let (done, is_done) = mpsc::channel();
+            thread::spawn(move || done.send(LIMITER.keys()));
+            let free = is_done.recv_timeout(10 * SECOND).is_ok();
+            DROPPED.fetch_add(if free { 1 } else { 1_000 }, Relaxed);
+        }
+    }
+    for key in 0..10 {
+        LIMITER.check(&Key(key)).unwrap();
+    }
+    LIMITER.check(&Key(1_000)).unwrap_err();
+    // The one asked for, and its clone.
+    assert_eq!(DROPPED.load(Relaxed), 2);
 }

@@ -25,9 +25,9 @@ impl Shard<u64> {
         refuse_if_full: bool,
     ) -> Result<Level, Duration> {
         let wanted = Wanted { hash: hash(key), is: |other: &u64| *other == key };
-        let mut taken = self.take(&wanted, None, tokens, nanos);
+        let mut taken = self.take(&wanted, &mut None, tokens, nanos);
         if let Taken::New = taken {
-            taken = self.take(&wanted, Some(Newcomer { key, refuse_if_full }), tokens, nanos);
+            taken = self.take(&wanted, &mut Some(Newcomer { key, refuse_if_full }), tokens, nanos);
         }
         match taken {
             Taken::Done(gcra, now, full_at) | Taken::Made(gcra, now, full_at, _) => {
