@@ -76,9 +76,9 @@ impl Inner {
         });
     }
 
-    pub(super) fn failed(&self, generation: u16, cause: &str) {
+    pub(super) fn failed(&self, generation: u16, silent_since: Option<u64>, cause: &str) {
         self.go_away(cause, || {
-            let away = self.gate.failed(self.now(), generation, &mut rand::rng());
+            let away = self.gate.failed(self.now(), generation, silent_since, &mut rand::rng());
             if away {
                 // With all that it still owes. A new one shows whether the server or only the way to it is gone.
                 self.link.store(None);

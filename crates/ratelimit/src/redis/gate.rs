@@ -58,6 +58,10 @@ pub(crate) struct Gate {
     word: AtomicU64,
     /// So many failures in a row, and the server is left alone.
     limit: u8,
+    /// But only if it has been silent for so many milliseconds: a short stall fails all calls that were on their way.
+    span: u64,
+    /// When the first call of the row was made.
+    failing_since: AtomicU64,
     /// In milliseconds.
     first_pause: u64,
     longest_pause: u64,
@@ -67,10 +71,11 @@ impl Gate {
     /// No span is longer, in milliseconds: eight years, which the word holds after 26.
     const LONGEST: u64 = 1 << 38;
 
-    pub(crate) fn new(limit: u8, first_pause: u64, longest_pause: u64) -> Self {
+    pub(crate) fn new(limit: u8, span: u64, first_pause: u64, longest_pause: u64) -> Self {
         let first_pause = first_pause.clamp(1, Self::LONGEST);
         let longest_pause = longest_pause.clamp(first_pause, Self::LONGEST);
-        Self { word: AtomicU64::new(0), limit, first_pause, longest_pause }
+        let (word, failing_since) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { word, limit, span, failing_since, first_pause, longest_pause }
     }
 
     /// Away → Away: the first call after the pause tries, and nobody else for as long as `patience`.
@@ -103,19 +108,31 @@ impl Gate {
         });
     }
 
-    /// No answer came. True if this was the one too many: here → Away.
-    pub(crate) fn failed(&self, now: u64, generation: u16, chance: &mut impl Rng) -> bool {
+    /// No answer came to a call that was made at `silent_since`, or if that is none, one that is an error. True if this was the one too many: here → Away.
+    pub(crate) fn failed(
+        &self,
+        now: u64,
+        generation: u16,
+        silent_since: Option<u64>,
+        chance: &mut impl Rng,
+    ) -> bool {
         let half = chance.random_range(0.5..1.0);
+        let since = self.failing_since.load(SeqCst);
         let change = self.change(|word| {
             if word.away || word.generation != generation {
                 return None;
             }
             let failures = word.failures.saturating_add(1);
-            if failures < self.limit {
+            let for_long =
+                self.limit == 1 || silent_since.is_none() || now.saturating_sub(since) >= self.span;
+            if failures < self.limit || !for_long {
                 return Some(Word { failures, ..word });
             }
             Some(self.paused(word, now, half))
         });
+        if change.is_some_and(|word| !word.away && word.failures == 1) {
+            self.failing_since.store(silent_since.unwrap_or(now), SeqCst);
+        }
         change.is_some_and(|word| word.away)
     }
 

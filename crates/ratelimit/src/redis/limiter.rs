@@ -182,7 +182,8 @@ impl RedisLimiter {
 impl Shared {
     async fn check(&self, bucket: &[u8], cost: u32) -> Result<Decided, RedisDenied> {
         let decided = match self.meter.take(cost) {
-            Err(_) if cost == 1 => Err(RedisDenied::Limited(self.meter.never())),
+            // It is not the cost that is wrong.
+            Err(costly) if costly.burst() == 0 => Err(RedisDenied::Limited(self.meter.never())),
             Err(costly) => Err(RedisDenied::TooCostly(costly)),
             Ok(take) => match self.server.ask(bucket, take).await {
                 Some(answer) => match self.meter.verdict(cost, answer) {

@@ -108,7 +108,7 @@ impl Meter {
         Err(Limited::new(rounded_up(missing, PER_MICRO, 1_000)))
     }
 
-    /// The refusal of a single token by a quota that allows nothing.
+    /// The refusal of any cost by a quota that allows nothing.
     pub(crate) const fn never(&self) -> Limited {
         Limited::new(self.period)
     }

@@ -35,7 +35,8 @@ impl RedisPolicy {
     }
 
     /// After so many calls in a row without an answer the server is left alone for a while. Default 5: a lost packet or two must not
-    /// do it, and it bounds what a server that hangs costs. A refused connection does it at once.
+    /// do it, and it bounds what a server that hangs costs. It must also have been silent for twice [`wait`](Self::wait), unless one is enough or it answers with
+    /// errors: a short stall fails all calls that are on their way. A refused connection does it at once.
     #[must_use]
     pub const fn failures(mut self, in_a_row: NonZeroU8) -> Self {
         self.failures = in_a_row;

@@ -93,14 +93,18 @@ impl Call<'_> {
         self.settled = true;
         count(&self.inner.counters.errors);
         if let NoAnswer::Failed(error) = why {
-            self.inner.failed(self.generation, &error.to_string());
+            self.inner.failed(self.generation, None, &error.to_string());
         }
+    }
+
+    fn silent(&self, cause: &str) {
+        self.inner.failed(self.generation, Some(self.start / 1_000_000), cause);
     }
 
     fn timed_out(&mut self) {
         self.settled = true;
         count(&self.inner.counters.timeouts);
-        self.inner.failed(self.generation, "no answer in time");
+        self.silent("no answer in time");
     }
 }
 
@@ -113,7 +117,7 @@ impl Drop for Call<'_> {
         // Callers that are less patient than the policy would otherwise hide forever that nothing answers.
         let waited = Duration::from_nanos(self.inner.clock.nanos().saturating_sub(self.start));
         if waited >= self.inner.policy.wait / 2 {
-            self.inner.failed(self.generation, "callers left before the answer");
+            self.silent("callers left before the answer");
         }
     }
 }

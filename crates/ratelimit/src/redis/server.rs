@@ -79,7 +79,12 @@ impl RedisServer {
             client,
             policy,
             clock: Clock::new(),
-            gate: Gate::new(policy.failures.get(), first, longest),
+            gate: Gate::new(
+                policy.failures.get(),
+                2 * millis(policy.wait).min(1 << 38),
+                first,
+                longest,
+            ),
             link: ArcSwapOption::empty(),
             connecting: AtomicBool::new(false),
             attempt: Mutex::new(None),

@@ -129,6 +129,7 @@ async fn a_quota_of_zero_refuses_without_asking() {
     let limiter = RedisLimiter::new(&redis, "none", Quota::per_minute(0)).when_away(WhenAway::Open);
     let denied = limiter.check("k").await.unwrap_err();
     assert_eq!(denied, RedisDenied::Limited(Limited::new(Duration::from_secs(60))));
+    assert_eq!(limiter.check_n("k", 2).await.unwrap_err(), denied, "whatever it costs");
     assert_eq!(redis.stats().asked, 0);
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use rand::{SeedableRng, rngs::StdRng};
 
 fn gate() -> Gate {
-    Gate::new(3, 100, 1_000)
+    Gate::new(3, 0, 100, 1_000)
 }
 
 fn chance() -> StdRng {
@@ -21,13 +21,13 @@ fn ask(gate: &Gate, now: u64) -> u16 {
 fn failures_in_a_row_stop_the_asking_and_an_answer_between_them_does_not() {
     let (gate, mut chance) = (gate(), chance());
     for _ in 0..10 {
-        assert!(!gate.failed(0, 0, &mut chance));
-        assert!(!gate.failed(0, 0, &mut chance));
+        assert!(!gate.failed(0, 0, None, &mut chance));
+        assert!(!gate.failed(0, 0, None, &mut chance));
         gate.answered(0, 0);
     }
-    assert!(!gate.failed(0, 0, &mut chance));
-    assert!(!gate.failed(0, 0, &mut chance));
-    assert!(gate.failed(0, 0, &mut chance));
+    assert!(!gate.failed(0, 0, None, &mut chance));
+    assert!(!gate.failed(0, 0, None, &mut chance));
+    assert!(gate.failed(0, 0, None, &mut chance));
     assert_eq!(gate.admit(0, 50), Admit::Skip);
 }
 
@@ -64,7 +64,7 @@ fn pauses_double_up_to_the_longest_each_a_random_part() {
 fn processes_that_lost_a_server_at_once_do_not_come_back_at_once() {
     let pauses: std::collections::BTreeSet<u64> = (0..50)
         .map(|seed| {
-            let gate = Gate::new(3, 10_000, 10_000);
+            let gate = Gate::new(3, 0, 10_000, 10_000);
             gate.unreachable(0, &mut StdRng::seed_from_u64(seed));
             gate.away_for(0)
         })
@@ -74,12 +74,12 @@ fn processes_that_lost_a_server_at_once_do_not_come_back_at_once() {
 
 #[test]
 fn spans_without_end_do_not_overflow() {
-    let (gate, mut chance) = (Gate::new(1, u64::MAX, u64::MAX), chance());
+    let (gate, mut chance) = (Gate::new(1, 0, u64::MAX, u64::MAX), chance());
     for _ in 0..20 {
         gate.unreachable(1 << 39, &mut chance);
         assert_eq!(gate.admit(1 << 39, u64::MAX), Admit::Skip);
     }
-    let gate = Gate::new(1, 0, 0);
+    let gate = Gate::new(1, 0, 0, 0);
     gate.unreachable(0, &mut chance);
     assert!(matches!(gate.admit(1, u64::MAX), Admit::Try(_)));
     assert_eq!(gate.admit(1, u64::MAX), Admit::Skip);
@@ -112,15 +112,15 @@ fn a_late_failure_of_an_older_generation_changes_nothing() {
     gate.unreachable(0, &mut chance);
     gate.reached(200);
     for _ in 0..10 {
-        assert!(!gate.failed(200, old, &mut chance));
+        assert!(!gate.failed(200, old, None, &mut chance));
     }
     let new = ask(&gate, 200);
     assert_ne!(old, new);
     // Nor does a late answer undo what failed since.
-    assert!(!gate.failed(200, new, &mut chance));
-    assert!(!gate.failed(200, new, &mut chance));
+    assert!(!gate.failed(200, new, None, &mut chance));
+    assert!(!gate.failed(200, new, None, &mut chance));
     gate.answered(200, old);
-    assert!(gate.failed(200, new, &mut chance));
+    assert!(gate.failed(200, new, None, &mut chance));
 }
 
 proptest! {
@@ -135,4 +135,20 @@ proptest! {
         let word = Word { away, generation, failures, pauses, time };
         prop_assert_eq!(Word::unpack(word.pack()), word);
     }
+}
+
+#[test]
+fn calls_that_fail_all_at_once_are_one_stall_and_no_reason_to_leave_the_server_alone() {
+    let (gate, mut chance) = (Gate::new(5, 40, 100, 1_000), chance());
+    gate.answered(1_000, 0);
+    for _ in 0..300 {
+        assert!(!gate.failed(1_020, 0, Some(1_000), &mut chance));
+    }
+    gate.answered(1_021, 0);
+    // Another one, long after.
+    for _ in 0..5 {
+        assert!(!gate.failed(5_020, 0, Some(5_000), &mut chance));
+    }
+    assert!(!gate.failed(5_039, 0, Some(5_019), &mut chance));
+    assert!(gate.failed(5_040, 0, Some(5_020), &mut chance), "by now it is more than a stall");
 }
