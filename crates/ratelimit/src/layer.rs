@@ -1,6 +1,6 @@
 use tower_layer::Layer;
 
-use crate::{Keyed, PerKey, Quota, RateLimit, RateLimiter, Weighed, WithoutKey};
+use crate::{Keyed, PerKey, Quota, RateLimit, RateLimiter, Stats, Weighed, WithoutKey};
 
 /// Limits how often services are called. All services and clones share the state of the limiter they were given.
 ///
@@ -58,6 +58,13 @@ impl<K, X> RateLimitLayer<PerKey<K, X>> {
     pub fn without_key(mut self, policy: WithoutKey) -> Self {
         self.limit = self.limit.without_key(policy);
         self
+    }
+
+    /// How many requests had no key, and were allowed or refused; of all services and clones of this layer together. Watch it, by a clone that
+    /// is kept: if it grows with all requests, no key is ever found, and all callers share one bucket.
+    #[must_use]
+    pub fn stats_without_key(&self) -> Stats {
+        self.limit.stats_without_key()
     }
 }
 

@@ -88,6 +88,15 @@
 //! # }
 //! ```
 //!
+//! axum puts it there only if it is served so:
+//!
+//! ```text
+//! axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+//! ```
+//!
+//! With `axum::serve(listener, app)` there is no peer address and no key, so all clients would share one bucket. Nothing else shows it but a counter
+//! (`RateLimitLayer::stats_without_key`): watch it.
+//!
 //! What becomes of a request without a key says [`WithoutKey`]: it shares one bucket with all such, so that who leaves out the key gains
 //! nothing by it, or passes, or is refused. If one part of a tuple is missing, there is no key.
 //!

@@ -8,7 +8,8 @@ use std::{
 };
 
 use crate::{
-    Charge, Extract, Keyed, Level, Limit, Quota, RateLimiter, Refused, WithoutKey, limit::NO_KEY,
+    Charge, Extract, Keyed, Level, Limit, Quota, RateLimiter, Refused, Stats, WithoutKey,
+    limit::NO_KEY, stats::Counters,
 };
 
 /// One bucket for each key found in the requests. Clones share the buckets.
@@ -24,8 +25,8 @@ pub struct PerKey<K, X> {
 #[derive(Clone, Debug)]
 enum Keyless {
     ShareOne(RateLimiter),
-    Pass,
-    Refuse,
+    Pass(Arc<Counters>),
+    Refuse(Arc<Counters>),
 }
 
 impl<K, X> PerKey<K, X> {
@@ -35,6 +36,17 @@ impl<K, X> PerKey<K, X> {
         let followed = Arc::new(AtomicU64::new(keyed.changes()));
         let keyless = Keyless::ShareOne(RateLimiter::new(keyed.quota()));
         Self { keyless, followed, keyed, extract }
+    }
+
+    /// How many requests had no key, and were allowed or refused; of all clones together.
+    ///
+    /// If it grows with all requests, no key is ever found: on a server, the peer's address may be missing in the extensions.
+    #[must_use]
+    pub fn stats_without_key(&self) -> Stats {
+        match &self.keyless {
+            Keyless::ShareOne(shared) => shared.stats(),
+            Keyless::Pass(counters) | Keyless::Refuse(counters) => counters.stats(),
+        }
     }
 
     /// Gives the bucket of those without a key the quota of those with one, if that has changed.
@@ -49,8 +61,8 @@ impl<K, X> PerKey<K, X> {
     pub(crate) fn without_key(mut self, policy: WithoutKey) -> Self {
         self.keyless = match policy {
             WithoutKey::ShareOne => Keyless::ShareOne(RateLimiter::new(self.keyed.quota())),
-            WithoutKey::Pass => Keyless::Pass,
-            WithoutKey::Refuse => Keyless::Refuse,
+            WithoutKey::Pass => Keyless::Pass(Arc::default()),
+            WithoutKey::Refuse => Keyless::Refuse(Arc::default()),
         };
         self
     }
@@ -72,8 +84,14 @@ where
                 self.follow(shared);
                 shared.admit(request, cost)
             }
-            (None, Keyless::Pass) => Ok(None),
-            (None, Keyless::Refuse) => Err(NO_KEY.into()),
+            (None, Keyless::Pass(counters)) => {
+                counters.count_allowed();
+                Ok(None)
+            }
+            (None, Keyless::Refuse(counters)) => {
+                counters.count_refused();
+                Err(NO_KEY.into())
+            }
         }
     }
 
@@ -81,7 +99,7 @@ where
         match (self.extract.extract(request), &self.keyless) {
             (Some(key), _) => Some(self.keyed.peek(&key)),
             (None, Keyless::ShareOne(shared)) => Some(shared.peek()),
-            (None, Keyless::Pass | Keyless::Refuse) => None,
+            (None, Keyless::Pass(_) | Keyless::Refuse(_)) => None,
         }
     }
 
@@ -110,8 +128,8 @@ where
                 self.follow(shared);
                 shared.test(request, cost)
             }
-            (None, Keyless::Pass) => Ok(None),
-            (None, Keyless::Refuse) => Err(NO_KEY.into()),
+            (None, Keyless::Pass(_)) => Ok(None),
+            (None, Keyless::Refuse(_)) => Err(NO_KEY.into()),
         }
     }
 
@@ -119,7 +137,8 @@ where
         match (self.extract.extract(request), &self.keyless) {
             (Some(key), _) => self.keyed.give_back(&key, cost),
             (None, Keyless::ShareOne(shared)) => shared.give_back(request, cost),
-            (None, Keyless::Pass | Keyless::Refuse) => {}
+            (None, Keyless::Pass(counters)) => counters.count_given_back(),
+            (None, Keyless::Refuse(_)) => {}
         }
     }
 
@@ -131,7 +150,7 @@ where
         match (self.extract.extract(request), &self.keyless) {
             (Some(key), _) => self.keyed.count_refused(&key),
             (None, Keyless::ShareOne(shared)) => shared.count_refused(request),
-            (None, Keyless::Pass | Keyless::Refuse) => {}
+            (None, Keyless::Pass(counters) | Keyless::Refuse(counters)) => counters.count_refused(),
         }
     }
 

@@ -244,3 +244,20 @@ fn handles_are_send_and_sync() {
     shared::<Keyed<std::rc::Rc<str>>>();
     shared::<RateLimitLayer>();
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_without_a_key_are_counted_whatever_becomes_of_them() {
+    for (policy, counts) in
+        [(WithoutKey::ShareOne, (2, 1)), (WithoutKey::Pass, (3, 0)), (WithoutKey::Refuse, (0, 3))]
+    {
+        let layer =
+            RateLimitLayer::keyed(keyed(Quota::per_hour(2)), |x: &u32| (*x > 0).then_some(*x))
+                .without_key(policy);
+        let service = layer.layer(service_fn(echo));
+        for request in [0, 1, 0, 2, 0] {
+            let _ = service.clone().oneshot(request).await;
+        }
+        let stats = layer.stats_without_key();
+        assert_eq!((stats.allowed, stats.refused), counts, "{policy:?}");
+    }
+}
