@@ -4,6 +4,7 @@ use gusset_call::Limited;
 
 /// Why several tokens at once were not given.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Denied {
     /// They are not there now; the refusal says when they will be.
     Limited(Limited),

@@ -119,9 +119,26 @@ impl RateLimiter {
     /// The first poll takes a place in the queue, or refuses at once if the turn would come only after
     /// `max_wait` (capped at one year), or if too many wait already: nobody waits in vain. Then it sleeps once, until its turn.
     ///
+    /// Within a call that has a deadline, the time that is left is the longest wait that makes sense:
+    ///
+    /// ```
+    /// # use gusset_ratelimit::{Limited, RateLimiter};
+    /// use gusset_call::Deadline;
+    ///
+    /// async fn fetch(limiter: &RateLimiter, deadline: Deadline) -> Result<(), Limited> {
+    ///     limiter.until_ready(deadline.remaining()).await?;
+    ///     // ...
+    ///     # Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Limited`], with the whole time until the turn would have come.
+    ///
+    /// # Panics
+    ///
+    /// If it has to wait outside of a tokio runtime with time enabled.
     ///
     /// # Cancellation
     ///
@@ -133,6 +150,10 @@ impl RateLimiter {
     }
 
     /// Takes `cost` tokens, all at once, as soon as there are as many; otherwise as [`until_ready`](Self::until_ready).
+    ///
+    /// # Panics
+    ///
+    /// If it has to wait outside of a tokio runtime with time enabled.
     ///
     /// # Errors
     ///

@@ -47,6 +47,10 @@ impl Reservation {
 
     /// Uses the tokens when they are due: sleeps once.
     ///
+    /// # Panics
+    ///
+    /// If it has to wait outside of a tokio runtime with time enabled.
+    ///
     /// # Cancellation
     ///
     /// Dropping the future before it is ready gives the tokens back.

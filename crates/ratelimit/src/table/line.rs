@@ -42,7 +42,8 @@ impl<'a> Seen<'a> {
     }
 
     /// Puts another word there, unless someone else has. A bucket is all in one word; whoever reads it needs nothing else, but the
-    /// quota by which it counts if that is a new one.
+    /// quota by which it counts if that is a new one, and the header of the line that its writer had seen: whoever renews the line tells by that
+    /// that the word is young.
     #[inline(always)]
     pub(crate) fn replace(self, new: Word) -> bool {
         self.slot.compare_exchange(self.word.0, new.0, Release, Relaxed).is_ok()
