@@ -17,9 +17,10 @@
 //! | [`shutdown`] | ends a process without losing a request |
 //! | `telemetry`, `otlp` | of [`sidecar`]: logs with trace ids, spans over OTLP |
 //! | `etcd` | of [`registry`]: the registry that etcd keeps |
+//! | `checks`, `file`, `consul` | of [`registry`]: active checks, a snapshot file over restarts, Consul's HTTP API |
 //! | `redis` | of [`ratelimit`]: limits that processes share |
 //! | `reqwest` | of [`call`]: a reqwest client as an HTTP service |
-//! | `full` | all but the last five |
+//! | `full` | all of the modules, with none of the features of theirs |
 //!
 //! What all layers share, the refusals and the context of a call, is in [`call`], always there.
 
