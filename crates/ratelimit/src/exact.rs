@@ -121,8 +121,7 @@ impl<K> ExactKeyed<K> {
         self.shared.changes.fetch_add(1, Release);
         let gcra = Gcra::new(quota, Self::BURST_BITS);
         for shard in &self.shared.shards {
-            let mut shard = lock(shard);
-            shard.set_gcra(gcra, self.shared.clock.nanos());
+            lock(shard).set_gcra(gcra, self.shared.clock.nanos());
         }
     }
 

@@ -51,10 +51,17 @@ impl<K, X> PerKey<K, X> {
 
     /// Gives the bucket of those without a key the quota of those with one, if that has changed.
     fn follow(&self, shared: &RateLimiter) {
-        let changes = self.keyed.changes();
+        let mut changes = self.keyed.changes();
         if self.followed.load(Relaxed) != changes && self.followed.swap(changes, Relaxed) != changes
         {
-            shared.set_quota(self.keyed.quota());
+            // Again, if it has changed meanwhile: whoever follows that change may have been faster.
+            loop {
+                shared.set_quota(self.keyed.quota());
+                let changed = std::mem::replace(&mut changes, self.keyed.changes());
+                if changed == changes {
+                    return;
+                }
+            }
         }
     }
 
