@@ -42,7 +42,8 @@ use crate::{
 /// 3.4 slots for each key of `capacity`, each as large as a key and 16 to 24 bytes, and besides what keys own themselves. A
 /// full bucket is as good as none; each new key frees up to two of those, so nothing is ever swept.
 ///
-/// When a shard has no room left, a new key looks at 256 slots of it for a full bucket, which is all of them in a limiter of up to 127 keys. If it finds none, it
+/// Keys spread over the shards by chance, so one shard may have no room left while as many as `capacity` are held, or a little
+/// sooner. With several times the capacity that is needed, it does not happen. When a shard has no room left, a new key looks at 256 slots of it for a full bucket, which is all of them in a limiter of up to 127 keys. If it finds none, it
 /// takes the place of the one among them that would be full soonest, and
 /// [`live_evictions`](Self::live_evictions) counts it. Or it is refused, see [`refuse_new_keys`](Self::refuse_new_keys).
 ///
@@ -75,7 +76,7 @@ impl<K> ExactKeyed<K> {
 
     const MOST_SHARDS: usize = 64;
 
-    /// The same quota for every key; `capacity` is how many keys that are not at rest it must be able to hold at once.
+    /// The same quota for every key; `capacity` is about how many keys that are not at rest it can hold at once: choose it with room to spare, for keys spread unevenly.
     #[must_use]
     pub fn new(quota: Quota, capacity: NonZeroUsize) -> Self {
         let capacity = capacity.get();
