@@ -43,7 +43,7 @@ use crate::{
 /// full bucket is as good as none; each new key frees up to two of those, so nothing is ever swept.
 ///
 /// Keys spread over the shards by chance, so one shard may have no room left while as many as `capacity` are held, or a little
-/// sooner. With several times the capacity that is needed, it does not happen. When a shard has no room left, a new key looks at 256 slots of it for a full bucket, which is all of them in a limiter of up to 127 keys. If it finds none, it
+/// sooner. With several times the capacity that is needed, that hardly happens. When a shard has no room left, a new key looks at 256 slots of it for a full bucket, which is all of them in a limiter of up to 127 keys. If it finds none, it
 /// takes the place of the one among them that would be full soonest, and
 /// [`live_evictions`](Self::live_evictions) counts it. Or it is refused, see [`refuse_new_keys`](Self::refuse_new_keys).
 ///
