@@ -8,8 +8,9 @@ use super::{
     input,
     record::Status,
     render,
+    request::Call,
     routes::Route,
-    server::{Call, ConsulServer, State},
+    server::{ConsulServer, State},
 };
 
 impl ConsulServer {
@@ -168,7 +169,7 @@ pub(super) fn filtered(
     match call.query.get("filter").filter(|filter| !filter.is_empty()) {
         None => Ok(shown.collect()),
         Some(filter) => {
-            let filter = super::filter::parse(filter)?;
+            let filter = super::filter_parser::parse(filter)?;
             Ok(shown.filter(|shown| filter.holds(shown)).collect())
         }
     }

@@ -6,9 +6,11 @@ use serde_json::Value;
 
 use super::{
     answer::{Answer, Failure},
+    blocking::Subject,
     kv::{Full, Wanted},
     render,
-    server::{Call, ConsulServer, State, Subject},
+    request::Call,
+    server::{ConsulServer, State},
 };
 
 const LONGEST_KEY: usize = 512;

@@ -11,12 +11,14 @@ use serde_json::{Map, Value, json};
 use super::{
     agent::filtered,
     answer::{Answer, Failure},
+    blocking::Subject,
     catalog::Refused,
     fields::{self, Fields},
     input,
     record::{CheckRecord, Entry, Status},
     render,
-    server::{Call, ConsulServer, State, Subject},
+    request::Call,
+    server::{ConsulServer, State},
 };
 
 impl ConsulServer {

@@ -5,7 +5,8 @@ use http::{HeaderMap, Method, StatusCode, header};
 use super::{
     answer::{Answer, Failure},
     query::Query,
-    server::{Call, ConsulServer},
+    request::Call,
+    server::ConsulServer,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

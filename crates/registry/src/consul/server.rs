@@ -1,44 +1,28 @@
 //! The server: one state, its clock, and who waits for it to change.
 
 use std::{
-    convert::Infallible,
     fmt,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicBool, AtomicU64, AtomicUsize,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
+            Ordering::{Relaxed, Release},
         },
     },
-    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
-use gusset_call::BoxError;
-use http::{Method, Request, Response, StatusCode};
-use http_body::Body;
-use http_body_util::{BodyExt, Full, Limited};
-use tokio::{
-    sync::Notify,
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
-use tower_service::Service;
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 use super::{
     ConsulPolicy,
-    answer::{Answer, Failure},
+    attended::{Attended, TICK},
     catalog::Catalog,
-    kv::{Kv, Limits, Wanted},
-    query::{Query, decode},
+    kv::{Kv, Limits},
     record::NodeDef,
     render::Frame,
     rendered::Rendered,
-    routes::{self, Route},
-    topic::{Indexes, Topic},
+    topic::Indexes,
 };
 
 /// Serves Consul's HTTP API. Clones share one state.
@@ -99,17 +83,17 @@ use super::{
 ///
 /// A dropped request that was blocked gives its place back. One that writes has been done, or not at all.
 #[derive(Clone)]
-pub struct ConsulServer(Arc<Shared>);
+pub struct ConsulServer(pub(super) Arc<Shared>);
 
-struct Shared {
-    policy: ConsulPolicy,
+pub(super) struct Shared {
+    pub(super) policy: ConsulPolicy,
     epoch: Instant,
     state: Mutex<State>,
     rendered: Mutex<Rendered>,
-    watchers: AtomicUsize,
-    refused: AtomicU64,
-    closing: AtomicBool,
-    closed: Arc<Notify>,
+    pub(super) watchers: AtomicUsize,
+    pub(super) refused: AtomicU64,
+    pub(super) closing: AtomicBool,
+    pub(super) closed: Arc<Notify>,
 }
 
 /// Everything that a request reads or writes.
@@ -118,33 +102,6 @@ pub(super) struct State {
     pub(super) kv: Kv,
     pub(super) indexes: Indexes,
     clock: Attended,
-}
-
-/// Time in which our own process stood still is not counted: no heartbeat could arrive in it.
-#[derive(Debug, Default)]
-struct Attended {
-    ticked: Duration,
-    /// What was not counted so far.
-    stood: Duration,
-}
-
-/// What a request waits for.
-#[derive(Debug)]
-pub(super) enum Subject {
-    Services,
-    Nodes,
-    Checks,
-    Service(Arc<str>),
-    Kv(Wanted),
-}
-
-/// A request without its body's type.
-pub(super) struct Call {
-    pub(super) method: Method,
-    /// What stands behind the route's prefix, decoded.
-    pub(super) name: String,
-    pub(super) query: Query,
-    pub(super) body: Bytes,
 }
 
 /// How much a server holds.
@@ -160,10 +117,6 @@ pub struct ConsulStats {
     /// Requests refused since the server was made because one of its bounds was reached.
     pub refused: u64,
 }
-
-const LARGEST_BODY: usize = 512 << 10;
-const SLOWEST_BODY: Duration = Duration::from_secs(30);
-const TICK: Duration = Duration::from_millis(100);
 
 impl ConsulServer {
     /// An empty server. No task is spawned; without [`ConsulServer::spawn_ticker`] no TTL runs out.
@@ -277,168 +230,6 @@ impl ConsulServer {
         drop(state);
         wakes.wake();
         result
-    }
-
-    /// Waits until the subject has another index than that of the query, for as long as the query wants to. An index that is
-    /// higher than ours is of another run, and not waited for.
-    pub(super) async fn block(&self, query: &Query, subject: &Subject) -> Result<(), Failure> {
-        let (index, wait) = (query.number("index")?.unwrap_or(0), query.wait()?);
-        if index == 0 {
-            return Ok(());
-        }
-        let mut place = None;
-        let wait = wait + wait.mul_f64(rand::random_range(0.0..=1.0 / 16.0));
-        let changed = async {
-            loop {
-                let closed = self.0.closed.clone().notified_owned();
-                let (now, changed) = self.read(|state, _| {
-                    let topic = state.topic(subject);
-                    (topic.index, topic.changed())
-                });
-                if now != index || self.0.closing.load(Acquire) {
-                    return Ok(());
-                }
-                if place.is_none() {
-                    place = Some(self.take_place()?);
-                }
-                either(changed, closed).await;
-            }
-        };
-        timeout(wait, changed).await.unwrap_or(Ok(()))
-    }
-
-    fn take_place(&self) -> Result<Place<'_>, Failure> {
-        let most = self.0.policy.watchers;
-        let one_more = |held| (held < most).then_some(held + 1);
-        match self.0.watchers.fetch_update(AcqRel, Relaxed, one_more) {
-            Ok(_) => Ok(Place(&self.0.watchers)),
-            Err(_) => {
-                let what = "too many blocked requests; try again without an index, or later";
-                Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, what))
-            }
-        }
-    }
-
-    async fn serve<B>(self, request: Request<B>) -> Response<Full<Bytes>>
-    where
-        B: Body,
-        B::Error: Into<BoxError>,
-    {
-        let mut pretty = false;
-        match self.answer(request, &mut pretty).await {
-            Ok(answer) => answer.into_response(pretty),
-            Err(failure) => {
-                let full = [StatusCode::INSUFFICIENT_STORAGE, StatusCode::TOO_MANY_REQUESTS];
-                if full.contains(&failure.status) {
-                    self.0.refused.fetch_add(1, Relaxed);
-                }
-                failure.into_response()
-            }
-        }
-    }
-
-    async fn answer<B>(&self, request: Request<B>, pretty: &mut bool) -> Result<Answer, Failure>
-    where
-        B: Body,
-        B::Error: Into<BoxError>,
-    {
-        let (head, body) = request.into_parts();
-        let (route, name) = routes::find(head.uri.path(), &head.method)?;
-        let query = Query::parse(head.uri.query())?;
-        let open = matches!(route, Route::Leader | Route::Peers);
-        if let Some(token) = self.0.policy.token.as_ref().filter(|_| !open) {
-            routes::authorize(token, &head.headers, &query)?;
-        }
-        let name = decode(name, false).ok_or_else(|| Failure::bad("the path is not UTF-8"))?;
-        let elsewhere = query.get("dc").is_some_and(|dc| dc != self.0.policy.datacenter);
-        if elsewhere {
-            let what = "No path to datacenter";
-            return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, what));
-        }
-        *pretty = query.has("pretty");
-        let body = read_body(body).await?;
-        self.dispatch(route, &Call { method: head.method, name, query, body }).await
-    }
-}
-
-async fn read_body<B>(body: B) -> Result<Bytes, Failure>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    let body = pin!(Limited::new(body, LARGEST_BODY));
-    match timeout(SLOWEST_BODY, body.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let what = format!("Request body too large, max size: {LARGEST_BODY} bytes");
-            Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, what))
-        }
-        Ok(Err(error)) => Err(Failure::bad(format!("the body could not be read: {error}"))),
-        Err(_) => Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly")),
-    }
-}
-
-async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    poll_fn(|cx| {
-        let ready = a.as_mut().poll(cx).is_ready() || b.as_mut().poll(cx).is_ready();
-        if ready { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
-/// That of a blocked request.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, AcqRel);
-    }
-}
-
-impl State {
-    fn topic(&mut self, subject: &Subject) -> Topic {
-        match subject {
-            Subject::Services => self.catalog.services_topic.clone(),
-            Subject::Nodes => self.catalog.nodes_topic.clone(),
-            Subject::Checks => self.catalog.checks_topic.clone(),
-            Subject::Service(name) => self.catalog.service_topic(name),
-            Subject::Kv(wanted) => self.kv.topic(wanted),
-        }
-    }
-}
-
-impl Attended {
-    fn at(&self, elapsed: Duration) -> Duration {
-        let since = elapsed.saturating_sub(self.ticked);
-        // Before the tick that tells, a long time may be a pause or not.
-        (self.ticked + since.min(2 * TICK)).saturating_sub(self.stood)
-    }
-
-    fn tick(&mut self, elapsed: Duration) {
-        let since = elapsed.saturating_sub(self.ticked);
-        self.stood += since.saturating_sub(2 * TICK);
-        self.ticked = elapsed;
-    }
-}
-
-impl<B> Service<Request<B>> for ConsulServer
-where
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let server = self.clone();
-        Box::pin(async move { Ok(server.serve(request).await) })
     }
 }
 
