@@ -142,6 +142,8 @@ mod checks;
 mod selector;
 mod snapshot;
 
+#[cfg(feature = "file")]
+mod file;
 mod memory;
 mod policy;
 
@@ -170,13 +172,13 @@ pub use consul::{ConsulPolicy, ConsulServer, ConsulStats, ConsulTicker};
 pub use error::Error;
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdPolicy, EtcdRegistry, EtcdState, EtcdStats};
+#[cfg(feature = "file")]
+pub use file::{Saver, SnapshotError};
 pub use gusset_call::{NoInstance, Refusal, refusal_in};
 pub use instance::{Health, Instance};
 pub use key::{InstanceKey, split_name};
 pub use last_seen::LastSeen;
 pub use memory::{Lease, MemoryRegistry, Stats, Sweeper};
-#[cfg(feature = "file")]
-pub use memory::{Saver, SnapshotError};
 pub use policy::Policy;
 pub use registration::{Registration, RegistrationState};
 pub use registry::Registry;

@@ -22,8 +22,6 @@ use arc_swap::ArcSwap;
 use futures_core::future::BoxFuture;
 use gusset_call::Clock;
 pub use lease::Lease;
-#[cfg(feature = "file")]
-pub use saver::{Saver, SnapshotError};
 pub use sweep::Sweeper;
 
 #[cfg(feature = "file")]

@@ -1,0 +1,206 @@
+//! Snapshot files: there as a whole or not at all, and taken in only if they are understood.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::{
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+/// Why a snapshot file was not taken.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// It could not be read, or its folder could not be written to.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// What is in it is no snapshot. It was moved aside, so that the next start begins empty and nothing is lost.
+    #[error("{path} is no snapshot of a registry; it was moved to {moved_to}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Where it is now.
+        moved_to: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A line of a log is broken, and it is not the last one, which a crash explains. It was left as it is: to go on without what
+    /// was acknowledged is for somebody to decide, by removing the line or the file.
+    #[error("line {line} of {path} is damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+    },
+    /// A later release wrote it. It was left as it is.
+    #[error("{path} has format {format}, and up to {understood} is understood")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The format that it states.
+        format: u32,
+        /// The highest that this release reads.
+        understood: u32,
+    },
+}
+
+/// What every format states.
+#[derive(Deserialize)]
+struct Header {
+    format: u32,
+}
+
+/// What the file holds; `None` if there is none.
+pub(crate) fn load<T: DeserializeOwned>(
+    path: &Path,
+    understood: u32,
+) -> Result<Option<T>, SnapshotError> {
+    let io = |source| SnapshotError::Io { path: path.to_owned(), source };
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    let read = match serde_json::from_slice::<Header>(&bytes) {
+        Ok(Header { format }) if format > understood => {
+            return Err(SnapshotError::Newer { path: path.to_owned(), format, understood });
+        }
+        Ok(_) => serde_json::from_slice(&bytes),
+        Err(error) => Err(error),
+    };
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(source) => {
+            let moved_to = move_aside(path).map_err(io)?;
+            Err(SnapshotError::Unreadable { path: path.to_owned(), moved_to, source })
+        }
+    }
+}
+
+/// Where nothing is yet: what was moved aside before stays as well.
+fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let free = |n: &u32| !with_suffix(path, &format!("unreadable-{n}")).exists();
+    let n = (1..=u32::MAX).find(free).unwrap_or(1);
+    let aside = with_suffix(path, &format!("unreadable-{n}"));
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+/// Either the old file or the new one is there, whenever the power goes. Returns the new one.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let new = with_suffix(path, "new");
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    // Only where folders can be opened, which Windows does not allow.
+    if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+        folder.sync_all()?;
+    }
+    Ok(file)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+/// Something that is kept in a snapshot file.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// Rises with each change that the file should have.
+    fn changes(&self) -> u64;
+
+    /// Makes the content of the file, on a thread for blocking work.
+    fn render(&self) -> impl FnOnce() -> io::Result<Vec<u8>> + Send + 'static;
+
+    /// The file could not be written.
+    fn failed(&self);
+}
+
+/// Guard of the task that saves to a snapshot file: dropping it ends the task, without another save.
+#[derive(Debug)]
+#[must_use = "dropping it ends the saving"]
+pub struct Saver {
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Saver {
+    /// Saves what changes, at most every `interval`, and for no more than a tenth of the time: a large file is saved less often.
+    pub(crate) fn spawn(source: impl Source, path: PathBuf, interval: Duration) -> Self {
+        let (stop, mut stopped) = oneshot::channel::<()>();
+        let interval = interval.max(Duration::from_millis(10));
+        let task = tokio::spawn(async move {
+            // Saved once in any case: what changes while the file is taken in must not be left out.
+            let (mut saved, mut failed, mut pause) = (None, false, interval);
+            loop {
+                let end = timeout(pause, &mut stopped).await.is_ok();
+                let changes = source.changes();
+                if saved != Some(changes) {
+                    let began = Instant::now();
+                    let result = save(&source, &path).await;
+                    pause = interval.max(began.elapsed() * 9);
+                    if let (Err(error), false) = (&result, failed) {
+                        let cause = error as &dyn std::error::Error;
+                        tracing::warn!(path = %path.display(), cause, "snapshot not saved, trying on");
+                    }
+                    failed = result.is_err();
+                    if failed {
+                        source.failed();
+                    } else {
+                        saved = Some(changes);
+                    }
+                    if end {
+                        return result;
+                    }
+                } else if end {
+                    return Ok(());
+                }
+            }
+        });
+        Self { stop: Some(stop), task }
+    }
+
+    /// Saves what has changed since, and ends the task.
+    ///
+    /// # Errors
+    ///
+    /// What the system says to the last save.
+    ///
+    /// # Cancellation
+    ///
+    /// Ends the task; a save that had begun is finished.
+    pub async fn close(mut self) -> io::Result<()> {
+        drop(self.stop.take());
+        (&mut self.task).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
+    }
+}
+
+async fn save(source: &impl Source, path: &Path) -> io::Result<()> {
+    let (render, path) = (source.render(), path.to_owned());
+    let written = tokio::task::spawn_blocking(move || write(&path, &render()?).map(drop));
+    written.await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
+}
+
+impl Drop for Saver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
