@@ -54,6 +54,9 @@ pub enum Error {
     /// The registry could not be asked, or did not answer in time. It may or may not have done what it was asked to.
     #[error("the registry is unavailable")]
     Unavailable(#[source] BoxError),
+    /// The registry answered, and will not do it: it wants another token, has no room, or does not understand. The source says which.
+    #[error("the registry refuses")]
+    Refused(#[source] BoxError),
 }
 
 impl Error {
@@ -66,6 +69,9 @@ impl Error {
     /// Whether the registry did answer, and will not have the instance as things are.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
-        matches!(self, Self::Superseded { .. } | Self::Invalid { .. } | Self::Full { .. })
+        matches!(
+            self,
+            Self::Superseded { .. } | Self::Invalid { .. } | Self::Full { .. } | Self::Refused(_)
+        )
     }
 }

@@ -43,6 +43,7 @@
 //! | [`Fleet`], [`Ejection`] | which instances take part: zones, subsets, newcomers, those that fail |
 //! | [`Protocol`], [`Opaque`], `Http` (feature `http`) | what the balancer understands of requests and responses |
 //! | [`Publisher`] | for engines: the other end of a [`Watch`] |
+//! | `RemoteKv`, `KvWatch` (feature `remote`) | reads, writes and follows the keys of a `ConsulServer` or of Consul |
 //! | `ConsulServer`, `ConsulPolicy` (feature `consul`) | serves Consul's HTTP API, for programs in any language |
 //! | [`NoInstance`] | the refusal |
 //!
@@ -123,6 +124,7 @@
 //! - `etcd`: `EtcdRegistry`, with user and password and without TLS. It adds tonic's client and prost, needs Rust 1.88 and no protoc.
 //! - `file`: [`MemoryRegistry`] can keep a snapshot file (`spawn_saver`), so that it is not empty after a restart. Adds `serde_json`.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
+//! - `remote`: `RemoteKv`, the keys of a server of Consul's HTTP API, over HTTP/1.1 without TLS. Adds hyper's client, `serde_json` and `base64`.
 //! - `tower`: `Discovered`. Adds tower's `discover`, which brings nothing else.
 //! - `consul`: `ConsulServer`, a tower service of HTTP requests. Adds `http`, `http-body`, `http-body-util`, `bytes`, `serde_json` and
 //!   `base64`, and no server: hyper or axum is the caller's.
@@ -151,6 +153,8 @@ mod policy;
 mod consul;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "remote")]
+mod remote;
 
 mod error;
 
@@ -182,5 +186,7 @@ pub use memory::{Lease, MemoryRegistry, Stats, Sweeper};
 pub use policy::Policy;
 pub use registration::{Registration, RegistrationState};
 pub use registry::Registry;
+#[cfg(feature = "remote")]
+pub use remote::{KvEntry, KvSnapshot, KvWatch, RemoteKv, RemotePolicy, RemoteState, RemoteStats};
 pub use selector::{Selection, Selector};
 pub use snapshot::{Publisher, Snapshot, Watch};
