@@ -1,9 +1,13 @@
 use std::{
     collections::HashMap,
     future::Future,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
+use gusset_call::Clock;
 use tokio::{
     sync::{Semaphore, watch},
     time::timeout,
@@ -23,6 +27,9 @@ pub(crate) struct Engine {
     pub(crate) draining: watch::Sender<bool>,
     /// By name and version. Bounded by the program: definitions are part of it.
     plans: RwLock<Plans>,
+    clock: Clock,
+    /// What the store's clock showed when ours showed 0; 0 before that is known.
+    anchor: AtomicU64,
 }
 
 type Plans = HashMap<(Arc<str>, u32), Arc<Plan>>;
@@ -38,6 +45,8 @@ impl Engine {
             counters: Counters::default(),
             draining: watch::Sender::new(false),
             plans: RwLock::default(),
+            clock: Clock::new(),
+            anchor: AtomicU64::new(0),
         }
     }
 
@@ -61,9 +70,32 @@ impl Engine {
         }
     }
 
+    pub(crate) fn known(&self) -> Vec<(Arc<str>, u32)> {
+        self.plans.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     pub(crate) fn plan(&self, name: &Arc<str>, version: u32) -> Option<Arc<Plan>> {
         let plans = self.plans.read().unwrap_or_else(PoisonError::into_inner);
         plans.get(&(name.clone(), version)).cloned()
+    }
+
+    /// Reads the store's clock, where that was not done yet, or is to be done again.
+    pub(crate) async fn sync(&self, again: bool) -> Result<(), StoreError> {
+        if again || self.anchor.load(Relaxed) == 0 {
+            let theirs = self.store(self.store.now()).await?;
+            // Ours is read after theirs: we are late by what the answer took, never early.
+            self.anchor.store(theirs.saturating_sub(self.elapsed()).max(1), Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The store's clock, as far as it was heard of.
+    pub(crate) fn now(&self) -> u64 {
+        self.anchor.load(Relaxed) + self.elapsed()
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Answer of the store, or a failure if it takes too long.

@@ -151,11 +151,11 @@ pub use options::Options;
 pub use orchestrator::{Handle, Orchestrator};
 pub use policy::Policy;
 
-pub use record::{Event, Record, Shape, StepShape};
+pub use record::{Event, Record, Shape, StepShape, Unreadable};
 pub use state::{Skipped, State, StepState};
 pub use stats::Stats;
 pub use step::{Direction, Effect, StepContext};
 pub use store::{
-    Begin, Claim, Commit, Journal, MemoryStore, Query, Retention, Store, StoreError, StoreFuture,
-    Summary, Wanted,
+    Begin, Claim, Commit, Hold, Journal, Mail, MemoryStore, Message, MessageId, Outgoing, Post,
+    Query, Relay, Release, Renewed, Retention, Store, StoreError, StoreFuture, Summary, Wanted,
 };

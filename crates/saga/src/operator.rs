@@ -3,8 +3,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use crate::{
-    Claim, Journal, Orchestrator, Query, Record, Report, Retention, SagaError, SagaId, Summary,
-    Wanted,
+    Claim, Journal, Orchestrator, Query, Record, Report, Retention, SagaError, SagaId, StoreError,
+    Summary, Wanted,
     engine::Engine,
     error::shortened,
     live::{Ended, Live, NotEntered, Phase},
@@ -32,7 +32,10 @@ impl Orchestrator {
     pub async fn history(&self, saga: &SagaId) -> Result<Vec<Record>, SagaError> {
         let engine = self.engine();
         let journal = engine.store(engine.store.load(saga)).await?;
-        journal.map_or_else(|| Err(SagaError::NoSuchSaga(saga.clone())), |found| Ok(found.records))
+        journal.map_or_else(
+            || Err(SagaError::NoSuchSaga(saga.clone())),
+            |found| found.records.map_err(|error| StoreError::from(error).into()),
+        )
     }
 
     /// Where a saga stands, by its journal.
@@ -165,7 +168,7 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
     /// Sagas claimed at once: few enough that their journals fit into memory.
     const BATCH: usize = 32;
     let mut found = Recovered::default();
-    let mut after = None;
+    let mut parked_before = Vec::new();
     loop {
         let first = engine.permits.clone().acquire_owned().await.map_err(|_| shutting_down())?;
         let mut permits = vec![first];
@@ -175,12 +178,16 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
             permits.push(permit);
         }
         let limit = permits.len();
-        let wanted = Wanted::Abandoned { after, except: engine.live.ids(), limit };
+        let wanted = Wanted::Due {
+            known: engine.known(),
+            orphaned: Duration::ZERO,
+            except: engine.live.ids().into_iter().chain(parked_before.iter().cloned()).collect(),
+            limit,
+        };
         let (node, lease) = (engine.node.clone(), engine.options.lease);
         let claim = Claim { node, lease, wanted };
         let journals = engine.store(engine.store.claim(&claim)).await?;
         let last = journals.len() < limit;
-        after = journals.last().map(|journal| journal.saga.clone());
         // No await between here and the tasks: what is claimed is not lost by dropping this future.
         let mut parked = Vec::new();
         let mut unwanted = Vec::new();
@@ -193,6 +200,7 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
         }
         for (journal, reason) in parked {
             found.blocked += 1;
+            parked_before.push(journal.saga.clone());
             work::block(engine, &journal, reason).await;
         }
         for journal in unwanted {

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Direction, Event, Failure, Json, Record, Shape, Skipped, State, StepState, StoreError,
+    Direction, Event, Failure, Journal, Json, Record, Shape, Skipped, State, StepState, StoreError,
+    Unreadable,
 };
 
 /// What to do next.
@@ -64,6 +65,12 @@ impl Progress {
             progress.apply(&record.event)?;
         }
         Ok(progress)
+    }
+
+    /// The saga that a journal tells of.
+    pub(crate) fn of(journal: &Journal) -> Result<Self, Unreadable> {
+        let records = journal.records.as_ref().map_err(Clone::clone)?;
+        Self::replay(records).map_err(|Corrupt(what)| Unreadable::Damaged(what.into()))
     }
 
     pub(crate) fn begin(event: &Event) -> Result<Self, Corrupt> {
@@ -261,6 +268,12 @@ impl Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("journal is damaged: {0}")]
 pub(crate) struct Corrupt(pub(crate) &'static str);
+
+impl From<Unreadable> for StoreError {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::failed(unreadable)
+    }
+}
 
 impl From<Corrupt> for StoreError {
     fn from(corrupt: Corrupt) -> Self {

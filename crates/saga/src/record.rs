@@ -1,33 +1,83 @@
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Failure, Json};
 
 /// An entry in the journal of a saga.
+///
+/// Its JSON form is for ever: a release reads what the one before it wrote, and refuses what a later one wrote in a newer [`format`](Self::format).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Record {
+    /// Version of the form it is written in.
+    pub format: u32,
     /// Place in the journal, counted from 0 without gaps.
     pub sequence: u64,
     /// Epoch of the process that wrote it.
     pub epoch: u64,
-    /// When, in milliseconds since 1970, by that process's wall clock: for people, nothing is decided by it.
+    /// When, in milliseconds since 1970, by the store's clock as the process knew it. Timers and the saga's deadline count from here.
     pub at: u64,
     /// What happened.
     pub event: Event,
 }
 
 impl Record {
-    pub(crate) fn new(sequence: u64, epoch: u64, event: Event) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "shown to people, nothing is decided by it")]
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        Self { sequence, epoch, at, event }
+    /// The form that this release writes.
+    pub const FORMAT: u32 = 1;
+
+    pub(crate) const fn new(sequence: u64, epoch: u64, at: u64, event: Event) -> Self {
+        Self { format: Self::FORMAT, sequence, epoch, at, event }
     }
+
+    /// The record as one line of JSON: what a store keeps.
+    ///
+    /// # Errors
+    ///
+    /// None that is known; serde has the last word.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+
+    /// The record that a store kept.
+    ///
+    /// # Errors
+    ///
+    /// When its format is newer than [`FORMAT`](Self::FORMAT), or it is no record.
+    pub fn from_json(text: &str) -> Result<Self, Unreadable> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        match serde_json::from_str::<Self>(text) {
+            Ok(record) => record.readable(),
+            // Read in full first, since nearly all are fine.
+            Err(error) => match serde_json::from_str(text) {
+                Ok(Version { format }) if format > Self::FORMAT => Err(Unreadable::Newer(format)),
+                _ => Err(Unreadable::Damaged(error.to_string().into())),
+            },
+        }
+    }
+
+    /// A copy, if this release knows the format.
+    pub(crate) fn readable(&self) -> Result<Self, Unreadable> {
+        if self.format > Self::FORMAT {
+            return Err(Unreadable::Newer(self.format));
+        }
+        Ok(self.clone())
+    }
+}
+
+/// Why a journal cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unreadable {
+    /// A later release wrote it.
+    #[error("journal is of format {0}, this release reads up to {max}", max = Record::FORMAT)]
+    Newer(u32),
+    /// It is no journal.
+    #[error("journal is damaged: {0}")]
+    Damaged(Arc<str>),
 }
 
 /// What a definition looks like from outside: the part that the journal keeps.

@@ -6,8 +6,8 @@ use tokio::time::{sleep, timeout_at};
 use tracing::Instrument;
 
 use crate::{
-    Commit, Direction, Event, Journal, Json, Record, SagaId, State, StepContext, StepError,
-    StepState, StoreError,
+    Commit, Direction, Event, Hold, Journal, Json, Record, Release, SagaId, State, StepContext,
+    StepError, StepState, StoreError,
     definition::Plan,
     engine::Engine,
     error::error_line,
@@ -60,7 +60,7 @@ impl Runner {
             plan,
             saga: journal.saga.clone(),
             epoch: journal.epoch,
-            sequence: journal.records.len() as u64,
+            sequence: journal.records.as_ref().map_or(0, Vec::len) as u64,
             progress,
             inherited: inherited.map(|index| index as u32),
         }
@@ -196,7 +196,7 @@ impl Runner {
         loop {
             sleep(lease / 3).await;
             match self.engine.store(self.engine.store.renew(&held, lease)).await {
-                Ok(lost) if lost.is_empty() => {}
+                Ok(renewed) if renewed.lost.is_empty() => {}
                 Ok(_) => return,
                 Err(error) => tracing::warn!(saga = %self.saga, %error, "lease not renewed"),
             }
@@ -212,8 +212,15 @@ impl Runner {
         let commit = Commit {
             saga: self.saga.clone(),
             epoch: self.epoch,
-            records: vec![Record::new(self.sequence, self.epoch, event)],
+            records: Arc::new([Record::new(self.sequence, self.epoch, self.engine.now(), event)]),
             state: self.progress.state(),
+            hold: if self.progress.state() == State::Stuck {
+                Hold::Park { due: None, note: None }
+            } else {
+                Hold::Keep(self.engine.options.lease)
+            },
+            mail_taken: 0,
+            outbox: Arc::new([]),
         };
         let end = self.sequence + 1;
         let engine = self.engine.clone();
@@ -224,7 +231,7 @@ impl Runner {
                 Ok(()) => break,
                 // An append that seemed to fail had succeeded: in this epoch nobody else writes.
                 Err(StoreError::Conflict { next, .. }) if waiting.is_some() && next == end => break,
-                Err(error @ StoreError::Failed(_)) => {
+                Err(error @ (StoreError::Failed(_) | StoreError::Full(_))) => {
                     waiting.get_or_insert_with(|| engine.counters.waiting_for_store.raise());
                     retries += 1;
                     self.wait_for_store(retries, &error).await?;
@@ -251,9 +258,14 @@ impl Runner {
 
     /// Lets others take over at once instead of after the lease. Failing to changes nothing but the time that takes.
     pub(crate) async fn release(&self) {
-        if let Err(error) =
-            self.engine.store(self.engine.store.release(&self.saga, self.epoch)).await
-        {
+        let release = Release {
+            saga: self.saga.clone(),
+            epoch: self.epoch,
+            due: Some(0),
+            note: None,
+            blocked: false,
+        };
+        if let Err(error) = self.engine.store(self.engine.store.release(&release)).await {
             tracing::debug!(saga = %self.saga, %error, "lease not released");
         }
     }

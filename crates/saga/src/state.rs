@@ -15,6 +15,8 @@ pub enum State {
     Completed,
     /// All effects are undone, or were settled by an operator. Final.
     Compensated,
+    /// An operator closed it, whatever was left to do. Final.
+    Closed,
     /// All undos that could be carried out are, and at least one could not: an operator has to act.
     Stuck,
     /// This process does not know the definition, or cannot read the journal: recovery tries again each time.
@@ -25,7 +27,7 @@ impl State {
     /// Whether nothing more will ever happen.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Completed | Self::Compensated)
+        matches!(self, Self::Completed | Self::Compensated | Self::Closed)
     }
 }
 

@@ -1,244 +1,104 @@
 //! Where journals are kept.
 
+mod answers;
 mod memory;
+mod requests;
 
 use std::{error::Error, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use gusset_call::Overloaded;
 
-use crate::{BoxError, Record, SagaId, State};
+use crate::{BoxError, SagaId, State};
 
+pub use answers::{Journal, Outgoing, Post, Renewed, Summary};
 pub use memory::MemoryStore;
+pub use requests::{
+    Begin, Claim, Commit, Hold, Mail, Message, MessageId, Query, Relay, Release, Retention, Wanted,
+};
 
 /// Future of a [`Store`].
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
-/// Keeps the journals of sagas, and who works on which.
+/// Keeps the journals of sagas, who works on which, their mail, and the messages that they want sent.
 ///
 /// # Contract
 ///
-/// - What a future answered `Ok` to is durable, as far as the store is. A future that answered an error other than
-///   the ones below, or was dropped, may have had its effect: callers repeat the call and recognise their own work.
-/// - A journal has one writer: the one that holds the saga's current epoch. [`claim`](Self::claim) makes a new epoch, from
-///   which moment appends and renewals of older ones fail as [`StoreError::Fenced`], however late they come.
-/// - All records of one append become durable, or none.
+/// - **Durable**: what a future answered `Ok` to is durable, as far as the store is. A future that failed as [`StoreError::Failed`], or was
+///   dropped, may have had its effect, then or later: callers repeat the call and recognise their own work.
+/// - **Whole**: everything in one [`Commit`], [`Begin`], [`Release`] or [`Mail`] becomes durable, or nothing of it.
+/// - **One writer**: a journal is written by the one that holds the saga's current epoch. [`claim`](Self::claim) makes a new epoch, from which
+///   moment appends, renewals and releases of older ones have no effect, however late they come.
+/// - **One clock**: leases, due times and ages are decided by the store's clock alone, see [`now`](Self::now). Where nodes share a
+///   database that is the clock of the database. No node's wall clock is ever compared with another's, so their skew does not matter.
+/// - **Opaque**: a store looks neither into events nor into mail, messages or notes. It keeps a [`Record`](crate::Record) as
+///   [`Record::to_json`](crate::Record::to_json) and reads it back by [`Record::from_json`](crate::Record::from_json). What it cannot read goes into
+///   [`Journal::records`] as an error, and hinders no other saga.
+/// - **Bounded**: what has no room is refused as [`StoreError::Full`], and had no effect.
+///
+/// `testing::conformance` (feature `testing`) checks all of it, for any store.
 pub trait Store: Send + Sync + 'static {
-    /// Begins the journal of a new saga, in epoch 1, held by `begin.node` for `begin.lease`.
+    /// The store's clock, in milliseconds since 1970. It may be set, and then leases and timers move with it.
+    fn now(&self) -> StoreFuture<'_, u64>;
+
+    /// Begins the journal of a new saga, in epoch 1 and [`State::Running`], held by `begin.node` for `begin.lease`.
     ///
     /// Fails with [`StoreError::Exists`], [`StoreError::Full`] or [`StoreError::Failed`].
     fn create<'a>(&'a self, begin: &'a Begin) -> StoreFuture<'a, ()>;
 
-    /// Adds records to the journal, and notes the state that they lead to. In a final state, or stuck, the lease ends with it.
+    /// Adds records to the journal, notes the state that they lead to, keeps messages to be relayed, and prolongs or ends the lease.
+    /// It sets [`Journal::crashes`] back to 0. A lease that has lapsed does not matter as long as nobody has claimed the saga.
     ///
-    /// Fails with [`StoreError::Fenced`] if `commit.epoch` is not the saga's, with [`StoreError::Conflict`] if the journal does not
-    /// end where `commit.records` begin, with [`StoreError::NoSuchSaga`] or [`StoreError::Failed`].
+    /// Fails, checked in this order, with [`StoreError::NoSuchSaga`]; with [`StoreError::Fenced`] if `commit.epoch` is not the saga's; with
+    /// [`StoreError::Conflict`] if the journal does not end where `commit.records` begin, or the saga is in a final state; with
+    /// [`StoreError::Full`] if there is no room for its messages; or with [`StoreError::Failed`].
     fn append<'a>(&'a self, commit: &'a Commit) -> StoreFuture<'a, ()>;
 
     /// The journal of a saga, or `None` if there is none.
     fn load<'a>(&'a self, saga: &'a SagaId) -> StoreFuture<'a, Option<Journal>>;
 
-    /// Takes sagas over: gives each a new epoch, held by `claim.node` for `claim.lease`, and hands out their journals.
+    /// Takes sagas over: gives each a new epoch, held by `claim.node` for `claim.lease`, and hands out their journals. One that was held until its lease
+    /// lapsed has [`Journal::crashes`] raised by one.
     ///
-    /// Only sagas that nobody holds, or whose lease is over, are taken; see [`Wanted`] for which of them.
+    /// No two claims get one saga, whoever makes them. See [`Wanted`] for which sagas are taken; an empty answer means that there is none.
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Vec<Journal>>;
 
-    /// Prolongs leases to `lease` from now, given as saga and epoch. Answers with those that are of an older epoch, or gone.
-    fn renew<'a>(
-        &'a self,
-        held: &'a [(SagaId, u64)],
-        lease: Duration,
-    ) -> StoreFuture<'a, Vec<SagaId>>;
+    /// Prolongs leases to `lease` from now, given as saga and epoch. One that has lapsed is prolonged as well, if nobody has claimed the saga.
+    fn renew<'a>(&'a self, held: &'a [(SagaId, u64)], lease: Duration) -> StoreFuture<'a, Renewed>;
 
-    /// Ends a lease, so that others can take the saga over at once. An older epoch is ignored.
-    fn release<'a>(&'a self, saga: &'a SagaId, epoch: u64) -> StoreFuture<'a, ()>;
+    /// Ends a lease. Mail that the journal does not have yet makes the saga due at once, whatever `release.due` says. An epoch that is
+    /// over, a saga in a final state, and one that there is not are ignored.
+    fn release<'a>(&'a self, release: &'a Release) -> StoreFuture<'a, ()>;
+
+    /// Puts mail for a saga where whoever holds it finds it, numbered from 0 in the order of arrival, and makes the saga due at once if nobody holds it.
+    /// Answers whether it is new: mail with a key that this saga has had before is dropped.
+    ///
+    /// Fails with [`StoreError::NoSuchSaga`]; with [`StoreError::Ended`] if the saga is in a final state; with [`StoreError::Full`] if it has had
+    /// [`Mail::MOST`]; or with [`StoreError::Failed`].
+    fn send<'a>(&'a self, mail: &'a Mail) -> StoreFuture<'a, bool>;
+
+    /// Mail of a saga that has number `from` or a higher one, in order.
+    fn mail<'a>(&'a self, saga: &'a SagaId, from: u64) -> StoreFuture<'a, Vec<Post>>;
 
     /// Lists sagas by id.
     fn query<'a>(&'a self, query: &'a Query) -> StoreFuture<'a, Vec<Summary>>;
 
-    /// Forgets sagas in a final state that `keep` does not cover, and answers how many.
+    /// How many sagas are in each state; those with none may be left out.
+    fn count(&self) -> StoreFuture<'_, Vec<(State, u64)>>;
+
+    /// Forgets sagas in a final state that `keep` does not cover, with all that belongs to them but messages that were not relayed yet, and answers how
+    /// many. Their ids can be created anew.
     fn purge<'a>(&'a self, keep: &'a Retention) -> StoreFuture<'a, u64>;
-}
 
-/// A new journal.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Begin {
-    /// The saga.
-    pub saga: SagaId,
-    /// Who begins it.
-    pub node: Arc<str>,
-    /// For how long it holds it.
-    pub lease: Duration,
-    /// The first record, an [`Event::Started`](crate::Event::Started).
-    pub record: Record,
-}
+    /// Hands out messages that are not relayed yet, those of each saga in the order of their ids, and makes `relay.node` the only one that gets any for
+    /// `relay.lease` from now. While another node has them, it answers none. Asked again, it hands out the same ones, until they are
+    /// [`relayed`](Self::relayed).
+    ///
+    /// One relay at a time, because two would send the messages of one saga out of order.
+    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Outgoing>>;
 
-/// Records to add.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Commit {
-    /// The saga.
-    pub saga: SagaId,
-    /// Epoch of the writer.
-    pub epoch: u64,
-    /// At least one, with sequence numbers that follow each other. The first is where the writer believes the journal to end.
-    pub records: Vec<Record>,
-    /// Where the saga stands after them.
-    pub state: State,
-}
-
-/// Sagas to take over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Claim {
-    /// Who takes them.
-    pub node: Arc<str>,
-    /// For how long it will hold them.
-    pub lease: Duration,
-    /// Which ones.
-    pub wanted: Wanted,
-}
-
-/// Which sagas a [`Claim`] is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Wanted {
-    /// This one, in any state that is not final.
-    One(SagaId),
-    /// Those that can be carried on, that is, neither in a final state nor stuck, by id.
-    Abandoned {
-        /// Only ids behind this one.
-        after: Option<SagaId>,
-        /// None of these: the claimer is working on them.
-        except: Vec<SagaId>,
-        /// At most so many.
-        limit: usize,
-    },
-}
-
-/// What to list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Query {
-    /// Only sagas in this state.
-    pub state: Option<State>,
-    /// Only ids behind this one: the last of the page before.
-    pub after: Option<SagaId>,
-    /// At most so many.
-    pub limit: usize,
-}
-
-impl Query {
-    /// All sagas, the first 100.
-    #[must_use]
-    pub const fn all() -> Self {
-        Self { state: None, after: None, limit: 100 }
-    }
-
-    /// Those in `state`, the first 100.
-    #[must_use]
-    pub const fn in_state(state: State) -> Self {
-        Self { state: Some(state), after: None, limit: 100 }
-    }
-
-    /// Only those behind `saga`.
-    #[must_use]
-    pub fn after(mut self, saga: SagaId) -> Self {
-        self.after = Some(saga);
-        self
-    }
-
-    /// At most `limit`.
-    #[must_use]
-    pub const fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit;
-        self
-    }
-}
-
-/// Which finished sagas to keep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Retention {
-    /// At most so many, the ones that finished last.
-    pub newest: usize,
-    /// Only those that finished less than this ago.
-    pub younger_than: Option<Duration>,
-}
-
-impl Retention {
-    /// The `newest` so many.
-    #[must_use]
-    pub const fn newest(newest: usize) -> Self {
-        Self { newest, younger_than: None }
-    }
-
-    /// Of those only the ones that finished less than `age` ago.
-    #[must_use]
-    pub const fn younger_than(mut self, age: Duration) -> Self {
-        self.younger_than = Some(age);
-        self
-    }
-}
-
-/// A saga in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Summary {
-    /// The saga.
-    pub saga: SagaId,
-    /// Name of its definition.
-    pub definition: Arc<str>,
-    /// Version of its definition.
-    pub version: u32,
-    /// Where it stands.
-    pub state: State,
-    /// How often it was taken over, and 1.
-    pub epoch: u64,
-    /// How many records its journal has.
-    pub records: u64,
-    /// When the last one was written, in milliseconds since 1970.
-    pub changed_at: u64,
-}
-
-impl Summary {
-    /// What a journal says; `None` of one that does not begin with a start.
-    #[must_use]
-    pub fn of(saga: SagaId, state: State, epoch: u64, records: &[Record]) -> Option<Self> {
-        let crate::Event::Started { shape, .. } = &records.first()?.event else { return None };
-        Some(Self {
-            saga,
-            definition: shape.name.clone(),
-            version: shape.version,
-            state,
-            epoch,
-            records: records.len() as u64,
-            changed_at: records.last()?.at,
-        })
-    }
-}
-
-/// A journal as it was loaded.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Journal {
-    /// The saga.
-    pub saga: SagaId,
-    /// Who holds or held it last.
-    pub node: Arc<str>,
-    /// Its epoch.
-    pub epoch: u64,
-    /// All records.
-    pub records: Vec<Record>,
-}
-
-impl Journal {
-    /// A journal of these parts; for stores.
-    #[must_use]
-    pub const fn new(saga: SagaId, node: Arc<str>, epoch: u64, records: Vec<Record>) -> Self {
-        Self { saga, node, epoch, records }
-    }
+    /// Forgets messages, which the broker has by now. Ids that there are not are ignored.
+    fn relayed<'a>(&'a self, sent: &'a [MessageId]) -> StoreFuture<'a, ()>;
 }
 
 /// Why a [`Store`] did not do as it was told.
@@ -251,6 +111,9 @@ pub enum StoreError {
     /// There is no journal under this id.
     #[error("no saga {0}")]
     NoSuchSaga(SagaId),
+    /// The saga is in a final state.
+    #[error("saga {0} has come to its end")]
+    Ended(SagaId),
     /// Another process has taken the saga over.
     #[error("epoch {epoch} of saga {saga} is over")]
     Fenced {
@@ -267,8 +130,8 @@ pub enum StoreError {
         /// Sequence number of the next record.
         next: u64,
     },
-    /// No room for a further saga.
-    #[error("the store takes no further saga")]
+    /// No room: for a further saga, for mail, or for messages.
+    #[error("the store takes no more")]
     Full(#[source] Overloaded),
     /// Whatever else; it may have had its effect.
     #[error("the store did not answer as it should")]
@@ -279,5 +142,11 @@ impl StoreError {
     /// Any error as [`StoreError::Failed`].
     pub fn failed(error: impl Into<BoxError>) -> Self {
         Self::Failed(error.into().into())
+    }
+
+    /// No room at `what`.
+    #[must_use]
+    pub fn full(what: &'static str) -> Self {
+        Self::Full(Overloaded::new(what))
     }
 }

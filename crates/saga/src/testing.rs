@@ -13,9 +13,11 @@ use std::{
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
+pub mod conformance;
+
 use crate::{
-    Begin, Claim, Commit, Journal, Query, Retention, SagaId, Store, StoreError, StoreFuture,
-    Summary,
+    Begin, Claim, Commit, Journal, Mail, MessageId, Outgoing, Post, Query, Relay, Release, Renewed,
+    Retention, SagaId, State, Store, StoreError, StoreFuture, Summary,
 };
 
 /// What happens at the chosen write. Reads, leases and claims are not writes here.
@@ -142,16 +144,36 @@ impl Store for FaultyStore {
         self.other(async { self.0.inner.claim(claim).await }.boxed()).boxed()
     }
 
-    fn renew<'a>(
-        &'a self,
-        held: &'a [(SagaId, u64)],
-        lease: Duration,
-    ) -> StoreFuture<'a, Vec<SagaId>> {
+    fn renew<'a>(&'a self, held: &'a [(SagaId, u64)], lease: Duration) -> StoreFuture<'a, Renewed> {
         self.other(async move { self.0.inner.renew(held, lease).await }.boxed()).boxed()
     }
 
-    fn release<'a>(&'a self, saga: &'a SagaId, epoch: u64) -> StoreFuture<'a, ()> {
-        self.other(async move { self.0.inner.release(saga, epoch).await }.boxed()).boxed()
+    fn release<'a>(&'a self, release: &'a Release) -> StoreFuture<'a, ()> {
+        self.other(async { self.0.inner.release(release).await }.boxed()).boxed()
+    }
+
+    fn now(&self) -> StoreFuture<'_, u64> {
+        self.other(async { self.0.inner.now().await }.boxed()).boxed()
+    }
+
+    fn send<'a>(&'a self, mail: &'a Mail) -> StoreFuture<'a, bool> {
+        self.other(async { self.0.inner.send(mail).await }.boxed()).boxed()
+    }
+
+    fn mail<'a>(&'a self, saga: &'a SagaId, from: u64) -> StoreFuture<'a, Vec<Post>> {
+        self.other(async move { self.0.inner.mail(saga, from).await }.boxed()).boxed()
+    }
+
+    fn count(&self) -> StoreFuture<'_, Vec<(State, u64)>> {
+        self.other(async { self.0.inner.count().await }.boxed()).boxed()
+    }
+
+    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Outgoing>> {
+        self.other(async { self.0.inner.outbox(relay).await }.boxed()).boxed()
+    }
+
+    fn relayed<'a>(&'a self, sent: &'a [MessageId]) -> StoreFuture<'a, ()> {
+        self.other(async { self.0.inner.relayed(sent).await }.boxed()).boxed()
     }
 
     fn query<'a>(&'a self, query: &'a Query) -> StoreFuture<'a, Vec<Summary>> {

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    Claim, Commit, Event, Journal, Json, Record, SagaError, SagaId, State, StoreError, Wanted,
+    Claim, Commit, Event, Hold, Journal, Json, Record, SagaError, SagaId, State, StoreError,
+    Wanted,
     definition::Plan,
     engine::Engine,
     live::{Ended, Phase},
@@ -31,11 +32,14 @@ pub(crate) struct Begin {
 pub(crate) async fn begin(engine: Arc<Engine>, phase: watch::Sender<Phase>, job: Begin) -> Ended {
     let event = Progress::started(job.plan.shape.clone(), job.input.clone(), job.trace.clone());
     let progress = Progress::begin(&event).map_err(StoreError::from)?;
+    engine.sync(false).await?;
     let begin = store::Begin {
         saga: job.saga.clone(),
+        definition: job.plan.shape.name.clone(),
+        version: job.plan.shape.version,
         node: engine.node.clone(),
         lease: engine.options.lease,
-        record: Record::new(0, 1, event),
+        records: Arc::new([Record::new(0, 1, engine.now(), event)]),
     };
     match create(&engine, &begin).await {
         Ok(()) => {
@@ -69,7 +73,7 @@ async fn join(engine: Arc<Engine>, phase: watch::Sender<Phase>, job: Begin) -> E
         let Some(journal) = engine.store(engine.store.load(saga)).await? else {
             return Err(SagaError::NoSuchSaga(saga.clone()));
         };
-        let progress = Progress::replay(&journal.records).map_err(|error| SagaError::Blocked {
+        let progress = Progress::of(&journal).map_err(|error| SagaError::Blocked {
             saga: saga.clone(),
             reason: error.to_string().into(),
         })?;
@@ -83,10 +87,10 @@ async fn join(engine: Arc<Engine>, phase: watch::Sender<Phase>, job: Begin) -> E
         }
         if let Some(journal) = claim_one(&engine, saga).await? {
             // Read anew: whoever held it may have written since.
-            let progress = Progress::replay(&journal.records).map_err(StoreError::from)?;
+            let progress = Progress::of(&journal).map_err(StoreError::from)?;
             return resume(engine, job.plan, journal, progress).await;
         }
-        if journal.node == engine.node {
+        if journal.node.as_ref() == Some(&engine.node) {
             // A lease in our own name is one that this process lost track of: nobody else in it works on the saga.
             return resume(engine, job.plan, journal, progress).await;
         }
@@ -107,8 +111,8 @@ pub(crate) async fn resume(
     engine.counters.resumed.add(1);
     let runner = Runner::resume(engine.clone(), plan, &journal, progress);
     // Not for as long as the saga runs: the runner has what it needs of it.
-    let saga = journal.saga;
-    drop(journal.records);
+    let saga = journal.saga.clone();
+    drop(journal);
     ended(engine, &saga, runner).await
 }
 
@@ -143,7 +147,7 @@ pub(crate) async fn skip(
     note: Arc<str>,
 ) -> Ended {
     let journal = claim_for_operator(&engine, &saga).await?;
-    let progress = Progress::replay(&journal.records).map_err(StoreError::from);
+    let progress = Progress::of(&journal).map_err(StoreError::from);
     let found = progress.map(|mut progress| {
         let event = Event::Skipped { step: progress.place(&step), note };
         let stuck = progress.state() == State::Stuck;
@@ -169,8 +173,7 @@ pub(crate) fn plan_of(
     engine: &Engine,
     journal: &Journal,
 ) -> Result<(Arc<Plan>, Progress), Arc<str>> {
-    let progress =
-        Progress::replay(&journal.records).map_err(|error| Arc::from(error.to_string()))?;
+    let progress = Progress::of(journal).map_err(|error| Arc::from(error.to_string()))?;
     let (name, version) = (&progress.shape.name, progress.shape.version);
     match engine.plan(name, version) {
         None => Err(format!("definition {name} version {version} is not known").into()),
@@ -183,20 +186,29 @@ pub(crate) fn plan_of(
 
 /// Parks a saga that cannot be carried on here, and lets go of it.
 pub(crate) async fn block(engine: &Engine, journal: &Journal, reason: Arc<str>) {
-    let last = journal.records.last().map(|record| &record.event);
-    if !matches!(last, Some(Event::Blocked { .. })) {
+    let last = journal.records.as_ref().map(|records| records.last().map(|record| &record.event));
+    if !matches!(last, Ok(Some(Event::Blocked { .. }))) {
         engine.counters.blocked.add(1);
         tracing::error!(saga = %journal.saga, %reason, "saga is blocked");
+    }
+    let readable = last.is_ok();
+    if matches!(last, Ok(last) if !matches!(last, Some(Event::Blocked { .. }))) {
         let event = Event::Blocked { reason };
         if let Err(error) = append(engine, journal, event, State::Blocked).await {
             tracing::warn!(saga = %journal.saga, %error, "saga could not be parked as blocked");
         }
     }
-    release(engine, journal).await;
+    end_lease(engine, journal, !readable).await;
 }
 
 pub(crate) async fn release(engine: &Engine, journal: &Journal) {
-    if let Err(error) = engine.store(engine.store.release(&journal.saga, journal.epoch)).await {
+    end_lease(engine, journal, false).await;
+}
+
+async fn end_lease(engine: &Engine, journal: &Journal, blocked: bool) {
+    let (saga, epoch, note) = (journal.saga.clone(), journal.epoch, journal.note.clone());
+    let release = store::Release { saga, epoch, due: Some(0), note, blocked };
+    if let Err(error) = engine.store(engine.store.release(&release)).await {
         tracing::debug!(saga = %journal.saga, %error, "lease not released");
     }
 }
@@ -224,8 +236,16 @@ async fn append(
     state: State,
 ) -> Result<(), StoreError> {
     let (saga, epoch) = (journal.saga.clone(), journal.epoch);
-    let records = vec![Record::new(journal.records.len() as u64, epoch, event)];
-    engine.store(engine.store.append(&Commit { saga, epoch, records, state })).await
+    let next = journal.records.as_ref().map_or(0, Vec::len) as u64;
+    let records = Arc::new([Record::new(next, epoch, engine.now(), event)]);
+    let hold = if state == State::Stuck {
+        Hold::Park { due: None, note: None }
+    } else {
+        Hold::Keep(engine.options.lease)
+    };
+    let (mail_taken, outbox) = (journal.mail_taken, Arc::new([]));
+    let commit = Commit { saga, epoch, records, state, hold, mail_taken, outbox };
+    engine.store(engine.store.append(&commit)).await
 }
 
 async fn claim_one(engine: &Engine, saga: &SagaId) -> Result<Option<Journal>, StoreError> {
@@ -241,15 +261,15 @@ async fn claim_for_operator(engine: &Engine, saga: &SagaId) -> Result<Journal, S
         let Some(journal) = engine.store(engine.store.load(saga)).await? else {
             return Err(SagaError::NoSuchSaga(saga.clone()));
         };
-        let state = Progress::replay(&journal.records).map(|progress| progress.state());
+        let state = Progress::of(&journal).map(|progress| progress.state());
         let why = match state {
             Ok(state) if state.is_final() => "has come to its end",
             _ => "is under way elsewhere",
         };
         return Err(SagaError::Refused { saga: saga.clone(), why });
     };
-    let steps = Progress::replay(&journal.records).map_or(0, |progress| progress.steps.len());
-    if journal.records.len() > MOST_RECORDS + 2 * steps {
+    let steps = Progress::of(&journal).map_or(0, |progress| progress.steps.len());
+    if journal.records.as_ref().map_or(0, Vec::len) > MOST_RECORDS + 2 * steps {
         release(engine, &journal).await;
         return Err(SagaError::Refused { saga: saga.clone(), why: "has had too many orders" });
     }

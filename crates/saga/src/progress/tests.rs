@@ -27,12 +27,12 @@ impl Saga {
     fn new(undos: &[bool]) -> Self {
         let event = Progress::started(shape(undos), Json::encode(&7).unwrap(), None);
         let progress = Progress::begin(&event).unwrap();
-        Self { progress, records: vec![Record::new(0, 1, event)] }
+        Self { progress, records: vec![Record::new(0, 1, 0, event)] }
     }
 
     fn write(&mut self, event: Event) {
         self.progress.apply(&event).unwrap();
-        self.records.push(Record::new(self.records.len() as u64, 1, event));
+        self.records.push(Record::new(self.records.len() as u64, 1, 0, event));
     }
 
     fn done(&mut self) -> &mut Self {

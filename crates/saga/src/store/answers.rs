@@ -1,0 +1,118 @@
+use std::sync::Arc;
+
+use crate::{Json, Message, MessageId, Record, SagaId, State, Unreadable};
+
+/// A journal as it was loaded. For stores: make one by [`Journal::new`], and set the rest.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Journal {
+    /// The saga.
+    pub saga: SagaId,
+    /// Its epoch.
+    pub epoch: u64,
+    /// All records in order, or why they cannot be read.
+    pub records: Result<Vec<Record>, Unreadable>,
+    /// Who holds it; after a claim, whoever claimed it. A lease that has lapsed is still somebody's until it is claimed.
+    pub node: Option<Arc<str>>,
+    /// How many holders in a row have fallen silent without an append.
+    pub crashes: u32,
+    /// What the last one who ended its lease noted.
+    pub note: Option<Json>,
+    /// Mail that is not in the journal yet, in order.
+    pub mail: Vec<Post>,
+    /// Mail with a lower number than this is in the journal.
+    pub mail_taken: u64,
+}
+
+impl Journal {
+    /// A journal that nobody holds, without mail and note.
+    #[must_use]
+    pub const fn new(saga: SagaId, epoch: u64, records: Result<Vec<Record>, Unreadable>) -> Self {
+        let mail = Vec::new();
+        Self { saga, epoch, records, node: None, crashes: 0, note: None, mail, mail_taken: 0 }
+    }
+}
+
+/// Mail as it arrived.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Post {
+    /// Its number among the mail of its saga, from 0 on without gaps.
+    pub number: u64,
+    /// Its key.
+    pub key: Arc<str>,
+    /// What it says.
+    pub body: Json,
+}
+
+impl Post {
+    /// Mail of these parts; for stores.
+    #[must_use]
+    pub const fn new(number: u64, key: Arc<str>, body: Json) -> Self {
+        Self { number, key, body }
+    }
+}
+
+/// Answer to a renewal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Renewed {
+    /// Leases that are over: of an older epoch, ended, of a saga in a final state, or gone.
+    pub lost: Vec<SagaId>,
+    /// Sagas among the others that have mail which is not in their journal.
+    pub mail: Vec<SagaId>,
+}
+
+/// A message that waits to be relayed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outgoing {
+    /// Its id.
+    pub id: MessageId,
+    /// What to send.
+    pub message: Message,
+}
+
+/// A saga in a list. For stores: make one by [`Summary::new`], and set the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// The saga.
+    pub saga: SagaId,
+    /// Name of its definition.
+    pub definition: Arc<str>,
+    /// Version of its definition.
+    pub version: u32,
+    /// Where it stands.
+    pub state: State,
+    /// How often it was taken over, and 1.
+    pub epoch: u64,
+    /// How many records its journal has.
+    pub records: u64,
+    /// When it began, by the store's clock, in milliseconds since 1970.
+    pub created_at: u64,
+    /// When the last record was written, likewise.
+    pub changed_at: u64,
+    /// Who holds it.
+    pub node: Option<Arc<str>>,
+    /// Until when somebody holds it, or from when on somebody may; `None` when it waits for mail or an operator, and in a final state.
+    pub due: Option<u64>,
+}
+
+impl Summary {
+    /// A saga that just began and that nobody holds.
+    #[must_use]
+    pub const fn new(saga: SagaId, definition: Arc<str>, version: u32) -> Self {
+        Self {
+            saga,
+            definition,
+            version,
+            state: State::Running,
+            epoch: 1,
+            records: 1,
+            created_at: 0,
+            changed_at: 0,
+            node: None,
+            due: None,
+        }
+    }
+}
