@@ -1,4 +1,4 @@
-//! What every [`Store`](crate::Store) must do, as tests for any of them.
+//! What every [`Store`] must do, as tests for any of them.
 //!
 //! ```
 //! use std::sync::Arc;
