@@ -1,4 +1,4 @@
-use std::{ffi::OsString, net::SocketAddr};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use lexopt::prelude::*;
 
@@ -10,16 +10,17 @@ gusset registry --help      its options
 ";
 
 pub(crate) const REGISTRY_HELP: &str = "\
-A service registry and key-value store over Consul's HTTP API. All is in memory: what it knows ends with the process.
+A service registry and key-value store over Consul's HTTP API. Without --data-dir what it knows ends with the process.
 
 gusset registry [OPTIONS]
 
   --listen ADDR   address and port, port 0 for any free one [127.0.0.1:8500]
+  --data-dir DIR  keeps what it knows: keys before they are acknowledged, instances within a second; for one process at a time
   --token TOKEN   what clients have to show [$GUSSET_TOKEN]; needed to listen on anything but loopback
   --help          this text
 
 SIGTERM or Ctrl-C answers who waits, finishes what is under way, and ends; a second one ends at once.
-The exit code is 0, or 2 if it could not start.
+The exit code is 0, or 2 if it could not start, or not save what it knew at its end.
 ";
 
 /// What the command line asks for.
@@ -32,6 +33,7 @@ pub(crate) enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Registry {
     pub(crate) listen: SocketAddr,
+    pub(crate) data_dir: Option<PathBuf>,
     pub(crate) token: Option<String>,
 }
 
@@ -56,7 +58,8 @@ impl Command {
 }
 
 fn registry(args: &mut lexopt::Parser, token: Option<String>) -> Result<Command, lexopt::Error> {
-    let mut options = Registry { listen: SocketAddr::from(([127, 0, 0, 1], 8_500)), token };
+    let listen = SocketAddr::from(([127, 0, 0, 1], 8_500));
+    let mut options = Registry { listen, data_dir: None, token };
     while let Some(arg) = args.next()? {
         match arg {
             Long("listen") => {
@@ -65,6 +68,7 @@ fn registry(args: &mut lexopt::Parser, token: Option<String>) -> Result<Command,
                     format!("--listen: '{address}' is no address with a port, as 127.0.0.1:8500 is")
                 })?;
             }
+            Long("data-dir") => options.data_dir = Some(args.value()?.into()),
             Long("token") => options.token = Some(args.value()?.string()?),
             Long("help") | Short('h') => return Ok(Command::Help(REGISTRY_HELP)),
             _ => return Err(arg.unexpected()),
@@ -93,7 +97,8 @@ mod tests {
 
     #[test]
     fn without_options_it_listens_where_consul_does() {
-        let expected = Registry { listen: "127.0.0.1:8500".parse().unwrap(), token: None };
+        let listen = "127.0.0.1:8500".parse().unwrap();
+        let expected = Registry { listen, data_dir: None, token: None };
         assert_eq!(parse(&["registry"]), Ok(Command::Registry(expected)));
         assert_eq!(parse(&["--help"]), Ok(Command::Help(HELP)));
         assert_eq!(parse(&["registry", "-h"]), Ok(Command::Help(REGISTRY_HELP)));

@@ -1,14 +1,19 @@
 //! `gusset registry`.
 
 use std::{
+    error::Error,
     io::{ErrorKind, Write, stdout},
     net::SocketAddr,
+    time::Duration,
 };
 
 use gusset_registry::{ConsulPolicy, ConsulServer};
 use tokio::{net::TcpListener, signal::unix};
 
 use crate::{options::Registry, serve};
+
+/// How old the saved instances are at most, as long as it takes little time to save them.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(options: Registry) -> Result<(), String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
@@ -32,6 +37,8 @@ async fn registry(options: Registry) -> Result<(), String> {
         policy = policy.token(token);
     }
     let server = ConsulServer::new(policy);
+    let saver = options.data_dir.map(|folder| server.spawn_saver(folder, SAVE_EVERY));
+    let saver = saver.transpose().map_err(|error| with_cause(&error))?;
     let ticker = server.spawn_ticker();
     let _ = writeln!(
         stdout(),
@@ -50,7 +57,19 @@ async fn registry(options: Registry) -> Result<(), String> {
         _ = terminate.recv() => {}
     }
     drop(ticker);
-    Ok(())
+    match saver {
+        Some(saver) => {
+            saver.close().await.map_err(|error| format!("the last changes are not saved: {error}"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn with_cause(error: &dyn Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
 }
 
 fn signal(kind: unix::SignalKind) -> Result<unix::Signal, String> {

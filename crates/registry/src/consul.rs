@@ -24,10 +24,20 @@ mod attended;
 mod catalog;
 mod checks;
 mod kv;
+#[cfg(feature = "file")]
+mod kv_log;
+#[cfg(feature = "file")]
+mod kv_writer;
 mod record;
+#[cfg(feature = "file")]
+mod restore;
+#[cfg(feature = "file")]
+mod saver;
 mod services;
 mod timers;
 mod topic;
 
 pub use policy::ConsulPolicy;
+#[cfg(feature = "file")]
+pub use saver::ConsulSaver;
 pub use server::{ConsulServer, ConsulStats, ConsulTicker};

@@ -122,7 +122,7 @@
 //!
 //! - `checks`: `Check` and `Checker`, active checks of the instances of a [`MemoryRegistry`] by TCP, HTTP and gRPC (without TLS). Adds hyper's client.
 //! - `etcd`: `EtcdRegistry`, with user and password and without TLS. It adds tonic's client and prost, needs Rust 1.88 and no protoc.
-//! - `file`: [`MemoryRegistry`] can keep a snapshot file (`spawn_saver`), so that it is not empty after a restart. Adds `serde_json`.
+//! - `file`: [`MemoryRegistry`] can keep a snapshot file, and `ConsulServer` a folder (`spawn_saver`), so that they are not empty after a restart. Adds `serde_json`.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
 //! - `remote`: `RemoteKv`, the keys of a server of Consul's HTTP API, over HTTP/1.1 without TLS. Adds hyper's client, `serde_json` and `base64`.
 //! - `tower`: `Discovered`. Adds tower's `discover`, which brings nothing else.
@@ -171,6 +171,8 @@ pub use balance::{
 };
 #[cfg(feature = "checks")]
 pub use checks::{Check, CheckError, CheckGuard, Checker};
+#[cfg(all(feature = "consul", feature = "file"))]
+pub use consul::ConsulSaver;
 #[cfg(feature = "consul")]
 pub use consul::{ConsulPolicy, ConsulServer, ConsulStats, ConsulTicker};
 pub use error::Error;

@@ -227,7 +227,7 @@ impl Catalog {
 }
 
 impl Node {
-    fn new(record: Arc<NodeRecord>) -> Self {
+    pub(super) fn new(record: Arc<NodeRecord>) -> Self {
         Self {
             record,
             services: BTreeMap::new(),

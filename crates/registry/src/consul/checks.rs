@@ -55,6 +55,7 @@ impl Catalog {
                     created: index,
                     modified: index,
                     heard: None,
+                    suspect: false,
                     def,
                 },
             };
@@ -122,6 +123,9 @@ impl Catalog {
     fn begin_ttl(&mut self, node_name: &str, id: &Arc<str>, now: Duration) {
         let Some(check) = self.check_mut(node_name, id) else { return };
         check.deadline = check.record.def.ttl.map(|ttl| now.saturating_add(ttl));
+        if check.record.suspect {
+            Arc::make_mut(&mut check.record).suspect = false;
+        }
         self.schedule(node_name, id);
     }
 
@@ -138,6 +142,7 @@ impl Catalog {
         check.deadline = Some(now.saturating_add(ttl));
         let record = Arc::make_mut(&mut check.record);
         record.heard = Some(now);
+        record.suspect = false;
         let changed = record.status != status;
         if let Some(output) = output.filter(|output| record.output != **output) {
             record.output = output.into();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     answer::{Answer, Failure},
     blocking::Subject,
-    kv::{Full, Wanted},
+    kv::{Full, Wanted, Write},
     render,
     request::Call,
     server::{ConsulServer, State},
@@ -21,15 +21,15 @@ impl ConsulServer {
             return Err(Failure::bad(format!("Key is longer than {LONGEST_KEY} bytes")));
         }
         if call.method == Method::PUT {
-            self.put(call)
+            self.put(call).await
         } else if call.method == Method::DELETE {
-            self.delete(call)
+            self.delete(call).await
         } else {
             self.get(call).await
         }
     }
 
-    fn put(&self, call: &Call) -> Result<Answer, Failure> {
+    async fn put(&self, call: &Call) -> Result<Answer, Failure> {
         if call.name.is_empty() {
             return Err(Failure::bad("Missing key name"));
         }
@@ -39,16 +39,11 @@ impl ConsulServer {
         let (flags, cas) = (call.query.number("flags")?, call.query.number("cas")?);
         // A copy: the body may be a slice of a much larger buffer, which would stay as long as the value.
         let value = Bytes::copy_from_slice(&call.body);
-        let put = self.change(|State { kv, indexes, .. }, _| {
-            kv.put(indexes, (&call.name, value), flags.unwrap_or(0), cas)
-        });
-        match put {
-            Ok(done) => Ok(Answer::json(done)),
-            Err(Full) => Err(Failure::full("this key-value store is full")),
-        }
+        let (key, flags) = (call.name.as_str().into(), flags.unwrap_or(0));
+        self.write(Write::Put { key, value, flags, cas }).await
     }
 
-    fn delete(&self, call: &Call) -> Result<Answer, Failure> {
+    async fn delete(&self, call: &Call) -> Result<Answer, Failure> {
         let cas = call.query.number("cas")?;
         let recurse = call.query.has("recurse");
         if recurse && cas.is_some() {
@@ -57,14 +52,18 @@ impl ConsulServer {
         if !recurse && call.name.is_empty() {
             return Err(Failure::bad("Missing key name"));
         }
-        let done = self.change(|State { kv, indexes, .. }, _| {
-            if recurse {
-                kv.delete_under(indexes, &call.name);
-                return true;
-            }
-            kv.delete(indexes, &call.name, cas)
-        });
-        Ok(Answer::json(done))
+        let key = call.name.as_str().into();
+        self.write(if recurse { Write::DeleteUnder(key) } else { Write::Delete { key, cas } }).await
+    }
+
+    /// Is ready once it is done, and durable if it is to be.
+    async fn write(&self, write: Write) -> Result<Answer, Failure> {
+        #[cfg(feature = "file")]
+        if let Some(queue) = self.kv_queue() {
+            return Ok(Answer::json(queue.write(write).await?));
+        }
+        let done = self.change(|State { kv, indexes, .. }, _| kv.write(indexes, write));
+        Ok(Answer::json(done?))
     }
 
     async fn get(&self, call: &Call) -> Result<Answer, Failure> {
@@ -95,6 +94,12 @@ impl ConsulServer {
         }
         let shown: Vec<_> = pairs.iter().map(|pair| render::pair(pair)).collect();
         Ok(Answer::json(shown).at(index))
+    }
+}
+
+impl From<Full> for Failure {
+    fn from(Full: Full) -> Self {
+        Self::full("this key-value store is full")
     }
 }
 

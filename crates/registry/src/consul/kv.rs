@@ -47,6 +47,39 @@ pub(super) enum Wanted {
     Prefix(Arc<str>),
 }
 
+/// What somebody wants to have written. `cas`: only if the key was last changed at this index; 0: only if there is none.
+#[derive(Debug)]
+pub(super) enum Write {
+    Put { key: Arc<str>, value: Bytes, flags: u64, cas: Option<u64> },
+    Delete { key: Arc<str>, cas: Option<u64> },
+    DeleteUnder(Arc<str>),
+}
+
+/// What a [`Write`] comes to: found out before it is done, so that it can be made durable in between.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// Its condition does not hold.
+    Refused,
+    /// It is so already.
+    Nothing,
+    Change(Change),
+}
+
+/// With the index that it has.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Put(Arc<Pair>),
+    Delete(Arc<str>, u64),
+    DeleteUnder(Arc<str>, u64),
+}
+
+/// How many keys and bytes are planned and not there yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beside {
+    pub(super) keys: usize,
+    pub(super) bytes: usize,
+}
+
 /// The store is at its bound.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
@@ -103,61 +136,106 @@ impl Kv {
         topic.clone()
     }
 
-    /// `cas`: only if the key was last changed at this index; 0: only if there is none. Says whether it was done.
-    pub(super) fn put(
-        &mut self,
+    /// Does it. Says whether its condition held.
+    pub(super) fn write(&mut self, indexes: &mut Indexes, write: Write) -> Result<bool, Full> {
+        match self.plan(indexes, write, Beside::default())? {
+            Plan::Refused => Ok(false),
+            Plan::Nothing => Ok(true),
+            Plan::Change(change) => {
+                self.apply(indexes, change);
+                Ok(true)
+            }
+        }
+    }
+
+    /// What the write comes to, if all `beside` it is done as well.
+    pub(super) fn plan(
+        &self,
         indexes: &mut Indexes,
-        (key, value): (&str, Bytes),
-        flags: u64,
-        cas: Option<u64>,
-    ) -> Result<bool, Full> {
-        let known = self.entries.get(key);
+        write: Write,
+        beside: Beside,
+    ) -> Result<Plan, Full> {
+        match write {
+            Write::Put { key, value, flags, cas } => {
+                self.plan_put(indexes, (key, value), (flags, cas), beside)
+            }
+            Write::Delete { key, cas } => Ok(match self.entries.get(&key) {
+                None => Plan::Nothing,
+                Some(pair) if cas.is_some_and(|cas| cas != pair.modified) => Plan::Refused,
+                Some(_) => Plan::Change(Change::Delete(key, indexes.next())),
+            }),
+            Write::DeleteUnder(prefix) => Ok(match self.under(&prefix).next() {
+                None => Plan::Nothing,
+                Some(_) => Plan::Change(Change::DeleteUnder(prefix.clone(), indexes.next())),
+            }),
+        }
+    }
+
+    fn plan_put(
+        &self,
+        indexes: &mut Indexes,
+        (key, value): (Arc<str>, Bytes),
+        (flags, cas): (u64, Option<u64>),
+        beside: Beside,
+    ) -> Result<Plan, Full> {
+        let known = self.entries.get(&key);
         if cas.is_some_and(|cas| cas != known.map_or(0, |pair| pair.modified)) {
-            return Ok(false);
+            return Ok(Plan::Refused);
         }
         // A write that changes nothing wakes nobody.
         if known.is_some_and(|pair| pair.value == value && pair.flags == flags) {
-            return Ok(true);
+            return Ok(Plan::Nothing);
         }
         let freed = known.map_or(0, |pair| pair.size());
-        let bytes = self.bytes - freed + key.len() + value.len();
-        if bytes > self.limits.bytes || (known.is_none() && self.entries.len() >= self.limits.keys)
-        {
+        let bytes = self.bytes + beside.bytes - freed + key.len() + value.len();
+        let keys = self.entries.len() + beside.keys + usize::from(known.is_none());
+        if bytes > self.limits.bytes || (known.is_none() && keys > self.limits.keys) {
             return Err(Full);
         }
         let index = indexes.next();
-        let key = known.map_or_else(|| key.into(), |pair| pair.key.clone());
         let created = known.map_or(index, |pair| pair.created);
-        let pair = Pair { key: key.clone(), value, flags, created, modified: index };
-        self.bytes = bytes;
-        self.graves.remove(&key);
-        self.entries.insert(key.clone(), Arc::new(pair));
-        self.touch(indexes, &key);
-        Ok(true)
+        let pair = Pair { key, value, flags, created, modified: index };
+        Ok(Plan::Change(Change::Put(Arc::new(pair))))
     }
 
-    /// `cas`: only if it was last changed at this index. Says whether it is gone.
-    pub(super) fn delete(&mut self, indexes: &mut Indexes, key: &str, cas: Option<u64>) -> bool {
-        let Some(pair) = self.entries.get(key) else { return true };
-        if cas.is_some_and(|cas| cas != pair.modified) {
-            return false;
-        }
-        let key = pair.key.clone();
-        self.remove(indexes, &key);
-        true
-    }
-
-    pub(super) fn delete_under(&mut self, indexes: &mut Indexes, prefix: &str) {
-        let keys: Vec<_> = self.under(prefix).map(|pair| pair.key.clone()).collect();
-        for key in keys {
-            self.remove(indexes, &key);
+    pub(super) fn apply(&mut self, indexes: &mut Indexes, change: Change) {
+        match change {
+            Change::Put(pair) => {
+                self.graves.remove(&pair.key);
+                self.set(pair.clone());
+                self.touch(indexes, &pair.key);
+            }
+            Change::Delete(key, index) => self.remove(indexes, &key, index),
+            Change::DeleteUnder(prefix, index) => {
+                let keys: Vec<_> = self.under(&prefix).map(|pair| pair.key.clone()).collect();
+                for key in keys {
+                    self.remove(indexes, &key, index);
+                }
+            }
         }
     }
 
-    fn remove(&mut self, indexes: &mut Indexes, key: &Arc<str>) {
+    fn set(&mut self, pair: Arc<Pair>) {
+        self.bytes += pair.size();
+        if let Some(before) = self.entries.insert(pair.key.clone(), pair) {
+            self.bytes -= before.size();
+        }
+    }
+
+    /// Takes in what was there before a restart, even beyond the bounds. What was written since stays.
+    #[cfg(feature = "file")]
+    pub(super) fn restore(&mut self, indexes: &Indexes, pairs: impl Iterator<Item = Arc<Pair>>) {
+        for pair in pairs {
+            if !self.entries.contains_key(&pair.key) {
+                self.set(pair);
+            }
+        }
+        self.floor = indexes.last();
+    }
+
+    fn remove(&mut self, indexes: &mut Indexes, key: &Arc<str>, index: u64) {
         let Some(pair) = self.entries.remove(key) else { return };
         self.bytes -= pair.size();
-        let index = indexes.next();
         if self.graves.len() >= GRAVES {
             self.graves.clear();
             self.floor = index;
@@ -181,7 +259,7 @@ impl Kv {
 }
 
 impl Pair {
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.key.len() + self.value.len()
     }
 }
@@ -198,6 +276,22 @@ fn starting_with<'a, T>(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl Kv {
+        fn put(
+            &mut self,
+            indexes: &mut Indexes,
+            (key, value): (&str, Bytes),
+            flags: u64,
+            cas: Option<u64>,
+        ) -> Result<bool, Full> {
+            self.write(indexes, Write::Put { key: key.into(), value, flags, cas })
+        }
+
+        fn delete(&mut self, indexes: &mut Indexes, key: &str, cas: Option<u64>) -> bool {
+            self.write(indexes, Write::Delete { key: key.into(), cas }).unwrap()
+        }
+    }
 
     fn store() -> (Kv, Indexes) {
         let indexes = Indexes::new(100);

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// State of a check. The order is from good to bad.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Status {
     Passing,
     Warning,
@@ -29,7 +31,7 @@ impl Status {
 }
 
 /// A service as it was registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ServiceDef {
     pub(super) id: Arc<str>,
     pub(super) name: Arc<str>,
@@ -43,7 +45,7 @@ pub(super) struct ServiceDef {
     pub(super) enable_tag_override: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ServiceRecord {
     pub(super) def: ServiceDef,
     pub(super) created: u64,
@@ -51,7 +53,7 @@ pub(super) struct ServiceRecord {
 }
 
 /// A check as it was registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CheckDef {
     pub(super) id: Arc<str>,
     pub(super) name: String,
@@ -67,20 +69,26 @@ pub(super) struct CheckDef {
 }
 
 /// A check as it is shown.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct CheckRecord {
+    #[serde(skip)]
     pub(super) node: Arc<str>,
     pub(super) def: CheckDef,
     pub(super) status: Status,
     pub(super) output: String,
+    #[serde(skip)]
     pub(super) service: Option<Arc<ServiceRecord>>,
     pub(super) created: u64,
     pub(super) modified: u64,
     /// When it was last told how it is, on the catalog's clock.
+    #[serde(skip)]
     pub(super) heard: Option<Duration>,
+    /// Its status is what was last known rather than what was heard.
+    #[serde(skip)]
+    pub(super) suspect: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NodeDef {
     pub(super) name: Arc<str>,
     pub(super) id: String,
@@ -88,7 +96,7 @@ pub(super) struct NodeDef {
     pub(super) meta: BTreeMap<String, String>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct NodeRecord {
     pub(super) def: NodeDef,
     pub(super) created: u64,

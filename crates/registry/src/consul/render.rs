@@ -67,7 +67,8 @@ pub(super) fn node(record: &NodeRecord, frame: &Frame) -> Value {
     })
 }
 
-/// Consul has no `LastHeardMs`: how long ago a TTL check was told of, in milliseconds, or null for never.
+/// Consul has no `LastHeardMs`: how long ago a TTL check was told of, in milliseconds, or null for never; and no `Suspect`: whether
+/// its status is what was last known rather than what was heard.
 pub(super) fn check(record: &CheckRecord, frame: &Frame) -> Value {
     let (def, service) = (&record.def, record.service.as_ref().map(|service| &service.def));
     let heard = record.heard.map(|heard| frame.now.saturating_sub(heard).as_millis());
@@ -85,6 +86,7 @@ pub(super) fn check(record: &CheckRecord, frame: &Frame) -> Value {
         "Definition": {},
         "CreateIndex": record.created,
         "ModifyIndex": record.modified,
+        "Suspect": record.suspect,
         "LastHeardMs": heard.and_then(|millis| u64::try_from(millis).ok()),
     })
 }

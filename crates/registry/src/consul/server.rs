@@ -64,12 +64,13 @@ use super::{
 ///
 /// # Differences from Consul
 ///
-/// - One node, nothing stored: what it knows ends with the process. No sessions, locks, transactions, intentions, mesh, and one token for all.
+/// - One node. What it knows ends with the process, unless it is given a folder (`ConsulServer::spawn_saver`, feature `file`). No sessions, locks, transactions, intentions, mesh, and one token for all.
 /// - A pause of the server's process is held against no TTL.
 /// - An index that is higher than the server's is answered at once, not waited for.
 /// - `filter` has no `matches`; of what is not in an answer it says that it equals nothing, rather than refuse it.
 /// - Of what a check put out, who was blocked may get what it was up to a second ago: many who wait for one service get one answer.
-/// - A check has a field more, `LastHeardMs`: how long ago it was told of.
+/// - A check has two fields more, `LastHeardMs`: how long ago it was told of, and `Suspect`: whether its status is what was last known
+///   rather than what was heard.
 ///
 /// # Memory
 ///
@@ -92,6 +93,11 @@ pub(super) struct Shared {
     rendered: Mutex<Rendered>,
     pub(super) watchers: AtomicUsize,
     pub(super) refused: AtomicU64,
+    #[cfg(feature = "file")]
+    pub(super) unsaved: AtomicU64,
+    /// Where writes of the key-value store go if they are to be durable.
+    #[cfg(feature = "file")]
+    pub(super) kv_queue: std::sync::OnceLock<super::kv_writer::Queue>,
     pub(super) closing: AtomicBool,
     pub(super) closed: Arc<Notify>,
 }
@@ -116,6 +122,9 @@ pub struct ConsulStats {
     pub watchers: usize,
     /// Requests refused since the server was made because one of its bounds was reached.
     pub refused: u64,
+    /// How often what was to be kept could not be written to the disk.
+    #[cfg(feature = "file")]
+    pub unsaved: u64,
 }
 
 impl ConsulServer {
@@ -153,6 +162,10 @@ impl ConsulServer {
             rendered: Mutex::default(),
             watchers: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
+            #[cfg(feature = "file")]
+            unsaved: AtomicU64::new(0),
+            #[cfg(feature = "file")]
+            kv_queue: std::sync::OnceLock::new(),
             closing: AtomicBool::new(false),
             closed: Arc::default(),
         }))
@@ -190,6 +203,8 @@ impl ConsulServer {
             keys,
             watchers: self.0.watchers.load(Relaxed),
             refused: self.0.refused.load(Relaxed),
+            #[cfg(feature = "file")]
+            unsaved: self.0.unsaved.load(Relaxed),
         }
     }
 

@@ -44,6 +44,12 @@ impl Indexes {
         self.last
     }
 
+    /// The next index will be higher than this.
+    #[cfg(feature = "file")]
+    pub(super) fn raise(&mut self, to: u64) {
+        self.last = self.last.max(to);
+    }
+
     /// A new index, for one change.
     pub(super) const fn next(&mut self) -> u64 {
         self.last += 1;

@@ -8,4 +8,6 @@ mod clients;
 mod keys;
 mod listing;
 mod requests;
+#[cfg(feature = "file")]
+mod restart;
 mod server;
