@@ -1,13 +1,14 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use gusset_breaker::Policy;
-use gusset_registry::Registry;
+use gusset_registry::{Fleet, LeastLoaded, Registry};
 use gusset_sidecar::{Metrics, MetricsLayer, Recorder, TraceLayer};
 use thiserror::Error;
 use tower_layer::Layer;
 
 use crate::{
     Authenticate, Gateway, Network, Route, Upstream,
+    client::Proxies,
     endpoint::connections,
     forward::{Forward, Shared, Target},
     front::{Front, Gate},
@@ -17,7 +18,7 @@ use crate::{
     route::{NewPath, Place},
     stats::Counters,
     table::{Methods, Rejected, Table},
-    upstream,
+    upstream::{self, Setup},
 };
 
 /// Collects what a [`Gateway`] needs; from [`Gateway::builder`].
@@ -27,9 +28,14 @@ pub struct Builder {
     authenticate: Option<Arc<dyn Authenticate>>,
     trusted: Vec<Network>,
     breaker: Policy,
+    pick: LeastLoaded,
+    fleet: Fleet,
     metrics: Metrics,
     recorder: Recorder,
 }
+
+/// How long a newcomer takes to get its whole share: long enough for caches and pools to fill.
+const SLOW_START: Duration = Duration::from_secs(30);
 
 impl Builder {
     pub(crate) fn new(registry: Arc<dyn Registry>) -> Self {
@@ -39,6 +45,8 @@ impl Builder {
             authenticate: None,
             trusted: Vec::new(),
             breaker: Policy::default().slow_after(Duration::MAX),
+            pick: LeastLoaded::new(),
+            fleet: Fleet::new().slow_start(SLOW_START),
             metrics: Metrics::new(),
             recorder: Recorder::with_capacity("gateway", 0),
         }
@@ -78,6 +86,29 @@ impl Builder {
         self
     }
 
+    /// By what two instances are compared of which one takes a request. Default [`LeastLoaded::new`]: requests under way, and how many
+    /// failed lately.
+    ///
+    /// [`LeastLoaded::peak_ewma`] counts their times as well: better where instances differ in speed (other machines, other zones) and
+    /// requests do not. It is not the default, for the routes of a gateway lead to cheap requests and to dear ones, and who happened to get the dear
+    /// one would be avoided for many seconds.
+    #[must_use]
+    pub const fn pick(mut self, pick: LeastLoaded) -> Self {
+        self.pick = pick;
+        self
+    }
+
+    /// Which instances take requests, of all upstreams: those of the gateway's own [zone](Fleet::zone), of a version, a
+    /// [subset](Fleet::subset). Default: all healthy ones, newcomers with a [slow start](Fleet::slow_start) of 30 s; say so here again.
+    ///
+    /// Those whose success rate is far below that of the others are [ejected](gusset_registry::Ejection) for a while in any case, with the numbers of
+    /// [`SuccessRate`](gusset_registry::SuccessRate), at most half of them.
+    #[must_use]
+    pub fn among(mut self, fleet: Fleet) -> Self {
+        self.fleet = fleet;
+        self
+    }
+
     /// Where requests are counted and timed, by the paths of routes. Default: metrics of its own, [`Gateway::metrics`].
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> Self {
@@ -98,7 +129,14 @@ impl Builder {
     ///
     /// [`BuildError`] for the first route that cannot be.
     pub fn build(self) -> Result<Gateway, BuildError> {
-        let connections = connections();
+        let setup = Setup {
+            registry: self.registry,
+            connections: connections(),
+            traces: TraceLayer::client(self.recorder.clone()),
+            breaker: self.breaker,
+            pick: self.pick,
+            fleet: self.fleet,
+        };
         let mut upstreams: HashMap<Upstream, upstream::Shared> = HashMap::new();
         let mut table = Table::default();
         let (mut gates, mut targets) = (Vec::new(), Vec::new());
@@ -108,11 +146,8 @@ impl Builder {
             let taken = table.insert(host, path, route.methods.clone(), number);
             taken.map_err(|rejected| BuildError::rejected(path, &rejected))?;
             gates.push(gate(&route)?);
-            let upstream = upstreams.entry(to.clone()).or_insert_with(|| {
-                let traces = TraceLayer::client(self.recorder.clone());
-                let connections = connections.clone();
-                upstream::Shared::new(&to, &*self.registry, connections, traces, self.breaker)
-            });
+            let new = || upstream::Shared::new(&to, &setup);
+            let upstream = upstreams.entry(to.clone()).or_insert_with(new);
             let path: Arc<str> = route.path.into();
             targets.push(Target {
                 name: path.clone().into(),
@@ -123,7 +158,8 @@ impl Builder {
                 counters: Counters::default(),
             });
         }
-        let front = Front { table, gates, authenticate: self.authenticate, trusted: self.trusted };
+        let (authenticate, trusted) = (self.authenticate, Proxies::new(self.trusted));
+        let front = Front { table, gates, authenticate, trusted };
         let metrics = self.metrics.clone();
         let shared = Arc::new(Shared { front, targets, upstreams, metrics });
         let measured = MetricsLayer::server(self.metrics).layer(Forward(shared.clone()));
@@ -153,19 +189,28 @@ fn checked(route: &Route, can_authenticate: bool) -> Result<Upstream, BuildError
 }
 
 /// Why no request would ever take the route as it is written.
-fn matches_nothing(route: &Route) -> Option<&'static str> {
+fn matches_nothing(route: &Route) -> Option<String> {
+    let path = route.path.as_str();
     let old_style = |segment: &str| segment.starts_with([':', '*']) && segment.len() > 1;
-    if !route.path.starts_with('/') {
-        Some("it must begin with /")
-    } else if route.path.split('/').any(old_style) {
-        Some("a parameter is written {name}, the rest of a path {*name}")
-    } else if normalise(&route.path).as_deref() != Ok(&route.path) {
-        Some("it is not in normal form, nothing matches it")
-    } else if matches!(&route.methods, Methods::These(these) if these.is_empty()) {
-        Some("it takes no method at all")
-    } else {
-        None
+    if !path.starts_with('/') {
+        return Some(format!("it must begin with a slash: /{path}"));
     }
+    if path.split('/').any(old_style) {
+        return Some("a parameter is written {name}, the rest of a path {*name}".into());
+    }
+    match normalise(path) {
+        Ok(normal) if normal != path => {
+            return Some(format!("no request has such a path; in normal form it is {normal}"));
+        }
+        Err(_) => {
+            let reason =
+                "requests with such a path are refused, for servers read it in different ways";
+            return Some(reason.into());
+        }
+        Ok(_) => {}
+    }
+    matches!(&route.methods, Methods::These(these) if these.is_empty())
+        .then(|| "it takes no method at all; without methods(…) it takes all".into())
 }
 
 fn gate(route: &Route) -> Result<Gate, BuildError> {
@@ -202,19 +247,23 @@ pub enum BuildError {
         reason: String,
     },
     /// An earlier route has the same host, path and method.
-    #[error("route {path}: an earlier route takes the same requests")]
+    #[error(
+        "route {path}: an earlier route takes the same requests; tell them apart by path, method or host"
+    )]
     Taken {
         /// The route's path.
         path: String,
     },
     /// [`Route::to`] is missing, or names no address.
-    #[error("route {path} leads nowhere")]
+    #[error("route {path} leads nowhere: to(…) names a service, or at least one address")]
     NoUpstream {
         /// The route's path.
         path: String,
     },
     /// The route is authenticated, and the gateway has no [`Authenticate`].
-    #[error("route {path} is authenticated, but nothing says by what")]
+    #[error(
+        "route {path} is authenticated, but nothing says by what: give the gateway authenticate(…)"
+    )]
     NoAuthenticate {
         /// The route's path.
         path: String,
@@ -224,7 +273,7 @@ pub enum BuildError {
 impl BuildError {
     fn rejected(path: &str, rejected: &Rejected) -> Self {
         match rejected {
-            Rejected::Template(error) => Self::path(path, error.to_string()),
+            Rejected::Template(reason) => Self::path(path, reason),
             Rejected::Taken => Self::Taken { path: path.to_owned() },
         }
     }

@@ -1,13 +1,26 @@
 //! Who the client is, by its address and by what trusted proxies say.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use gusset_ratelimit::Network;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use gusset_ratelimit::{ClientIp, Network, PeerAddr};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The proxies that are believed.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxies {
+    networks: Vec<Network>,
+    walk: ClientIp,
+}
+
+impl Proxies {
+    pub(crate) fn new(networks: Vec<Network>) -> Self {
+        Self { walk: ClientIp::trusting(networks.iter().copied()), networks }
+    }
+}
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,23 +32,12 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Walks `X-Forwarded-For` from the right, over the proxies that are trusted, to the first address that is not.
-    pub(crate) fn of(peer: Option<SocketAddr>, headers: &HeaderMap, trusted: &[Network]) -> Self {
-        let is_trusted = |address: IpAddr| trusted.iter().any(|range| range.contains(address));
-        let peer = peer.map(|peer| peer.ip().to_canonical());
-        let Some(address) = peer.filter(|peer| is_trusted(*peer)) else {
-            return Self { peer, client: peer, trusted: false };
-        };
-        let mut client = address;
-        for hop in forwarded_for(headers) {
-            // What stands left of nonsense was not written by a proxy that one trusts.
-            let Some(hop) = hop else { break };
-            client = hop;
-            if !is_trusted(hop) {
-                break;
-            }
-        }
-        Self { peer, client: Some(client), trusted: true }
+    pub(crate) fn of(headers: &HeaderMap, extensions: &Extensions, proxies: &Proxies) -> Self {
+        let peer = extensions.get::<PeerAddr>().map(|peer| peer.0.ip().to_canonical());
+        let is_one = |address| proxies.networks.iter().any(|range| range.contains(address));
+        let trusted = peer.is_some_and(is_one);
+        let client = if trusted { proxies.walk.address(headers, extensions) } else { peer };
+        Self { peer, client, trusted }
     }
 
     /// Makes the forwarding fields tell what the gateway knows, and what a trusted peer said before; those of another must be
@@ -56,21 +58,6 @@ impl Origin {
     }
 }
 
-/// The addresses of `X-Forwarded-For`, from the right; `None` for what is none.
-fn forwarded_for(headers: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> + '_ {
-    headers.get_all(X_FORWARDED_FOR).iter().rev().flat_map(|line| {
-        let line = line.to_str().unwrap_or("?");
-        line.rsplit(',').map(|hop| address_of(hop.trim()))
-    })
-}
-
-/// Some proxies write a port behind the address.
-fn address_of(hop: &str) -> Option<IpAddr> {
-    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
-    let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip());
-    bare.parse().or_else(|_| with_port()).ok().map(|address: IpAddr| address.to_canonical())
-}
-
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let lines: Vec<_> =
         headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
@@ -81,8 +68,12 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn peer(address: &str) -> Option<SocketAddr> {
-        Some(SocketAddr::new(address.parse().unwrap(), 1234))
+    /// Where a request with these fields came from, sent by `peer`, if `trusted` are the proxies.
+    fn origin(peer: &str, headers: &HeaderMap, trusted: &[&str]) -> Origin {
+        let mut extensions = Extensions::new();
+        extensions.insert(PeerAddr((peer.parse::<IpAddr>().unwrap(), 1234).into()));
+        let networks = trusted.iter().map(|range| range.parse().unwrap()).collect();
+        Origin::of(headers, &extensions, &Proxies::new(networks))
     }
 
     fn ip(address: &str) -> Option<IpAddr> {
@@ -99,12 +90,12 @@ mod tests {
 
     #[test]
     fn an_untrusted_peer_is_the_client_whatever_it_says() {
-        let origin = Origin::of(peer("203.0.113.9"), &forwarded(&["10.0.0.1"]), &[]);
-        assert_eq!(origin.client, ip("203.0.113.9"));
+        let from = origin("203.0.113.9", &forwarded(&["10.0.0.1"]), &[]);
+        assert_eq!(from.client, ip("203.0.113.9"));
 
         let mut headers = HeaderMap::new();
         headers.insert("forwarded", "for=10.0.0.1".parse().unwrap());
-        origin.describe(&mut headers, &HeaderValue::from_static("shop"));
+        from.describe(&mut headers, &HeaderValue::from_static("shop"));
         let lines: Vec<_> =
             headers.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
         assert_eq!(headers.len(), 3, "{lines:?}");
@@ -115,7 +106,6 @@ mod tests {
 
     #[test]
     fn the_client_is_the_first_untrusted_address_from_the_right() {
-        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::1".parse().unwrap()];
         for (lines, client) in [
             (&["203.0.113.9"][..], "203.0.113.9"),
             (&["1.1.1.1, 203.0.113.9, 10.9.9.9"], "203.0.113.9"),
@@ -126,18 +116,17 @@ mod tests {
             (&["::ffff:203.0.113.9"], "203.0.113.9"),
             (&[], "10.0.0.7"),
         ] {
-            let origin = Origin::of(peer("10.0.0.7"), &forwarded(lines), &trusted);
-            assert_eq!(origin.client, ip(client), "{lines:?}");
+            let from = origin("10.0.0.7", &forwarded(lines), &["10.0.0.0/8", "fd00::1"]);
+            assert_eq!(from.client, ip(client), "{lines:?}");
         }
     }
 
     #[test]
     fn a_trusted_peer_is_added_to_what_it_says() {
-        let trusted = ["10.0.0.0/8".parse().unwrap()];
         let mut headers = forwarded(&["1.1.1.1", "2.2.2.2"]);
         headers.insert("x-forwarded-proto", "https".parse().unwrap());
-        let origin = Origin::of(peer("::ffff:10.0.0.7"), &headers, &trusted);
-        origin.describe(&mut headers, &HeaderValue::from_static("shop"));
+        let from = origin("::ffff:10.0.0.7", &headers, &["10.0.0.0/8"]);
+        from.describe(&mut headers, &HeaderValue::from_static("shop"));
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2, 10.0.0.7");
         assert_eq!(headers["x-forwarded-proto"], "https");
     }

@@ -4,17 +4,16 @@ use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use gusset_call::BoxError;
-use gusset_ratelimit::PeerAddr;
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, request::Parts, uri::PathAndQuery,
 };
 use http_body::Body;
 
 use crate::{
-    AuthError, Authenticate, Client, Identity, Network,
+    AuthError, Authenticate, Client, Identity,
     answer::Answer,
     body::RequestBody,
-    client::Origin,
+    client::{Origin, Proxies},
     headers::{add_via, is_forwarding, is_ours, reads, remove_hop_by_hop, remove_where},
     host::host_of,
     limit::Limit,
@@ -31,7 +30,7 @@ pub(crate) struct Front {
     pub(crate) table: Table,
     pub(crate) gates: Vec<Gate>,
     pub(crate) authenticate: Option<Arc<dyn Authenticate>>,
-    pub(crate) trusted: Vec<Network>,
+    pub(crate) trusted: Proxies,
 }
 
 /// What a route asks of its requests, and what it makes of them.
@@ -56,8 +55,7 @@ impl Front {
     }
 
     fn origin(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
-        let peer = extensions.get::<PeerAddr>().map(|peer| peer.0);
-        Origin::of(peer, headers, &self.trusted)
+        Origin::of(headers, extensions, &self.trusted)
     }
 
     /// The number of the request's route, and the request as its upstream shall see it. [`distrust`](Self::distrust) comes

@@ -29,7 +29,7 @@ use tower_service::Service;
 
 use crate::connection::{OfPeer, accept, backlog};
 
-/// Serves with the defaults of [`Server`] until `shutdown` ends, and then until what is under way is answered.
+/// [`Server::run`] with the defaults.
 ///
 /// ```no_run
 /// # async fn example(gateway: gusset_gateway::Gateway) -> Result<(), Box<dyn std::error::Error>> {
@@ -44,11 +44,7 @@ use crate::connection::{OfPeer, accept, backlog};
 ///
 /// # Errors
 ///
-/// [`Undrained`] if requests were still under way when [`Server::drain_limit`] had passed.
-///
-/// # Cancellation
-///
-/// As of [`Server::run`].
+/// As [`Server::run`].
 pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,

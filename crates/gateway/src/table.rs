@@ -98,8 +98,8 @@ pub(crate) enum Lookup<'t, 'p> {
 /// Why a route cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rejected {
-    /// The template is not one.
-    Template(matchit::InsertError),
+    /// The template is not one, for this reason.
+    Template(String),
     /// A route with the same path and an equal method is there already.
     Taken,
 }
@@ -167,7 +167,7 @@ impl Paths {
             Some(&place) => place,
             None => {
                 let place = self.nodes.len();
-                self.router.insert(template, place).map_err(Rejected::Template)?;
+                self.router.insert(template, place).map_err(|e| Rejected::Template(reason(e)))?;
                 self.places.insert(template.to_owned(), place);
                 self.nodes.push(Node::default());
                 place
@@ -179,6 +179,27 @@ impl Paths {
         }
         node.push((methods, number));
         Ok(())
+    }
+}
+
+/// What is wrong with a template, in the words of this crate.
+fn reason(error: matchit::InsertError) -> String {
+    use matchit::InsertError as E;
+    match error {
+        E::Conflict { with } => {
+            format!("route {with} has a parameter of another name at the same place; call both alike")
+        }
+        E::InvalidParamSegment => {
+            "a segment has one parameter at most, at its end: /{name} or /v{name}".into()
+        }
+        E::InvalidParam => {
+            "a parameter is written {name} with a name of at least one letter, a literal brace {{ or }}"
+                .into()
+        }
+        E::InvalidCatchAll => {
+            "{*name} stands for the rest of the path, so it is the whole last segment".into()
+        }
+        _ => "it is no template of a path".into(),
     }
 }
 

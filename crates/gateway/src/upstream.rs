@@ -4,7 +4,10 @@ use std::{fmt, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use gusset_breaker::{Circuit, Circuits, Policy};
 use gusset_call::{BoxError, NoInstance, Open};
-use gusset_registry::{Balance, Http, Instance, MakeEndpoint, Registry, RoundRobin, Watch};
+use gusset_registry::{
+    Balance, Ejection, Fleet, Http, Instance, LeastLoaded, MakeEndpoint, Registry, SuccessRate,
+    Watch,
+};
 use gusset_sidecar::{
     Backoff, Budget, Classify, DeadlineLayer, Retry, RetryLayer, RetryPolicy, TraceLayer,
     Transient, Verdict, WithDeadline,
@@ -28,22 +31,31 @@ pub(crate) struct Shared {
     budget: Budget,
 }
 
-type Balanced = Balance<Instances, RoundRobin, Http>;
+type Balanced = Balance<Instances, LeastLoaded, Http>;
+
+/// What all upstreams of a gateway have in common.
+pub(crate) struct Setup {
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) connections: Connections,
+    pub(crate) traces: TraceLayer,
+    pub(crate) breaker: Policy,
+    pub(crate) pick: LeastLoaded,
+    pub(crate) fleet: Fleet,
+}
 
 /// The call of an upstream as a route makes it: a deadline around all attempts, each to an instance of its own.
 pub(crate) type Caller = WithDeadline<Retry<Balanced, Judge>>;
 
 impl Shared {
-    pub(crate) fn new(
-        upstream: &Upstream,
-        registry: &dyn Registry,
-        connections: Connections,
-        traces: TraceLayer,
-        policy: Policy,
-    ) -> Self {
-        let circuits = Circuits::new(policy, Instances::CIRCUITS);
+    pub(crate) fn new(upstream: &Upstream, setup: &Setup) -> Self {
+        let circuits = Circuits::new(setup.breaker, Instances::CIRCUITS);
+        let (connections, traces) = (setup.connections.clone(), setup.traces.clone());
         let instances = Instances { connections, traces, circuits };
-        let balance = Balance::new(watch(upstream, registry), instances.clone()).protocol(Http);
+        let balance = Balance::new(watch(upstream, &*setup.registry), instances.clone())
+            .protocol(Http)
+            .pick(setup.pick)
+            .among(setup.fleet.clone())
+            .eject(outliers());
         Self { instances, balance, budget: Budget::default() }
     }
 
@@ -131,6 +143,11 @@ impl<B> Classify<B> for Judge {
     }
 }
 
+/// Only comparison: failures in a row are what the circuits judge by, and two judges of one thing get in each other's way.
+fn outliers() -> Ejection {
+    Ejection::default().consecutive(u32::MAX).success_rate(SuccessRate::default())
+}
+
 /// The instances that `upstream` speaks of.
 fn watch(upstream: &Upstream, registry: &dyn Registry) -> Watch {
     match &upstream.0 {
@@ -155,13 +172,15 @@ mod tests {
     #[tokio::test]
     async fn a_circuit_that_opened_meanwhile_is_tried_elsewhere_at_once_if_there_is_an_elsewhere() {
         let addresses = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().unwrap());
-        let upstream = Shared::new(
-            &Upstream::fixed(addresses),
-            &MemoryRegistry::default(),
-            connections(),
-            TraceLayer::client(Recorder::with_capacity("test", 0)),
-            Policy::default(),
-        );
+        let setup = Setup {
+            registry: Arc::new(MemoryRegistry::default()),
+            connections: connections(),
+            traces: TraceLayer::client(Recorder::with_capacity("test", 0)),
+            breaker: Policy::default(),
+            pick: LeastLoaded::new(),
+            fleet: Fleet::new(),
+        };
+        let upstream = Shared::new(&Upstream::fixed(addresses), &setup);
         let judge = Judge { upstream: upstream.clone() };
         let half_a_minute = Duration::from_secs(30);
         let verdict = || {

@@ -146,7 +146,10 @@ impl ClientIp {
         self
     }
 
-    fn find(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
+    /// The client's whole address, where the key has no more than its [`network`]: for logs, and for what is told to others. An IPv4 one is never
+    /// written as IPv6. `None` where there is no key.
+    #[must_use]
+    pub fn address(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
         let mut hops = self.field.hops(headers);
         let networks = match &self.trust {
             Trust::Count(proxies) => return hops.nth(proxies.get() - 1)?,
@@ -160,7 +163,7 @@ impl ClientIp {
                 Some(None) | None => break,
             }
         }
-        Some(client)
+        Some(client.to_canonical())
     }
 }
 
@@ -168,7 +171,7 @@ impl<B> Extract<Request<B>> for ClientIp {
     type Key = IpAddr;
 
     fn extract(&self, request: &Request<B>) -> Option<IpAddr> {
-        self.find(request.headers(), request.extensions()).map(network)
+        self.address(request.headers(), request.extensions()).map(network)
     }
 }
 
