@@ -2,15 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{convert::Infallible, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gusset::{
     breaker::{Circuits, Policy, State},
     call::refusal_in,
-    registry::{Instance, MemoryRegistry, Registry, Watch},
+    registry::{Fleet, Instance, MemoryRegistry, Registry, Watch},
     sidecar::{ReplayBody, RetryPolicy, Sidecar},
-    standard::standard,
+    standard::{balanced, standard},
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -68,4 +77,132 @@ async fn a_service_that_nobody_offers_is_refused_after_one_wait() {
     let error = client.oneshot(get()).await.map(drop).unwrap_err();
     assert!(refusal_in(&*error).is_some(), "{error}");
     assert_eq!(asked.elapsed(), Duration::from_secs(1));
+}
+
+/// Those of service `s` at hosts with these names.
+fn hosts(names: &str) -> Watch {
+    Watch::fixed("s", names.chars().map(|name| Instance::new("s", name, 1)))
+}
+
+/// Answers with the host that was asked; `b` fails every third time.
+fn mostly_well()
+-> impl Service<Outgoing, Response = Response<String>, Error = Infallible, Future: Send> + Clone {
+    let asked = Arc::new(AtomicU32::new(0));
+    service_fn(move |request: Outgoing| {
+        let host = request.uri().host().unwrap_or_default().to_owned();
+        let fails = host == "b" && asked.fetch_add(1, SeqCst) % 3 == 0;
+        let mut answer = Response::new(host);
+        if fails {
+            *answer.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        async move {
+            // Long enough that calls overlap.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(answer)
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_fails_more_often_than_the_others_is_taken_out_though_its_circuit_stays_closed() {
+    let circuits = circuits(Policy::consecutive(5));
+    let client = balanced(hosts("abcdefgh"), &circuits, mostly_well());
+    let sidecar = Sidecar::new("caller").retry(RetryPolicy::default().retries(0));
+    let layered = tower::Layer::layer(&sidecar.outbound("s"), client.clone());
+    // 60 calls at a time: so many that `b` is not spared by its failures alone.
+    for _ in 0..300 {
+        let calls = (0..60).map(|_| layered.clone().oneshot(get()));
+        for answer in futures(calls).await {
+            answer.unwrap();
+        }
+    }
+    assert_eq!(circuits.get("b:1".into()).state(), State::Closed);
+    assert_eq!(client.stats().ejections, 1, "{:?}", client.endpoints());
+}
+
+async fn futures<F: Future + Send>(calls: impl Iterator<Item = F>) -> Vec<F::Output>
+where
+    F: 'static,
+    F::Output: Send + 'static,
+{
+    let tasks: Vec<_> = calls.map(tokio::spawn).collect();
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.unwrap());
+    }
+    results
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loaded_instance_gets_fewer_calls() {
+    let circuits = circuits(Policy::default());
+    let asked: Arc<[AtomicU32; 2]> = Arc::default();
+    let seen = asked.clone();
+    let client = service_fn(move |request: Outgoing| {
+        let slow = request.uri().host() == Some("a");
+        seen[usize::from(slow)].fetch_add(1, SeqCst);
+        async move {
+            tokio::time::sleep(Duration::from_millis(if slow { 400 } else { 10 })).await;
+            Ok::<_, Infallible>(Response::new(String::new()))
+        }
+    });
+    let client = standard(&Sidecar::new("caller"), hosts("ab"), &circuits, client);
+    let loops = (0..20).map(|_| {
+        let client = client.clone();
+        async move {
+            for _ in 0..20 {
+                client.clone().oneshot(get()).await.unwrap();
+            }
+        }
+    });
+    futures(loops).await;
+    let (quick, slow) = (asked[0].load(SeqCst), asked[1].load(SeqCst));
+    assert!(quick + slow == 400 && slow < 80, "{slow} of 400 went to the slow one");
+}
+
+/// Is ready once a connection is made, which takes a second, at once for clones of it.
+#[derive(Clone, Default)]
+struct Connecting {
+    connected: Arc<tokio::sync::OnceCell<Instant>>,
+}
+
+impl Service<Outgoing> for Connecting {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<String>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        let now = Instant::now();
+        let begun = self.connected.get().copied();
+        let ready = begun.unwrap_or(now) + Duration::from_secs(1);
+        if begun.is_none() {
+            let _ = self.connected.set(now);
+        }
+        if ready <= now {
+            return Poll::Ready(Ok(()));
+        }
+        let waker = cx.waker().clone();
+        tokio::spawn(async move {
+            tokio::time::sleep_until(ready).await;
+            waker.wake();
+        });
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: Outgoing) -> Self::Future {
+        std::future::ready(Ok(Response::new(String::new())))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_of_the_balanced_instances_connects_before_calls_need_it() {
+    let circuits = circuits(Policy::default());
+    let instances = balanced(hosts("a"), &circuits, Connecting::default()).among(Fleet::new());
+    let _connector = instances.spawn_connector::<Outgoing>();
+    let sidecar = Sidecar::new("caller");
+    let client = tower::Layer::layer(&sidecar.outbound("s"), instances);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let asked = Instant::now();
+    client.oneshot(get()).await.unwrap();
+    assert_eq!(asked.elapsed(), Duration::ZERO);
 }
