@@ -1,6 +1,7 @@
 //! Tells in a minute what gusset does, with a shop of seven services that talk over real sockets.
 
 mod acts;
+mod changes;
 mod load;
 mod options;
 mod shopper;
@@ -13,6 +14,7 @@ use std::{io::ErrorKind, process::ExitCode, time::Duration};
 
 use gusset::shutdown::Shutdown;
 use options::{Command, HELP, Options};
+use shop::settings::price_key;
 use story::{Failed, Story};
 use terminal::Terminal;
 use tokio::net::TcpListener;
@@ -96,7 +98,7 @@ async fn story(options: &Options, listener: TcpListener) -> Result<bool, Failed>
 
     story
         .terminal
-        .act(8, if interrupted { "interrupted: what holds so far" } else { "what was promised" });
+        .act(10, if interrupted { "interrupted: what holds so far" } else { "what was promised" });
     let summary = story.judge(interrupted).await;
     summary.print(&story.terminal);
     if let Some(path) = &options.summary {
@@ -105,7 +107,7 @@ async fn story(options: &Options, listener: TcpListener) -> Result<bool, Failed>
             .map_err(|error| format!("--summary {}: {error}", path.display()))?;
     }
     if options.stay && !interrupted {
-        story.terminal.act(9, "the shop stays open until Ctrl-C");
+        story.terminal.act(11, "the shop stays open until Ctrl-C");
         stay(&story);
         shutdown.begun().await;
     }
@@ -137,6 +139,7 @@ fn stay(story: &Story) {
             story.products[0]
         ),
         format!("curl -s {base}/api/orders -H \"authorization: Bearer $TOKEN\""),
+        format!("curl -s -X PUT -d 1 {}", story.shop.keys.url(&price_key("desk-lamp"))),
     ] {
         story.terminal.try_it(command);
     }

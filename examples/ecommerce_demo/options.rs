@@ -1,6 +1,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use lexopt::prelude::*;
+use shop::Place;
 
 pub(crate) const HELP: &str = "\
 Tells in a minute what gusset does, with a shop of seven services that talk over real sockets.
@@ -11,6 +12,7 @@ cargo run --release --example ecommerce_demo -- [OPTIONS]
   --rps N          requests of the customers per second, 1 to 1000 [20]
   --port P         port of the gateway on 127.0.0.1, 0 for any free one [$PORT or 8080]
   --seed N         seed of what the customers do [1]
+  --registry R     where the services find each other: memory or etcd://HOST:PORT [memory]
   --summary FILE   write the figures and the verdict there as JSON
   --headless       no colours, no waiting for a key
   --stay           keep the shop open after the story until Ctrl-C
@@ -26,6 +28,7 @@ pub(crate) struct Options {
     pub(crate) rps: u32,
     pub(crate) port: u16,
     pub(crate) seed: u64,
+    pub(crate) registry: Place,
     pub(crate) summary: Option<PathBuf>,
     pub(crate) headless: bool,
     pub(crate) stay: bool,
@@ -56,6 +59,7 @@ impl Command {
             rps: 20,
             port,
             seed: 1,
+            registry: Place::default(),
             summary: None,
             headless: false,
             stay: false,
@@ -71,6 +75,7 @@ impl Command {
                     options.port = number(args, "--port", 0, u64::from(u16::MAX))? as u16
                 }
                 Long("seed") => options.seed = number(args, "--seed", 0, u64::MAX)?,
+                Long("registry") => options.registry = place(args)?,
                 Long("summary") => options.summary = Some(args.value()?.into()),
                 Long("headless") => options.headless = true,
                 Long("stay") => options.stay = true,
@@ -80,6 +85,11 @@ impl Command {
         }
         Ok(Self::Run(options))
     }
+}
+
+fn place(args: &mut lexopt::Parser) -> Result<Place, lexopt::Error> {
+    let value = args.value()?.string()?;
+    value.parse().map_err(|wanted: String| format!("--registry takes {wanted}").into())
 }
 
 fn number(args: &mut lexopt::Parser, name: &str, min: u64, max: u64) -> Result<u64, lexopt::Error> {
@@ -100,12 +110,14 @@ mod tests {
 
     #[test]
     fn all_options_are_read() {
-        let line = "--seconds 20 --rps=7 --port 0 --seed 9 --summary s.json --headless --stay";
+        let line = "--seconds 20 --rps=7 --port 0 --seed 9 --registry etcd://e:1 \
+                    --summary s.json --headless --stay";
         let options = Options {
             length: Duration::from_secs(20),
             rps: 7,
             port: 0,
             seed: 9,
+            registry: Place::Etcd(vec!["e:1".into()]),
             summary: Some("s.json".into()),
             headless: true,
             stay: true,
@@ -132,6 +144,7 @@ mod tests {
             ("--port 70000", "--port takes a whole number from 0 to 65535, not '70000'"),
             ("--seconds soon", "--seconds takes a whole number from 10 to 3600, not 'soon'"),
             ("--rps 0", "--rps takes a whole number from 1 to 1000, not '0'"),
+            ("--registry zk", "--registry takes memory or etcd://HOST:PORT, not 'zk'"),
             ("--colour", "invalid option '--colour'"),
             ("now", "unexpected argument \"now\""),
             ("--port", "missing argument for option '--port'"),

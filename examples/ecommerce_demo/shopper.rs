@@ -126,11 +126,21 @@ impl Shopper {
 
     /// Orders these quantities of products, once.
     pub(crate) async fn order(&self, lines: &[(Uuid, u32)], card: &str) -> Result<Answer, String> {
+        self.order_as(lines, card, false).await
+    }
+
+    /// The same, wrapped as a gift or not.
+    pub(crate) async fn order_as(
+        &self,
+        lines: &[(Uuid, u32)],
+        card: &str,
+        gift_wrap: bool,
+    ) -> Result<Answer, String> {
         let items: Vec<_> = lines
             .iter()
             .map(|(product_id, quantity)| json!({ "product_id": product_id, "quantity": quantity }))
             .collect();
-        let form = json!({ "items": items, "card": card });
+        let form = json!({ "items": items, "card": card, "gift_wrap": gift_wrap });
         let key = Uuid::now_v7().to_string();
         let answer = self
             .send("order", Method::POST, "/api/orders", |r| {

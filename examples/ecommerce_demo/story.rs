@@ -1,7 +1,10 @@
 use std::{collections::BTreeMap, error::Error, time::Duration};
 
 use gusset::breaker::State;
-use shop::{Shop, Times};
+use shop::{
+    Shop, Times,
+    settings::{GIFT_WRAP, price_key},
+};
 use tokio::{
     net::TcpListener,
     time::{Instant, interval, timeout},
@@ -12,7 +15,7 @@ use crate::{
     load::Load,
     options::Options,
     shopper::{Books, Shopper},
-    summary::{Promise, Summary},
+    summary::{Changes, Promise, RollingRestart, Summary},
     terminal::Terminal,
 };
 
@@ -34,7 +37,7 @@ const CATALOGUE: [(&str, u64); 6] = [
 const STOCK: u32 = 100_000;
 
 /// About how long the acts take without their pauses.
-const BUSY: Duration = Duration::from_secs(9);
+const BUSY: Duration = Duration::from_secs(10);
 
 /// All that the acts share.
 #[derive(Debug)]
@@ -47,6 +50,9 @@ pub(crate) struct Story {
     pub(crate) books: Books,
     pub(crate) products: Vec<Uuid>,
     pub(crate) load: Option<Load>,
+    pub(crate) changes: Option<Changes>,
+    pub(crate) restart: Option<RollingRestart>,
+    registry: String,
     length: Duration,
     began: Instant,
     stock_at_start: BTreeMap<Uuid, u32>,
@@ -66,9 +72,15 @@ impl Story {
             open_for: Duration::from_secs(2),
         };
         let gateway = format!("http://{}", listener.local_addr()?);
-        let shop = Shop::open(listener, times).await?;
+        let shop = Shop::open_at(&options.registry, listener, times).await?;
         let products =
             CATALOGUE.map(|(name, price_cents)| shop.products.add(name, price_cents, STOCK));
+        // What stands there already is somebody's choice.
+        shop.keys.put_new(GIFT_WRAP, "off").await?;
+        for product in &products {
+            let price = product.price_cents.to_string();
+            shop.keys.put_new(&price_key(&product.sku), &price).await?;
+        }
         Ok(Self {
             stock_at_start: products.iter().map(|product| (product.id, product.stock)).collect(),
             products: products.map(|product| product.id).to_vec(),
@@ -79,6 +91,9 @@ impl Story {
             http: reqwest::Client::new(),
             books: Books::default(),
             load: None,
+            changes: None,
+            restart: None,
+            registry: options.registry.to_string(),
             length: options.length,
             began: Instant::now(),
             promises: Vec::new(),
@@ -122,11 +137,13 @@ impl Story {
         Ok(customers)
     }
 
-    /// Whether all circuits that callers keep of the payment service are closed.
+    /// Whether every caller has a closed circuit of the payment service: one is enough, for calls go where the circuit is closed.
     pub(crate) fn payments_are_trusted(&self) -> bool {
-        let instances = ["payment-service-1", "payment-service-2"];
-        let mut circuits = instances.iter().flat_map(|instance| self.shop.circuits_of(instance));
-        circuits.all(|circuit| circuit.state() == State::Closed)
+        let closed = |instance| {
+            let circuits = self.shop.circuits_of(instance).into_iter();
+            circuits.map(|circuit| circuit.state() == State::Closed)
+        };
+        closed("payment-service-1").zip(closed("payment-service-2")).all(|(one, two)| one || two)
     }
 
     /// Comes to rest, and judges.
@@ -147,6 +164,9 @@ impl Story {
         Summary {
             interrupted,
             seconds: self.began.elapsed().as_secs_f64(),
+            registry: self.registry.clone(),
+            changes: self.changes.take(),
+            rolling_restart: self.restart.take(),
             ..Summary::of(&self.shop, &self.books, &self.stock_at_start, promises)
         }
     }

@@ -19,14 +19,41 @@ pub(crate) struct Summary {
     pub(crate) held: bool,
     pub(crate) interrupted: bool,
     pub(crate) seconds: f64,
+    /// Where the services found each other.
+    pub(crate) registry: String,
     pub(crate) requests: Requests,
     pub(crate) orders_confirmed: u64,
     pub(crate) payments: Totals,
     pub(crate) stock: Stock,
     pub(crate) retries: u64,
     pub(crate) dead_letters: usize,
+    /// `None` if the story did not get so far.
+    pub(crate) changes: Option<Changes>,
+    pub(crate) rolling_restart: Option<RollingRestart>,
     pub(crate) services: Vec<Service>,
     pub(crate) promises: Vec<Promise>,
+}
+
+/// What became of settings that were changed while the shop was open.
+#[derive(Debug, Serialize)]
+pub(crate) struct Changes {
+    /// How long after the write all instances had it.
+    pub(crate) price_seen_ms: f64,
+    pub(crate) flag_seen_ms: f64,
+    /// What the instances say of a price that is none.
+    pub(crate) bad_price_refused: Option<String>,
+    /// The price that held after it.
+    pub(crate) price_cents_after_bad: u64,
+}
+
+/// What became of customers while a service was restarted.
+#[derive(Debug, Serialize)]
+pub(crate) struct RollingRestart {
+    pub(crate) instances: u32,
+    pub(crate) seconds: f64,
+    /// Requests answered meanwhile, and those of them that failed.
+    pub(crate) answered: u64,
+    pub(crate) failed: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -126,6 +153,9 @@ impl Summary {
             held: promises.iter().all(|promise| promise.held),
             interrupted: false,
             seconds: 0.0,
+            registry: String::new(),
+            changes: None,
+            rolling_restart: None,
             orders_confirmed: confirmed,
             dead_letters: shop.broker.stats().dead_letters,
             services: services(shop),

@@ -9,6 +9,9 @@
 //! | [`payment`] | captures and refunds through a bank | |
 //! | [`notification`] | mails what was ordered | consumes `order.created` |
 //! | [`inventory`] | counts what was sold | consumes `order.created` |
+//!
+//! They find each other through a registry of one of four kinds, a [`Place`]. Prices and feature flags are [`settings`] in a key-value store, followed
+//! over HTTP.
 
 pub mod api;
 pub mod cart;
@@ -16,14 +19,18 @@ pub mod client;
 pub mod event;
 pub mod front;
 pub mod inventory;
+pub mod keys;
 pub mod notification;
 pub mod order;
 pub mod payment;
+mod place;
 mod place_order;
 pub mod product;
 pub mod service;
+pub mod settings;
 mod shop;
 pub mod token;
 pub mod user;
 
+pub use place::Place;
 pub use shop::{Shop, Times};

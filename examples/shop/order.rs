@@ -33,6 +33,7 @@ use crate::{
     event::Line,
     place_order::{Placing, Steps, define},
     product::Product,
+    settings::Settings,
 };
 
 /// How many different products one order may have.
@@ -50,7 +51,9 @@ pub struct Order {
     pub user_id: Uuid,
     /// What was ordered.
     pub items: Vec<Line>,
-    /// What it cost.
+    /// Whether it is wrapped as a gift.
+    pub gift_wrap: bool,
+    /// What it costs, by the prices at the time it was placed.
     pub total_cents: u64,
     /// Where it stands.
     pub status: OrderStatus,
@@ -76,14 +79,17 @@ pub struct Orders {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) orders: BTreeMap<Uuid, Order>,
-    /// Which order a user's key stands for.
-    keys: HashMap<(Uuid, String), Uuid>,
+    /// The order that a user's key stands for, with the total that it was first placed for. A repetition must not ask for the
+    /// prices again: they may have changed, and it would be another order.
+    quotes: HashMap<(Uuid, String), Placing>,
 }
 
 #[derive(Deserialize)]
 struct NewOrder {
     items: Vec<Line>,
     card: String,
+    #[serde(default)]
+    gift_wrap: bool,
 }
 
 #[derive(Deserialize)]
@@ -122,6 +128,7 @@ impl Orders {
         &self,
         outbound: &Outbound,
         broker: &Broker,
+        settings: Settings,
     ) -> Result<Router, DefinitionError> {
         let options = Options::default().lease(Duration::from_secs(5));
         let sagas = Orchestrator::with(self.journal.clone(), options);
@@ -144,6 +151,7 @@ impl Orders {
             store: self.store.clone(),
             definitions: definitions.into(),
             sagas,
+            settings,
             _recovery: recovery,
         };
         Ok(Router::new()
@@ -161,6 +169,7 @@ struct Desk {
     store: Arc<Mutex<Ledger>>,
     definitions: Arc<[Definition<Placing, ()>]>,
     sagas: Orchestrator,
+    settings: Settings,
     _recovery: Arc<Recovery>,
 }
 
@@ -198,10 +207,7 @@ async fn place(
         }
         Ok(Finished::Compensated { failure, .. }) => Err(explain(&failure)),
         Ok(Finished::Stuck { failure, .. }) => Err(explain(&failure).with("stuck", true)),
-        Err(SagaError::IdTaken(_)) => Err(problem(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "this Idempotency-Key was used for another order",
-        )),
+        Err(SagaError::IdTaken(_)) => Err(another_order()),
         Err(SagaError::Input(_)) => {
             Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "this order is too long"))
         }
@@ -234,19 +240,39 @@ fn check(items: &[Line]) -> Result<(), Problem> {
 }
 
 impl Desk {
-    /// Who orders, and what it costs.
+    /// Who orders, and what it costs. The same key of the same user is the same order, for the same total.
     async fn quote(
         &self,
         user: Uuid,
-        key: IdempotencyKey,
+        IdempotencyKey(key): IdempotencyKey,
         new: NewOrder,
     ) -> Result<Placing, Problem> {
+        let Some(key) = key else { return self.fresh_quote(user, new).await };
+        let known = lock(&self.store).quotes.get(&(user, key.clone())).cloned();
+        let asked = (new.items.clone(), new.card.clone(), new.gift_wrap);
+        let placing = match known {
+            Some(placing) => placing,
+            None => {
+                let fresh = self.fresh_quote(user, new).await?;
+                // Of two that come at once the first decides.
+                lock(&self.store).quotes.entry((user, key)).or_insert(fresh).clone()
+            }
+        };
+        let Placing { order, card, .. } = &placing;
+        if (&order.items, card, order.gift_wrap) != (&asked.0, &asked.1, asked.2) {
+            return Err(another_order());
+        }
+        Ok(placing)
+    }
+
+    async fn fresh_quote(&self, user: Uuid, new: NewOrder) -> Result<Placing, Problem> {
+        let NewOrder { items, card, gift_wrap } = new;
         let account: Validity = self.users.get(&format!("/users/{user}/validate")).await?;
         if !account.valid {
             return Err(problem(StatusCode::FORBIDDEN, "this account may not order"));
         }
         let mut total_cents = 0_u64;
-        for line in &new.items {
+        for line in &items {
             let id = line.product_id;
             let product: Product = match self.products.get(&format!("/products/{id}")).await {
                 Err(CallError::Refused { status: StatusCode::NOT_FOUND, detail }) => {
@@ -257,19 +283,20 @@ impl Desk {
             let price = product.price_cents.saturating_mul(line.quantity.into());
             total_cents = total_cents.saturating_add(price);
         }
-        let id = self.order_id(user, key);
-        let status = OrderStatus::Confirmed;
-        let order = Order { id, user_id: user, items: new.items, total_cents, status };
-        Ok(Placing { order, email: account.email, card: new.card })
-    }
-
-    /// The same key of the same user is the same order.
-    fn order_id(&self, user: Uuid, IdempotencyKey(key): IdempotencyKey) -> Uuid {
-        match key {
-            Some(key) => *lock(&self.store).keys.entry((user, key)).or_insert_with(new_id),
-            None => new_id(),
+        if gift_wrap {
+            let detail = "gift_wrap: orders are not wrapped at present";
+            let cents = self.settings.values().gift_wrap();
+            let cents = cents.ok_or_else(|| problem(StatusCode::UNPROCESSABLE_ENTITY, detail))?;
+            total_cents = total_cents.saturating_add(cents);
         }
+        let (id, status) = (new_id(), OrderStatus::Confirmed);
+        let order = Order { id, user_id: user, items, gift_wrap, total_cents, status };
+        Ok(Placing { order, email: account.email, card })
     }
+}
+
+fn another_order() -> Problem {
+    problem(StatusCode::UNPROCESSABLE_ENTITY, "this Idempotency-Key was used for another order")
 }
 
 /// What the client is told when its order was undone.

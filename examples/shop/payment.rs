@@ -13,6 +13,7 @@ use axum::{
 use gusset::call::Problem;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::api::{IdempotencyKey, Json, lock, problem};
@@ -29,6 +30,8 @@ pub enum Bank {
     Up,
     /// It cannot be reached.
     Down,
+    /// It takes calls and answers none, until it is something else.
+    Silent,
 }
 
 /// Asks for money.
@@ -86,18 +89,18 @@ pub struct Totals {
 #[derive(Clone, Debug, Default)]
 pub struct Payments {
     store: Arc<Mutex<Store>>,
+    bank: watch::Sender<Bank>,
 }
 
 #[derive(Debug, Default)]
 struct Store {
-    bank: Bank,
     payments: HashMap<String, Payment>,
 }
 
 impl Payments {
     /// Changes how the bank behaves.
     pub fn set_bank(&self, bank: Bank) {
-        lock(&self.store).bank = bank;
+        self.bank.send_replace(bank);
     }
 
     /// Sums over all payments.
@@ -154,7 +157,7 @@ impl Payments {
             }
             None => {}
         }
-        if store.bank == Bank::Down {
+        if *self.bank.borrow() == Bank::Down {
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the bank cannot be reached"));
         }
         if charge.card == DECLINED_CARD {
@@ -188,7 +191,10 @@ async fn charge(
     if form.amount_cents == 0 {
         return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "amount_cents: must be at least 1"));
     }
-    let payment = payments.charge(key.required()?, &form)?;
+    let key = key.required()?;
+    // The sender is in our hands, so this ends when the bank speaks.
+    let _ = payments.bank.subscribe().wait_for(|bank| *bank != Bank::Silent).await;
+    let payment = payments.charge(key, &form)?;
     Ok((StatusCode::CREATED, axum::Json(payment)))
 }
 
@@ -201,7 +207,7 @@ async fn totals(State(payments): State<Payments>) -> axum::Json<Totals> {
 }
 
 async fn bank(State(payments): State<Payments>) -> axum::Json<Bank> {
-    axum::Json(lock(&payments.store).bank)
+    axum::Json(*payments.bank.borrow())
 }
 
 async fn set_bank(State(payments): State<Payments>, Json(bank): Json<Bank>) -> axum::Json<Bank> {

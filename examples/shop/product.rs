@@ -15,7 +15,10 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::api::{IdempotencyKey, Json, Path, lock, new_id, not_found, problem};
+use crate::{
+    api::{IdempotencyKey, Json, Path, lock, new_id, not_found, problem},
+    settings::{Settings, Values},
+};
 
 /// A thing for sale.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +27,8 @@ pub struct Product {
     pub id: Uuid,
     /// Its name.
     pub name: String,
+    /// Its name as it stands in keys: `desk-lamp`.
+    pub sku: String,
     /// Its price in cents.
     pub price_cents: u64,
     /// How many can still be reserved.
@@ -77,10 +82,11 @@ pub struct Release {
 }
 
 impl Products {
-    /// Adds a product.
+    /// Adds a product. The price is that of the catalogue; the [settings](crate::settings) may say another.
     #[must_use]
     pub fn add(&self, name: &str, price_cents: u64, stock: u32) -> Product {
-        let product = Product { id: new_id(), name: name.into(), price_cents, stock };
+        let (name, sku) = (name.to_owned(), sku(name));
+        let product = Product { id: new_id(), name, sku, price_cents, stock };
         lock(&self.store).products.insert(product.id, product.clone());
         product
     }
@@ -91,14 +97,16 @@ impl Products {
         lock(&self.store).products.values().cloned().collect()
     }
 
-    /// Its HTTP interface.
-    pub fn router(&self) -> Router {
+    /// Its HTTP interface, for one instance with the settings that it knows. `GET /settings` shows these; no gateway leads there.
+    pub fn router(&self, settings: Settings) -> Router {
+        let shelf = Shelf { products: self.clone(), settings };
         Router::new()
             .route("/products", get(list).post(create))
             .route("/products/{id}", get(show))
             .route("/products/reserve", post(reserve))
             .route("/products/release", post(release))
-            .with_state(self.clone())
+            .route("/settings", get(settings_known))
+            .with_state(shelf)
     }
 
     /// Checks and takes under one lock, so that no schedule of callers oversells.
@@ -137,20 +145,49 @@ impl Products {
     }
 }
 
-async fn list(State(products): State<Products>) -> axum::Json<Vec<Product>> {
-    axum::Json(products.all())
+/// What the handlers of one instance work with.
+#[derive(Clone)]
+struct Shelf {
+    products: Products,
+    settings: Settings,
+}
+
+impl Shelf {
+    /// The products with the prices that hold now.
+    fn priced(&self, products: impl IntoIterator<Item = Product>) -> Vec<Product> {
+        let values = self.settings.values();
+        let priced = |product: Product| {
+            let price_cents = values.price(&product.sku).unwrap_or(product.price_cents);
+            Product { price_cents, ..product }
+        };
+        products.into_iter().map(priced).collect()
+    }
+}
+
+fn sku(name: &str) -> String {
+    let words: Vec<_> = name.split_whitespace().map(str::to_lowercase).collect();
+    words.join("-")
+}
+
+async fn list(State(shelf): State<Shelf>) -> axum::Json<Vec<Product>> {
+    axum::Json(shelf.priced(shelf.products.all()))
 }
 
 async fn show(
-    State(products): State<Products>,
+    State(shelf): State<Shelf>,
     Path(id): Path<Uuid>,
 ) -> Result<axum::Json<Product>, Problem> {
-    let product = lock(&products.store).products.get(&id).cloned();
-    product.map(axum::Json).ok_or_else(|| not_found("product", id))
+    let product = lock(&shelf.products.store).products.get(&id).cloned();
+    let mut priced = shelf.priced(product);
+    priced.pop().map(axum::Json).ok_or_else(|| not_found("product", id))
+}
+
+async fn settings_known(State(shelf): State<Shelf>) -> axum::Json<Values> {
+    axum::Json(Values::clone(&shelf.settings.values()))
 }
 
 async fn create(
-    State(products): State<Products>,
+    State(Shelf { products, .. }): State<Shelf>,
     Json(new): Json<NewProduct>,
 ) -> Result<(StatusCode, axum::Json<Product>), Problem> {
     if new.name.trim().is_empty() {
@@ -161,7 +198,7 @@ async fn create(
 }
 
 async fn reserve(
-    State(products): State<Products>,
+    State(Shelf { products, .. }): State<Shelf>,
     key: IdempotencyKey,
     Json(wanted): Json<Reserve>,
 ) -> Result<StatusCode, Problem> {
@@ -172,8 +209,8 @@ async fn reserve(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn release(State(products): State<Products>, Json(release): Json<Release>) -> StatusCode {
-    products.release(release.reservation);
+async fn release(State(shelf): State<Shelf>, Json(release): Json<Release>) -> StatusCode {
+    shelf.products.release(release.reservation);
     StatusCode::NO_CONTENT
 }
 

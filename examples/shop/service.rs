@@ -1,6 +1,6 @@
 //! Runs a service the way a process would: on a socket, with a runtime of its own, registered under its name.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
 use gusset::{
@@ -15,8 +15,14 @@ use tokio::{
     task::JoinHandle,
 };
 
+use crate::place::Registries;
+
 /// How long a service that ends waits for what is under way.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a service that leaves goes on to serve after its registry knows: the time until its callers do, and have sent what they were about to. They
+/// follow the registry, which takes a few milliseconds.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// One instance of a service. It has a runtime and a thread of its own, so that [`Running::kill`] takes it away as `kill -9` takes a
 /// process: its sockets close, its heartbeats stop, nobody is told.
@@ -34,12 +40,15 @@ impl Running {
     /// # Errors
     ///
     /// If there is no port or no thread to be had.
-    pub async fn start(
-        registry: Arc<dyn Registry>,
+    pub(crate) async fn start<F>(
+        registries: &Registries,
         service: &str,
         number: usize,
-        app: impl FnOnce() -> Router + Send + 'static,
-    ) -> io::Result<Self> {
+        app: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<Self>
+    where
+        F: Future<Output = Router> + Send,
+    {
         let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
         socket.set_nonblocking(true)?;
         let addr = socket.local_addr()?;
@@ -53,9 +62,10 @@ impl Running {
             .build()?;
         let shutdown = Shutdown::new(Duration::ZERO);
         let (ready, registered) = oneshot::channel();
-        let (told, leave) = (instance.clone(), shutdown.clone());
+        let (told, leave, registries) = (instance.clone(), shutdown.clone(), registries.clone());
         let server = runtime.spawn(async move {
-            let app = app().merge(Health::new(&leave).router());
+            let registry = registries.connect()?;
+            let app = app().await.merge(Health::new(&leave).router());
             serve(socket, app, registry, told, leave, ready).await
         });
         if registered.await.is_err() {
@@ -64,6 +74,12 @@ impl Running {
             return Err(failed.err().unwrap_or_else(|| io::Error::other("it ended at once")));
         }
         Ok(Self { instance, addr, shutdown, runtime: Some(runtime), server })
+    }
+
+    /// Name of the service.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.instance.service
     }
 
     /// Id of the instance.
@@ -83,7 +99,7 @@ impl Running {
         self.take_runtime();
     }
 
-    /// Lets it leave: it drains, finishes what is under way, and deregisters.
+    /// Lets it leave: it drains, serves until its callers know, deregisters, and finishes what is under way.
     ///
     /// # Errors
     ///
@@ -120,8 +136,8 @@ async fn serve(
 
     let leaving = async {
         shutdown.begun().await;
-        // Callers are told first, then the door closes.
-        registration.drain().await;
+        // Callers are told first, and the door stays open until they know. What the registry says at the end changes nothing here.
+        let _ = registration.close_after(GRACE).await;
     };
     let (accepting, closed) = oneshot::channel::<()>();
     let server = axum::serve(listener, app).with_graceful_shutdown(async {
@@ -131,7 +147,6 @@ async fn serve(
         leaving.await;
         drop(accepting);
     });
-    let _ = registration.close().await;
     served
 }
 

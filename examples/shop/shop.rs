@@ -1,4 +1,11 @@
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Future, ready},
+    io,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, extract::MatchedPath, routing::get};
 use gusset::{
@@ -6,15 +13,30 @@ use gusset::{
     broker::{Broker, Subscription},
     call::{Deadline, TraceId},
     gateway::{Gateway, serve},
-    registry::{self, MemoryRegistry, Registry, Sweeper},
+    registry::Registry,
     shutdown::Shutdown,
     sidecar::{Record, Recorder, Route, Sidecar, SpanKind, Summary},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::{
-    cart::Carts, client::Outbound, front, inventory::Inventory, notification::Notifications,
-    order::Orders, payment::Payments, product::Products, service::Running, token::Tokens,
+    Place,
+    cart::Carts,
+    client::Outbound,
+    front,
+    inventory::Inventory,
+    keys::Keys,
+    notification::Notifications,
+    order::Orders,
+    payment::Payments,
+    place::{Registries, Server},
+    product::Products,
+    service::Running,
+    settings::Settings,
+    token::Tokens,
     user::Users,
 };
 
@@ -43,7 +65,9 @@ impl Default for Times {
 #[derive(Debug)]
 pub struct Shop {
     /// Who is alive where.
-    pub registry: MemoryRegistry,
+    pub registry: Arc<dyn Registry>,
+    /// The settings.
+    pub keys: Keys,
     /// Through which the services tell each other what happened.
     pub broker: Broker,
     /// The front door.
@@ -60,56 +84,105 @@ pub struct Shop {
     pub inventory: Inventory,
     /// All instances that run.
     pub running: Vec<Running>,
-    sidecars: Vec<(String, Sidecar)>,
-    outbound: Vec<Outbound>,
-    breaker: breaker::Policy,
-    recorder: Recorder,
+    members: Vec<Member>,
     consumers: Vec<Subscription>,
+    plan: Plan,
+    recorder: Recorder,
     shutdown: Shutdown,
     front_door: JoinHandle<io::Result<()>>,
-    _sweeper: Sweeper,
+    server: Server,
+}
+
+/// What an instance of a service is made by.
+#[derive(Debug)]
+struct Plan {
+    apps: Vec<(String, App)>,
+    registries: Registries,
+    breaker: breaker::Policy,
+}
+
+/// Makes the HTTP interface of one instance, within its runtime.
+#[derive(Clone)]
+struct App(Arc<dyn Fn(Supplies) -> BoxedRouter + Send + Sync>);
+
+type BoxedRouter = Pin<Box<dyn Future<Output = Router> + Send>>;
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
+}
+
+/// What an instance is given.
+struct Supplies {
+    outbound: Outbound,
+    keys: String,
+}
+
+impl Supplies {
+    /// The settings, as soon as they are known; those that always hold if they are not within two seconds, until they are.
+    async fn settings(&self) -> Settings {
+        // A client of the instance's own: its connections end with it.
+        let settings = Settings::spawn(Keys::at(&*self.keys));
+        if !settings.known(Duration::from_secs(2)).await {
+            tracing::warn!("begins without its settings");
+        }
+        settings
+    }
+}
+
+/// What is known of an instance from outside.
+#[derive(Debug)]
+struct Member {
+    id: String,
+    sidecar: Sidecar,
+    outbound: Option<Outbound>,
 }
 
 impl Shop {
-    /// Opens it, its gateway on `listener`. Every service is registered when this returns.
+    /// Opens it with a registry in memory, its gateway on `listener`. Every service is registered when this returns.
     ///
     /// # Errors
     ///
     /// If there are no more ports or threads to be had.
     pub async fn open(listener: TcpListener, times: Times) -> io::Result<Self> {
-        let policy = registry::Policy::default()
-            .ttl(times.ttl)
-            .sweep_every(times.sweep)
-            .evict_after(times.ttl * 2);
-        let registry = MemoryRegistry::new(policy);
-        let sweeper = registry.spawn_sweeper();
+        Self::open_at(&Place::Memory, listener, times).await
+    }
+
+    /// The same with another registry.
+    ///
+    /// # Errors
+    ///
+    /// The same, and if the registry cannot be.
+    pub async fn open_at(place: &Place, listener: TcpListener, times: Times) -> io::Result<Self> {
+        let server = Server::spawn().await?;
+        let registries = Registries::at(place, times)?;
+        let registry = registries.connect()?;
         let breaker = breaker::Policy::consecutive(5).open_for(times.open_for);
         let tokens = Tokens::random();
-        let broker = Broker::new();
         let recorder = Recorder::new("gateway");
-        let gateway =
-            front::gateway(Arc::new(registry.clone()), &tokens, breaker, recorder.clone())
-                .map_err(io::Error::other)?;
+        let gateway = front::gateway(registry.clone(), &tokens, breaker, recorder.clone())
+            .map_err(io::Error::other)?;
         let shutdown = Shutdown::new(Duration::ZERO);
         let door = serve(listener, gateway.clone(), shutdown.begun());
         let mut shop = Self {
+            registry,
+            keys: Keys::at(&*server.url),
+            broker: Broker::new(),
+            gateway,
             products: Products::default(),
             payments: Payments::default(),
             orders: Orders::default(),
             notifications: Notifications::default(),
             inventory: Inventory::default(),
             running: Vec::new(),
-            sidecars: Vec::new(),
+            members: Vec::new(),
             consumers: Vec::new(),
-            front_door: tokio::spawn(async { door.await.map_err(io::Error::other) }),
-            _sweeper: sweeper,
-            registry,
-            broker,
-            gateway,
-            breaker,
-            outbound: Vec::new(),
+            plan: Plan { apps: Vec::new(), registries, breaker },
             recorder,
             shutdown,
+            front_door: tokio::spawn(async { door.await.map_err(io::Error::other) }),
+            server,
         };
         shop.start_services(&tokens).await?;
         Ok(shop)
@@ -123,54 +196,97 @@ impl Shop {
             self.notifications.subscribe(&self.broker, &notification).map_err(io::Error::other)?,
         ];
         self.consumers.extend(subscribed);
-        let consumers = [inventory, notification];
-        self.sidecars.extend(consumers.map(|sidecar| ("consumer".to_owned(), sidecar)));
+        let consumer = |sidecar| Member { id: "consumer".into(), sidecar, outbound: None };
+        self.members.extend([inventory, notification].map(consumer));
 
         let users = Users::new(tokens.clone());
-        self.start(1, "user-service", move |_| users.router()).await?;
+        self.start(1, "user-service", move |_| ready(users.router())).await?;
         let products = self.products.clone();
-        self.start(3, "product-service", move |_| products.router()).await?;
+        let app = move |given: Supplies| {
+            let products = products.clone();
+            async move { products.router(given.settings().await) }
+        };
+        self.start(3, "product-service", app).await?;
         let carts = Carts::default();
-        self.start(1, "cart-service", move |_| carts.router()).await?;
+        self.start(1, "cart-service", move |_| ready(carts.router())).await?;
         let payments = self.payments.clone();
-        self.start(2, "payment-service", move |_| payments.router()).await?;
+        self.start(2, "payment-service", move |_| ready(payments.router())).await?;
         let notifications = self.notifications.clone();
-        self.start(1, "notification-service", move |_| notifications.router()).await?;
+        self.start(1, "notification-service", move |_| ready(notifications.router())).await?;
         let inventory = self.inventory.clone();
-        self.start(1, "inventory-service", move |_| inventory.router()).await?;
+        self.start(1, "inventory-service", move |_| ready(inventory.router())).await?;
         let (orders, broker) = (self.orders.clone(), self.broker.clone());
-        // A definition that is not well formed leaves the instance without paths, which every test and story notices.
-        let router =
-            move |calls: Outbound| orders.spawn_router(&calls, &broker).unwrap_or_default();
-        self.start(2, "order-service", router).await
+        let app = move |given: Supplies| {
+            let (orders, broker) = (orders.clone(), broker.clone());
+            async move {
+                let settings = given.settings().await;
+                // A definition that is not well formed leaves the instance without paths, which every test and story notices.
+                orders.spawn_router(&given.outbound, &broker, settings).unwrap_or_default()
+            }
+        };
+        self.start(2, "order-service", app).await
     }
 
-    /// Starts so many instances, each with a sidecar and connections of its own, as separate processes would have.
-    async fn start(
-        &mut self,
-        instances: usize,
-        service: &str,
-        app: impl Fn(Outbound) -> Router + Clone + Send + 'static,
-    ) -> io::Result<()> {
+    /// Starts so many instances.
+    async fn start<F, R>(&mut self, instances: usize, service: &str, app: F) -> io::Result<()>
+    where
+        F: Fn(Supplies) -> R + Send + Sync + 'static,
+        R: Future<Output = Router> + Send + 'static,
+    {
+        let app = App(Arc::new(move |given| Box::pin(app(given))));
+        self.plan.apps.push((service.to_owned(), app));
         for number in 1..=instances {
-            let sidecar = Sidecar::new(service).route_of(|extensions| {
-                let path = extensions.get::<MatchedPath>()?;
-                Some(Route::from(Arc::<str>::from(path.as_str())))
-            });
-            let registry: Arc<dyn Registry> = Arc::new(self.registry.clone());
-            let outbound = Outbound::new(sidecar.clone(), registry.clone(), self.breaker);
-            self.sidecars.push((format!("{service}-{number}"), sidecar.clone()));
-            self.outbound.push(outbound.clone());
-            let app = app.clone();
-            let layered = move || {
-                let metrics = sidecar.metrics().clone();
-                app(outbound)
-                    .layer(sidecar.inbound())
-                    .route("/metrics", get(async move || metrics.render_prometheus()))
-            };
-            self.running.push(Running::start(registry, service, number, layered).await?);
+            self.start_one(service, number).await?;
         }
         Ok(())
+    }
+
+    /// Starts one, with a sidecar and connections of its own, as a separate process would have. One that is started again goes on to count where it
+    /// stopped.
+    async fn start_one(&mut self, service: &str, number: usize) -> io::Result<()> {
+        let id = format!("{service}-{number}");
+        let app = self.plan.apps.iter().find(|(of, _)| of == service).map(|(_, app)| app.clone());
+        let App(app) = app.ok_or_else(|| io::Error::other(format!("there is no {service}")))?;
+        let known = self.members.iter().position(|member| member.id == id);
+        let at = known.unwrap_or(self.members.len());
+        let known = known.map(|at| self.members.remove(at).sidecar);
+        let sidecar = known.unwrap_or_else(|| {
+            Sidecar::new(service).route_of(|extensions| {
+                let path = extensions.get::<MatchedPath>()?;
+                Some(Route::from(Arc::<str>::from(path.as_str())))
+            })
+        });
+        let outbound = Outbound::new(sidecar.clone(), self.registry.clone(), self.plan.breaker);
+        let member = Member { id, sidecar: sidecar.clone(), outbound: Some(outbound.clone()) };
+        self.members.insert(at, member);
+        let given = Supplies { outbound, keys: self.server.url.clone() };
+        let layered = async move || {
+            let metrics = sidecar.metrics().clone();
+            app(given)
+                .await
+                .layer(sidecar.inbound())
+                .route("/metrics", get(async move || metrics.render_prometheus()))
+        };
+        let running = Running::start(&self.plan.registries, service, number, layered).await?;
+        self.running.push(running);
+        Ok(())
+    }
+
+    /// Lets an instance leave, if it runs, and starts it again on another port: what a rolling restart does with one after the other.
+    ///
+    /// # Errors
+    ///
+    /// If there never was one with this id, if it does not end in time, or cannot be started.
+    pub async fn restart(&mut self, id: &str) -> io::Result<()> {
+        let known = self.members.iter().any(|member| member.id == id);
+        let parts = id.rsplit_once('-').filter(|_| known);
+        let parts = parts.and_then(|(service, number)| Some((service, number.parse().ok()?)));
+        let (service, number) =
+            parts.ok_or_else(|| io::Error::other(format!("there is no instance {id}")))?;
+        if let Some(running) = self.take(id) {
+            running.stop().await?;
+        }
+        self.start_one(service, number).await
     }
 
     /// Takes the running instance with this id out of the shop's hands.
@@ -182,17 +298,17 @@ impl Shop {
     /// What the instances of a service have answered, by their ids; of all services for an empty name.
     #[must_use]
     pub fn answered_by(&self, service: &str) -> Vec<(String, Summary)> {
-        let of_service = |(id, _): &&(String, Sidecar)| id.starts_with(service);
-        let counted = |(id, sidecar): &(String, Sidecar)| {
-            (id.clone(), sidecar.metrics().snapshot().total(SpanKind::Server))
+        let of_service = self.members.iter().filter(|member| member.id.starts_with(service));
+        let counted = |member: &Member| {
+            (member.id.clone(), member.sidecar.metrics().snapshot().total(SpanKind::Server))
         };
-        self.sidecars.iter().filter(of_service).map(counted).collect()
+        of_service.map(counted).collect()
     }
 
     /// How many attempts after the first there were, of all services.
     #[must_use]
     pub fn retries(&self) -> u64 {
-        let text = self.sidecars.iter().map(|(_, sidecar)| sidecar.metrics().render_prometheus());
+        let text = self.members.iter().map(|member| member.sidecar.metrics().render_prometheus());
         text.flat_map(|text| {
             let values = text.lines().filter(|line| line.starts_with("gusset_retries_total{"));
             values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect::<Vec<f64>>()
@@ -203,14 +319,15 @@ impl Shop {
     /// The circuits that instances of any service keep of this instance.
     #[must_use]
     pub fn circuits_of(&self, instance: &str) -> Vec<Circuit> {
-        let callers = self.outbound.iter().filter(|caller| !caller.circuits().is_empty());
+        let outbound = self.members.iter().filter_map(|member| member.outbound.as_ref());
+        let callers = outbound.filter(|caller| !caller.circuits().is_empty());
         callers.map(|caller| caller.circuits().get(instance.into())).collect()
     }
 
     /// All that was recorded of one trace, by all services, in the order of their beginnings.
     #[must_use]
     pub fn trace(&self, id: TraceId) -> Vec<Record> {
-        let services = self.sidecars.iter().map(|(_, sidecar)| sidecar.recorder());
+        let services = self.members.iter().map(|member| member.sidecar.recorder());
         let recorders = services.chain([&self.recorder]);
         let mut records: Vec<_> = recorders.flat_map(|recorder| recorder.trace(id)).collect();
         records.sort_by_key(|record| record.start_unix_nanos);
@@ -233,11 +350,20 @@ impl Shop {
         self.shutdown.begin();
         let mut result = self.front_door.await.map_err(io::Error::other).and_then(|served| served);
         // Those that were started last call those that were started first.
-        for running in self.running.into_iter().rev() {
-            result = running.stop().await.and(result);
+        let mut running = self.running;
+        running.sort_by_key(|one| self.plan.apps.iter().position(|(of, _)| of == one.service()));
+        while let Some(last) = running.last() {
+            let service = last.service().to_owned();
+            let first = running.iter().position(|one| one.service() == service);
+            let mut leaving: JoinSet<_> =
+                running.drain(first.unwrap_or(0)..).map(Running::stop).collect();
+            while let Some(stopped) = leaving.join_next().await {
+                result = stopped.map_err(io::Error::other).and_then(|stopped| stopped).and(result);
+            }
         }
         let left = self.broker.close(Deadline::after(Duration::from_secs(5))).await;
         drop(self.consumers);
+        result = self.server.close().await.and(result);
         if !left.is_empty() {
             return Err(io::Error::other(format!("{} messages were not handled", left.messages())));
         }

@@ -11,8 +11,9 @@ use shop::{
     Shop, Times,
     notification::POISON_EMAIL,
     payment::{Bank, DECLINED_CARD},
+    settings::{GIFT_WRAP, price_key},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use uuid::Uuid;
 
 const CARD: &str = "4242424242424242";
@@ -78,6 +79,20 @@ impl Visitor {
         });
         self.send(Method::POST, "/api/orders", Some(order)).await
     }
+}
+
+/// Asks the gateway until `holds` of the answer, for at most five seconds.
+async fn until(visitor: &Visitor, path: &str, holds: impl Fn(&Value) -> bool) {
+    tokio::time::timeout(Duration::from_secs(5), async {
+        // Every instance has its own settings; twenty answers in a row are of all of them.
+        let mut in_a_row = 0;
+        while in_a_row < 20 {
+            let (_, answer) = visitor.send(Method::GET, path, None).await;
+            in_a_row = if holds(&answer) { in_a_row + 1 } else { 0 };
+        }
+    })
+    .await
+    .expect("a change is seen soon");
 }
 
 fn stock(shop: &Shop, product: Uuid) -> u32 {
@@ -255,5 +270,155 @@ async fn a_poison_message_dies_and_lives_again_after_the_repair() {
     assert_eq!(shop.broker.dead_letters().redrive_all(&Filter::all()).redriven, 1);
     quiet(&shop).await;
     assert_eq!(shop.notifications.mails_about(id), 1);
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_price_that_changes_is_in_the_next_listing_and_a_bad_one_changes_nothing() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("desk lamp", 1_999, 10);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    let (key, path) = (price_key("desk-lamp"), format!("/api/products/{}", lamp.id));
+    shop.keys.put(&key, "1500").await.unwrap();
+    until(&ann, &path, |lamp| lamp["price_cents"] == 1_500).await;
+    let (_, order) = ann.order(lamp.id, 2, CARD).await;
+    assert_eq!(order["total_cents"], 3_000);
+
+    shop.keys.put(&key, "a lot").await.unwrap();
+    // Another change, so that one knows when the bad one was seen.
+    shop.keys.put(&price_key("pot"), "7").await.unwrap();
+    let of_products = shop.running.iter().filter(|one| one.service() == "product-service");
+    for one in of_products {
+        let url = format!("http://{}/settings", one.addr());
+        let settings: Value = loop {
+            let settings: Value = ann.http.get(&url).send().await.unwrap().json().await.unwrap();
+            if settings["prices"]["pot"] == 7 {
+                break settings;
+            }
+        };
+        assert_eq!(settings["prices"]["desk-lamp"], 1_500);
+        let refused = settings["refused"][&key].as_str().unwrap();
+        assert_eq!(refused, r#"a price is whole cents from 1 to 100000000, not "a lot""#);
+    }
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn orders_are_wrapped_as_gifts_while_the_flag_is_on() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 10);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    let wrapped = json!({
+        "items": [{ "product_id": lamp.id, "quantity": 1 }], "card": CARD, "gift_wrap": true,
+    });
+    let place = async || ann.send(Method::POST, "/api/orders", Some(wrapped.clone())).await;
+    let (status, problem) = place().await;
+    assert_eq!(status, 422);
+    assert_eq!(problem["detail"], "gift_wrap: orders are not wrapped at present");
+    shop.keys.put(GIFT_WRAP, "on").await.unwrap();
+    let order = tokio::time::timeout(Duration::from_secs(5), async {
+        loop {
+            let (status, order) = place().await;
+            if status == 201 {
+                break order;
+            }
+        }
+    });
+    assert_eq!(order.await.unwrap()["total_cents"], 1_999 + 350);
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_order_keeps_its_total_when_a_price_changes_in_the_middle_of_its_saga() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 10);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    let bob = Visitor::new(gateway, "bob@example.com").await;
+    shop.payments.set_bank(Bank::Silent);
+    let placing = tokio::spawn(async move { ann.order(lamp.id, 1, CARD).await });
+    while stock(&shop, lamp.id) == 10 {
+        tokio::task::yield_now().await;
+    }
+    // The saga has begun, and waits for the bank.
+    shop.keys.put(&price_key("lamp"), "5000").await.unwrap();
+    let path = format!("/api/products/{}", lamp.id);
+    until(&bob, &path, |lamp| lamp["price_cents"] == 5_000).await;
+    assert!(!placing.is_finished());
+    shop.payments.set_bank(Bank::Up);
+    let (status, order) = placing.await.unwrap();
+    assert_eq!((status.as_u16(), &order["total_cents"]), (201, &json!(1_999)), "{order}");
+    assert_eq!(shop.payments.totals().balance_cents, 1_999);
+    let (_, next) = bob.order(lamp.id, 1, CARD).await;
+    assert_eq!(next["total_cents"], 5_000);
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_repeated_order_is_the_same_order_after_its_price_has_changed() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 10);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    let order = json!({ "items": [{ "product_id": lamp.id, "quantity": 1 }], "card": CARD });
+    let first = ann.send_with_key("one-order", order.clone()).await;
+    assert_eq!(first.0, 201);
+    shop.keys.put(&price_key("lamp"), "5000").await.unwrap();
+    let path = format!("/api/products/{}", lamp.id);
+    until(&ann, &path, |lamp| lamp["price_cents"] == 5_000).await;
+    // By either instance of the order service.
+    for _ in 0..8 {
+        assert_eq!(ann.send_with_key("one-order", order.clone()).await, first);
+    }
+    assert_eq!((stock(&shop, lamp.id), shop.payments.totals().captured), (9, 1));
+    shop.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_under_load_loses_no_request() {
+    let (mut shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 1_000_000);
+    shop.keys.put(&price_key("lamp"), "5").await.unwrap();
+    let path = format!("/api/products/{}", lamp.id);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    until(&ann, &path, |lamp| lamp["price_cents"] == 5).await;
+
+    let running = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let mut customers = JoinSet::new();
+    for n in 0..8 {
+        let customer = Visitor::new(gateway, &format!("{n}@example.com")).await;
+        let (running, path) = (running.clone(), path.clone());
+        customers.spawn(async move {
+            let mut done = 0_u32;
+            while running.load(std::sync::atomic::Ordering::SeqCst) {
+                // A read through the gateway, and an order, for which two services call the one that is restarted. Their quotas are
+                // of 600 and 100 a minute.
+                if done % 10 == 0 {
+                    let (status, answer) = customer.order(lamp.id, 1, CARD).await;
+                    assert!(matches!(status.as_u16(), 201 | 429), "{status} {answer}");
+                } else {
+                    let (status, answer) = customer.send(Method::GET, &path, None).await;
+                    assert!(matches!(status.as_u16(), 200 | 429), "{status} {answer}");
+                    assert!(status == 429 || answer["price_cents"] == 5, "{answer}");
+                }
+                done += 1;
+            }
+            done
+        });
+    }
+    let answered = |shop: &Shop| -> Vec<u64> {
+        let answered = shop.answered_by("product-service");
+        answered.iter().map(|(_, answered)| answered.count()).collect()
+    };
+    for id in ["product-service-1", "product-service-2", "product-service-3"] {
+        shop.restart(id).await.unwrap();
+        let before: u64 = answered(&shop).iter().sum();
+        while answered(&shop).iter().sum::<u64>() < before + 50 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    running.store(false, std::sync::atomic::Ordering::SeqCst);
+    let done: u32 = customers.join_all().await.into_iter().sum();
+    assert!(done > 150, "{done}");
+    assert_eq!(answered(&shop).len(), 3, "those that came are counted with those that went");
+    assert_eq!(shop.running.iter().filter(|one| one.service() == "product-service").count(), 3);
     shop.close().await.unwrap();
 }

@@ -1,0 +1,203 @@
+//! The acts in which something is changed while the shop is open: its settings, and its programs.
+
+use std::{future::Future, time::Duration};
+
+use serde_json::Value;
+use shop::settings::{GIFT_WRAP, price_key};
+use tokio::time::{Instant, interval, sleep, timeout};
+use uuid::Uuid;
+
+use crate::{
+    load::GOOD_CARD,
+    story::{Failed, Story},
+    summary::{Changes, RollingRestart},
+};
+
+/// Within which a change is known everywhere.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What is restarted.
+const RESTARTED: [&str; 3] = ["product-service-1", "product-service-2", "product-service-3"];
+
+impl Story {
+    pub(crate) async fn prices_and_flags_change(&mut self) -> Result<(), Failed> {
+        self.terminal.act(8, "prices and flags change while the shop is open");
+        let (clock, key) = (self.products[4], price_key("alarm-clock"));
+        self.terminal.try_it(format!("curl -X PUT -d 1990 {}", self.shop.keys.url(&key)));
+        self.terminal.try_it(format!("curl -X PUT -d on {}", self.shop.keys.url(GIFT_WRAP)));
+        let visitor = self.newcomer("thrifty@example.com").await?;
+        let before = price_in(&visitor.look_at(clock).await?.body);
+        let lower = before.saturating_sub(300).max(1);
+
+        self.write(&key, &lower.to_string()).await?;
+        let price_seen = self.once_all(|story| story.all_ask(clock, lower)).await;
+        let listed = listed(&visitor.browse().await?.body, clock);
+        let order = visitor.order(&[(clock, 2)], GOOD_CARD).await?;
+        self.terminal.say(format!(
+            "{before} cents, then {lower}: all instances ask that after {}, an order of two costs {}",
+            shown(price_seen),
+            order.body["total_cents"],
+        ));
+        self.promise(
+            price_seen.is_some() && listed == lower && order.body["total_cents"] == 2 * lower,
+            format!("a price that is changed in the store is in the next listing and order: {listed} cents"),
+        );
+
+        self.write(&key, "cheap").await?;
+        let refused = self.once_all(|story| story.all_refuse(&key)).await;
+        let why = self.refusal(&key).await;
+        let held = price_in(&visitor.look_at(clock).await?.body);
+        self.terminal
+            .say(format!("\"cheap\" is refused: {}", why.as_deref().unwrap_or("not at all")));
+        self.promise(
+            refused.is_some() && held == lower,
+            format!("a price that is none changes nothing: {held} cents"),
+        );
+        self.write(&key, &before.to_string()).await?;
+
+        let unwrapped = visitor.order_as(&[(clock, 1)], GOOD_CARD, true).await?;
+        self.write(GIFT_WRAP, "on").await?;
+        let asked = Instant::now();
+        let wrapped = loop {
+            let wrapped = visitor.order_as(&[(clock, 1)], GOOD_CARD, true).await?;
+            if wrapped.status == 201 || asked.elapsed() > SOON {
+                break wrapped;
+            }
+        };
+        let flag_seen = asked.elapsed();
+        self.terminal.say(format!(
+            "gift wrap: {} while the flag is off, {} after it was turned on",
+            unwrapped.status, wrapped.status,
+        ));
+        self.promise(
+            (unwrapped.status, wrapped.status) == (422, 201) && flag_seen <= SOON,
+            "a flag that is turned on is seen by the next orders",
+        );
+        self.changes = Some(Changes {
+            price_seen_ms: millis(price_seen.unwrap_or(Duration::MAX)),
+            flag_seen_ms: millis(flag_seen),
+            bad_price_refused: why,
+            price_cents_after_bad: held,
+        });
+        self.terminal.pause(self.share(8)).await;
+        Ok(())
+    }
+
+    pub(crate) async fn a_service_is_restarted(&mut self) -> Result<(), Failed> {
+        self.terminal.act(9, "a service of three instances is restarted, one after the other");
+        self.terminal.try_it(format!(
+            "while sleep 0.1; do curl -so /dev/null -w '%{{http_code}} ' {}/api/products; done",
+            self.gateway,
+        ));
+        // What a customer did wrong is not a failure: 429, or 409 for the last of a product.
+        let fails = |status| status >= 500 || status == 424;
+        let failed = |story: &Self| story.books.answers("", fails);
+        let answered = |story: &Self| story.books.answers("", |_| true);
+        let before = (failed(self), answered(self), self.books.lost().len());
+        let began = Instant::now();
+        let mut restarted = 0;
+        for id in RESTARTED {
+            let at = |story: &Self| {
+                story.shop.running.iter().find(|one| one.id() == id).map(|one| one.addr())
+            };
+            // One that an earlier act killed begins here again.
+            let from = at(self);
+            self.shop.restart(id).await?;
+            let addr = |addr: Option<std::net::SocketAddr>| {
+                addr.map_or_else(|| "dead".to_owned(), |addr| addr.to_string())
+            };
+            self.terminal.row(format!("{id:<22} {} → {}", addr(from), addr(at(self))));
+            restarted += 1;
+            self.terminal.pause(self.share(2)).await;
+        }
+        // Until customers have been at the new ones.
+        let enough = answered(self) + 5;
+        let _ = timeout(SOON * 5, async {
+            while answered(self) < enough {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let restart = RollingRestart {
+            instances: restarted,
+            seconds: began.elapsed().as_secs_f64(),
+            answered: answered(self) - before.1,
+            failed: failed(self) - before.0 + (self.books.lost().len() - before.2) as u64,
+        };
+        self.promise(
+            restart.failed == 0 && restart.answered > 0,
+            format!(
+                "{} requests were answered meanwhile, and {} failed",
+                restart.answered, restart.failed
+            ),
+        );
+        self.restart = Some(restart);
+        Ok(())
+    }
+
+    /// As anybody would, by HTTP.
+    async fn write(&self, key: &str, value: &str) -> Result<(), Failed> {
+        let url = self.shop.keys.url(key);
+        self.http.put(url).body(value.to_owned()).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// How long it took until `holds`, if it did soon enough.
+    async fn once_all<'a, F: Future<Output = bool>>(
+        &'a self,
+        holds: impl Fn(&'a Self) -> F,
+    ) -> Option<Duration> {
+        let began = Instant::now();
+        let mut ticks = interval(Duration::from_millis(2));
+        let holds = async {
+            while !holds(self).await {
+                ticks.tick().await;
+            }
+        };
+        timeout(SOON, holds).await.ok().map(|()| began.elapsed())
+    }
+
+    /// Whether every instance of the product service asks this price; each is asked itself, without the gateway.
+    async fn all_ask(&self, product: Uuid, cents: u64) -> bool {
+        let answers = self.ask_products(&format!("/products/{product}")).await;
+        !answers.is_empty() && answers.iter().all(|answer| price_in(answer) == cents)
+    }
+
+    async fn all_refuse(&self, key: &str) -> bool {
+        let answers = self.ask_products("/settings").await;
+        !answers.is_empty() && answers.iter().all(|answer| answer["refused"][key].is_string())
+    }
+
+    async fn refusal(&self, key: &str) -> Option<String> {
+        let answers = self.ask_products("/settings").await;
+        answers.first()?["refused"][key].as_str().map(str::to_owned)
+    }
+
+    async fn ask_products(&self, path: &str) -> Vec<Value> {
+        let mut answers = Vec::new();
+        for one in self.shop.running.iter().filter(|one| one.service() == "product-service") {
+            let url = format!("http://{}{path}", one.addr());
+            let answer = async { self.http.get(url).send().await?.json().await };
+            answers.push(answer.await.unwrap_or(Value::Null));
+        }
+        answers
+    }
+}
+
+fn price_in(product: &Value) -> u64 {
+    product["price_cents"].as_u64().unwrap_or_default()
+}
+
+fn listed(products: &Value, id: Uuid) -> u64 {
+    let id = id.to_string();
+    let mut products = products.as_array().into_iter().flatten();
+    products.find(|product| product["id"] == id.as_str()).map_or(0, price_in)
+}
+
+fn shown(seen: Option<Duration>) -> String {
+    seen.map_or_else(|| "more than a second".to_owned(), |seen| format!("{:.0} ms", millis(seen)))
+}
+
+fn millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1_000.0
+}

@@ -1,0 +1,161 @@
+//! Where the services of a shop find each other, and where their settings stand.
+
+use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
+
+use gusset::{
+    call::BoxError,
+    gateway,
+    registry::{
+        ConsulPolicy, ConsulServer, ConsulTicker, MemoryRegistry, Policy, Registry, Sweeper,
+    },
+    shutdown::Shutdown,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::Times;
+
+/// The registry of a shop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// In this process, without a socket.
+    #[default]
+    Memory,
+    /// Kept by etcd at these addresses, each `host:port`. Needs the feature `etcd`.
+    Etcd(Vec<String>),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let addresses = |list: &str| list.split(',').map(str::to_owned).collect::<Vec<_>>();
+        match text.split_once("://") {
+            None if text == "memory" => Ok(Self::Memory),
+            Some(("etcd", list)) if addresses(list).iter().all(|address| is_address(address)) => {
+                Ok(Self::Etcd(addresses(list)))
+            }
+            _ => Err(format!("memory or etcd://HOST:PORT, not '{text}'")),
+        }
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory"),
+            Self::Etcd(addresses) => write!(f, "etcd://{}", addresses.join(",")),
+        }
+    }
+}
+
+type Connect = dyn Fn() -> Result<Arc<dyn Registry>, BoxError> + Send + Sync;
+
+/// Hands a registry to each instance: a connection of its own, as separate processes would have. Clones are one.
+#[derive(Clone)]
+pub(crate) struct Registries {
+    connect: Arc<Connect>,
+    _sweeper: Option<Arc<Sweeper>>,
+}
+
+impl Registries {
+    pub(crate) fn at(place: &Place, times: Times) -> io::Result<Self> {
+        match place {
+            Place::Memory => Ok(Self::in_memory(times)),
+            Place::Etcd(addresses) => Self::in_etcd(addresses, times),
+        }
+    }
+
+    /// Within the runtime that is to keep the connection.
+    pub(crate) fn connect(&self) -> io::Result<Arc<dyn Registry>> {
+        (self.connect)().map_err(io::Error::other)
+    }
+
+    fn in_memory(times: Times) -> Self {
+        let policy = Policy::default()
+            .ttl(times.ttl)
+            .sweep_every(times.sweep)
+            .evict_after(times.ttl.saturating_mul(2));
+        let registry = MemoryRegistry::new(policy);
+        let sweeper = registry.spawn_sweeper();
+        let connect = move || Ok::<Arc<dyn Registry>, _>(Arc::new(registry.clone()));
+        Self { connect: Arc::new(connect), _sweeper: Some(Arc::new(sweeper)) }
+    }
+
+    #[cfg(feature = "etcd")]
+    fn in_etcd(addresses: &[String], times: Times) -> io::Result<Self> {
+        use gusset::registry::{EtcdPolicy, EtcdRegistry};
+        let addresses = addresses.to_vec();
+        let connect = move || {
+            let policy = EtcdPolicy::default().ttl(times.ttl);
+            let registry = EtcdRegistry::spawn(&addresses, policy)?;
+            Ok::<Arc<dyn Registry>, BoxError>(Arc::new(registry))
+        };
+        Ok(Self { connect: Arc::new(connect), _sweeper: None })
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    fn in_etcd(_: &[String], _: Times) -> io::Result<Self> {
+        let how = "a registry in etcd needs --features etcd before the name of the example";
+        Err(io::Error::new(io::ErrorKind::Unsupported, how))
+    }
+}
+
+impl fmt::Debug for Registries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registries").finish_non_exhaustive()
+    }
+}
+
+/// Consul's HTTP API on a socket of its own: what `gusset registry` serves.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) url: String,
+    consul: ConsulServer,
+    shutdown: Shutdown,
+    serving: JoinHandle<io::Result<()>>,
+    _ticker: ConsulTicker,
+}
+
+impl Server {
+    /// Spawns it on any free port.
+    pub(crate) async fn spawn() -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let consul = ConsulServer::new(ConsulPolicy::default());
+        let ticker = consul.spawn_ticker();
+        let shutdown = Shutdown::new(Duration::ZERO);
+        // Who is blocked is answered first, so nobody is lingered for.
+        let http = gateway::Server::new().linger(Duration::ZERO);
+        let serving = http.run(listener, consul.clone(), shutdown.begun());
+        let serving = tokio::spawn(async { serving.await.map_err(io::Error::other) });
+        Ok(Self { url, consul, shutdown, serving, _ticker: ticker })
+    }
+
+    /// Answers who is blocked, and ends.
+    pub(crate) async fn close(self) -> io::Result<()> {
+        self.consul.close();
+        self.shutdown.begin();
+        self.serving.await.map_err(io::Error::other)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_as_they_are_written() {
+        for text in ["memory", "etcd://127.0.0.1:2379", "etcd://a:1,b:2"] {
+            assert_eq!(text.parse::<Place>().map(|place| place.to_string()), Ok(text.into()));
+        }
+        for text in ["", "etcd", "etcd://", "etcd://host", "etcd://a:1,b", "zk://a:1", "memory://"]
+        {
+            assert!(text.parse::<Place>().unwrap_err().contains(text), "{text}");
+        }
+    }
+}
