@@ -17,7 +17,7 @@
 //! | [`shutdown`] | ends a process without losing a request |
 //! | `telemetry`, `otlp` | of [`sidecar`]: logs with trace ids, spans over OTLP |
 //! | `etcd` | of [`registry`]: the registry that etcd keeps |
-//! | `checks`, `file`, `consul` | of [`registry`]: active checks, a snapshot file over restarts, Consul's HTTP API |
+//! | `checks`, `file`, `consul`, `remote` | of [`registry`]: active checks, a snapshot file over restarts, Consul's HTTP API, its client |
 //! | `redis` | of [`ratelimit`]: limits that processes share |
 //! | `reqwest` | of [`call`]: a reqwest client as an HTTP service |
 //! | `full` | all of the modules, with none of the features of theirs |

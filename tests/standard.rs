@@ -120,9 +120,9 @@ async fn who_fails_more_often_than_the_others_is_taken_out_though_its_circuit_st
     assert_eq!(client.stats().ejections, 1, "{:?}", client.endpoints());
 }
 
-async fn futures<F: Future + Send>(calls: impl Iterator<Item = F>) -> Vec<F::Output>
+async fn futures<F>(calls: impl Iterator<Item = F>) -> Vec<F::Output>
 where
-    F: 'static,
+    F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
     let tasks: Vec<_> = calls.map(tokio::spawn).collect();

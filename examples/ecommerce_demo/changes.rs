@@ -23,8 +23,8 @@ impl Story {
     pub(crate) async fn prices_and_flags_change(&mut self) -> Result<(), Failed> {
         self.terminal.act(8, "prices and flags change while the shop is open");
         let (clock, key) = (self.products[4], price_key("alarm-clock"));
-        self.terminal.try_it(format!("curl -X PUT -d 1990 {}", self.shop.keys.url(&key)));
-        self.terminal.try_it(format!("curl -X PUT -d on {}", self.shop.keys.url(GIFT_WRAP)));
+        self.terminal.try_it(format!("curl -X PUT -d 1990 {}", self.shop.setting_url(&key)));
+        self.terminal.try_it(format!("curl -X PUT -d on {}", self.shop.setting_url(GIFT_WRAP)));
         let visitor = self.newcomer("thrifty@example.com").await?;
         let before = price_in(&visitor.look_at(clock).await?.body);
         let lower = before.saturating_sub(300).max(1);
@@ -137,7 +137,7 @@ impl Story {
 
     /// As anybody would, by HTTP.
     async fn write(&self, key: &str, value: &str) -> Result<(), Failed> {
-        let url = self.shop.keys.url(key);
+        let url = self.shop.setting_url(key);
         self.http.put(url).body(value.to_owned()).send().await?.error_for_status()?;
         Ok(())
     }

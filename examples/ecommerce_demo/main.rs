@@ -139,7 +139,7 @@ fn stay(story: &Story) {
             story.products[0]
         ),
         format!("curl -s {base}/api/orders -H \"authorization: Bearer $TOKEN\""),
-        format!("curl -s -X PUT -d 1 {}", story.shop.keys.url(&price_key("desk-lamp"))),
+        format!("curl -s -X PUT -d 1 {}", story.shop.setting_url(&price_key("desk-lamp"))),
     ] {
         story.terminal.try_it(command);
     }

@@ -76,10 +76,10 @@ impl Story {
         let products =
             CATALOGUE.map(|(name, price_cents)| shop.products.add(name, price_cents, STOCK));
         // What stands there already is somebody's choice.
-        shop.keys.put_new(GIFT_WRAP, "off").await?;
+        shop.keys.cas(GIFT_WRAP, "off", 0).await?;
         for product in &products {
             let price = product.price_cents.to_string();
-            shop.keys.put_new(&price_key(&product.sku), &price).await?;
+            shop.keys.cas(&price_key(&product.sku), price, 0).await?;
         }
         Ok(Self {
             stock_at_start: products.iter().map(|product| (product.id, product.stock)).collect(),

@@ -19,7 +19,6 @@ pub mod client;
 pub mod event;
 pub mod front;
 pub mod inventory;
-pub mod keys;
 pub mod notification;
 pub mod order;
 pub mod payment;

@@ -11,15 +11,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use gusset::registry::{self, KvWatch, RemoteKv, RemotePolicy};
 use serde::Serialize;
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
-
-use crate::keys::{Keys, State};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 /// Under which all of them stand.
 pub const PREFIX: &str = "shop/";
@@ -32,12 +26,6 @@ const HIGHEST_PRICE: u64 = 100_000_000;
 
 /// How many refused values are remembered.
 const REFUSALS: usize = 100;
-
-/// How long after one change the next is asked for.
-const BREATH: Duration = Duration::from_millis(10);
-
-/// The first pause after a failure, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// The key of a price.
 #[must_use]
@@ -74,7 +62,7 @@ impl Values {
     }
 
     /// What holds once the store has these values. Nothing of `self` is lost to a bad one.
-    fn next(&self, stored: &BTreeMap<String, Bytes>) -> Self {
+    fn next<'s>(&self, stored: impl IntoIterator<Item = (&'s str, &'s [u8])>) -> Self {
         let mut next = Self::default();
         for (key, value) in stored {
             let known = key.strip_prefix(PREFIX).and_then(|key| key.split_once('/'));
@@ -102,22 +90,22 @@ impl Values {
                 _ => Some("nothing has this name".to_owned()),
             };
             if let Some(why) = refused.filter(|_| next.refused.len() < REFUSALS) {
-                next.refused.insert(key.clone(), why);
+                next.refused.insert(key.to_owned(), why);
             }
         }
         next
     }
 }
 
-fn flag(value: &Bytes) -> Result<bool, String> {
-    match &**value {
+fn flag(value: &[u8]) -> Result<bool, String> {
+    match value {
         b"on" => Ok(true),
         b"off" => Ok(false),
         _ => Err(format!("a flag is on or off, not {}", shown(value))),
     }
 }
 
-fn price(value: &Bytes) -> Result<u64, String> {
+fn price(value: &[u8]) -> Result<u64, String> {
     let cents = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
     cents.filter(|cents| (1..=HIGHEST_PRICE).contains(cents)).ok_or_else(|| {
         format!("a price is whole cents from 1 to {HIGHEST_PRICE}, not {}", shown(value))
@@ -125,7 +113,7 @@ fn price(value: &Bytes) -> Result<u64, String> {
 }
 
 /// The beginning of a value, as it may stand in a log.
-fn shown(value: &Bytes) -> String {
+fn shown(value: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(value).chars().take(40).collect();
     format!("{text:?}")
 }
@@ -153,16 +141,20 @@ impl Settings {
         Self { values: watch::channel(None).1, _task: None }
     }
 
-    /// Spawns a task that follows the store: it asks for the next state, and the server answers when there is one.
+    /// Spawns a task that follows the store at `url`: it asks for the next state, and the server answers when there is one.
+    ///
+    /// # Errors
+    ///
+    /// If `url` is none.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    #[must_use]
-    pub fn spawn(keys: Keys) -> Self {
+    pub fn spawn(url: &str) -> Result<Self, registry::Error> {
+        let watch = RemoteKv::new(url, RemotePolicy::default())?.watch(PREFIX)?;
         let (known, values) = watch::channel(None);
-        let task = Following(tokio::spawn(follow(keys, known)));
-        Self { values, _task: Some(Arc::new(task)) }
+        let task = Following(tokio::spawn(follow(watch, known)));
+        Ok(Self { values, _task: Some(Arc::new(task)) })
     }
 
     /// What holds now.
@@ -180,66 +172,41 @@ impl Settings {
     }
 }
 
-async fn follow(keys: Keys, known: watch::Sender<Option<Arc<Values>>>) {
-    let (mut index, mut pause) = (0, PAUSES.0);
+async fn follow(mut stored: KvWatch, known: watch::Sender<Option<Arc<Values>>>) {
     loop {
-        match keys.next(PREFIX, index).await {
-            Ok(State { index: now, values }) => {
-                if pause != PAUSES.0 {
-                    tracing::info!("the settings can be read again");
-                    pause = PAUSES.0;
-                }
-                // An index that falls is that of another run of the server: what it has is looked at from the beginning.
-                index = if now < index { 0 } else { now };
-                tell(&known, &values);
-                // Changes that come in a burst are one, and a server that never waits does not keep us busy.
-                sleep(BREATH).await;
-            }
-            Err(error) => {
-                if pause == PAUSES.0 {
-                    tracing::warn!(
-                        error = &*error,
-                        "the settings cannot be read; what is known holds"
-                    );
-                }
-                sleep(pause).await;
-                pause = (pause * 2).min(PAUSES.1);
+        let stored = stored.changed().await;
+        let before = known.borrow().clone().unwrap_or_default();
+        let next = before.next(stored.entries().iter().map(|entry| (&*entry.key, &*entry.value)));
+        for (key, why) in &next.refused {
+            if before.refused.get(key) != Some(why) {
+                tracing::warn!(key, why, "a setting is refused; what held before holds");
             }
         }
+        known.send_replace(Some(Arc::new(next)));
     }
-}
-
-fn tell(known: &watch::Sender<Option<Arc<Values>>>, stored: &BTreeMap<String, Bytes>) {
-    let before = known.borrow().clone().unwrap_or_default();
-    let next = before.next(stored);
-    for (key, why) in next.refused.iter().filter(|(key, why)| before.refused.get(*key) != Some(why))
-    {
-        tracing::warn!(key, why, "a setting is refused; what held before holds");
-    }
-    known.send_replace(Some(Arc::new(next)));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn stored(pairs: &[(&str, &'static str)]) -> BTreeMap<String, Bytes> {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), Bytes::from(*value))).collect()
+    fn stored<'s>(pairs: &[(&'s str, &'s str)]) -> Vec<(&'s str, &'s [u8])> {
+        pairs.iter().map(|(key, value)| (*key, value.as_bytes())).collect()
     }
 
     #[test]
     fn what_stands_in_the_store_holds_and_what_is_deleted_does_not() {
         let both = stored(&[(GIFT_WRAP, "on"), ("shop/prices/lamp", "1990")]);
-        let values = Values::default().next(&both);
+        let values = Values::default().next(both);
         assert_eq!((values.gift_wrap(), values.price("lamp")), (Some(350), Some(1_990)));
         assert!(values.refused().is_empty());
-        let values = values.next(&stored(&[("shop/prices/gift-wrap", "100")]));
+        let values = values.next(stored(&[("shop/prices/gift-wrap", "100")]));
         assert_eq!((values.gift_wrap(), values.price("lamp")), (None, None));
     }
 
     #[test]
     fn a_bad_value_changes_nothing_and_says_why() {
-        let good = Values::default().next(&stored(&[(GIFT_WRAP, "on"), ("shop/prices/lamp", "5")]));
+        let good = Values::default().next(stored(&[(GIFT_WRAP, "on"), ("shop/prices/lamp", "5")]));
         for bad in [
             "",
             "cheap",
@@ -251,14 +218,13 @@ mod tests {
             " 5",
             "\u{1b}[2J",
         ] {
-            let values = good.next(&stored(&[(GIFT_WRAP, bad), ("shop/prices/lamp", bad)]));
+            let values = good.next(stored(&[(GIFT_WRAP, bad), ("shop/prices/lamp", bad)]));
             assert_eq!((values.gift_wrap(), values.price("lamp")), (Some(350), Some(5)), "{bad}");
             assert_eq!(values.refused().len(), 2, "{bad}");
             let why = &values.refused()["shop/prices/lamp"];
             assert!(why.starts_with("a price is whole cents") && !why.contains('\u{1b}'), "{why}");
             // It goes on to hold over any number of bad ones, and over a change of another key.
-            let again =
-                values.next(&stored(&[("shop/prices/lamp", bad), ("shop/prices/pot", "7")]));
+            let again = values.next(stored(&[("shop/prices/lamp", bad), ("shop/prices/pot", "7")]));
             assert_eq!((again.price("lamp"), again.price("pot")), (Some(5), Some(7)));
         }
     }
@@ -266,19 +232,20 @@ mod tests {
     #[test]
     fn of_a_bad_value_without_a_good_one_before_the_default_holds() {
         let values =
-            Values::default().next(&stored(&[(GIFT_WRAP, "ON"), ("shop/prices/lamp", "x")]));
+            Values::default().next(stored(&[(GIFT_WRAP, "ON"), ("shop/prices/lamp", "x")]));
         assert_eq!((values.gift_wrap(), values.price("lamp")), (None, None));
     }
 
     #[test]
     fn names_that_mean_nothing_are_told_of() {
         let odd = stored(&[("shop/flags/gift_wrap", "on"), ("shop/prices/", "5"), ("shop/x", "")]);
-        assert_eq!(Values::default().next(&odd).refused().len(), 3);
+        assert_eq!(Values::default().next(odd).refused().len(), 3);
     }
 
     #[test]
     fn what_is_remembered_of_refused_values_is_bounded() {
-        let many = (0..500).map(|n| (format!("shop/prices/{n}"), Bytes::from_static(b"x")));
-        assert_eq!(Values::default().next(&many.collect()).refused().len(), REFUSALS);
+        let keys: Vec<_> = (0..500).map(|n| format!("shop/prices/{n}")).collect();
+        let many = keys.iter().map(|key| (key.as_str(), &b"x"[..]));
+        assert_eq!(Values::default().next(many).refused().len(), REFUSALS);
     }
 }

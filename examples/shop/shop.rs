@@ -13,7 +13,7 @@ use gusset::{
     broker::{Broker, Subscription},
     call::{Deadline, TraceId},
     gateway::{Gateway, serve},
-    registry::Registry,
+    registry::{Registry, RemoteKv, RemotePolicy},
     shutdown::Shutdown,
     sidecar::{Record, Recorder, Route, Sidecar, SpanKind, Summary},
 };
@@ -28,7 +28,6 @@ use crate::{
     client::Outbound,
     front,
     inventory::Inventory,
-    keys::Keys,
     notification::Notifications,
     order::Orders,
     payment::Payments,
@@ -66,8 +65,8 @@ impl Default for Times {
 pub struct Shop {
     /// Who is alive where.
     pub registry: Arc<dyn Registry>,
-    /// The settings.
-    pub keys: Keys,
+    /// The store of the settings.
+    pub keys: RemoteKv,
     /// Through which the services tell each other what happened.
     pub broker: Broker,
     /// The front door.
@@ -123,7 +122,13 @@ impl Supplies {
     /// The settings, as soon as they are known; those that always hold if they are not within two seconds, until they are.
     async fn settings(&self) -> Settings {
         // A client of the instance's own: its connections end with it.
-        let settings = Settings::spawn(Keys::at(&*self.keys));
+        let settings = match Settings::spawn(&self.keys) {
+            Ok(settings) => settings,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "there are no settings");
+                return Settings::fixed();
+            }
+        };
         if !settings.known(Duration::from_secs(2)).await {
             tracing::warn!("begins without its settings");
         }
@@ -167,7 +172,7 @@ impl Shop {
         let door = serve(listener, gateway.clone(), shutdown.begun());
         let mut shop = Self {
             registry,
-            keys: Keys::at(&*server.url),
+            keys: RemoteKv::new(&server.url, RemotePolicy::default()).map_err(io::Error::other)?,
             broker: Broker::new(),
             gateway,
             products: Products::default(),
@@ -270,6 +275,12 @@ impl Shop {
         let running = Running::start(&self.plan.registries, service, number, layered).await?;
         self.running.push(running);
         Ok(())
+    }
+
+    /// Where a setting is read and written, over HTTP.
+    #[must_use]
+    pub fn setting_url(&self, key: &str) -> String {
+        format!("{}/v1/kv/{key}", self.server.url)
     }
 
     /// Lets an instance leave, if it runs, and starts it again on another port: what a rolling restart does with one after the other.
