@@ -113,7 +113,7 @@ async fn handle(handler: &mut Count, payload: Bytes) {
 
 /// One way to get messages to `receivers` handlers each.
 trait Contender {
-    fn new(receivers: usize, count: &Count, tasks: &mut JoinSet<()>) -> Self;
+    async fn new(receivers: usize, count: &Count, tasks: &mut JoinSet<()>) -> Self;
     /// Publishes the `number`th message.
     async fn publish(&mut self, number: u64, payload: Bytes);
 }
@@ -124,15 +124,16 @@ struct Gusset {
 }
 
 impl Contender for Gusset {
-    fn new(receivers: usize, count: &Count, _: &mut JoinSet<()>) -> Self {
+    async fn new(receivers: usize, count: &Count, _: &mut JoinSet<()>) -> Self {
         let broker = Broker::new();
         let patient = WhenFull::Wait(Duration::from_secs(60));
-        let subscribe = |group: usize| {
+        let mut _subscriptions = Vec::new();
+        for group in 0..receivers {
             let subscribe = broker.subscribe("order.*").group(format!("group-{group}"));
             let subscribe = subscribe.policy(Policy::new().capacity(QUEUE).when_full(patient));
-            subscribe.concurrency(1).handle_raw(count.clone()).expect("the names are valid")
-        };
-        let _subscriptions = (0..receivers).map(subscribe).collect();
+            let subscribed = subscribe.concurrency(1).handle_raw(count.clone()).await;
+            _subscriptions.push(subscribed.expect("the names are valid"));
+        }
         Self { broker, _subscriptions }
     }
 
@@ -145,7 +146,7 @@ impl Contender for Gusset {
 struct Bare(Vec<Count>);
 
 impl Contender for Bare {
-    fn new(receivers: usize, count: &Count, _: &mut JoinSet<()>) -> Self {
+    async fn new(receivers: usize, count: &Count, _: &mut JoinSet<()>) -> Self {
         Self(vec![count.clone(); receivers])
     }
 
@@ -159,7 +160,7 @@ impl Contender for Bare {
 struct TokioMpsc(Vec<mpsc::Sender<Bytes>>);
 
 impl Contender for TokioMpsc {
-    fn new(receivers: usize, count: &Count, tasks: &mut JoinSet<()>) -> Self {
+    async fn new(receivers: usize, count: &Count, tasks: &mut JoinSet<()>) -> Self {
         let mut open = |_| {
             let (sender, mut receiver) = mpsc::channel(QUEUE);
             let mut handler = count.clone();
@@ -185,7 +186,7 @@ struct TokioBroadcast(broadcast::Sender<Bytes>);
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 impl Contender for TokioBroadcast {
-    fn new(receivers: usize, count: &Count, tasks: &mut JoinSet<()>) -> Self {
+    async fn new(receivers: usize, count: &Count, tasks: &mut JoinSet<()>) -> Self {
         let sender = broadcast::Sender::new(QUEUE);
         for _ in 0..receivers {
             let (mut receiver, mut handler) = (sender.subscribe(), count.clone());
@@ -216,7 +217,7 @@ impl Contender for TokioBroadcast {
 struct AsyncBroadcast(async_broadcast::Sender<Bytes>);
 
 impl Contender for AsyncBroadcast {
-    fn new(receivers: usize, count: &Count, tasks: &mut JoinSet<()>) -> Self {
+    async fn new(receivers: usize, count: &Count, tasks: &mut JoinSet<()>) -> Self {
         let (sender, receiver) = async_broadcast::broadcast(QUEUE);
         for _ in 0..receivers {
             let (mut receiver, mut handler) = (receiver.clone(), count.clone());
@@ -241,7 +242,7 @@ fn measure<C: Contender>(
     payload: &[u8],
 ) {
     let (count, mut tasks) = (Count::default(), JoinSet::new());
-    let mut contender = runtime.block_on(async { C::new(receivers, &count, &mut tasks) });
+    let mut contender = runtime.block_on(async { C::new(receivers, &count, &mut tasks).await });
     bencher.iter_custom(|messages| {
         count.expect(messages * receivers as u64);
         runtime.block_on(async {

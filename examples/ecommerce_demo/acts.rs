@@ -281,7 +281,7 @@ impl Story {
         let letters = self.shop.broker.dead_letters();
         let dead = || self.shop.broker.stats().dead_letters;
         eventually(Duration::from_secs(10), || dead() > 0).await;
-        for letter in letters.list(&Filter::all(), None, 3) {
+        for letter in letters.list(&Filter::all(), None, 3).await? {
             self.terminal.say(format!(
                 "dead letter: {} for group {} after {} attempts: {}",
                 letter.message.subject(),
@@ -293,7 +293,7 @@ impl Story {
         let died = dead();
         self.terminal.say("someone repairs the mail template and redrives it");
         self.shop.notifications.repair();
-        let redriven = letters.redrive_all(&Filter::all()).redriven;
+        let redriven = letters.redrive_all(&Filter::all()).await?.redriven;
         let id = order.body["id"].as_str().unwrap_or_default().parse()?;
         let mailed = || self.shop.notifications.mails_about(id) > 0;
         let told = eventually(Duration::from_secs(10), mailed).await;

@@ -36,14 +36,20 @@ impl Inventory {
     /// # Errors
     ///
     /// If the broker is closed.
-    pub fn subscribe(&self, broker: &Broker, sidecar: &Sidecar) -> Result<Subscription, Error> {
+    pub async fn subscribe(
+        &self,
+        broker: &Broker,
+        sidecar: &Sidecar,
+    ) -> Result<Subscription, Error> {
         let (inventory, sidecar) = (self.clone(), sidecar.clone());
-        broker.subscribe(OrderCreated::SUBJECT).group("inventory").handle(service_fn(
-            move |delivery: Delivery<OrderCreated>| {
+        broker
+            .subscribe(OrderCreated::SUBJECT)
+            .group("inventory")
+            .handle(service_fn(move |delivery: Delivery<OrderCreated>| {
                 inventory.count(delivery.body());
                 sidecar.intercept(OrderCreated::SUBJECT, ready(Ok::<_, BoxError>(())))
-            },
-        ))
+            }))
+            .await
     }
 
     /// How many of each product were sold.

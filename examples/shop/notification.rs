@@ -47,15 +47,22 @@ impl Notifications {
     /// # Errors
     ///
     /// If the broker is closed.
-    pub fn subscribe(&self, broker: &Broker, sidecar: &Sidecar) -> Result<Subscription, Error> {
+    pub async fn subscribe(
+        &self,
+        broker: &Broker,
+        sidecar: &Sidecar,
+    ) -> Result<Subscription, Error> {
         let (notifications, sidecar) = (self.clone(), sidecar.clone());
         let policy = Policy::new().backoff(Duration::from_millis(100), Duration::from_secs(1));
-        broker.subscribe(OrderCreated::SUBJECT).group("notification").policy(policy).handle(
-            service_fn(move |delivery: Delivery<OrderCreated>| {
+        broker
+            .subscribe(OrderCreated::SUBJECT)
+            .group("notification")
+            .policy(policy)
+            .handle(service_fn(move |delivery: Delivery<OrderCreated>| {
                 let sent = notifications.mail(delivery.body());
                 sidecar.intercept(OrderCreated::SUBJECT, ready(sent))
-            }),
-        )
+            }))
+            .await
     }
 
     /// Repairs the template.

@@ -197,8 +197,11 @@ impl Shop {
         let (inventory, notification) =
             (Sidecar::new("inventory-service"), Sidecar::new("notification-service"));
         let subscribed = [
-            self.inventory.subscribe(&self.broker, &inventory).map_err(io::Error::other)?,
-            self.notifications.subscribe(&self.broker, &notification).map_err(io::Error::other)?,
+            self.inventory.subscribe(&self.broker, &inventory).await.map_err(io::Error::other)?,
+            self.notifications
+                .subscribe(&self.broker, &notification)
+                .await
+                .map_err(io::Error::other)?,
         ];
         self.consumers.extend(subscribed);
         let consumer = |sidecar| Member { id: "consumer".into(), sidecar, outbound: None };

@@ -261,13 +261,13 @@ async fn a_poison_message_dies_and_lives_again_after_the_repair() {
     assert_eq!(status, 201);
     let id: Uuid = order["id"].as_str().unwrap().parse().unwrap();
     quiet(&shop).await;
-    let letters = shop.broker.dead_letters().list(&Filter::all(), None, 10);
+    let letters = shop.broker.dead_letters().list(&Filter::all(), None, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(shop.notifications.mails_about(id), 0);
     assert_eq!(shop.inventory.sold()[&lamp.id], 1, "the other group is not held up");
 
     shop.notifications.repair();
-    assert_eq!(shop.broker.dead_letters().redrive_all(&Filter::all()).redriven, 1);
+    assert_eq!(shop.broker.dead_letters().redrive_all(&Filter::all()).await.unwrap().redriven, 1);
     quiet(&shop).await;
     assert_eq!(shop.notifications.mails_about(id), 1);
     shop.close().await.unwrap();

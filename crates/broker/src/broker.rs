@@ -1,17 +1,13 @@
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::Ordering::{Relaxed, SeqCst},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use gusset_call::Deadline;
 use serde::Serialize;
 
 use crate::{
-    DeadLetters, Error, Limits, Message, MessageId, Pattern, Policy, Stats, Subscribe,
-    shared::{Shared, bury_unhandled, group_name},
+    Capabilities, DeadLetters, Error, Limits, MemoryEngine, Message, MessageId, Pattern, Policy,
+    Stats, Subscribe, WhenFull,
+    engine::{Engine, GroupSpec},
+    tasks::Tasks,
 };
 
 /// Carries messages from publishers to groups of handlers. Clones share one broker; the last one to go ends nothing,
@@ -20,7 +16,9 @@ use crate::{
 /// The crate's documentation says what is guaranteed and what is not.
 #[derive(Clone)]
 pub struct Broker {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) tasks: Arc<Tasks>,
 }
 
 /// A message was taken over by the broker.
@@ -57,16 +55,29 @@ impl Leftover {
 }
 
 impl Broker {
-    /// A broker with the default [`Limits`].
+    /// A broker in memory with the default [`Limits`].
     #[must_use]
     pub fn new() -> Self {
         Self::with_limits(Limits::new())
     }
 
-    /// A broker with these limits.
+    /// A broker in memory with these limits.
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
-        Self { shared: Arc::new(Shared::new(limits)) }
+        Self::on(MemoryEngine::new(limits))
+    }
+
+    /// A broker on this engine.
+    #[must_use]
+    pub fn on(engine: impl Engine) -> Self {
+        let capabilities = engine.capabilities();
+        Self { engine: Arc::new(engine), capabilities, tasks: Arc::default() }
+    }
+
+    /// What the engine can do.
+    #[must_use]
+    pub const fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
 
     /// Publishes `body` as JSON. The body is encoded by this call; the future publishes.
@@ -108,13 +119,7 @@ impl Broker {
     /// [`Error::Full`], [`Error::DeadlineExceeded`], [`Error::TooLarge`], [`Error::Closed`].
     pub async fn publish_message(&self, mut message: Message) -> Result<Receipt, Error> {
         message.stamp();
-        let id = message.id();
-        let groups = self.shared.publish(Arc::new(message)).await?;
-        if groups == 0 {
-            self.shared.unroutable.fetch_add(1, Relaxed);
-            tracing::debug!(%id, "message matches no group");
-        }
-        Ok(Receipt { id, groups })
+        self.engine.publish(message).await
     }
 
     /// Begins a subscription to the subjects that `pattern` matches.
@@ -128,12 +133,9 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::GroupName`], [`Error::Subject`], [`Error::GroupDiffers`], [`Error::TooManyGroups`], [`Error::Closed`].
-    pub fn declare(&self, group: &str, pattern: &str, policy: Policy) -> Result<(), Error> {
-        let (name, pattern) = (group_name(group)?, Pattern::new(pattern)?);
-        let mut registry = self.shared.registry();
-        let group = self.shared.find_or_add(&mut registry, Some(name), pattern, Some(policy))?;
-        group.lock().declare();
-        Ok(())
+    pub async fn declare(&self, group: &str, pattern: &str, policy: Policy) -> Result<(), Error> {
+        let spec = self.spec(Some(group), Pattern::new(pattern)?, Some(policy))?;
+        self.engine.declare(spec).await
     }
 
     /// Ends the keeping of a declared group: it goes, with what it holds, when it has no subscription any more, at once
@@ -142,41 +144,20 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::NoSuchGroup`].
-    pub fn remove(&self, group: &str) -> Result<usize, Error> {
-        let registry = self.shared.registry();
-        let group = self.shared.group(group).ok_or_else(|| Error::NoSuchGroup(group.into()))?;
-        let in_use = {
-            let mut state = group.lock();
-            state.undeclare();
-            state.has_members()
-        };
-        if in_use {
-            return Ok(0);
-        }
-        let dropped = self.shared.drop_group(&registry, &group);
-        drop(registry);
-        Ok(bury_unhandled(&group, dropped))
+    pub async fn remove(&self, group: &str) -> Result<usize, Error> {
+        self.engine.remove(group.into()).await
     }
 
     /// The messages that were given up.
     #[must_use]
     pub fn dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(self.shared.clone())
+        DeadLetters::new(self.engine.clone())
     }
 
-    /// What the broker holds and has seen. Each group's numbers are of one instant; those of different groups are not.
+    /// What the broker holds and has seen, as far as this process knows without asking anybody.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let groups = self.shared.groups.load().iter().map(|group| group.stats()).collect();
-        let dead = self.shared.dead.lock();
-        Stats {
-            unroutable: self.shared.unroutable.load(Relaxed),
-            discarded: self.shared.discarded.load(Relaxed),
-            dead_letters: dead.len(),
-            dead_letter_bytes: dead.bytes,
-            dead_letters_dropped: dead.dropped,
-            groups,
-        }
+        self.engine.stats()
     }
 
     /// Ends the broker: refuses publishes and subscriptions with [`Error::Closed`], delivers nothing more, and waits for
@@ -189,32 +170,41 @@ impl Broker {
     /// The broker is closed even if the future is dropped after its first poll; the handlers at work then go on until
     /// they are done.
     pub async fn close(&self, deadline: Deadline) -> Leftover {
-        {
-            let _registry = self.shared.registry();
-            self.shared.closed.store(true, SeqCst);
-        }
-        let groups = self.shared.groups.load_full();
-        groups.iter().for_each(|group| group.stop());
-        let all_idle = async {
-            for group in groups.iter() {
-                group.idle().await;
-            }
-        };
-        let _ = tokio::time::timeout_at(deadline.instant(), all_idle).await;
-        let mut leftover = Leftover::default();
-        for group in groups.iter() {
-            let (held, in_flight) = {
-                let state = group.lock();
-                (state.queue.held(), state.queue.in_flight())
-            };
-            leftover.cut_short += in_flight;
-            if held > 0 {
-                leftover.groups.push((group.name.clone(), held));
-            }
-        }
-        self.shared.registry().members.abort_all();
+        let leftover = self.engine.close(deadline).await;
+        self.tasks.abort_all();
         leftover
     }
+
+    /// Checks what the engine need not check again.
+    pub(crate) fn spec(
+        &self,
+        name: Option<&str>,
+        pattern: Pattern,
+        policy: Option<Policy>,
+    ) -> Result<GroupSpec, Error> {
+        let name = name.map(group_name).transpose()?;
+        let drops = policy.is_some_and(|policy| policy.when_full == WhenFull::DropOldest);
+        self.able(!drops || self.capabilities.drop_oldest, "drop the oldest of a full group")?;
+        Ok(GroupSpec::new(name, pattern, policy))
+    }
+
+    /// What the engine cannot do is refused here.
+    fn able(&self, able: bool, what: &'static str) -> Result<(), Error> {
+        if able {
+            Ok(())
+        } else {
+            Err(Error::Unsupported { engine: self.capabilities.engine, what })
+        }
+    }
+}
+
+fn group_name(name: &str) -> Result<Arc<str>, Error> {
+    const LONGEST: usize = 128;
+    let strange = |c: char| c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > LONGEST || name.starts_with('_') || name.contains(strange) {
+        return Err(Error::GroupName(name.chars().take(LONGEST).collect()));
+    }
+    Ok(name.into())
 }
 
 impl Default for Broker {
@@ -225,8 +215,6 @@ impl Default for Broker {
 
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broker")
-            .field("groups", &self.shared.groups.load().len())
-            .finish_non_exhaustive()
+        f.debug_struct("Broker").field("engine", &self.engine).finish_non_exhaustive()
     }
 }

@@ -1,53 +1,49 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, future::IntoFuture, num::NonZeroU32, sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    DeadLetter, DeadLetterId, Error, Filter, Limits, Reason,
-    queue::{Entry, History},
-    shared::Shared,
+    DeadLetter, DeadLetterId, Error, Filter,
+    engine::{BoxFuture, Engine},
+    message::wall_clock,
 };
-
-/// What became of [`DeadLetters::redrive_all`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Redriven {
-    /// Given back to their groups.
-    pub redriven: usize,
-    /// Still dead letters: the group is full or gone, or they were redriven too often. [`DeadLetters::redrive`] tells
-    /// for each.
-    pub kept: usize,
-}
 
 /// The messages that were given up, for an operator to look at, to redrive or to purge. Clones and the broker share them.
 ///
 /// # Memory
 ///
-/// At most [`Limits::dead_letters`] records of together [`Limits::dead_letter_bytes`]; the newest one is kept whatever its
+/// In memory, at most [`Limits::dead_letters`](crate::Limits::dead_letters) records of together
+/// [`Limits::dead_letter_bytes`](crate::Limits::dead_letter_bytes); the newest one is kept whatever its
 /// size. At the bound the oldest make room, counted as [`Stats::dead_letters_dropped`](crate::Stats::dead_letters_dropped).
 #[derive(Clone, Debug)]
-pub struct DeadLetters(Arc<Shared>);
+pub struct DeadLetters(Arc<dyn Engine>);
 
 impl DeadLetters {
-    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
-        Self(shared)
+    pub(crate) const fn new(engine: Arc<dyn Engine>) -> Self {
+        Self(engine)
     }
 
     /// Up to `limit` records, oldest first, of those younger than `after`: pass the last id of one page to get the next.
-    #[must_use]
-    pub fn list(
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`], from engines outside of this process.
+    pub async fn list(
         &self,
         filter: &Filter,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Vec<Arc<DeadLetter>> {
-        self.matching(filter, after).take(limit).collect()
+    ) -> Result<Vec<Arc<DeadLetter>>, Error> {
+        self.0.dead_letters().list(filter.clone(), after, limit).await
     }
 
     /// The record with this id.
-    #[must_use]
-    pub fn get(&self, id: DeadLetterId) -> Option<Arc<DeadLetter>> {
-        self.0.dead.lock().letters.get(&id.get()).cloned()
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`], from engines outside of this process.
+    pub async fn get(&self, id: DeadLetterId) -> Result<Option<Arc<DeadLetter>>, Error> {
+        self.0.dead_letters().get(id).await
     }
 
     /// Gives one back to the group that could not handle it, and to no other, behind what is ready there. It keeps its
@@ -57,142 +53,139 @@ impl DeadLetters {
     ///
     /// It stays a dead letter, and this returns [`Error::NoSuchDeadLetter`], [`Error::NoSuchGroup`] if the group is gone,
     /// [`Error::Full`] if it has no room (redriving never waits and never drops another message),
-    /// [`Error::RedrivenTooOften`] after [`Limits::redrives`] times, [`Error::Closed`].
-    pub fn redrive(&self, id: DeadLetterId) -> Result<(), Error> {
-        let mut dead = self.0.dead.lock();
-        let letter = dead.letters.get(&id.get()).ok_or(Error::NoSuchDeadLetter)?;
-        if letter.redrives >= self.0.limits.redrives {
-            return Err(Error::RedrivenTooOften(letter.redrives));
-        }
-        let no_group = || Error::NoSuchGroup(letter.group.clone());
-        let group = self.0.group(&letter.group).ok_or_else(no_group)?;
-        // Under the lock of the dead letters, so that two operators cannot redrive one letter twice. No group's lock
-        // is ever held while that lock is taken.
-        group.redrive(Entry::new(letter.message.clone(), letter.redrives + 1))?;
-        let removed = dead.remove(id.get());
-        drop(dead);
-        drop(removed);
-        Ok(())
+    /// [`Error::RedrivenTooOften`] after [`Limits::redrives`](crate::Limits::redrives) times, [`Error::Closed`], [`Error::Engine`].
+    pub async fn redrive(&self, id: DeadLetterId) -> Result<(), Error> {
+        let letter = self.get(id).await?.ok_or(Error::NoSuchDeadLetter)?;
+        self.may_live_again(&letter)?;
+        self.0.dead_letters().redrive(id).await
     }
 
-    /// [`redrive`](Self::redrive) for each that matches and is a dead letter now.
-    #[must_use = "some may have been kept"]
-    pub fn redrive_all(&self, filter: &Filter) -> Redriven {
-        let ids: Vec<_> = self.matching(filter, None).map(|letter| letter.id).collect();
-        let redriven = ids.iter().filter(|id| self.redrive(**id).is_ok()).count();
-        Redriven { redriven, kept: ids.len() - redriven }
+    /// [`redrive`](Self::redrive) for each that matches and is a dead letter when this is awaited, oldest first.
+    ///
+    /// ```
+    /// # use gusset_broker::{Broker, Filter};
+    /// # use std::num::NonZeroU32;
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// # let letters = Broker::new().dead_letters();
+    /// let mails = Filter::all().group("mails");
+    /// println!("{} would go back", letters.redrive_all(&mails).dry_run().await?.redriven);
+    /// let ten = NonZeroU32::new(10).unwrap();
+    /// println!("{} are back", letters.redrive_all(&mails).per_second(ten).await?.redriven);
+    /// # Ok::<(), gusset_broker::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn redrive_all(&self, filter: &Filter) -> Redrive {
+        Redrive { letters: self.clone(), filter: filter.clone(), rate: None, dry: false }
     }
 
     /// Deletes what matches; how many that were.
-    #[expect(
-        clippy::must_use_candidate,
-        reason = "the deletion is wanted, the number is a courtesy"
-    )]
-    pub fn purge(&self, filter: &Filter) -> usize {
-        let mut dead = self.0.dead.lock();
-        let ids: Vec<_> =
-            dead.letters.values().filter(|l| filter.matches(l)).map(|l| l.id).collect();
-        let removed: Vec<_> = ids.iter().filter_map(|id| dead.remove(id.get())).collect();
-        drop(dead);
-        removed.len()
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`], from engines outside of this process.
+    pub async fn purge(&self, filter: &Filter) -> Result<usize, Error> {
+        self.0.dead_letters().purge(filter.clone()).await
     }
 
-    /// A copy of the matching records is made under the lock, which costs a reference count for each.
-    fn matching(
-        &self,
-        filter: &Filter,
-        after: Option<DeadLetterId>,
-    ) -> impl Iterator<Item = Arc<DeadLetter>> + use<> {
-        let from = after.map_or(0, |id| id.get().saturating_add(1));
-        let dead = self.0.dead.lock();
-        let matching: Vec<_> = dead
-            .letters
-            .range(from..)
-            .map(|(_, l)| l)
-            .filter(|l| filter.matches(l))
-            .cloned()
-            .collect();
-        matching.into_iter()
-    }
-}
-
-/// Where the dead letters are.
-#[derive(Debug)]
-pub(crate) struct Morgue {
-    limits: Limits,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct State {
-    letters: BTreeMap<u64, Arc<DeadLetter>>,
-    pub(crate) bytes: usize,
-    pub(crate) dropped: u64,
-    last: u64,
-}
-
-impl Morgue {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, state: Mutex::default() }
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn insert(&self, group: &Arc<str>, entry: &Entry, reason: Reason) {
-        let (first_failure, last_failure) = match entry.history.as_deref().cloned() {
-            Some(History { first, last }) => (Some(first), Some(last)),
-            None => (None, None),
-        };
-        let mut letter = DeadLetter {
-            id: DeadLetterId::new(0),
-            message: entry.message.clone(),
-            group: group.clone(),
-            reason,
-            attempts: entry.attempts,
-            first_failure,
-            last_failure,
-            died_at: crate::message::wall_clock(),
-            redrives: entry.redrives,
-        };
-        letter.announce();
-        let mut evicted = Vec::new();
-        let mut state = self.lock();
-        state.last += 1;
-        letter.id = DeadLetterId::new(state.last);
-        state.bytes += letter.size();
-        state.letters.insert(letter.id.get(), letter.into());
-        while state.letters.len() > 1 && self.is_over(&state) {
-            let Some((_, oldest)) = state.letters.pop_first() else { break };
-            state.bytes -= oldest.size();
-            state.dropped += 1;
-            evicted.push(oldest);
+    fn may_live_again(&self, letter: &DeadLetter) -> Result<(), Error> {
+        if letter.redrives >= self.0.dead_letters().max_redrives() {
+            return Err(Error::RedrivenTooOften(letter.redrives));
         }
-        drop(state);
-        for letter in evicted {
-            tracing::warn!(
-                group = &*letter.group,
-                id = %letter.message.id(),
-                "oldest dead letter dropped to make room"
-            );
+        Ok(())
+    }
+}
+
+/// A redrive of many. From [`DeadLetters::redrive_all`]; awaiting it does it.
+///
+/// # Cancellation
+///
+/// Dropped, it leaves what it has not come to a dead letter.
+///
+/// # Errors
+///
+/// [`Error::Engine`] if the dead letters cannot be read. One that cannot go back is counted and ends nothing.
+#[derive(Clone)]
+#[must_use = "nothing is redriven until this is awaited"]
+pub struct Redrive {
+    letters: DeadLetters,
+    filter: Filter,
+    rate: Option<NonZeroU32>,
+    dry: bool,
+}
+
+/// What became of [`DeadLetters::redrive_all`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redriven {
+    /// Given back to their groups; in a dry run, those that it would try to.
+    pub redriven: usize,
+    /// Still dead letters: the group is full or gone, or they were redriven too often. [`DeadLetters::redrive`] tells
+    /// for each.
+    pub kept: usize,
+}
+
+impl Redrive {
+    /// At most so many a second, evenly spread, so that what failed under load does not come back as one. Default: as fast as it goes.
+    pub const fn per_second(mut self, letters: NonZeroU32) -> Self {
+        self.rate = Some(letters);
+        self
+    }
+
+    /// Only counts, and changes nothing.
+    pub const fn dry_run(mut self) -> Self {
+        self.dry = true;
+        self
+    }
+
+    async fn run(self) -> Result<Redriven, Error> {
+        /// Records that are held at once.
+        const PAGE: usize = 256;
+        let (mut result, mut after) = (Redriven::default(), None);
+        // What dies again meanwhile is left alone, or this might never end.
+        let began = wall_clock();
+        let mut pace = self.rate.map(|rate| {
+            let mut pace = interval(Duration::from_secs(1) / rate.get());
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            pace
+        });
+        loop {
+            let page = self.letters.list(&self.filter, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(result) };
+            after = Some(last.id);
+            for letter in page.iter().filter(|letter| letter.died_at <= began) {
+                if let Some(pace) = pace.as_mut().filter(|_| !self.dry) {
+                    pace.tick().await;
+                }
+                match self.one(letter).await {
+                    Ok(()) => result.redriven += 1,
+                    // Somebody else was quicker.
+                    Err(Error::NoSuchDeadLetter) => {}
+                    Err(_) => result.kept += 1,
+                }
+            }
         }
     }
 
-    fn is_over(&self, state: &State) -> bool {
-        state.letters.len() > self.limits.dead_letters
-            || state.bytes > self.limits.dead_letter_bytes
+    async fn one(&self, letter: &DeadLetter) -> Result<(), Error> {
+        self.letters.may_live_again(letter)?;
+        if self.dry { Ok(()) } else { self.letters.0.dead_letters().redrive(letter.id).await }
     }
 }
 
-impl State {
-    pub(crate) fn len(&self) -> usize {
-        self.letters.len()
-    }
+impl IntoFuture for Redrive {
+    type Output = Result<Redriven, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
 
-    fn remove(&mut self, id: u64) -> Option<Arc<DeadLetter>> {
-        let letter = self.letters.remove(&id)?;
-        self.bytes -= letter.size();
-        Some(letter)
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl fmt::Debug for Redrive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redrive")
+            .field("filter", &self.filter)
+            .field("rate", &self.rate)
+            .field("dry", &self.dry)
+            .finish_non_exhaustive()
     }
 }

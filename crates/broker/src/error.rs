@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use gusset_call::{DeadlineExceeded, Overloaded};
+use gusset_call::{BoxError, DeadlineExceeded, Overloaded};
 
 use crate::InvalidSubject;
 
@@ -56,6 +56,20 @@ pub enum Error {
     /// Handlers need a tokio runtime, and there is none here.
     #[error("no tokio runtime to run the handler in")]
     NoRuntime,
+    /// The engine cannot do this; see [`Capabilities`](crate::Capabilities).
+    #[error("the {engine} engine cannot {what}")]
+    Unsupported {
+        /// Name of the engine.
+        engine: &'static str,
+        /// What was asked of it.
+        what: &'static str,
+    },
+    /// The delivery was over before it was settled: its time had run out, or its group is gone. The message is, or was, delivered again.
+    #[error("the delivery is over")]
+    LeaseLost,
+    /// The engine failed, as when its server cannot be reached or its disk is full. Whether it took the message is not known.
+    #[error("the engine failed")]
+    Engine(#[source] BoxError),
     /// No dead letter with this id, or no longer.
     #[error("no such dead letter")]
     NoSuchDeadLetter,

@@ -15,13 +15,13 @@
 //!     |order: Delivery<u32>| async move {
 //!         if *order.body() == 13 { Err("no such product") } else { Ok(()) }
 //!     },
-//! ))?;
+//! )).await?;
 //!
 //! broker.publish("order.created", &7).await?;
 //! broker.publish("order.created", &13).await?;
 //! tokio::time::sleep(std::time::Duration::from_secs(1)).await;
 //!
-//! let dead = broker.dead_letters().list(&Filter::all(), None, 10);
+//! let dead = broker.dead_letters().list(&Filter::all(), None, 10).await?;
 //! assert_eq!((dead.len(), &*dead[0].group, dead[0].attempts), (1, "inventory", 3));
 //! inventory.close().await;
 //! # Ok::<(), gusset_broker::Error>(())
@@ -83,25 +83,24 @@
 //! recognise duplicates: make handlers idempotent by [`Delivery::id`].
 
 mod broker;
-mod publish;
 mod subscribe;
 
 mod message;
 mod subject;
 
 mod delivery;
+mod handling;
+mod judge;
+mod tasks;
 mod worker;
 
 mod attempt;
 mod limits;
 mod policy;
 
-mod group;
-mod lent;
-mod queue;
-mod shared;
-mod turnstile;
-mod waits;
+mod capabilities;
+pub mod engine;
+mod memory;
 
 mod dead_letters;
 mod error;
@@ -109,11 +108,13 @@ mod letter;
 mod stats;
 
 pub use broker::{Broker, Leftover, Receipt};
-pub use dead_letters::{DeadLetters, Redriven};
+pub use capabilities::Capabilities;
+pub use dead_letters::{DeadLetters, Redrive, Redriven};
 pub use delivery::{Delivery, IntoReply, Reply};
 pub use error::Error;
 pub use letter::{DeadLetter, DeadLetterId, Failure, FailureKind, Filter, Reason};
 pub use limits::Limits;
+pub use memory::MemoryEngine;
 pub use message::{Headers, Message, MessageId};
 pub use policy::{Policy, WhenFull};
 pub use stats::{GroupStats, Stats};

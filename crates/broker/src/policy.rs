@@ -1,9 +1,15 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use rand::{Rng, RngExt};
+use tokio::time::Instant;
 
 /// A span beyond all others, which still can be added to now.
 pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// `span` from `now` on, or as far as can be told.
+pub(crate) fn after(now: Instant, span: Duration) -> Instant {
+    now.checked_add(span.min(FAR)).unwrap_or(now)
+}
 
 /// How a group keeps its messages, and how often it tries them.
 ///

@@ -1,20 +1,16 @@
-use std::{collections::HashMap, fmt, num::NonZeroUsize, sync::Arc};
+use std::{num::NonZeroUsize, sync::Arc};
 
 use bytes::Bytes;
 use gusset_call::BoxError;
 use serde::de::DeserializeOwned;
-use tokio::{
-    runtime::Handle,
-    sync::watch,
-    task::{AbortHandle, JoinSet},
-};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 use tower_service::Service;
 
 use crate::{
-    Broker, Delivery, Error, IntoReply, Pattern, Policy,
-    group::Group,
-    shared::{Shared, bury_unhandled, group_name},
-    worker::{Decode, Mode, Worker, keep_time},
+    Broker, Delivery, Error, IntoReply, Message, Pattern, Policy,
+    engine::Member,
+    tasks::Enlisted,
+    worker::{Decode, Mode, Worker},
 };
 
 /// A subscription to be. From [`Broker::subscribe`]; [`handle`](Self::handle) makes it real.
@@ -62,8 +58,7 @@ impl Subscribe {
         self
     }
 
-    /// Spawns workers, as many as [`concurrency`](Self::concurrency) says, and one task that keeps the time. They end with
-    /// the guard that this returns. From now on no matching message is missed.
+    /// Spawns workers, as many as [`concurrency`](Self::concurrency) says, which end with the guard that this returns. From now on no matching message is missed.
     ///
     /// The payload is read as JSON; one that is no `T` becomes a dead letter at once. Each worker has its own clone of
     /// `service`, waits for it to be ready before it takes a message, and gives it up (takes a new clone) when
@@ -77,7 +72,7 @@ impl Subscribe {
     ///
     /// [`Error::Subject`], [`Error::GroupName`], [`Error::GroupDiffers`], [`Error::TooManyGroups`], [`Error::Closed`],
     /// [`Error::NoRuntime`] outside of a tokio runtime.
-    pub fn handle<T, S>(self, service: S) -> Result<Subscription, Error>
+    pub async fn handle<T, S>(self, service: S) -> Result<Subscription, Error>
     where
         T: DeserializeOwned + Send + 'static,
         S: Service<Delivery<T>> + Clone + Send + 'static,
@@ -85,9 +80,10 @@ impl Subscribe {
         S::Error: Into<BoxError>,
         S::Future: Send,
     {
-        self.spawn(service, |message| {
+        let decode = |message: &Message| {
             serde_json::from_slice(message.payload()).map_err(|error| error.to_string())
-        })
+        };
+        self.spawn(service, decode).await
     }
 
     /// [`handle`](Self::handle) with the payload as it is.
@@ -95,17 +91,17 @@ impl Subscribe {
     /// # Errors
     ///
     /// Those of [`handle`](Self::handle).
-    pub fn handle_raw<S>(self, service: S) -> Result<Subscription, Error>
+    pub async fn handle_raw<S>(self, service: S) -> Result<Subscription, Error>
     where
         S: Service<Delivery<Bytes>> + Clone + Send + 'static,
         S::Response: IntoReply,
         S::Error: Into<BoxError>,
         S::Future: Send,
     {
-        self.spawn(service, |message| Ok(message.payload().clone()))
+        self.spawn(service, |message| Ok(message.payload().clone())).await
     }
 
-    fn spawn<T, S>(self, service: S, decode: Decode<T>) -> Result<Subscription, Error>
+    async fn spawn<T, S>(self, service: S, decode: Decode<T>) -> Result<Subscription, Error>
     where
         T: Send + 'static,
         S: Service<Delivery<T>> + Clone + Send + 'static,
@@ -114,23 +110,22 @@ impl Subscribe {
         S::Future: Send,
     {
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        let pattern = Pattern::new(self.pattern)?;
-        let name = self.group.as_deref().map(group_name).transpose()?;
-        // Cloned before any lock is taken and anything is joined: that is foreign code.
+        // Cloned before anything is joined: that is foreign code.
         let services: Vec<_> =
             (0..self.concurrency.get()).map(|_| (service.clone(), service.clone())).collect();
-        let membership = Membership::new(self.broker.shared, name, pattern, self.policy)?;
+        let pattern = Pattern::new(self.pattern)?;
+        let spec = self.broker.spec(self.group.as_deref(), pattern, self.policy)?;
+        let member = self.broker.engine.join(spec).await?;
+        let enlisted = self.broker.tasks.entry();
         let (mode, receiver) = watch::channel(Mode::Running);
         let mut tasks = JoinSet::new();
-        let clock = tasks.spawn_on(keep_time(membership.group.clone()), &runtime);
         for (pristine, service) in services {
-            let (shared, group) = (membership.shared.clone(), membership.group.clone());
+            let (source, group) = (member.source(), member.group().clone());
             let mode = receiver.clone();
-            let worker = Worker { shared, group, mode, decode, pristine, service };
-            let handle = tasks.spawn_on(worker.run(), &runtime);
-            membership.enlist(handle);
+            let worker = Worker { source, group, mode, runs: false, decode, pristine, service };
+            enlisted.enlist(tasks.spawn_on(worker.run(), &runtime));
         }
-        Ok(Subscription { tasks, clock, mode, membership })
+        Ok(Subscription { tasks, mode, _enlisted: enlisted, member })
     }
 }
 
@@ -142,16 +137,16 @@ impl Subscribe {
 pub struct Subscription {
     // Aborted before the membership ends.
     tasks: JoinSet<()>,
-    clock: AbortHandle,
     mode: watch::Sender<Mode>,
-    membership: Membership,
+    _enlisted: Enlisted,
+    member: Arc<dyn Member>,
 }
 
 impl Subscription {
     /// Name of the group; one that begins with `_` if none was given.
     #[must_use]
     pub fn group(&self) -> &str {
-        &self.membership.group.name
+        &self.member.group().name
     }
 
     /// Takes no more messages until [`resume`](Self::resume). Handlers at work go on. The group's messages go to its other
@@ -173,74 +168,6 @@ impl Subscription {
     /// Dropping the future is dropping the subscription.
     pub async fn close(mut self) {
         self.mode.send_replace(Mode::Closing);
-        self.clock.abort();
         while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-/// Being a member of a group; ends when dropped.
-struct Membership {
-    shared: Arc<Shared>,
-    group: Arc<Group>,
-    id: u64,
-}
-
-/// The tasks of all memberships, so that a broker can end them.
-#[derive(Debug, Default)]
-pub(crate) struct Members {
-    last: u64,
-    workers: HashMap<u64, Vec<AbortHandle>>,
-    aborted: bool,
-}
-
-impl Members {
-    pub(crate) fn abort_all(&mut self) {
-        self.aborted = true;
-        self.workers.values().flatten().for_each(AbortHandle::abort);
-    }
-}
-
-impl Membership {
-    fn new(
-        shared: Arc<Shared>,
-        name: Option<Arc<str>>,
-        pattern: Pattern,
-        policy: Option<Policy>,
-    ) -> Result<Self, Error> {
-        let mut registry = shared.registry();
-        let group = shared.find_or_add(&mut registry, name, pattern, policy)?;
-        group.lock().join();
-        registry.members.last += 1;
-        let id = registry.members.last;
-        drop(registry);
-        Ok(Self { shared, group, id })
-    }
-
-    fn enlist(&self, worker: AbortHandle) {
-        let members = &mut self.shared.registry().members;
-        if members.aborted {
-            worker.abort();
-        }
-        members.workers.entry(self.id).or_default().push(worker);
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        let mut registry = self.shared.registry();
-        let workers = registry.members.workers.remove(&self.id);
-        let group_goes = self.group.lock().leave();
-        let dropped = group_goes.then(|| self.shared.drop_group(&registry, &self.group));
-        drop(registry);
-        drop(workers);
-        if let Some(dropped) = dropped {
-            bury_unhandled(&self.group, dropped);
-        }
-    }
-}
-
-impl fmt::Debug for Membership {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Membership").field("group", &self.group.name).finish_non_exhaustive()
     }
 }

@@ -1,20 +1,16 @@
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 use gusset_call::{Attempt, BoxError, Context, Deadline};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 use tower_service::Service;
 
 use crate::{
-    Delivery, Failure, FailureKind, IntoReply, Message, Reason, Reply,
+    Delivery, Failure, FailureKind, IntoReply, Message, Reason,
     attempt::{Attempting, Outcome, contain, shortened},
-    group::Group,
-    lent::Lent,
-    policy::FAR,
-    shared::Shared,
-    waits::HANDLING,
+    engine::{GroupInfo, Lease, Source, Verdict},
+    handling::HANDLING,
+    judge,
+    policy::after,
 };
 
 /// What the guard of a subscription tells its workers.
@@ -30,9 +26,11 @@ pub(crate) type Decode<T> = fn(&Message) -> Result<T, String>;
 
 /// One of the workers of a subscription: handles one message at a time.
 pub(crate) struct Worker<S, T> {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) group: Arc<Group>,
+    pub(crate) source: Box<dyn Source>,
+    pub(crate) group: GroupInfo,
     pub(crate) mode: watch::Receiver<Mode>,
+    /// The last that was heard of `mode`.
+    pub(crate) runs: bool,
     pub(crate) decode: Decode<T>,
     /// Never polled; what is used is a clone of it.
     pub(crate) pristine: S,
@@ -46,46 +44,55 @@ where
     S::Error: Into<BoxError>,
 {
     pub(crate) async fn run(mut self) {
-        // A worker that was called either looks at once or calls another: there is no point between at which it
-        // could be cancelled and the call be lost.
         while self.may_work().await {
+            // A worker that is told to stop while it waits for its handler takes no message more.
             if !self.ready().await || self.mode.has_changed().unwrap_or(true) {
                 continue;
             }
-            match self.group.take(Instant::now()) {
-                Some(lent) => {
-                    self.handle(lent).await;
+            match self.source.take() {
+                Some(lease) => {
+                    self.handle(lease).await;
                     // Handlers that never wait would otherwise keep this thread to themselves.
                     tokio::task::coop::consume_budget().await;
                 }
                 None => {
                     // Being ready may mean to hold a place that others wait for.
                     self.start_afresh();
-                    tokio::select! {
-                        () = self.group.called() => {}
-                        _ = self.mode.changed() => {}
+                    if !self.work().await {
+                        return;
                     }
                 }
             }
         }
-        self.group.pass_on();
+    }
+
+    /// Waits until there may be work. False if there never will be again.
+    async fn work(&mut self) -> bool {
+        let source = &mut self.source;
+        tokio::select! {
+            more = poll_fn(|cx| source.poll_work(cx)) => more,
+            () = told(&mut self.mode) => true,
+        }
     }
 
     /// Waits out a pause. False when it is time to go.
     async fn may_work(&mut self) -> bool {
         loop {
+            match self.mode.has_changed() {
+                Err(_) => return false,
+                Ok(false) if self.runs => return true,
+                Ok(_) => {}
+            }
             let mode = *self.mode.borrow_and_update();
+            self.runs = mode == Mode::Running;
             match mode {
-                _ if self.mode.has_changed().is_err() => return false,
-                Mode::Running => return true,
+                Mode::Running => {}
                 Mode::Closing => return false,
                 Mode::Paused => {
                     self.start_afresh();
                     // Whoever was called and is paused lets another go.
-                    self.group.pass_on();
-                    if self.mode.changed().await.is_err() {
-                        return false;
-                    }
+                    self.source.rest();
+                    told(&mut self.mode).await;
                 }
             }
         }
@@ -94,7 +101,7 @@ where
     /// Waits until the handler can take a message; false if it is better to look again first. No message is held
     /// meanwhile: another member may be ready sooner.
     async fn ready(&mut self) -> bool {
-        let (service, group) = (&mut self.service, &self.group);
+        let (service, source) = (&mut self.service, &mut self.source);
         let mut passed_on = false;
         let ready = poll_fn(|cx| match contain(|| service.poll_ready(cx)) {
             Some(Poll::Ready(Ok(()))) => Poll::Ready(None),
@@ -105,7 +112,7 @@ where
             None => Poll::Ready(Some("panic in poll_ready".to_owned())),
             Some(Poll::Pending) => {
                 if !std::mem::replace(&mut passed_on, true) {
-                    group.pass_on();
+                    source.rest();
                 }
                 Poll::Pending
             }
@@ -113,7 +120,7 @@ where
         let error = tokio::select! {
             biased;
             ready = ready => ready,
-            _ = self.mode.changed() => return false,
+            () = told(&mut self.mode) => return false,
         };
         let Some(error) = error else { return true };
         tracing::warn!(
@@ -122,10 +129,10 @@ where
             "handler is not ready; tried again in 1 s"
         );
         self.start_afresh();
-        self.group.pass_on();
+        self.source.rest();
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            _ = self.mode.changed() => {}
+            () = told(&mut self.mode) => {}
         }
         false
     }
@@ -134,10 +141,14 @@ where
         contain(|| self.service = self.pristine.clone());
     }
 
-    async fn handle(&mut self, lent: Lent) {
-        let Some(entry) = lent.entry() else { return };
-        let (message, attempts) = (entry.message.clone(), entry.attempts);
+    async fn handle(&mut self, lease: Lease) {
+        let (message, attempt) = (lease.message().clone(), lease.attempt());
         let policy = self.group.policy;
+        // Earlier deliveries ended without a verdict, as when the process was killed by what it handled.
+        if attempt > policy.max_attempts.get() {
+            let verdict = judge::unasked(&policy, attempt, Reason::Exhausted);
+            return settle(&self.group, lease, verdict).await;
+        }
         let ends = after(Instant::now(), policy.attempt_timeout);
         let mut cx = Context::default().with_deadline(Deadline::at(ends));
         if let Some(publisher) = message.trace() {
@@ -151,7 +162,7 @@ where
                 Err(why) => return Outcome::Undecodable(shortened(&why)),
             };
             let (name, max) = (group.name.clone(), policy.max_attempts.get());
-            let delivery = Delivery::new(message, name, numbered(attempts), max, body);
+            let delivery = Delivery::new(message, name, numbered(attempt), max, body);
             match service.call(delivery).await {
                 Ok(response) => Outcome::Replied(response.into_reply()),
                 Err(error) => Outcome::of_error(&error.into()),
@@ -162,64 +173,26 @@ where
         if matches!(outcome, Outcome::Failed { kind: FailureKind::Panic, .. }) {
             self.start_afresh();
         }
-        self.settle(lent, attempts, outcome);
+        settle(&self.group, lease, judge::judge(&policy, attempt, outcome)).await;
     }
 }
 
-impl<S, T> Worker<S, T> {
-    fn settle(&self, mut lent: Lent, attempt: u32, outcome: Outcome) {
-        let (kind, error, delay) = match outcome {
-            Outcome::Replied(Reply::Ack) => return lent.ack(),
-            Outcome::Replied(Reply::Reject(why)) => {
-                return self.bury(lent, Reason::Rejected(shortened(&why)));
-            }
-            Outcome::Undecodable(why) => return self.bury(lent, Reason::Undecodable(why)),
-            Outcome::Replied(Reply::RetryAfter(delay)) => {
-                (FailureKind::Retry, "the handler asked for another attempt".to_owned(), delay)
-            }
-            Outcome::Failed { kind, error, not_before } => {
-                let backoff = self.group.policy.backoff.delay(attempt, &mut rand::rng());
-                (kind, error, backoff.max(not_before))
-            }
-        };
-        tracing::debug!(group = &*self.group.name, attempt, ?kind, error, "delivery failed");
-        let at = crate::message::wall_clock();
-        lent.note(Failure { attempt, at, kind, error });
-        if attempt >= self.group.policy.max_attempts.get() {
-            return self.bury(lent, Reason::Exhausted);
-        }
-        lent.retry_at(after(Instant::now(), delay));
-    }
-
-    /// The record is written before the message leaves the group, so that it is always in one of them.
-    fn bury(&self, lent: Lent, reason: Reason) {
-        if let Some(entry) = lent.entry() {
-            self.shared.dead.insert(&self.group.name, entry, reason);
-        }
-        lent.bury();
+/// Ready when there is something new, or nobody to tell any more; leaves the reading of it to [`Worker::may_work`].
+async fn told(mode: &mut watch::Receiver<Mode>) {
+    if mode.changed().await.is_ok() {
+        mode.mark_changed();
     }
 }
 
-/// Makes messages of a group ready when they are due. One for each subscription, so that waiting workers need no timers.
-pub(crate) async fn keep_time(group: Arc<Group>) {
-    let mut next = group.next_due();
-    loop {
-        let due = *next.borrow_and_update();
-        let due = async {
-            match due {
-                Some(due) => sleep_until(due).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = due => group.tick(Instant::now()),
-            changed = next.changed() => if changed.is_err() { return },
-        }
+async fn settle(group: &GroupInfo, lease: Lease, verdict: Verdict) {
+    if let Verdict::Retry { failure, .. } = &verdict {
+        let Failure { attempt, kind, error, .. } = failure;
+        tracing::debug!(group = &*group.name, attempt, ?kind, error, "delivery failed");
     }
-}
-
-fn after(now: Instant, span: Duration) -> Instant {
-    now.checked_add(span.min(FAR)).unwrap_or(now)
+    let id = lease.message().id();
+    if let Err(error) = lease.settle(verdict).await {
+        tracing::warn!(group = &*group.name, %id, %error, "settling failed; the message is delivered again");
+    }
 }
 
 fn numbered(attempt: u32) -> Attempt {

@@ -15,8 +15,8 @@ use tower::service_fn;
 const WAIT: WhenFull = WhenFull::Wait(Duration::from_secs(5));
 
 /// A group without listeners, with room for two.
-fn full_at_two(broker: &Broker, group: &str, when_full: WhenFull) {
-    broker.declare(group, ">", Policy::new().capacity(2).when_full(when_full)).unwrap();
+async fn full_at_two(broker: &Broker, group: &str, when_full: WhenFull) {
+    broker.declare(group, ">", Policy::new().capacity(2).when_full(when_full)).await.unwrap();
 }
 
 async fn fill(broker: &Broker) {
@@ -28,12 +28,12 @@ async fn fill(broker: &Broker) {
 #[tokio::test(start_paused = true)]
 async fn a_publish_waits_for_room_and_gets_it() {
     let broker = Broker::new();
-    full_at_two(&broker, "g", WAIT);
+    full_at_two(&broker, "g", WAIT).await;
     fill(&broker).await;
     let mut third = task::spawn(broker.publish("tick", &2));
     assert_pending!(third.poll());
     assert_eq!(stats(&broker, "g").waiting, 1);
-    let (_guard, seen) = listen(&broker, ">", "g");
+    let (_guard, seen) = listen(&broker, ">", "g").await;
     settle().await;
     assert!(third.is_woken());
     assert_eq!(assert_ready_ok!(third.poll()).groups, 1);
@@ -45,7 +45,7 @@ async fn a_publish_waits_for_room_and_gets_it() {
 #[tokio::test(start_paused = true)]
 async fn a_publish_waits_no_longer_than_the_group_says() {
     let broker = Broker::new();
-    full_at_two(&broker, "g", WAIT);
+    full_at_two(&broker, "g", WAIT).await;
     fill(&broker).await;
     let began = Instant::now();
     let error = broker.publish("tick", &2).await.unwrap_err();
@@ -58,7 +58,7 @@ async fn a_publish_waits_no_longer_than_the_group_says() {
 #[tokio::test(start_paused = true)]
 async fn a_publish_waits_no_longer_than_its_caller() {
     let broker = Broker::new();
-    full_at_two(&broker, "g", WAIT);
+    full_at_two(&broker, "g", WAIT).await;
     fill(&broker).await;
     let began = Instant::now();
     let cx = Context::default().with_deadline(Deadline::after(Duration::from_secs(1)));
@@ -70,7 +70,7 @@ async fn a_publish_waits_no_longer_than_its_caller() {
 #[tokio::test(start_paused = true)]
 async fn a_full_group_may_reject_at_once() {
     let broker = Broker::new();
-    full_at_two(&broker, "g", WhenFull::Reject);
+    full_at_two(&broker, "g", WhenFull::Reject).await;
     fill(&broker).await;
     let began = Instant::now();
     let error = broker.publish("tick", &2).await.unwrap_err();
@@ -81,18 +81,18 @@ async fn a_full_group_may_reject_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_full_group_may_drop_its_oldest_and_count_them() {
     let broker = Broker::new();
-    full_at_two(&broker, "g", WhenFull::DropOldest);
+    full_at_two(&broker, "g", WhenFull::DropOldest).await;
     for n in 0..10 {
         broker.publish("tick", &n).await.unwrap();
     }
     assert_eq!((stats(&broker, "g").dropped, stats(&broker, "g").ready), (8, 2));
-    let (guard, seen) = listen(&broker, ">", "g");
+    let (guard, seen) = listen(&broker, ">", "g").await;
     settle().await;
     assert_eq!(seen.all(), [8, 9]);
 
     guard.close().await;
     let hang = service_fn(|_: Delivery<u32>| std::future::pending::<Result<(), BoxError>>());
-    let _guard = broker.subscribe(">").group("g").handle(hang).unwrap();
+    let _guard = broker.subscribe(">").group("g").handle(hang).await.unwrap();
     fill(&broker).await;
     settle().await;
     let error = broker.publish("tick", &2).await.unwrap_err();
@@ -103,7 +103,7 @@ async fn a_full_group_may_drop_its_oldest_and_count_them() {
 async fn a_group_is_bounded_in_bytes_too() {
     let broker = Broker::new();
     let policy = Policy::new().max_bytes(1_000).when_full(WhenFull::Reject);
-    broker.declare("g", ">", policy).unwrap();
+    broker.declare("g", ">", policy).await.unwrap();
     let message = |size: usize| Message::new("tick", vec![0; size]).unwrap();
     broker.publish_message(message(600)).await.unwrap();
     let error = broker.publish_message(message(600)).await.unwrap_err();
@@ -115,7 +115,7 @@ async fn a_group_is_bounded_in_bytes_too() {
 #[tokio::test(start_paused = true)]
 async fn a_message_too_large_is_refused_before_anybody_waits() {
     let broker = Broker::new();
-    broker.declare("g", ">", Policy::new().max_bytes(1_000).when_full(WAIT)).unwrap();
+    broker.declare("g", ">", Policy::new().max_bytes(1_000).when_full(WAIT)).await.unwrap();
     let began = Instant::now();
     let error = broker.publish_message(Message::new("a", vec![0; 1_000]).unwrap()).await;
     assert!(matches!(error, Err(Error::TooLarge { size: 1_001, limit: 1_000, .. })));
@@ -126,12 +126,13 @@ async fn a_message_too_large_is_refused_before_anybody_waits() {
 async fn a_message_enters_all_its_groups_or_none() {
     for when_full in [WhenFull::Reject, WhenFull::Wait(millis(10))] {
         let broker = Broker::new();
-        broker.declare("first", ">", Policy::new()).unwrap();
+        broker.declare("first", ">", Policy::new()).await.unwrap();
         broker
             .declare("dropping", ">", Policy::new().capacity(3).when_full(WhenFull::DropOldest))
+            .await
             .unwrap();
-        full_at_two(&broker, "full", when_full);
-        broker.declare("last", ">", Policy::new()).unwrap();
+        full_at_two(&broker, "full", when_full).await;
+        broker.declare("last", ">", Policy::new()).await.unwrap();
         fill(&broker).await;
         for n in 2..10 {
             broker.publish("tick", &n).await.unwrap_err();
@@ -146,15 +147,21 @@ async fn a_message_enters_all_its_groups_or_none() {
 #[tokio::test(start_paused = true)]
 async fn a_publish_that_waits_for_one_group_takes_no_room_in_another() {
     let broker = Broker::new();
-    full_at_two(&broker, "full", WAIT);
+    full_at_two(&broker, "full", WAIT).await;
     fill(&broker).await;
-    broker.declare("free", "*", Policy::new().capacity(1).when_full(WhenFull::Reject)).unwrap();
-    broker.remove("full").unwrap();
-    broker.declare("full", "both", Policy::new().capacity(1).when_full(WAIT)).unwrap();
+    broker
+        .declare("free", "*", Policy::new().capacity(1).when_full(WhenFull::Reject))
+        .await
+        .unwrap();
+    broker.remove("full").await.unwrap();
+    broker.declare("full", "both", Policy::new().capacity(1).when_full(WAIT)).await.unwrap();
     let mut waits = task::spawn(broker.publish("both", &0));
     assert_ready_ok!(waits.poll());
-    broker.remove("free").unwrap();
-    broker.declare("free", "*", Policy::new().capacity(1).when_full(WhenFull::Reject)).unwrap();
+    broker.remove("free").await.unwrap();
+    broker
+        .declare("free", "*", Policy::new().capacity(1).when_full(WhenFull::Reject))
+        .await
+        .unwrap();
     let mut waits = task::spawn(broker.publish("both", &1));
     assert_pending!(waits.poll());
     broker.publish("single", &2).await.unwrap();
@@ -163,8 +170,8 @@ async fn a_publish_that_waits_for_one_group_takes_no_room_in_another() {
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_publish_is_in_no_group_and_holds_up_nobody() {
     let broker = Broker::new();
-    full_at_two(&broker, "g", WAIT);
-    broker.declare("other", ">", Policy::new()).unwrap();
+    full_at_two(&broker, "g", WAIT).await;
+    broker.declare("other", ">", Policy::new()).await.unwrap();
     fill(&broker).await;
     let [mut a, mut b, mut c] = [2, 3, 4].map(|n| task::spawn(broker.publish("tick", &n)));
     for publish in [&mut a, &mut b, &mut c] {
@@ -172,7 +179,7 @@ async fn a_cancelled_publish_is_in_no_group_and_holds_up_nobody() {
     }
     drop(task::spawn(broker.publish("tick", &9)));
     drop(b);
-    let (guard, seen) = listen(&broker, ">", "g");
+    let (guard, seen) = listen(&broker, ">", "g").await;
     // Room for both, and `a`, whose turn it is, has been woken: then it is dropped.
     settle().await;
     assert!(a.is_woken());
@@ -194,7 +201,7 @@ async fn a_large_message_is_not_overtaken_by_small_ones() {
         Ok::<_, BoxError>(())
     });
     let subscription = broker.subscribe(">").group("g").policy(policy).concurrency(1);
-    let _guard = subscription.handle_raw(slow).unwrap();
+    let _guard = subscription.handle_raw(slow).await.unwrap();
     let message = |size: usize| Message::new("t", vec![0; size]).unwrap();
     for _ in 0..10 {
         broker.publish_message(message(99)).await.unwrap();
@@ -223,7 +230,7 @@ async fn a_large_message_is_not_overtaken_by_small_ones() {
 }
 
 /// Handles `from` by publishing `times` as often to `to`.
-fn forward(
+async fn forward(
     broker: &Broker,
     (from, to): (&'static str, &'static str),
     times: u32,
@@ -246,14 +253,14 @@ fn forward(
         }
     });
     let subscription = broker.subscribe(from).group(from).policy(policy).concurrency(4);
-    (subscription.handle(handler).unwrap(), log)
+    (subscription.handle(handler).await.unwrap(), log)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_may_publish_into_its_own_full_group() {
     let broker = Broker::new();
     let policy = Policy::new().capacity(4).when_full(WhenFull::Wait(Duration::from_secs(3_600)));
-    let (_guard, log) = forward(&broker, ("a", "a"), 1, policy);
+    let (_guard, log) = forward(&broker, ("a", "a"), 1, policy).await;
     let began = Instant::now();
     let publishers: Vec<_> = (0..20)
         .map(|_| {
@@ -275,7 +282,7 @@ async fn a_handler_may_publish_into_its_own_full_group() {
 async fn a_handler_that_multiplies_in_its_own_full_group_is_refused_not_stuck() {
     let broker = Broker::new();
     let policy = Policy::new().capacity(4).when_full(WhenFull::Wait(Duration::from_secs(3_600)));
-    let (_guard, log) = forward(&broker, ("a", "a"), 3, policy);
+    let (_guard, log) = forward(&broker, ("a", "a"), 3, policy).await;
     for _ in 0..4 {
         broker.publish("a", &5).await.unwrap();
     }
@@ -295,8 +302,8 @@ async fn a_handler_that_multiplies_in_its_own_full_group_is_refused_not_stuck() 
 async fn handlers_of_two_full_groups_do_not_wait_for_each_other() {
     let broker = Broker::new();
     let policy = Policy::new().capacity(4).when_full(WhenFull::Wait(Duration::from_secs(3_600)));
-    let (_one, ping) = forward(&broker, ("ping", "pong"), 1, policy);
-    let (_two, pong) = forward(&broker, ("pong", "ping"), 1, policy);
+    let (_one, ping) = forward(&broker, ("ping", "pong"), 1, policy).await;
+    let (_two, pong) = forward(&broker, ("pong", "ping"), 1, policy).await;
     for _ in 0..4 {
         broker.publish("ping", &100).await.unwrap();
         broker.publish("pong", &100).await.unwrap();
@@ -311,12 +318,13 @@ async fn handlers_of_two_full_groups_do_not_wait_for_each_other() {
 async fn a_handler_waits_for_a_slower_group_that_does_not_wait_for_it() {
     let broker = Broker::new();
     let policy = Policy::new().capacity(4).when_full(WhenFull::Wait(Duration::from_secs(20)));
-    let (_fast, log) = forward(&broker, ("fast", "slow"), 1, policy);
+    let (_fast, log) = forward(&broker, ("fast", "slow"), 1, policy).await;
     let slow = service_fn(|_: Delivery<u32>| async {
         secs(1).await;
         Ok::<_, BoxError>(())
     });
-    let slow = broker.subscribe("slow").group("slow").policy(policy).concurrency(1).handle(slow);
+    let slow =
+        broker.subscribe("slow").group("slow").policy(policy).concurrency(1).handle(slow).await;
     let _slow = slow.unwrap();
     for _ in 0..20 {
         broker.publish("fast", &1).await.unwrap();

@@ -25,10 +25,10 @@ use tower::{ServiceBuilder, service_fn};
 #[tokio::test(start_paused = true)]
 async fn every_group_gets_every_message_once_and_its_members_compete() {
     let broker = Broker::new();
-    let (_a, inventory_a) = listen(&broker, "order.*", "inventory");
-    let (_b, inventory_b) = listen(&broker, "order.*", "inventory");
-    let (_c, mail) = listen(&broker, "order.*", "mail");
-    let (_d, other) = listen(&broker, "user.*", "other");
+    let (_a, inventory_a) = listen(&broker, "order.*", "inventory").await;
+    let (_b, inventory_b) = listen(&broker, "order.*", "inventory").await;
+    let (_c, mail) = listen(&broker, "order.*", "mail").await;
+    let (_d, other) = listen(&broker, "user.*", "other").await;
     for n in 0..100 {
         assert_eq!(broker.publish("order.created", &n).await.unwrap().groups, 2);
         settle().await;
@@ -45,15 +45,15 @@ async fn every_group_gets_every_message_once_and_its_members_compete() {
 async fn without_a_group_each_subscription_gets_its_own_copy_of_one_payload() {
     let broker = Broker::new();
     let payloads = Log::<Bytes>::default();
-    let subscribe = || {
+    let subscribe = async || {
         let payloads = payloads.clone();
         let handler = service_fn(move |delivery: Delivery<Bytes>| {
             payloads.note(delivery.into_body());
             async { Ok::<_, BoxError>(()) }
         });
-        broker.subscribe("image").handle_raw(handler).unwrap()
+        broker.subscribe("image").handle_raw(handler).await.unwrap()
     };
-    let (one, two) = (subscribe(), subscribe());
+    let (one, two) = (subscribe().await, subscribe().await);
     assert_ne!(one.group(), two.group());
     let message = Message::new("image", vec![7; 1_000]).unwrap();
     let at = message.payload().as_ptr();
@@ -71,7 +71,7 @@ async fn without_a_group_each_subscription_gets_its_own_copy_of_one_payload() {
 #[tokio::test(start_paused = true)]
 async fn a_message_that_nobody_wants_is_counted() {
     let broker = Broker::new();
-    let (_guard, _) = listen(&broker, "order.*", "inventory");
+    let (_guard, _) = listen(&broker, "order.*", "inventory").await;
     assert_eq!(broker.publish("user.created", &1).await.unwrap().groups, 0);
     assert_eq!(broker.stats().unroutable, 1);
 }
@@ -79,59 +79,67 @@ async fn a_message_that_nobody_wants_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_declared_group_keeps_its_backlog_while_nobody_listens() {
     let broker = Broker::new();
-    broker.declare("inventory", "order.*", Policy::new()).unwrap();
+    broker.declare("inventory", "order.*", Policy::new()).await.unwrap();
     for n in 0..3 {
         broker.publish("order.created", &n).await.unwrap();
     }
-    let (guard, seen) = listen(&broker, "order.*", "inventory");
+    let (guard, seen) = listen(&broker, "order.*", "inventory").await;
     settle().await;
     assert_eq!(seen.all(), [0, 1, 2]);
 
     guard.close().await;
     broker.publish("order.created", &3).await.unwrap();
     assert_eq!(stats(&broker, "inventory").ready, 1);
-    let (guard, seen) = listen(&broker, "order.*", "inventory");
+    let (guard, seen) = listen(&broker, "order.*", "inventory").await;
     settle().await;
     assert_eq!(seen.all(), [3]);
 
     guard.pause();
     broker.publish("order.created", &4).await.unwrap();
-    assert_eq!(broker.remove("inventory").unwrap(), 0, "in use: stays until its last member goes");
+    assert_eq!(
+        broker.remove("inventory").await.unwrap(),
+        0,
+        "in use: stays until its last member goes"
+    );
     assert_eq!(stats(&broker, "inventory").ready, 1);
     drop(guard);
     assert!(broker.stats().groups.is_empty());
-    assert!(matches!(broker.remove("inventory"), Err(Error::NoSuchGroup(_))));
+    assert!(matches!(broker.remove("inventory").await, Err(Error::NoSuchGroup(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_group_that_is_removed_says_how_much_went_with_it() {
     let broker = Broker::new();
-    broker.declare("inventory", ">", Policy::new()).unwrap();
+    broker.declare("inventory", ">", Policy::new()).await.unwrap();
     broker.publish("a", &1).await.unwrap();
     broker.publish("b", &1).await.unwrap();
-    assert_eq!(broker.remove("inventory").unwrap(), 2);
+    assert_eq!(broker.remove("inventory").await.unwrap(), 2);
     assert_eq!(broker.publish("a", &1).await.unwrap().groups, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_group_has_one_pattern_and_one_policy() {
     let broker = Broker::new();
-    let (_guard, _) = listen(&broker, "order.*", "inventory");
-    let other = broker.declare("inventory", "order.>", Policy::new()).unwrap_err();
+    let (_guard, _) = listen(&broker, "order.*", "inventory").await;
+    let other = broker.declare("inventory", "order.>", Policy::new()).await.unwrap_err();
     assert_eq!(other.to_string(), "group inventory exists with another pattern");
-    let other = broker.declare("inventory", "order.*", Policy::new().capacity(7)).unwrap_err();
+    let other =
+        broker.declare("inventory", "order.*", Policy::new().capacity(7)).await.unwrap_err();
     assert_eq!(other.to_string(), "group inventory exists with another policy");
     for name in ["", "_mine", "two words", &"x".repeat(129)] {
-        assert!(matches!(broker.declare(name, ">", Policy::new()), Err(Error::GroupName(_))));
+        assert!(matches!(broker.declare(name, ">", Policy::new()).await, Err(Error::GroupName(_))));
     }
     let never = service_fn(|_: Delivery<u32>| async { Ok::<_, BoxError>(()) });
-    assert!(matches!(broker.subscribe("a..b").handle(never), Err(Error::Subject(_))));
+    assert!(matches!(broker.subscribe("a..b").handle(never).await, Err(Error::Subject(_))));
 }
 
 #[test]
 fn without_a_runtime_there_is_an_error_and_no_panic() {
     let never = service_fn(|_: Delivery<u32>| async { Ok::<_, BoxError>(()) });
-    assert!(matches!(Broker::new().subscribe("a").handle(never), Err(Error::NoRuntime)));
+    let broker = Broker::new();
+    let mut subscribing = tokio_test::task::spawn(broker.subscribe("a").handle(never));
+    let refused = tokio_test::assert_ready!(subscribing.poll());
+    assert!(matches!(refused, Err(Error::NoRuntime)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,8 +149,8 @@ async fn a_slow_group_does_not_delay_a_quick_one() {
         secs(20).await;
         Ok::<_, BoxError>(())
     });
-    let _slow = broker.subscribe(">").group("slow").handle(slow).unwrap();
-    let (_quick, seen) = listen(&broker, ">", "quick");
+    let _slow = broker.subscribe(">").group("slow").handle(slow).await.unwrap();
+    let (_quick, seen) = listen(&broker, ">", "quick").await;
     for n in 0..500 {
         broker.publish("tick", &n).await.unwrap();
     }
@@ -168,7 +176,7 @@ async fn one_subscription_handles_at_most_so_many_at_once() {
             }
         })
     };
-    let _guard = broker.subscribe(">").concurrency(3).handle(handler).unwrap();
+    let _guard = broker.subscribe(">").concurrency(3).handle(handler).await.unwrap();
     let began = Instant::now();
     for n in 0..30 {
         broker.publish("tick", &n).await.unwrap();
@@ -193,7 +201,7 @@ async fn with_one_at_a_time_the_order_is_kept() {
             Ok::<_, BoxError>(())
         }
     });
-    let _guard = broker.subscribe(">").concurrency(1).handle(handler).unwrap();
+    let _guard = broker.subscribe(">").concurrency(1).handle(handler).await.unwrap();
     for n in 0..50 {
         broker.publish("tick", &n).await.unwrap();
     }
@@ -217,7 +225,7 @@ async fn the_handler_works_within_the_publisher_s_trace_and_knows_its_attempt() 
         }
     });
     let policy = Policy::new().max_attempts(2).attempt_timeout(Duration::from_secs(9));
-    let _guard = broker.subscribe(">").policy(policy).handle(handler).unwrap();
+    let _guard = broker.subscribe(">").policy(policy).handle(handler).await.unwrap();
     let publisher = TraceContext::new_root();
     let publish = broker.publish("tick", &1);
     Context::default().with_trace(publisher).scope(publish).await.unwrap();
@@ -247,8 +255,8 @@ async fn layers_compose_and_an_idle_worker_holds_no_place_in_a_shared_limit() {
             },
         ))
     };
-    let _one = broker.subscribe("one").handle(shared.clone()).unwrap();
-    let _two = broker.subscribe("two").handle(shared).unwrap();
+    let _one = broker.subscribe("one").handle(shared.clone()).await.unwrap();
+    let _two = broker.subscribe("two").handle(shared).await.unwrap();
     settle().await;
     for n in 0..5 {
         broker.publish("one", &n).await.unwrap();
@@ -282,9 +290,10 @@ impl tower::Service<Delivery<u32>> for Gate {
 async fn a_member_that_is_not_ready_leaves_messages_to_the_others() {
     let broker = Broker::new();
     let open = Arc::new(AtomicU32::new(1));
-    let _stuck = broker.subscribe(">").group("g").handle(Gate { open: open.clone() }).unwrap();
+    let _stuck =
+        broker.subscribe(">").group("g").handle(Gate { open: open.clone() }).await.unwrap();
     settle().await;
-    let (_quick, seen) = listen(&broker, ">", "g");
+    let (_quick, seen) = listen(&broker, ">", "g").await;
     settle().await;
     // All idle, and those that will not be ready are first to be called.
     open.store(0, SeqCst);
@@ -327,7 +336,7 @@ async fn a_handler_whose_readiness_fails_is_asked_again_and_costs_no_attempt() {
     let broker = Broker::new();
     let (warm, asked) = (Arc::new(AtomicU32::new(0)), Log::default());
     let warming = Warming { warm: warm.clone(), asked: asked.clone() };
-    let _guard = broker.subscribe(">").group("g").concurrency(1).handle(warming).unwrap();
+    let _guard = broker.subscribe(">").group("g").concurrency(1).handle(warming).await.unwrap();
     broker.publish("tick", &1).await.unwrap();
     sleep(millis(4_500)).await;
     warm.store(1, SeqCst);
@@ -353,7 +362,7 @@ async fn handlers_that_never_wait_leave_room_for_other_tasks() {
             }
         })
     };
-    let guard = broker.subscribe("again").handle(again).unwrap();
+    let guard = broker.subscribe("again").handle(again).await.unwrap();
     broker.publish("again", &1).await.unwrap();
     // On this one thread, the handlers would go on for ever.
     for _ in 0..100 {
@@ -369,7 +378,7 @@ async fn on_several_threads_nothing_is_lost_and_nobody_sleeps_through() {
     let broker = Broker::new();
     let policy = Policy::new().capacity(50).backoff(Duration::from_micros(500), millis(2));
     let (seen, done) = (Log::default(), Arc::new(Semaphore::new(0)));
-    let subscribe = || {
+    let subscribe = async || {
         let (noted, done) = (seen.clone(), done.clone());
         let handler = service_fn(move |delivery: Delivery<u32>| {
             let (noted, done) = (noted.clone(), done.clone());
@@ -385,10 +394,17 @@ async fn on_several_threads_nothing_is_lost_and_nobody_sleeps_through() {
                 Ok(())
             }
         });
-        broker.subscribe(">").group("g").policy(policy).concurrency(3).handle(handler).unwrap()
+        broker
+            .subscribe(">")
+            .group("g")
+            .policy(policy)
+            .concurrency(3)
+            .handle(handler)
+            .await
+            .unwrap()
     };
-    broker.declare("g", ">", policy).unwrap();
-    let guards = [subscribe(), subscribe()];
+    broker.declare("g", ">", policy).await.unwrap();
+    let guards = [subscribe().await, subscribe().await];
     let publishers: Vec<_> = (0..4)
         .map(|publisher| {
             let broker = broker.clone();

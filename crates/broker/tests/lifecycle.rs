@@ -13,7 +13,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tower::service_fn;
 
 /// Handles each message in `span`; notes attempt and whether that was the end.
-fn work(broker: &Broker, span: Duration) -> (Subscription, Log<(u32, &'static str)>) {
+async fn work(broker: &Broker, span: Duration) -> (Subscription, Log<(u32, &'static str)>) {
     let log = Log::default();
     let noted = log.clone();
     let handler = service_fn(move |delivery: Delivery<u32>| {
@@ -25,14 +25,14 @@ fn work(broker: &Broker, span: Duration) -> (Subscription, Log<(u32, &'static st
             Ok::<_, BoxError>(())
         }
     });
-    (broker.subscribe(">").group("g").handle(handler).unwrap(), log)
+    (broker.subscribe(">").group("g").handle(handler).await.unwrap(), log)
 }
 
 #[tokio::test(start_paused = true)]
 async fn dropping_a_subscription_mid_message_gives_it_back_uncharged() {
     let broker = Broker::new();
-    broker.declare("g", ">", Policy::new().max_attempts(1)).unwrap();
-    let (guard, log) = work(&broker, Duration::from_secs(10));
+    broker.declare("g", ">", Policy::new().max_attempts(1)).await.unwrap();
+    let (guard, log) = work(&broker, Duration::from_secs(10)).await;
     broker.publish("tick", &1).await.unwrap();
     broker.publish("tick", &2).await.unwrap();
     settle().await;
@@ -42,7 +42,7 @@ async fn dropping_a_subscription_mid_message_gives_it_back_uncharged() {
     let stats_before = stats(&broker, "g");
     assert_eq!((stats_before.ready, stats_before.in_flight, stats_before.returned), (2, 0, 2));
 
-    let (_guard, log) = work(&broker, millis(1));
+    let (_guard, log) = work(&broker, millis(1)).await;
     settle().await;
     assert_eq!(log.all()[0], (1, "begun"), "even where one attempt is all there is");
     secs(1).await;
@@ -52,10 +52,10 @@ async fn dropping_a_subscription_mid_message_gives_it_back_uncharged() {
 #[tokio::test(start_paused = true)]
 async fn what_a_dropped_member_held_goes_to_another_at_once() {
     let broker = Broker::new();
-    let (guard, cut) = work(&broker, Duration::from_secs(10));
+    let (guard, cut) = work(&broker, Duration::from_secs(10)).await;
     broker.publish("tick", &1).await.unwrap();
     settle().await;
-    let (_other, seen) = listen(&broker, ">", "g");
+    let (_other, seen) = listen(&broker, ">", "g").await;
     drop(guard);
     settle().await;
     assert_eq!((cut.len(), seen.all()), (1, vec![1]));
@@ -64,8 +64,8 @@ async fn what_a_dropped_member_held_goes_to_another_at_once() {
 #[tokio::test(start_paused = true)]
 async fn closing_a_subscription_finishes_what_is_under_way_and_takes_no_more() {
     let broker = Broker::new();
-    broker.declare("g", ">", Policy::new()).unwrap();
-    let (guard, log) = work(&broker, Duration::from_secs(10));
+    broker.declare("g", ">", Policy::new()).await.unwrap();
+    let (guard, log) = work(&broker, Duration::from_secs(10)).await;
     for n in 0..20 {
         broker.publish("tick", &n).await.unwrap();
     }
@@ -80,7 +80,7 @@ async fn closing_a_subscription_finishes_what_is_under_way_and_takes_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_paused_subscription_takes_nothing_until_it_is_resumed() {
     let broker = Broker::new();
-    let (guard, seen) = listen(&broker, ">", "g");
+    let (guard, seen) = listen(&broker, ">", "g").await;
     guard.pause();
     for n in 0..3 {
         broker.publish("tick", &n).await.unwrap();
@@ -95,8 +95,8 @@ async fn a_paused_subscription_takes_nothing_until_it_is_resumed() {
 #[tokio::test(start_paused = true)]
 async fn while_one_member_pauses_the_others_get_everything() {
     let broker = Broker::new();
-    let (one, idle) = listen(&broker, ">", "g");
-    let (_two, busy) = listen(&broker, ">", "g");
+    let (one, idle) = listen(&broker, ">", "g").await;
+    let (_two, busy) = listen(&broker, ">", "g").await;
     settle().await;
     for n in 0..100 {
         // Published and paused in one go: who was called may be the one who pauses.
@@ -113,9 +113,9 @@ async fn while_one_member_pauses_the_others_get_everything() {
 async fn a_member_that_ends_when_called_passes_the_call_on() {
     for round in 0..50 {
         let broker = Broker::new();
-        broker.declare("g", ">", Policy::new()).unwrap();
-        let (one, _) = listen(&broker, ">", "g");
-        let (_two, _) = listen(&broker, ">", "g");
+        broker.declare("g", ">", Policy::new()).await.unwrap();
+        let (one, _) = listen(&broker, ">", "g").await;
+        let (_two, _) = listen(&broker, ">", "g").await;
         settle().await;
         broker.publish("tick", &round).await.unwrap();
         if round % 2 == 0 {
@@ -132,10 +132,10 @@ async fn a_member_that_ends_when_called_passes_the_call_on() {
 async fn a_member_that_closes_leaves_new_messages_to_others_while_it_finishes() {
     for _ in 0..50 {
         let broker = Broker::new();
-        let (one, log) = work(&broker, Duration::from_secs(10));
+        let (one, log) = work(&broker, Duration::from_secs(10)).await;
         broker.publish("tick", &1).await.unwrap();
         settle().await;
-        let (_two, seen) = listen(&broker, ">", "g");
+        let (_two, seen) = listen(&broker, ">", "g").await;
         settle().await;
         broker.publish("tick", &2).await.unwrap();
         let mut closing = task::spawn(one.close());
@@ -150,8 +150,8 @@ async fn a_member_that_closes_leaves_new_messages_to_others_while_it_finishes() 
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_closes_finishes_what_is_under_way_and_tells_what_is_left() {
     let broker = Broker::new();
-    broker.declare("idle", ">", Policy::new()).unwrap();
-    let (_guard, log) = work(&broker, Duration::from_secs(10));
+    broker.declare("idle", ">", Policy::new()).await.unwrap();
+    let (_guard, log) = work(&broker, Duration::from_secs(10)).await;
     for n in 0..20 {
         broker.publish("tick", &n).await.unwrap();
     }
@@ -164,14 +164,14 @@ async fn a_broker_that_closes_finishes_what_is_under_way_and_tells_what_is_left(
     assert_eq!(left.groups, [("idle".into(), 20), ("g".into(), 4)]);
 
     assert!(matches!(broker.publish("tick", &1).await, Err(Error::Closed)));
-    assert!(matches!(broker.declare("new", ">", Policy::new()), Err(Error::Closed)));
+    assert!(matches!(broker.declare("new", ">", Policy::new()).await, Err(Error::Closed)));
     assert_eq!(broker.close(Deadline::after(Duration::ZERO)).await.messages(), 24, "as before");
 }
 
 #[tokio::test(start_paused = true)]
 async fn at_the_deadline_a_closing_broker_cuts_short_what_is_not_done() {
     let broker = Broker::new();
-    let (_guard, log) = work(&broker, Duration::from_secs(10));
+    let (_guard, log) = work(&broker, Duration::from_secs(10)).await;
     broker.publish("tick", &1).await.unwrap();
     settle().await;
     let left = broker.close(Deadline::after(Duration::from_secs(2))).await;
@@ -185,7 +185,7 @@ async fn at_the_deadline_a_closing_broker_cuts_short_what_is_not_done() {
 async fn closing_wakes_publishers_that_wait_for_room() {
     let broker = Broker::new();
     let policy = Policy::new().capacity(1).when_full(WhenFull::Wait(Duration::from_secs(60)));
-    broker.declare("g", ">", policy).unwrap();
+    broker.declare("g", ">", policy).await.unwrap();
     broker.publish("tick", &1).await.unwrap();
     let mut waiting = task::spawn(broker.publish("tick", &2));
     assert_pending!(waiting.poll());
@@ -198,12 +198,12 @@ async fn closing_wakes_publishers_that_wait_for_room() {
 async fn removing_a_full_group_lets_publishers_go_on_without_it() {
     let broker = Broker::new();
     let policy = Policy::new().capacity(1).when_full(WhenFull::Wait(Duration::from_secs(60)));
-    broker.declare("full", ">", policy).unwrap();
-    broker.declare("free", ">", Policy::new()).unwrap();
+    broker.declare("full", ">", policy).await.unwrap();
+    broker.declare("free", ">", Policy::new()).await.unwrap();
     broker.publish("tick", &1).await.unwrap();
     let mut waiting = task::spawn(broker.publish("tick", &2));
     assert_pending!(waiting.poll());
-    broker.remove("full").unwrap();
+    broker.remove("full").await.unwrap();
     assert!(waiting.is_woken());
     assert_eq!(assert_ready!(waiting.poll()).unwrap().groups, 1);
 }
@@ -221,8 +221,8 @@ async fn while_a_broker_closes_handlers_at_work_may_still_publish() {
             }
         })
     };
-    let _guard = broker.subscribe("order").handle(handler).unwrap();
-    broker.declare("next", "follow.*", Policy::new()).unwrap();
+    let _guard = broker.subscribe("order").handle(handler).await.unwrap();
+    broker.declare("next", "follow.*", Policy::new()).await.unwrap();
     broker.publish("order", &1).await.unwrap();
     settle().await;
     let left = broker.close(Deadline::after(Duration::from_secs(5))).await;
@@ -232,12 +232,12 @@ async fn while_a_broker_closes_handlers_at_work_may_still_publish() {
 #[tokio::test(start_paused = true)]
 async fn there_are_at_most_so_many_groups() {
     let broker = Broker::with_limits(gusset_broker::Limits::new().groups(2));
-    let (_one, _) = listen(&broker, ">", "one");
-    let (two, _) = listen(&broker, ">", "two");
-    let third = broker.declare("three", ">", Policy::new());
+    let (_one, _) = listen(&broker, ">", "one").await;
+    let (two, _) = listen(&broker, ">", "two").await;
+    let third = broker.declare("three", ">", Policy::new()).await;
     assert!(matches!(third, Err(Error::TooManyGroups(2))));
     drop(two);
-    broker.declare("three", ">", Policy::new()).unwrap();
+    broker.declare("three", ">", Policy::new()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +247,8 @@ async fn what_goes_with_an_undeclared_group_is_counted() {
         sleep(Duration::from_secs(10)).await;
         Ok::<_, BoxError>(())
     });
-    let one_at_a_time = broker.subscribe(">").group("g").concurrency(1).handle(handler).unwrap();
+    let one_at_a_time =
+        broker.subscribe(">").group("g").concurrency(1).handle(handler).await.unwrap();
     for n in 0..3 {
         broker.publish("tick", &n).await.unwrap();
     }

@@ -21,7 +21,7 @@ async fn attempts_are_counted_and_each_waits_within_its_jitter() {
     let broker = Broker::new();
     let (base, max) = (millis(100), millis(350));
     let policy = Policy::new().max_attempts(5).backoff(base, max);
-    let (_guard, log) = fail(&broker, "g", policy);
+    let (_guard, log) = fail(&broker, "g", policy).await;
     for n in 0..200 {
         broker.publish("tick", &n).await.unwrap();
     }
@@ -64,7 +64,7 @@ async fn ten_thousand_failing_messages_hold_up_no_good_one() {
             Ok(())
         }
     });
-    let _guard = broker.subscribe(">").group("g").policy(policy).handle(handler).unwrap();
+    let _guard = broker.subscribe(">").group("g").policy(policy).handle(handler).await.unwrap();
     for n in 0..10_000 {
         broker.publish("bad", &n).await.unwrap();
         if n % 100 == 0 {
@@ -99,7 +99,7 @@ async fn a_delayed_message_is_redelivered_on_time_while_the_one_who_failed_it_is
             Ok::<_, BoxError>(Reply::Ack)
         }
     });
-    let _guard = broker.subscribe(">").concurrency(2).handle(handler).unwrap();
+    let _guard = broker.subscribe(">").concurrency(2).handle(handler).await.unwrap();
     broker.publish("a", &0).await.unwrap();
     settle().await;
     broker.publish("a", &1).await.unwrap();
@@ -124,7 +124,7 @@ async fn messages_that_come_due_together_are_handled_together() {
             Ok::<_, BoxError>(Reply::Ack)
         }
     });
-    let _guard = broker.subscribe(">").handle(handler).unwrap();
+    let _guard = broker.subscribe(">").handle(handler).await.unwrap();
     for n in 0..10 {
         broker.publish("tick", &n).await.unwrap();
     }
@@ -146,14 +146,14 @@ async fn a_panic_is_a_failed_attempt_wherever_it_happens() {
             Ok::<_, BoxError>(())
         }
     });
-    let _guard = broker.subscribe(">").group("g").concurrency(1).handle(handler).unwrap();
+    let _guard = broker.subscribe(">").group("g").concurrency(1).handle(handler).await.unwrap();
     for n in 0..=4 {
         broker.publish("tick", &n).await.unwrap();
     }
     secs(5).await;
     let stats = stats(&broker, "g");
     assert_eq!((stats.acked, stats.dead, stats.delivered), (2, 3, 11), "the worker lives on");
-    let letters = broker.dead_letters().list(&Filter::all(), None, 10);
+    let letters = broker.dead_letters().list(&Filter::all(), None, 10).await.unwrap();
     let mut texts: Vec<_> =
         letters.iter().map(|letter| letter.last_failure.clone().unwrap().error).collect();
     texts.sort();
@@ -191,7 +191,7 @@ async fn an_instance_that_panicked_is_not_used_again() {
     let broker = Broker::new();
     let (fragile, policy) = (Fragile::default(), Policy::new().max_attempts(1));
     let log = fragile.log.clone();
-    let _guard = broker.subscribe(">").policy(policy).concurrency(1).handle(fragile).unwrap();
+    let _guard = broker.subscribe(">").policy(policy).concurrency(1).handle(fragile).await.unwrap();
     for n in 0..3 {
         broker.publish("tick", &n).await.unwrap();
     }
@@ -222,8 +222,14 @@ async fn a_panic_while_dropping_ends_no_worker() {
         Ok::<_, BoxError>(())
     });
     let policy = Policy::new().max_attempts(1).attempt_timeout(millis(10));
-    let _guard =
-        broker.subscribe(">").group("g").policy(policy).concurrency(1).handle(handler).unwrap();
+    let _guard = broker
+        .subscribe(">")
+        .group("g")
+        .policy(policy)
+        .concurrency(1)
+        .handle(handler)
+        .await
+        .unwrap();
     for n in [1, 2, 1, 2, 0] {
         broker.publish("tick", &n).await.unwrap();
     }
@@ -244,13 +250,13 @@ async fn a_handler_that_hangs_is_dropped_and_tried_again() {
         }
     });
     let policy = Policy::new().attempt_timeout(Duration::from_secs(2));
-    let _guard = broker.subscribe(">").group("g").policy(policy).handle(handler).unwrap();
+    let _guard = broker.subscribe(">").group("g").policy(policy).handle(handler).await.unwrap();
     broker.publish("tick", &1).await.unwrap();
     sleep(millis(1_990)).await;
     assert_eq!(dropped.len(), 0);
     secs(10).await;
     assert_eq!(dropped.all(), [1, 2, 3]);
-    let letter = &broker.dead_letters().list(&Filter::all(), None, 1)[0];
+    let letter = &broker.dead_letters().list(&Filter::all(), None, 1).await.unwrap()[0];
     let last = letter.last_failure.as_ref().unwrap();
     assert_eq!((last.kind, &*last.error), (FailureKind::Timeout, "no reply within 2s"));
 }
@@ -279,14 +285,14 @@ async fn the_handler_s_answer_decides() {
         };
         async move { Ok::<_, BoxError>(reply) }
     });
-    let _guard = broker.subscribe(">").group("g").handle(handler).unwrap();
+    let _guard = broker.subscribe(">").group("g").handle(handler).await.unwrap();
     for n in 0..4 {
         broker.publish("tick", &n).await.unwrap();
     }
     secs(20).await;
     assert_eq!(log.all(), [(0, 0), (1, 0), (2, 0), (3, 0), (1, 3), (1, 6)]);
     assert_eq!(stats(&broker, "g").delayed, 1, "the one that is to come back never");
-    let letters = broker.dead_letters().list(&Filter::all(), None, 10);
+    let letters = broker.dead_letters().list(&Filter::all(), None, 10).await.unwrap();
     assert_eq!(letters[0].reason, Reason::Rejected("no such customer".into()));
     assert_eq!((letters[0].attempts, &letters[0].last_failure), (1, &None));
     let last = letters[1].last_failure.as_ref().unwrap();
@@ -302,7 +308,7 @@ async fn a_refusal_in_the_error_postpones_the_next_attempt() {
         noted.note(Instant::now());
         async { Err::<(), _>(Open::new("smtp").with_retry_after(Duration::from_secs(30))) }
     });
-    let _guard = broker.subscribe(">").handle(handler).unwrap();
+    let _guard = broker.subscribe(">").handle(handler).await.unwrap();
     broker.publish("tick", &1).await.unwrap();
     secs(100).await;
     let [first, second, third] = log.all()[..] else { panic!() };
@@ -312,12 +318,12 @@ async fn a_refusal_in_the_error_postpones_the_next_attempt() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_decoded_is_dead_at_once() {
     let broker = Broker::new();
-    let (_guard, seen) = listen(&broker, ">", "g");
+    let (_guard, seen) = listen(&broker, ">", "g").await;
     broker.publish_message(Message::new("tick", "{no number").unwrap()).await.unwrap();
     broker.publish("tick", &7).await.unwrap();
     settle().await;
     assert_eq!(seen.all(), [7]);
-    let letter = &broker.dead_letters().list(&Filter::all(), None, 1)[0];
+    let letter = &broker.dead_letters().list(&Filter::all(), None, 1).await.unwrap()[0];
     assert!(matches!(&letter.reason, Reason::Undecodable(why) if why.contains("line 1")));
     assert_eq!((letter.attempts, &**letter.message.payload()), (1, &b"{no number"[..]));
 }
@@ -325,8 +331,8 @@ async fn what_cannot_be_decoded_is_dead_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_failing_group_leaves_the_other_groups_copy_alone() {
     let broker = Broker::new();
-    let (_bad, _) = fail(&broker, "bad", Policy::new().when_full(WhenFull::Reject));
-    let (_good, seen) = listen(&broker, ">", "good");
+    let (_bad, _) = fail(&broker, "bad", Policy::new().when_full(WhenFull::Reject)).await;
+    let (_good, seen) = listen(&broker, ">", "good").await;
     broker.publish("tick", &1).await.unwrap();
     secs(5).await;
     assert_eq!(seen.all(), [1]);

@@ -37,7 +37,11 @@ impl<T: Clone> Log<T> {
 }
 
 /// A subscription that acknowledges everything at once.
-pub(crate) fn listen(broker: &Broker, pattern: &str, group: &str) -> (Subscription, Log<u32>) {
+pub(crate) async fn listen(
+    broker: &Broker,
+    pattern: &str,
+    group: &str,
+) -> (Subscription, Log<u32>) {
     let log = Log::default();
     let noted = log.clone();
     let subscription = broker
@@ -47,12 +51,13 @@ pub(crate) fn listen(broker: &Broker, pattern: &str, group: &str) -> (Subscripti
             noted.note(*delivery.body());
             async { Ok::<_, BoxError>(()) }
         }))
+        .await
         .unwrap();
     (subscription, log)
 }
 
 /// A subscription that fails always; notes value, attempt and time of each delivery.
-pub(crate) fn fail(
+pub(crate) async fn fail(
     broker: &Broker,
     group: &str,
     policy: Policy,
@@ -67,6 +72,7 @@ pub(crate) fn fail(
             noted.note((*delivery.body(), delivery.attempt().number(), Instant::now()));
             async { Err::<(), _>("out of order") }
         }))
+        .await
         .unwrap();
     (subscription, log)
 }

@@ -8,9 +8,10 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 
+use super::{group::Group, morgue::Morgue, queue::Entry, waits::Waits};
 use crate::{
-    Error, Limits, Pattern, Policy, dead_letters::Morgue, group::Group, queue::Entry,
-    subscribe::Members, waits::Waits,
+    Error, Limits,
+    engine::{GroupInfo, GroupSpec},
 };
 
 /// What all clones share.
@@ -23,15 +24,13 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     pub(crate) unroutable: AtomicU64,
     pub(crate) discarded: AtomicU64,
-    pub(crate) dead: Morgue,
+    pub(crate) dead: Arc<Morgue>,
     pub(crate) waits: Waits,
 }
 
-/// What changes with subscriptions.
+/// Whoever holds it may change which groups there are.
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
-    pub(crate) members: Members,
-}
+pub(crate) struct Registry;
 
 impl Shared {
     pub(crate) fn new(limits: Limits) -> Self {
@@ -42,7 +41,7 @@ impl Shared {
             closed: AtomicBool::new(false),
             unroutable: AtomicU64::new(0),
             discarded: AtomicU64::new(0),
-            dead: Morgue::new(limits),
+            dead: Morgue::new(limits).into(),
             waits: Waits::default(),
         }
     }
@@ -51,30 +50,32 @@ impl Shared {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Under the lock of the registry, so that no group is made after this that nobody stops.
+    pub(crate) fn refuse_publishers(&self) {
+        let _registry = self.registry();
+        self.closed.store(true, SeqCst);
+    }
+
     pub(crate) fn group(&self, name: &str) -> Option<Arc<Group>> {
-        self.groups.load().iter().find(|group| &*group.name == name).cloned()
+        self.groups.load().iter().find(|group| &*group.info.name == name).cloned()
     }
 
     /// The group with this name, or a new one.
     pub(crate) fn find_or_add(
         &self,
         _registry: &mut Registry,
-        name: Option<Arc<str>>,
-        pattern: Pattern,
-        policy: Option<Policy>,
+        spec: GroupSpec,
     ) -> Result<Arc<Group>, Error> {
-        /// One counter for the process, so that handlers of several brokers are told apart.
-        static IDS: AtomicU64 = AtomicU64::new(1);
         if self.closed.load(SeqCst) {
             return Err(Error::Closed);
         }
-        if let Some(present) = name.as_deref().and_then(|name| self.group(name)) {
-            let differs = |what| Err(Error::GroupDiffers { group: present.name.clone(), what });
-            if present.pattern != pattern {
-                return differs("pattern");
+        if let Some(present) = spec.name.as_deref().and_then(|name| self.group(name)) {
+            let group = present.info.name.clone();
+            if present.pattern != spec.pattern {
+                return Err(Error::GroupDiffers { group, what: "pattern" });
             }
-            if policy.is_some_and(|policy| policy != present.policy) {
-                return differs("policy");
+            if spec.policy.is_some_and(|policy| policy != present.info.policy) {
+                return Err(Error::GroupDiffers { group, what: "policy" });
             }
             return Ok(present);
         }
@@ -82,9 +83,10 @@ impl Shared {
         if groups.len() >= self.limits.groups {
             return Err(Error::TooManyGroups(groups.len()));
         }
-        let id = IDS.fetch_add(1, Relaxed);
-        let name = name.unwrap_or_else(|| format!("_{id}").into());
-        let group = Arc::new(Group::new(id, name, pattern, policy.unwrap_or_default()));
+        let id = GroupInfo::next_id();
+        let name = spec.name.unwrap_or_else(|| format!("_{id}").into());
+        let info = GroupInfo { id, name, policy: spec.policy.unwrap_or_default() };
+        let group = Arc::new(Group::new(info, spec.pattern, self.dead.clone()));
         groups.push(group.clone());
         self.groups.store(groups.into());
         Ok(group)
@@ -92,7 +94,7 @@ impl Shared {
 
     /// Takes the group out; what it held, to be buried once the registry is unlocked.
     pub(crate) fn drop_group(&self, _registry: &Registry, group: &Group) -> Vec<Entry> {
-        let others = |other: &&Arc<Group>| other.id != group.id;
+        let others = |other: &&Arc<Group>| other.info.id != group.info.id;
         let groups: Vec<_> = self.groups.load().iter().filter(others).cloned().collect();
         // First out of sight, then emptied: a publisher that still saw it finds it gone and goes on without it.
         self.groups.store(groups.into());
@@ -106,17 +108,8 @@ impl Shared {
 pub(crate) fn bury_unhandled(group: &Group, dropped: Vec<Entry>) -> usize {
     let count = dropped.len();
     if count > 0 {
-        let group = &*group.name;
+        let group = &*group.info.name;
         tracing::warn!(group, count, "group removed with messages that nobody handled");
     }
     count
-}
-
-pub(crate) fn group_name(name: &str) -> Result<Arc<str>, Error> {
-    const LONGEST: usize = 128;
-    let strange = |c: char| c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.len() > LONGEST || name.starts_with('_') || name.contains(strange) {
-        return Err(Error::GroupName(name.chars().take(LONGEST).collect()));
-    }
-    Ok(name.into())
 }

@@ -7,8 +7,8 @@
 //!            └─────delayed ◄─────┘ retry
 //! ```
 //!
-//! What is in flight is held by its [`Lease`], of which there is one and which settling consumes; so no message can be
-//! settled twice or be in two places.
+//! Entries stay in their slots while they move; what moves is the number of the slot. Whoever takes one gets a [`Token`], which
+//! is good for one delivery: settled, it is worth nothing any more. So no message can be settled twice or be in two places.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,6 +18,24 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{Failure, Message};
+
+/// Names one delivery of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token {
+    slot: u32,
+    lease: u32,
+}
+
+impl Token {
+    pub(crate) const fn to_bits(self) -> u64 {
+        (self.slot as u64) << 32 | self.lease as u64
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of what was put together")]
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self { slot: (bits >> 32) as u32, lease: bits as u32 }
+    }
+}
 
 /// A message on its way through one group.
 #[derive(Debug)]
@@ -29,6 +47,8 @@ pub(crate) struct Entry {
     pub(crate) attempts: u32,
     /// How often an operator took it back from the dead letters.
     pub(crate) redrives: u32,
+    /// Which delivery is under way; 0 if none is.
+    lease: u32,
     /// Boxed, since most messages never fail.
     pub(crate) history: Option<Box<History>>,
 }
@@ -43,33 +63,18 @@ pub(crate) struct History {
 impl Entry {
     pub(crate) fn new(message: Arc<Message>, redrives: u32) -> Self {
         let size = message.size();
-        Self { message, size, attempts: 0, redrives, history: None }
+        Self { message, size, attempts: 0, redrives, lease: 0, history: None }
     }
 
     pub(crate) const fn size(&self) -> usize {
         self.size
     }
 
-    fn note(&mut self, failure: Failure) {
+    pub(crate) fn note(&mut self, failure: Failure) {
         match &mut self.history {
             Some(history) => history.last = failure,
             None => self.history = Some(History { first: failure.clone(), last: failure }.into()),
         }
-    }
-}
-
-/// The right and the duty to settle one delivery.
-#[derive(Debug)]
-#[must_use = "a lease that is lost is a message that is lost"]
-pub(crate) struct Lease(Entry);
-
-impl Lease {
-    pub(crate) const fn entry(&self) -> &Entry {
-        &self.0
-    }
-
-    pub(crate) fn note(&mut self, failure: Failure) {
-        self.0.note(failure);
     }
 }
 
@@ -90,10 +95,14 @@ pub(crate) struct Counts {
 pub(crate) struct Queue {
     capacity: usize,
     max_bytes: usize,
-    ready: VecDeque<Entry>,
+    /// Grows to the greatest number of messages that were held at once.
+    slots: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    ready: VecDeque<u32>,
     /// By time, and among equals in the order of coming.
-    delayed: BTreeMap<(Instant, u64), Entry>,
+    delayed: BTreeMap<(Instant, u64), u32>,
     delayed_so_far: u64,
+    last_lease: u32,
     in_flight: usize,
     in_flight_bytes: usize,
     /// Of all that is held: ready, delayed and in flight.
@@ -105,11 +114,14 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) fn new(capacity: usize, max_bytes: usize) -> Self {
         Self {
-            capacity,
+            capacity: capacity.min(MOST),
             max_bytes,
+            slots: Vec::new(),
+            free: Vec::new(),
             ready: VecDeque::new(),
             delayed: BTreeMap::new(),
             delayed_so_far: 0,
+            last_lease: 0,
             in_flight: 0,
             in_flight_bytes: 0,
             bytes: 0,
@@ -120,6 +132,11 @@ impl Queue {
 
     pub(crate) fn ready(&self) -> usize {
         self.ready.len()
+    }
+
+    /// Whether there is something to take.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.stopped && !self.ready.is_empty()
     }
 
     pub(crate) fn delayed(&self) -> usize {
@@ -164,10 +181,11 @@ impl Queue {
         let mut dropped = Vec::new();
         while !self.has_room(size) {
             let ready = self.ready.pop_front();
-            let Some(entry) = ready.or_else(|| Some(self.delayed.pop_first()?.1)) else { break };
-            self.bytes -= entry.size;
-            self.counts.dropped += 1;
-            dropped.push(entry);
+            let Some(slot) = ready.or_else(|| Some(self.delayed.pop_first()?.1)) else { break };
+            if let Some(entry) = self.vacate(slot) {
+                self.counts.dropped += 1;
+                dropped.push(entry);
+            }
         }
         dropped
     }
@@ -179,50 +197,64 @@ impl Queue {
         } else {
             self.counts.redriven += 1;
         }
-        self.bytes += entry.size;
-        self.ready.push_back(entry);
+        let slot = self.occupy(entry);
+        self.ready.push_back(slot);
     }
 
     /// The next message, and one attempt is counted. None are taken once the queue was stopped.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<Lease> {
-        self.promote(now);
+    pub(crate) fn take(&mut self) -> Option<(Token, &Entry)> {
         if self.stopped {
             return None;
         }
-        let mut entry = self.ready.pop_front()?;
+        let slot = self.ready.pop_front()?;
+        let lease = self.next_lease();
+        let entry = self.slots.get_mut(slot as usize)?.as_mut()?;
         entry.attempts += 1;
+        entry.lease = lease;
         self.in_flight += 1;
         self.in_flight_bytes += entry.size;
         self.counts.delivered += 1;
         self.counts.redelivered += u64::from(entry.attempts > 1);
-        Some(Lease(entry))
+        Some((Token { slot, lease }, entry))
+    }
+
+    /// The message of a delivery that is under way.
+    pub(crate) fn lent(&mut self, token: Token) -> Option<&mut Entry> {
+        let entry = self.slots.get_mut(token.slot as usize)?.as_mut()?;
+        (entry.lease == token.lease && token.lease != 0).then_some(entry)
     }
 
     /// Done. The entry comes back so that it is dropped outside of any lock.
-    pub(crate) fn ack(&mut self, lease: Lease) -> Entry {
+    pub(crate) fn ack(&mut self, token: Token) -> Option<Entry> {
+        let slot = self.land(token)?;
         self.counts.acked += 1;
-        self.release(lease)
+        self.vacate(slot)
     }
 
     /// Failed, and the record of it was written elsewhere.
-    pub(crate) fn bury(&mut self, lease: Lease) -> Entry {
+    pub(crate) fn bury(&mut self, token: Token) -> Option<Entry> {
+        let slot = self.land(token)?;
         self.counts.dead += 1;
-        self.release(lease)
+        self.vacate(slot)
     }
 
-    /// Failed; the next attempt is not before `due`.
-    pub(crate) fn retry(&mut self, lease: Lease, due: Instant) {
-        let entry = self.landed(lease);
+    /// Failed; the next attempt is not before `due`. False if the delivery is not under way.
+    pub(crate) fn retry(&mut self, token: Token, due: Instant) -> bool {
+        let Some(slot) = self.land(token) else { return false };
         self.delayed_so_far += 1;
-        self.delayed.insert((due, self.delayed_so_far), entry);
+        self.delayed.insert((due, self.delayed_so_far), slot);
+        true
     }
 
     /// Nobody's fault: first in line again, as if it had not been delivered.
-    pub(crate) fn give_back(&mut self, lease: Lease) {
-        let mut entry = self.landed(lease);
+    pub(crate) fn give_back(&mut self, token: Token) -> bool {
+        let Some(slot) = self.land(token) else { return false };
+        if let Some(Some(entry)) = self.slots.get_mut(slot as usize) {
+            entry.attempts -= 1;
+        }
         self.counts.returned += 1;
-        entry.attempts -= 1;
-        self.ready.push_front(entry);
+        self.ready.push_front(slot);
+        true
     }
 
     /// Moves what is due to the end of the line; how many that were.
@@ -249,24 +281,51 @@ impl Queue {
     /// Takes out all that is not in flight.
     pub(crate) fn clear(&mut self) -> Vec<Entry> {
         let delayed = std::mem::take(&mut self.delayed).into_values();
-        let dropped: Vec<_> = self.ready.drain(..).chain(delayed).collect();
-        self.bytes = self.in_flight_bytes;
+        let slots: Vec<_> = self.ready.drain(..).chain(delayed).collect();
+        let dropped: Vec<_> = slots.into_iter().filter_map(|slot| self.vacate(slot)).collect();
         self.counts.dropped += dropped.len() as u64;
         dropped
     }
 
-    fn release(&mut self, lease: Lease) -> Entry {
-        let entry = self.landed(lease);
-        self.bytes -= entry.size;
-        entry
+    const fn next_lease(&mut self) -> u32 {
+        self.last_lease = match self.last_lease.wrapping_add(1) {
+            0 => 1,
+            lease => lease,
+        };
+        self.last_lease
     }
 
-    fn landed(&mut self, lease: Lease) -> Entry {
+    #[expect(clippy::cast_possible_truncation, reason = "the capacity is bounded")]
+    fn occupy(&mut self, entry: Entry) -> u32 {
+        self.bytes += entry.size;
+        if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize] = Some(entry);
+            return slot;
+        }
+        self.slots.push(Some(entry));
+        (self.slots.len() - 1) as u32
+    }
+
+    fn vacate(&mut self, slot: u32) -> Option<Entry> {
+        let entry = self.slots.get_mut(slot as usize)?.take()?;
+        self.bytes -= entry.size;
+        self.free.push(slot);
+        Some(entry)
+    }
+
+    /// The delivery is over; which slot it was.
+    fn land(&mut self, token: Token) -> Option<u32> {
+        let entry = self.lent(token)?;
+        entry.lease = 0;
+        let size = entry.size;
         self.in_flight -= 1;
-        self.in_flight_bytes -= lease.0.size;
-        lease.0
+        self.in_flight_bytes -= size;
+        Some(token.slot)
     }
 }
+
+/// So many fit, borrowed places included, before the number of a slot would overflow.
+const MOST: usize = (u32::MAX / 2) as usize;
 
 #[cfg(test)]
 mod tests;

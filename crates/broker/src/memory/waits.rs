@@ -5,17 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::shared::Shared;
-
-tokio::task_local! {
-    /// Id of the group whose message this task is handling.
-    pub(crate) static HANDLING: u64;
-}
-
-/// The group whose handler this task is in.
-pub(crate) fn handling() -> Option<u64> {
-    HANDLING.try_with(|group| *group).ok()
-}
+use super::shared::Shared;
 
 /// Arrows between groups, each with the number of handlers that wait along it. Without a circle at any time. Only handlers
 /// that do wait come here; there are at most as many as the concurrency of all subscriptions.

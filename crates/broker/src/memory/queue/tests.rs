@@ -21,19 +21,37 @@ fn failure(attempt: u32) -> Failure {
     Failure { attempt, at: wall_clock(), kind: FailureKind::Error, error: attempt.to_string() }
 }
 
+/// What was taken, in one piece.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    token: Token,
+    id: MessageId,
+    attempts: u32,
+}
+
+fn take(queue: &mut Queue) -> Option<Taken> {
+    let (token, entry) = queue.take()?;
+    Some(Taken { token, id: entry.message.id(), attempts: entry.attempts })
+}
+
+fn take_at(queue: &mut Queue, now: Instant) -> Option<Taken> {
+    queue.promote(now);
+    take(queue)
+}
+
 #[test]
 fn first_in_is_first_out_and_each_delivery_is_counted() {
-    let (mut queue, now) = (queue(10, 1_000), Instant::now());
+    let mut queue = queue(10, 1_000);
     let messages = [(); 3].map(|()| message(1));
     for message in &messages {
         queue.push(Entry::new(message.clone(), 0));
     }
     for message in &messages {
-        let lease = queue.take(now).unwrap();
-        assert_eq!((lease.entry().message.id(), lease.entry().attempts), (message.id(), 1));
-        drop(queue.ack(lease));
+        let lease = take(&mut queue).unwrap();
+        assert_eq!((lease.id, lease.attempts), (message.id(), 1));
+        drop(queue.ack(lease.token));
     }
-    assert!(queue.take(now).is_none());
+    assert!(take(&mut queue).is_none());
     assert_eq!((queue.held(), queue.bytes(), queue.counts.acked), (0, 0, 3));
 }
 
@@ -41,28 +59,28 @@ fn first_in_is_first_out_and_each_delivery_is_counted() {
 fn what_failed_comes_back_when_due_and_lets_others_pass() {
     let (mut queue, now) = (queue(10, 1_000), Instant::now());
     queue.push(entry(1));
-    let lease = queue.take(now).unwrap();
-    let (failed, due) = (lease.entry().message.id(), now + Duration::from_millis(100));
-    queue.retry(lease, due);
+    let lease = take(&mut queue).unwrap();
+    let (failed, due) = (lease.id, now + Duration::from_millis(100));
+    queue.retry(lease.token, due);
     queue.push(entry(1));
     assert_eq!(queue.next_due(), Some(due));
-    assert_ne!(queue.take(now).unwrap().entry().message.id(), failed);
-    assert!(queue.take(due - Duration::from_nanos(1)).is_none());
-    let again = queue.take(due).unwrap();
-    assert_eq!((again.entry().message.id(), again.entry().attempts), (failed, 2));
+    assert_ne!(take(&mut queue).unwrap().id, failed);
+    assert!(take_at(&mut queue, due - Duration::from_nanos(1)).is_none());
+    let again = take_at(&mut queue, due).unwrap();
+    assert_eq!((again.id, again.attempts), (failed, 2));
     assert_eq!((queue.counts.redelivered, queue.next_due()), (1, None));
 }
 
 #[test]
 fn what_is_given_back_is_first_in_line_and_not_charged() {
-    let (mut queue, now) = (queue(10, 1_000), Instant::now());
+    let mut queue = queue(10, 1_000);
     let first = message(1);
     queue.push(Entry::new(first.clone(), 0));
     queue.push(entry(1));
-    let lease = queue.take(now).unwrap();
-    queue.give_back(lease);
-    let lease = queue.take(now).unwrap();
-    assert_eq!((lease.entry().message.id(), lease.entry().attempts), (first.id(), 1));
+    let lease = take(&mut queue).unwrap();
+    queue.give_back(lease.token);
+    let lease = take(&mut queue).unwrap();
+    assert_eq!((lease.id, lease.attempts), (first.id(), 1));
     assert_eq!(queue.counts.returned, 1);
 }
 
@@ -78,25 +96,25 @@ fn the_first_and_the_last_failure_are_kept() {
 
 #[test]
 fn messages_and_bytes_bound_it_until_they_are_settled() {
-    let (mut queue, now) = (queue(2, 100), Instant::now());
+    let mut queue = queue(2, 100);
     queue.push(entry(60));
     assert!(queue.has_room(40) && !queue.has_room(41));
     assert!(!queue.has_room(usize::MAX), "no overflow");
-    let lease = queue.take(now).unwrap();
+    let lease = take(&mut queue).unwrap();
     assert!(!queue.has_room(41), "what is in flight still counts");
     queue.push(entry(1));
     assert!(!queue.has_room(1));
-    drop(queue.ack(lease));
+    drop(queue.ack(lease.token));
     assert!(queue.has_room(99) && !queue.has_room(100));
 }
 
 #[test]
 fn borrowing_goes_beyond_the_bound_by_what_is_in_flight() {
-    let (mut queue, now) = (queue(2, 100), Instant::now());
+    let mut queue = queue(2, 100);
     queue.push(entry(10));
     queue.push(entry(10));
     assert!(!queue.has_room_to_borrow(10), "nothing is in flight");
-    let _one = queue.take(now).unwrap();
+    let _one = take(&mut queue).unwrap();
     assert!(queue.has_room_to_borrow(10) && !queue.has_room(10));
     assert!(queue.has_room_to_borrow(90) && !queue.has_room_to_borrow(91));
     queue.push(entry(10));
@@ -110,28 +128,45 @@ fn making_room_drops_the_oldest_that_nobody_handles() {
     for message in &messages {
         queue.push(Entry::new(message.clone(), 0));
     }
-    let handled = queue.take(now).unwrap();
-    let failed = queue.take(now).unwrap();
-    queue.retry(failed, now + Duration::from_secs(1));
+    let handled = take(&mut queue).unwrap();
+    let failed = take(&mut queue).unwrap();
+    queue.retry(failed.token, now + Duration::from_secs(1));
     assert!(queue.can_make_room(80) && !queue.can_make_room(81));
     let dropped: Vec<_> = queue.make_room(60).iter().map(|entry| entry.message.id()).collect();
     assert_eq!(dropped, [messages[2].id(), messages[3].id()], "ready before delayed");
     assert_eq!(queue.make_room(80).len(), 1);
     assert_eq!((queue.counts.dropped, queue.held()), (3, 1));
-    drop(queue.ack(handled));
+    drop(queue.ack(handled.token));
 }
 
 #[test]
 fn a_stopped_queue_hands_out_nothing_and_loses_nothing() {
-    let (mut queue, now) = (queue(10, 1_000), Instant::now());
+    let mut queue = queue(10, 1_000);
     queue.push(entry(1));
     queue.push(entry(1));
-    let lease = queue.take(now).unwrap();
+    let lease = take(&mut queue).unwrap();
     queue.stop();
-    assert!(queue.take(now).is_none());
-    queue.give_back(lease);
+    assert!(take(&mut queue).is_none());
+    queue.give_back(lease.token);
     assert_eq!(queue.held(), 2);
     assert_eq!((queue.clear().len(), queue.held(), queue.bytes()), (2, 0, 0));
+}
+
+#[test]
+fn a_delivery_is_settled_once_and_only_by_its_own_token() {
+    let mut queue = queue(10, 1_000);
+    queue.push(entry(1));
+    let first = take(&mut queue).unwrap();
+    assert!(queue.give_back(first.token));
+    let second = take(&mut queue).unwrap();
+    assert!(queue.ack(first.token).is_none() && queue.lent(first.token).is_none());
+    assert!(!queue.retry(first.token, Instant::now()) && !queue.give_back(first.token));
+    assert!(queue.bury(second.token).is_some() && queue.bury(second.token).is_none());
+    // The slot is used again.
+    queue.push(entry(1));
+    assert!(queue.ack(second.token).is_none());
+    assert_eq!((queue.held(), queue.counts.dead), (1, 1));
+    assert_eq!(Token::from_bits(second.token.to_bits()), second.token);
 }
 
 const MAX_ATTEMPTS: u32 = 3;
@@ -238,14 +273,14 @@ proptest! {
                 }
                 Step::Take => {
                     model.promote(now);
-                    let lease = queue.take(at);
+                    let lease = take_at(&mut queue, at);
                     let expected = (!model.ready.is_empty()).then(|| model.ready.remove(0));
                     // Taken from ready, where it got only by being published, failing or being given back.
-                    prop_assert_eq!(lease.as_ref().map(|l| l.entry().message.id()), expected);
+                    prop_assert_eq!(lease.map(|l| l.id), expected);
                     let (Some(id), Some(lease)) = (expected, lease) else { continue };
                     let attempts = model.attempts.entry(id).or_default();
                     *attempts += 1;
-                    prop_assert_eq!(lease.entry().attempts, *attempts);
+                    prop_assert_eq!(lease.attempts, *attempts);
                     prop_assert!(*attempts <= MAX_ATTEMPTS);
                     model.in_flight.push(id);
                     leases.push(lease);
@@ -254,24 +289,24 @@ proptest! {
                 Step::Settle { which, how } => {
                     let place = which.index(leases.len());
                     let (lease, id) = (leases.remove(place), model.in_flight.remove(place));
-                    prop_assert_eq!(lease.entry().message.id(), id);
+                    prop_assert_eq!(lease.id, id);
                     match how {
                         How::Ack => {
                             model.over.insert(id, "acked");
-                            drop(queue.ack(lease));
+                            drop(queue.ack(lease.token));
                         }
                         How::Fail { millis } if model.attempts[&id] < MAX_ATTEMPTS => {
                             model.delayed.push((now + millis, id));
-                            queue.retry(lease, at + Duration::from_millis(millis));
+                            queue.retry(lease.token, at + Duration::from_millis(millis));
                         }
                         How::Fail { .. } | How::Reject => {
                             model.over.insert(id, "dead");
-                            drop(queue.bury(lease));
+                            drop(queue.bury(lease.token));
                         }
                         How::GiveBack => {
                             model.ready.insert(0, id);
                             *model.attempts.entry(id).or_default() -= 1;
-                            queue.give_back(lease);
+                            queue.give_back(lease.token);
                         }
                     }
                 }

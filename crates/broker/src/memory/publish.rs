@@ -1,19 +1,24 @@
 use std::{
     future::poll_fn,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
+    task::Waker,
 };
 
 use gusset_call::{Context, Deadline, DeadlineExceeded};
 use tokio::time::{Instant, timeout_at};
 
-use crate::{
-    Error, Message, WhenFull,
-    group::{Group, Standing, Verdict},
-    lent::Place,
-    policy::FAR,
+use super::{
+    group::{Admission, Group, Standing},
+    place::Place,
     queue::Entry,
     shared::Shared,
-    waits::{Arrow, handling},
+    waits::Arrow,
+};
+use crate::{
+    Error, Message, Receipt, WhenFull, engine::Publishing, handling::handling, policy::FAR,
 };
 
 /// Why a message is in no group yet.
@@ -37,19 +42,43 @@ struct Publisher {
 }
 
 impl Shared {
-    /// How many groups have got the message.
-    pub(crate) async fn publish(self: &Arc<Self>, message: Arc<Message>) -> Result<usize, Error> {
-        let handling = handling();
-        let mut publisher = Publisher { handling, place: None, borrows: Vec::new(), began: None };
-        loop {
-            match self.enter(&message, &publisher) {
-                Ok(groups) => return Ok(groups),
-                Err(Blocked::Refused(error)) => return Err(error),
-                Err(Blocked::By(group)) => {
-                    publisher.wait(self, group, message.size()).await?;
-                }
+    /// At once where there is room; the heap is asked only by those who must wait.
+    pub(crate) fn publish(self: &Arc<Self>, message: Message) -> Publishing {
+        let message = Arc::new(message);
+        let publisher =
+            Publisher { handling: handling(), place: None, borrows: Vec::new(), began: None };
+        match self.enter(&message, &publisher) {
+            Ok(groups) => Publishing::Done(Ok(self.receipt(&message, groups))),
+            Err(Blocked::Refused(error)) => Publishing::Done(Err(error)),
+            Err(Blocked::By(group)) => {
+                Publishing::Waiting(Box::pin(self.clone().keep_trying(message, publisher, group)))
             }
         }
+    }
+
+    async fn keep_trying(
+        self: Arc<Self>,
+        message: Arc<Message>,
+        mut publisher: Publisher,
+        mut blocked_by: Arc<Group>,
+    ) -> Result<Receipt, Error> {
+        loop {
+            publisher.wait(&self, blocked_by, message.size()).await?;
+            match self.enter(&message, &publisher) {
+                Ok(groups) => return Ok(self.receipt(&message, groups)),
+                Err(Blocked::Refused(error)) => return Err(error),
+                Err(Blocked::By(group)) => blocked_by = group,
+            }
+        }
+    }
+
+    fn receipt(&self, message: &Message, groups: usize) -> Receipt {
+        let id = message.id();
+        if groups == 0 {
+            self.unroutable.fetch_add(1, Relaxed);
+            tracing::debug!(%id, "message matches no group");
+        }
+        Receipt { id, groups }
     }
 
     /// Puts the message into every group that wants it, or into none. All their locks are held together, for a moment and in the
@@ -65,11 +94,11 @@ impl Shared {
         let mut blocked = None;
         for group in groups.iter().filter(|group| group.pattern.matches(subject)) {
             let mut state = group.lock();
-            match group.verdict(&state, size, publisher.standing(group)) {
-                Verdict::Enter => entered.push((group, state)),
-                Verdict::Gone => {}
-                Verdict::Wait => blocked = blocked.or(Some(group)),
-                Verdict::Refuse(error) => {
+            match group.admission(&state, size, publisher.standing(group)) {
+                Admission::Enter => entered.push((group, state)),
+                Admission::Gone => {}
+                Admission::Wait => blocked = blocked.or(Some(group)),
+                Admission::Refuse(error) => {
                     if !matches!(error, Error::Closed) {
                         state.count_refusal();
                     }
@@ -83,25 +112,25 @@ impl Shared {
         let count = entered.len();
         let mut dropped = Vec::new();
         for (group, state) in &mut entered {
-            if group.policy.when_full == WhenFull::DropOldest {
+            if group.policy().when_full == WhenFull::DropOldest {
                 dropped.extend(state.queue.make_room(size));
             }
             state.queue.push(Entry::new(message.clone(), 0));
         }
-        for (group, state) in entered {
-            drop(state);
-            group.call_worker();
-        }
+        // All are unlocked before anybody is woken.
+        let called: Vec<_> =
+            entered.into_iter().filter_map(|(_, mut state)| state.call_worker()).collect();
+        called.into_iter().for_each(Waker::wake);
         Ok(count)
     }
 }
 
 impl Publisher {
     fn standing(&self, group: &Group) -> Standing {
-        let place = self.place.as_ref().filter(|place| place.group.id == group.id);
+        let place = self.place.as_ref().filter(|place| place.group.info.id == group.info.id);
         Standing {
             ticket: place.map(|place| place.ticket),
-            may_borrow: self.borrows.contains(&group.id),
+            may_borrow: self.borrows.contains(&group.info.id),
             is_handler: self.handling.is_some(),
         }
     }
@@ -113,12 +142,12 @@ impl Publisher {
         group: Arc<Group>,
         size: usize,
     ) -> Result<(), Error> {
-        let WhenFull::Wait(span) = group.policy.when_full else { return Ok(()) };
+        let WhenFull::Wait(span) = group.policy().when_full else { return Ok(()) };
         let _arrow = match self.handling {
             Some(_) if shared.closed.load(SeqCst) => return Err(Error::Closed),
-            Some(own) => match Arrow::new(shared, own, group.id) {
+            Some(own) => match Arrow::new(shared, own, group.info.id) {
                 None => {
-                    self.borrows.push(group.id);
+                    self.borrows.push(group.info.id);
                     return Ok(());
                 }
                 arrow => arrow,
@@ -126,7 +155,7 @@ impl Publisher {
             None => None,
         };
         let place = match self.place.take() {
-            Some(place) if place.group.id == group.id => place,
+            Some(place) if place.group.info.id == group.info.id => place,
             _ => Place::new(group),
         };
         let place = self.place.insert(place);

@@ -1,4 +1,7 @@
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
 
 use gusset_call::Overloaded;
 use tokio::{
@@ -6,25 +9,22 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{
-    Error, GroupStats, Pattern, Policy, WhenFull,
-    lent::Lent,
+use super::{
+    morgue::Morgue,
     queue::{Entry, Queue},
+    sleepers::Sleepers,
     turnstile::Turnstile,
 };
+use crate::{Error, GroupStats, Pattern, Policy, WhenFull, engine::GroupInfo};
 
 /// One group: its queue, those who wait to put in, and those who wait to take out.
 #[derive(Debug)]
 pub(crate) struct Group {
-    /// Grows in the order in which groups are made, in the whole process; locks of several groups are taken in it.
-    pub(crate) id: u64,
-    pub(crate) name: Arc<str>,
+    /// Ids grow in the order in which groups are made, in the whole process; locks of several groups are taken in it.
+    pub(crate) info: GroupInfo,
     pub(crate) pattern: Pattern,
-    pub(crate) policy: Policy,
+    pub(crate) morgue: Arc<Morgue>,
     state: Mutex<State>,
-    /// A stored permit says that a worker should look: it is given for every message that becomes ready, and passed on
-    /// by whoever leaves more behind or cannot take.
-    work: Notify,
     /// When the first of the delayed comes due, or earlier.
     next_due: watch::Sender<Option<Instant>>,
     /// Nothing is in flight any more, in a queue that was stopped.
@@ -35,6 +35,7 @@ pub(crate) struct Group {
 pub(crate) struct State {
     pub(crate) queue: Queue,
     pub(crate) turnstile: Turnstile,
+    pub(crate) sleepers: Sleepers,
     members: usize,
     /// Stays when the last member leaves.
     declared: bool,
@@ -45,7 +46,7 @@ pub(crate) struct State {
 
 /// What a group says to a message that wants in.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum Admission {
     Enter,
     Wait,
     Refuse(Error),
@@ -65,36 +66,41 @@ pub(crate) struct Standing {
 }
 
 impl Group {
-    pub(crate) fn new(id: u64, name: Arc<str>, pattern: Pattern, policy: Policy) -> Self {
+    pub(crate) fn new(info: GroupInfo, pattern: Pattern, morgue: Arc<Morgue>) -> Self {
         let state = State {
-            queue: Queue::new(policy.capacity, policy.max_bytes),
+            queue: Queue::new(info.policy.capacity, info.policy.max_bytes),
             turnstile: Turnstile::default(),
+            sleepers: Sleepers::default(),
             members: 0,
             declared: false,
             gone: false,
             refused: 0,
         };
-        let (work, idle, next_due) = (Notify::new(), Notify::new(), watch::Sender::new(None));
-        Self { id, name, pattern, policy, state: Mutex::new(state), work, next_due, idle }
+        let (idle, next_due) = (Notify::new(), watch::Sender::new(None));
+        Self { info, pattern, morgue, state: Mutex::new(state), next_due, idle }
+    }
+
+    pub(crate) const fn policy(&self) -> &Policy {
+        &self.info.policy
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn verdict(&self, state: &State, size: usize, standing: Standing) -> Verdict {
+    pub(crate) fn admission(&self, state: &State, size: usize, standing: Standing) -> Admission {
         let queue = &state.queue;
         if state.gone {
-            return Verdict::Gone;
+            return Admission::Gone;
         }
         if queue.is_stopped() && !standing.is_handler {
-            return Verdict::Refuse(Error::Closed);
+            return Admission::Refuse(Error::Closed);
         }
-        if size > self.policy.max_bytes {
-            let (group, limit) = (self.name.clone(), self.policy.max_bytes);
-            return Verdict::Refuse(Error::TooLarge { group, size, limit });
+        if size > self.policy().max_bytes {
+            let (group, limit) = (self.info.name.clone(), self.policy().max_bytes);
+            return Admission::Refuse(Error::TooLarge { group, size, limit });
         }
-        let enters = match self.policy.when_full {
+        let enters = match self.policy().when_full {
             WhenFull::DropOldest => queue.can_make_room(size),
             WhenFull::Reject => queue.has_room(size),
             WhenFull::Wait(_) if standing.may_borrow => queue.has_room_to_borrow(size),
@@ -103,55 +109,35 @@ impl Group {
             {
                 true
             }
-            WhenFull::Wait(_) => return Verdict::Wait,
+            WhenFull::Wait(_) => return Admission::Wait,
         };
-        if enters { Verdict::Enter } else { Verdict::Refuse(self.full()) }
+        if enters { Admission::Enter } else { Admission::Refuse(self.full()) }
     }
 
     /// The refusal of a message for which there is no room.
     pub(crate) fn full(&self) -> Error {
-        Error::Full(Overloaded::new(format!("group {}", self.name)))
+        Error::Full(Overloaded::new(format!("group {}", self.info.name)))
     }
 
-    /// A worker should look for work.
-    pub(crate) fn call_worker(&self) {
-        self.work.notify_one();
-    }
-
-    /// Another worker should look, if there is anything to look for: of one who was called and cannot take. Unconditional,
-    /// idle workers that share a concurrency limit would call each other for ever.
+    /// Another worker should look, if there is anything to look for: of one who was called and cannot take.
     pub(crate) fn pass_on(&self) {
-        if self.lock().queue.ready() > 0 {
-            self.call_worker();
+        let called = self.lock().call_worker();
+        if let Some(worker) = called {
+            worker.wake();
         }
-    }
-
-    /// Waits until there may be work. Nothing is lost if this is dropped: the call goes to another worker.
-    pub(crate) async fn called(&self) {
-        self.work.notified().await;
-    }
-
-    pub(crate) fn take(self: &Arc<Self>, now: Instant) -> Option<Lent> {
-        let (lease, more) = {
-            let mut state = self.lock();
-            (state.queue.take(now)?, state.queue.ready() > 0)
-        };
-        if more {
-            self.call_worker();
-        }
-        Some(Lent::new(self.clone(), lease))
     }
 
     /// Makes ready what is due, and says when to ask again.
     pub(crate) fn tick(&self, now: Instant) {
         let mut state = self.lock();
-        let promoted = state.queue.promote(now);
+        state.queue.promote(now);
         // Published under the lock, lest an older answer overwrite a younger one.
         let due = state.queue.next_due();
         self.next_due.send_if_modified(|next| std::mem::replace(next, due) != due);
+        let called = state.call_worker();
         drop(state);
-        if promoted > 0 {
-            self.call_worker();
+        if let Some(worker) = called {
+            worker.wake();
         }
     }
 
@@ -174,7 +160,7 @@ impl Group {
     pub(crate) fn redrive(&self, entry: Entry) -> Result<(), Error> {
         let mut state = self.lock();
         if state.gone {
-            return Err(Error::NoSuchGroup(self.name.clone()));
+            return Err(Error::NoSuchGroup(self.info.name.clone()));
         }
         if state.queue.is_stopped() {
             return Err(Error::Closed);
@@ -183,8 +169,11 @@ impl Group {
             return Err(self.full());
         }
         state.queue.push(entry);
+        let called = state.call_worker();
         drop(state);
-        self.call_worker();
+        if let Some(worker) = called {
+            worker.wake();
+        }
         Ok(())
     }
 
@@ -195,7 +184,7 @@ impl Group {
             state.queue.stop();
             state.turnstile.everyone()
         };
-        waiting.into_iter().for_each(std::task::Waker::wake);
+        waiting.into_iter().for_each(Waker::wake);
         self.idle.notify_waiters();
     }
 
@@ -218,7 +207,7 @@ impl Group {
             state.gone = true;
             (state.queue.clear(), state.queue.in_flight(), state.turnstile.everyone())
         };
-        waiting.into_iter().for_each(std::task::Waker::wake);
+        waiting.into_iter().for_each(Waker::wake);
         (dropped, in_flight)
     }
 
@@ -226,7 +215,7 @@ impl Group {
         let state = self.lock();
         let (queue, counts) = (&state.queue, state.queue.counts);
         GroupStats {
-            group: self.name.clone(),
+            group: self.info.name.clone(),
             pattern: self.pattern.clone(),
             subscriptions: state.members,
             ready: queue.ready(),
@@ -246,15 +235,15 @@ impl Group {
         }
     }
 
-    /// Settles a delivery: `f` under the lock, everything that may run foreign code after it.
-    pub(crate) fn settle<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+    /// `f` under the lock, and what follows from a delivery's end after it, where foreign code may run.
+    pub(crate) fn locked<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = f(&mut state);
         let first = state.turnstile.first();
         let idle = state.queue.is_stopped() && state.queue.in_flight() == 0;
         drop(state);
-        if let Some(waker) = first {
-            waker.wake();
+        if let Some(publisher) = first {
+            publisher.wake();
         }
         if idle {
             self.idle.notify_waiters();
@@ -264,6 +253,12 @@ impl Group {
 }
 
 impl State {
+    /// To be woken outside of the lock: somebody for what is ready, if there is anything and anybody.
+    #[must_use]
+    pub(crate) fn call_worker(&mut self) -> Option<Waker> {
+        if self.queue.has_work() { self.sleepers.call() } else { None }
+    }
+
     pub(crate) const fn join(&mut self) {
         self.members += 1;
     }

@@ -1,0 +1,130 @@
+//! The engine in memory.
+
+mod group;
+mod member;
+mod morgue;
+mod place;
+mod publish;
+mod queue;
+mod shared;
+mod sleepers;
+mod turnstile;
+mod waits;
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use gusset_call::Deadline;
+
+use self::{
+    member::MemoryMember,
+    shared::{Shared, bury_unhandled},
+};
+use crate::{
+    Capabilities, Error, Leftover, Limits, Message, Stats,
+    engine::{BoxFuture, DeadLetterStore, Engine, GroupSpec, Member, Publishing},
+};
+
+/// Keeps messages in the memory of this process, and loses them with it.
+#[derive(Debug)]
+pub struct MemoryEngine {
+    shared: Arc<Shared>,
+}
+
+impl MemoryEngine {
+    /// An engine with these bounds.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { shared: Arc::new(Shared::new(limits)) }
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { drop_oldest: true, ..Capabilities::new("memory") }
+    }
+
+    fn publish(&self, message: Message) -> Publishing {
+        self.shared.publish(message)
+    }
+
+    fn declare(&self, group: GroupSpec) -> BoxFuture<'_, Result<(), Error>> {
+        let mut registry = self.shared.registry();
+        let found = self.shared.find_or_add(&mut registry, group);
+        let result = found.map(|group| group.lock().declare());
+        Box::pin(std::future::ready(result))
+    }
+
+    fn remove(&self, group: Arc<str>) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(std::future::ready(self.shared.remove(&group)))
+    }
+
+    fn join(&self, group: GroupSpec) -> BoxFuture<'_, Result<Arc<dyn Member>, Error>> {
+        let joined = MemoryMember::join(&self.shared, group);
+        let joined = joined.map(|member| Arc::new(member) as Arc<dyn Member>);
+        Box::pin(std::future::ready(joined))
+    }
+
+    fn dead_letters(&self) -> &dyn DeadLetterStore {
+        &*self.shared
+    }
+
+    /// Each group's numbers are of one instant; those of different groups are not.
+    fn stats(&self) -> Stats {
+        let groups = self.shared.groups.load().iter().map(|group| group.stats()).collect();
+        let dead = self.shared.dead.lock();
+        Stats {
+            unroutable: self.shared.unroutable.load(Relaxed),
+            discarded: self.shared.discarded.load(Relaxed),
+            dead_letters: dead.len(),
+            dead_letter_bytes: dead.bytes,
+            dead_letters_dropped: dead.dropped,
+            groups,
+        }
+    }
+
+    fn close(&self, deadline: Deadline) -> BoxFuture<'_, Leftover> {
+        Box::pin(self.shared.close(deadline))
+    }
+}
+
+impl Shared {
+    fn remove(&self, group: &str) -> Result<usize, Error> {
+        let registry = self.registry();
+        let group = self.group(group).ok_or_else(|| Error::NoSuchGroup(group.into()))?;
+        let in_use = {
+            let mut state = group.lock();
+            state.undeclare();
+            state.has_members()
+        };
+        if in_use {
+            return Ok(0);
+        }
+        let dropped = self.drop_group(&registry, &group);
+        drop(registry);
+        Ok(bury_unhandled(&group, dropped))
+    }
+
+    async fn close(&self, deadline: Deadline) -> Leftover {
+        self.refuse_publishers();
+        let groups = self.groups.load_full();
+        groups.iter().for_each(|group| group.stop());
+        let all_idle = async {
+            for group in groups.iter() {
+                group.idle().await;
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline.instant(), all_idle).await;
+        let mut leftover = Leftover::default();
+        for group in groups.iter() {
+            let (held, in_flight) = {
+                let state = group.lock();
+                (state.queue.held(), state.queue.in_flight())
+            };
+            leftover.cut_short += in_flight;
+            if held > 0 {
+                leftover.groups.push((group.info.name.clone(), held));
+            }
+        }
+        leftover
+    }
+}

@@ -1,0 +1,195 @@
+//! What members of a group hold: their membership, the places of their workers, and the leases.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+};
+
+use tokio::{
+    runtime::Handle,
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    group::Group,
+    morgue::Remains,
+    queue::Token,
+    shared::{Shared, bury_unhandled},
+};
+use crate::{
+    Error,
+    engine::{GroupInfo, GroupSpec, Keeper, Lease, Member, Settling, Source, Verdict},
+    policy::after,
+};
+
+/// Being a member of a group; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct MemoryMember {
+    shared: Arc<Shared>,
+    group: Arc<Group>,
+    clock: AbortHandle,
+}
+
+impl MemoryMember {
+    pub(crate) fn join(shared: &Arc<Shared>, spec: GroupSpec) -> Result<Self, Error> {
+        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let mut registry = shared.registry();
+        let group = shared.find_or_add(&mut registry, spec)?;
+        group.lock().join();
+        drop(registry);
+        let clock = runtime.spawn(keep_time(group.clone())).abort_handle();
+        Ok(Self { shared: shared.clone(), group, clock })
+    }
+}
+
+impl Member for MemoryMember {
+    fn group(&self) -> &GroupInfo {
+        &self.group.info
+    }
+
+    fn source(&self) -> Box<dyn Source> {
+        static WORKERS: AtomicU64 = AtomicU64::new(0);
+        let worker = WORKERS.fetch_add(1, Relaxed);
+        Box::new(MemorySource { group: self.group.clone(), worker, sleeps: false })
+    }
+}
+
+impl Drop for MemoryMember {
+    fn drop(&mut self) {
+        self.clock.abort();
+        let registry = self.shared.registry();
+        let group_goes = self.group.lock().leave();
+        let dropped = group_goes.then(|| self.shared.drop_group(&registry, &self.group));
+        drop(registry);
+        if let Some(dropped) = dropped {
+            bury_unhandled(&self.group, dropped);
+        }
+    }
+}
+
+/// Makes messages of a group ready when they are due. One for each member, so that waiting workers need no timers.
+async fn keep_time(group: Arc<Group>) {
+    let mut next = group.next_due();
+    loop {
+        let due = *next.borrow_and_update();
+        let due = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => group.tick(Instant::now()),
+            changed = next.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// One worker's place.
+#[derive(Debug)]
+struct MemorySource {
+    group: Arc<Group>,
+    worker: u64,
+    /// It lies among the sleepers, unless it was called since.
+    sleeps: bool,
+}
+
+impl Source for MemorySource {
+    fn take(&mut self) -> Option<Lease> {
+        let mut state = self.group.lock();
+        let (token, entry) = state.queue.take()?;
+        let (message, attempt) = (entry.message.clone(), entry.attempts);
+        let called = state.call_worker();
+        drop(state);
+        if let Some(worker) = called {
+            worker.wake();
+        }
+        Some(Lease::new(message, attempt, self.group.clone(), token.to_bits()))
+    }
+
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        // Cloned out here, since it is foreign code.
+        let waker = cx.waker().clone();
+        let mut state = self.group.lock();
+        let (ready, unused) = if state.queue.has_work() {
+            let left = if self.sleeps { state.sleepers.leave(self.worker) } else { None };
+            self.sleeps = false;
+            (true, [left, Some(waker)])
+        } else {
+            self.sleeps = true;
+            (false, [state.sleepers.sleep(self.worker, waker), None])
+        };
+        drop(state);
+        drop(unused);
+        if ready { Poll::Ready(true) } else { Poll::Pending }
+    }
+
+    fn rest(&mut self) {
+        self.wake_up();
+        self.group.pass_on();
+    }
+}
+
+impl MemorySource {
+    fn wake_up(&mut self) {
+        if std::mem::take(&mut self.sleeps) {
+            let own = self.group.lock().sleepers.leave(self.worker);
+            drop(own);
+        }
+    }
+}
+
+impl Drop for MemorySource {
+    fn drop(&mut self) {
+        self.rest();
+    }
+}
+
+impl Keeper for Group {
+    fn settle(self: Arc<Self>, token: u64, verdict: Verdict) -> Settling {
+        let token = Token::from_bits(token);
+        // Entries, and with them perhaps the owners of payloads, are dropped outside of the lock.
+        let known = match verdict {
+            Verdict::Ack => self.locked(|state| state.queue.ack(token)).is_some(),
+            Verdict::Retry { after: span, failure } => {
+                let due = after(Instant::now(), span);
+                self.locked(|state| {
+                    if let Some(entry) = state.queue.lent(token) {
+                        entry.note(failure);
+                    }
+                    let known = state.queue.retry(token, due);
+                    if known {
+                        self.expect(due);
+                    }
+                    known
+                })
+            }
+            Verdict::Bury { reason, failure, .. } => {
+                let remains = self.locked(|state| {
+                    let entry = state.queue.lent(token)?;
+                    if let Some(failure) = failure {
+                        entry.note(failure);
+                    }
+                    Some(Remains::of(entry))
+                });
+                // The record is written before the message leaves the group, so that it is always in one of them.
+                remains.is_some_and(|remains| {
+                    self.morgue.insert(&self.info.name, remains, reason);
+                    self.locked(|state| state.queue.bury(token)).is_some()
+                })
+            }
+            Verdict::GiveBack => {
+                let known = self.locked(|state| state.queue.give_back(token));
+                self.pass_on();
+                known
+            }
+        };
+        Settling::Done(if known { Ok(()) } else { Err(Error::LeaseLost) })
+    }
+
+    fn in_progress(self: Arc<Self>, token: u64) -> Settling {
+        let known = self.locked(|state| state.queue.lent(Token::from_bits(token)).is_some());
+        Settling::Done(if known { Ok(()) } else { Err(Error::LeaseLost) })
+    }
+}

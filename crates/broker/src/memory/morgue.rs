@@ -1,0 +1,170 @@
+//! The dead letters of a broker in memory.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    queue::{Entry, History},
+    shared::Shared,
+};
+use crate::{
+    DeadLetter, DeadLetterId, Error, Filter, Limits, Message, Reason,
+    engine::{BoxFuture, DeadLetterStore},
+};
+
+impl DeadLetterStore for Shared {
+    fn list(
+        &self,
+        filter: Filter,
+        after: Option<DeadLetterId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arc<DeadLetter>>, Error>> {
+        let from = after.map_or(0, |id| id.get().saturating_add(1));
+        let dead = self.dead.lock();
+        let matching = dead.letters.range(from..).map(|(_, letter)| letter);
+        let page = matching.filter(|letter| filter.matches(letter)).take(limit).cloned().collect();
+        Box::pin(std::future::ready(Ok(page)))
+    }
+
+    fn get(&self, id: DeadLetterId) -> BoxFuture<'_, Result<Option<Arc<DeadLetter>>, Error>> {
+        let letter = self.dead.lock().letters.get(&id.get()).cloned();
+        Box::pin(std::future::ready(Ok(letter)))
+    }
+
+    fn redrive(&self, id: DeadLetterId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(std::future::ready(self.redrive_one(id)))
+    }
+
+    fn purge(&self, filter: Filter) -> BoxFuture<'_, Result<usize, Error>> {
+        let mut dead = self.dead.lock();
+        let ids: Vec<_> =
+            dead.letters.values().filter(|l| filter.matches(l)).map(|l| l.id).collect();
+        let removed: Vec<_> = ids.iter().filter_map(|id| dead.remove(id.get())).collect();
+        drop(dead);
+        Box::pin(std::future::ready(Ok(removed.len())))
+    }
+
+    fn max_redrives(&self) -> u32 {
+        self.limits.redrives
+    }
+}
+
+impl Shared {
+    fn redrive_one(&self, id: DeadLetterId) -> Result<(), Error> {
+        let mut dead = self.dead.lock();
+        let letter = dead.letters.get(&id.get()).ok_or(Error::NoSuchDeadLetter)?;
+        let no_group = || Error::NoSuchGroup(letter.group.clone());
+        let group = self.group(&letter.group).ok_or_else(no_group)?;
+        // Under the lock of the dead letters, so that two operators cannot redrive one letter twice. No group's lock
+        // is ever held while that lock is taken.
+        group.redrive(Entry::new(letter.message.clone(), letter.redrives + 1))?;
+        let removed = dead.remove(id.get());
+        drop(dead);
+        drop(removed);
+        Ok(())
+    }
+}
+
+/// What is left of an entry.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    message: Arc<Message>,
+    attempts: u32,
+    redrives: u32,
+    history: Option<History>,
+}
+
+impl Remains {
+    pub(crate) fn of(entry: &Entry) -> Self {
+        Self {
+            message: entry.message.clone(),
+            attempts: entry.attempts,
+            redrives: entry.redrives,
+            history: entry.history.as_deref().cloned(),
+        }
+    }
+}
+
+/// Where the dead letters are.
+#[derive(Debug)]
+pub(crate) struct Morgue {
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    letters: BTreeMap<u64, Arc<DeadLetter>>,
+    pub(crate) bytes: usize,
+    pub(crate) dropped: u64,
+    last: u64,
+}
+
+impl Morgue {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits, state: Mutex::default() }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest is kept whatever its size.
+    pub(crate) fn insert(&self, group: &Arc<str>, remains: Remains, reason: Reason) {
+        let (first_failure, last_failure) = match remains.history {
+            Some(History { first, last }) => (Some(first), Some(last)),
+            None => (None, None),
+        };
+        let mut letter = DeadLetter {
+            id: DeadLetterId::new(0),
+            message: remains.message,
+            group: group.clone(),
+            reason,
+            attempts: remains.attempts,
+            first_failure,
+            last_failure,
+            died_at: crate::message::wall_clock(),
+            redrives: remains.redrives,
+        };
+        letter.announce();
+        let mut evicted = Vec::new();
+        let mut state = self.lock();
+        state.last += 1;
+        letter.id = DeadLetterId::new(state.last);
+        state.bytes += letter.size();
+        state.letters.insert(letter.id.get(), letter.into());
+        while state.letters.len() > 1 && self.is_over(&state) {
+            let Some((_, oldest)) = state.letters.pop_first() else { break };
+            state.bytes -= oldest.size();
+            state.dropped += 1;
+            evicted.push(oldest);
+        }
+        drop(state);
+        for letter in evicted {
+            tracing::warn!(
+                group = &*letter.group,
+                id = %letter.message.id(),
+                "oldest dead letter dropped to make room"
+            );
+        }
+    }
+
+    fn is_over(&self, state: &State) -> bool {
+        state.letters.len() > self.limits.dead_letters
+            || state.bytes > self.limits.dead_letter_bytes
+    }
+}
+
+impl State {
+    pub(crate) fn len(&self) -> usize {
+        self.letters.len()
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<DeadLetter>> {
+        let letter = self.letters.remove(&id)?;
+        self.bytes -= letter.size();
+        Some(letter)
+    }
+}
