@@ -20,12 +20,22 @@ mod connector;
 #[cfg(feature = "tower")]
 mod discover;
 
-mod connection;
+mod choice;
 mod core;
 mod endpoint;
-mod hash;
-mod load;
+mod hub;
 mod set;
+mod stale;
+
+mod connection;
+mod flight;
+mod load;
+mod state;
+
+mod ejector;
+mod failures;
+mod hash;
+mod latency;
 mod shares;
 
 pub use candidates::{Candidates, Needs, Pick};

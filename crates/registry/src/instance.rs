@@ -176,9 +176,9 @@ impl Instance {
         authority(&self.host, self.port)
     }
 
-    /// Whether a connection made for `self` can go on serving `other`: same place, same metadata.
+    /// Whether a connection made for `self` can go on serving `other`: the same run of the same instance, at the same place.
     pub(crate) fn is_reached_like(&self, other: &Self) -> bool {
-        self.port == other.port && self.host == other.host && self.metadata == other.metadata
+        self.port == other.port && self.host == other.host && self.incarnation == other.incarnation
     }
 }
 

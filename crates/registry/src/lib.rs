@@ -160,6 +160,8 @@ mod error;
 
 mod table;
 
+mod sync;
+
 #[cfg(feature = "tower")]
 pub use balance::Discovered;
 #[cfg(feature = "http")]

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -569,6 +570,36 @@ async fn a_panic_gives_back_the_load_at_once_and_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_to_an_endpoint_that_is_not_ready_is_woken_when_it_is() {
+    let make = |_: &Instance| {
+        let slow = tower::service_fn(|(): ()| async {
+            sleep(Duration::from_secs(1)).await;
+            Ok::<_, Refused>(())
+        });
+        tower::limit::ConcurrencyLimit::new(slow, 1)
+    };
+    let balance = Balance::fixed([instance("a")], make);
+    let begin = Instant::now();
+    let calls: Vec<_> = (0..3).map(|_| tokio::spawn(balance.clone().oneshot(()))).collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(begin.elapsed().as_millis(), 3_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_ready_has_the_request_before_the_future_is_polled() {
+    let (publisher, backend, mut balance) = published("a");
+    let answer = balance.call(());
+    assert_eq!(backend.take_calls(), counts(&[("a", 1)]));
+    // So nothing that happens now sends it elsewhere.
+    publisher.publish(healthy("b"));
+    assert_eq!(answer.await.unwrap(), "a");
+    drop(balance.call(()));
+    assert!(balance.endpoints().iter().all(|endpoint| endpoint.pending == 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn errors_of_the_endpoint_come_out_as_they_are() {
     let (_publisher, backend, balance) = published("a");
     for (script, error) in [(Script::FailReadiness, Refused(1)), (Script::Fail, Refused(2))] {
@@ -587,16 +618,56 @@ async fn endpoints_are_kept_across_updates_and_made_anew_at_another_address() {
 
     let elsewhere = |instance: Instance| Arc::new(instance.with_health(Health::Healthy));
     publisher.publish(vec![
-        elsewhere(instance("a").with_zone("z").with_version("2")),
-        elsewhere(instance("b")),
+        elsewhere(instance("a").with_zone("z").with_version("2").with_tag("t")),
+        elsewhere(instance("b").with_weight(NonZeroU32::MAX).with_metadata("build", "7")),
         elsewhere(instance("c")),
     ]);
     call_times(&balance, 6).await;
     assert_eq!(backend.0.made.load(SeqCst), 3, "only the new one was made");
 
-    publisher.publish(vec![elsewhere(Instance::new("s", "other", 1).with_id("a"))]);
-    call_times(&balance, 2).await;
-    assert_eq!((backend.0.made.load(SeqCst), backend.0.alive.load(SeqCst)), (4, 1));
+    let mut made = 3;
+    for other in [
+        Instance::new("s", "other", 1).with_id("a"),
+        Instance::new("s", "other", 2).with_id("a"),
+        Instance::new("s", "other", 2).with_id("a").with_incarnation(1),
+        Instance::new("s", "other", 2).with_id("a").with_incarnation(2),
+    ] {
+        publisher.publish(vec![elsewhere(other)]);
+        call_times(&balance, 2).await;
+        made += 1;
+        assert_eq!((backend.0.made.load(SeqCst), backend.0.alive.load(SeqCst)), (made, 1));
+    }
+}
+
+/// Where the scheme of an instance matters.
+#[derive(Clone)]
+struct Schemes(Backend);
+
+impl MakeEndpoint for Schemes {
+    type Service = Handle;
+
+    fn make(&self, instance: &Instance) -> Handle {
+        self.0.make(instance)
+    }
+
+    fn still_reaches(&self, made_for: &Instance, now: &Instance) -> bool {
+        made_for.metadata.get("scheme") == now.metadata.get("scheme")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_maker_that_reads_metadata_says_when_an_endpoint_is_reached_in_another_way() {
+    let (publisher, backend) = (Publisher::new("s"), Backend::default());
+    let balance = Balance::new(publisher.watch(), Schemes(backend.clone()));
+    let ruled = balance.clone().eligible(|_: &Instance, _: &Handle| true);
+    for (scheme, build, made) in [("http", "1", 1), ("http", "2", 0), ("https", "2", 1)] {
+        let is = instance("a").with_metadata("scheme", scheme).with_metadata("build", build);
+        publisher.publish(vec![Arc::new(is.with_health(Health::Healthy))]);
+        call_times(&balance, 2).await;
+        assert_eq!(backend.0.made.swap(0, SeqCst), made);
+        call_times(&ruled, 2).await;
+        assert_eq!(backend.0.made.swap(0, SeqCst), made, "a rule changes nothing in that");
+    }
 }
 
 #[tokio::test(start_paused = true)]

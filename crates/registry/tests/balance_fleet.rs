@@ -17,8 +17,8 @@ use std::{
 
 use gusset_call::{NoInstance, Tried};
 use gusset_registry::{
-    Balance, Ejection, Fleet, Health, Instance, MakeEndpoint, Protocol, Publisher, Watch,
-    WeightedRoundRobin,
+    Balance, Ejection, Fleet, Health, Instance, MakeEndpoint, Protocol, Publisher, SuccessRate,
+    Watch, WeightedRoundRobin,
 };
 use tokio::time::{Instant, advance, sleep};
 use tower::{Service, ServiceExt};
@@ -270,6 +270,103 @@ async fn a_change_of_the_instances_ends_no_ejection() {
     publisher.publish(healthy("abcd"));
     publisher.publish(healthy("abd"));
     assert_eq!(counts(&balance, 10).await, expected(&[("b", 5), ("d", 5)]));
+}
+
+/// `rounds` of one call at each of `ids`, of which `flaky` fails every other one.
+async fn rounds(
+    balance: &Balance<Backend>,
+    fleet: &Backend,
+    ids: &str,
+    flaky: &str,
+    rounds: usize,
+) -> BTreeMap<String, usize> {
+    let mut sum = BTreeMap::new();
+    for round in 0..rounds {
+        let failing = if round % 2 == 0 { flaky } else { "" };
+        *fleet.0.failing.lock().unwrap() = failing.into();
+        for (id, count) in counts(balance, ids.len()).await {
+            *sum.entry(id).or_default() += count;
+        }
+    }
+    fleet.0.failing.lock().unwrap().clear();
+    sum
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_success_rate_is_far_below_the_others_is_ejected_though_it_never_fails_twice() {
+    let (_publisher, fleet, balance) = published("abcdef");
+    let rate = SuccessRate::default().interval(Duration::from_secs(10));
+    let balance = balance.eject(Ejection::default().success_rate(rate));
+    let answered = rounds(&balance, &fleet, "abcdef", "a", 120).await;
+    assert_eq!(answered["a"], 60);
+    assert_eq!(balance.stats().ejections, 0, "rates are not compared yet");
+    advance(Duration::from_secs(10)).await;
+    rounds(&balance, &fleet, "abcdef", "a", 40).await;
+    assert_eq!(balance.stats().ejections, 1);
+    let five = [("b", 12), ("c", 12), ("d", 12), ("e", 12), ("f", 12)];
+    assert_eq!(counts(&balance, 60).await, expected(&five));
+    advance(Duration::from_secs(33)).await;
+    assert_eq!(counts(&balance, 60).await["a"], 10, "it comes back by time alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_low_success_rate_that_all_have_or_that_few_calls_tell_of_ejects_nobody() {
+    for (ids, flaky, each) in [("abcdef", "abcdef", 120), ("abcdef", "a", 80), ("abcd", "a", 120)] {
+        let (_publisher, fleet, balance) = published(ids);
+        let balance = balance.eject(Ejection::default().success_rate(SuccessRate::default()));
+        rounds(&balance, &fleet, ids, flaky, each).await;
+        advance(Duration::from_secs(10)).await;
+        rounds(&balance, &fleet, ids, flaky, 16).await;
+        assert_eq!(balance.stats().ejections, 0, "{ids}, {flaky}, {each}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_more_are_ejected_than_panic_allows_all_take_calls_until_they_are_back() {
+    let (_publisher, fleet, balance) = published("abc");
+    let balance =
+        balance.eject(Ejection::default().share(0.7)).among(Fleet::new().panic_below(0.5));
+    *fleet.0.failing.lock().unwrap() = "ab".into();
+    counts(&balance, 60).await;
+    assert_eq!(balance.stats().ejections, 2);
+    assert!(balance.stats().panicking, "one of three is available");
+    fleet.0.failing.lock().unwrap().clear();
+    assert_eq!(counts(&balance, 9).await, expected(&[("a", 3), ("b", 3), ("c", 3)]));
+    let out = balance.endpoints().iter().filter(|endpoint| endpoint.ejected.is_some()).count();
+    assert_eq!(out, 2, "and it can be seen that they are");
+    advance(Duration::from_secs(34)).await;
+    assert_eq!(counts(&balance, 9).await, expected(&[("a", 3), ("b", 3), ("c", 3)]));
+    assert!(!balance.stats().panicking);
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_takes_the_ejected_and_never_the_draining() {
+    let (publisher, fleet, balance) = published("ab");
+    let balance = balance.eject(Ejection::default()).among(Fleet::new().panic_below(0.9));
+    *fleet.0.failing.lock().unwrap() = "a".into();
+    counts(&balance, 20).await;
+    fleet.0.failing.lock().unwrap().clear();
+    let mut instances = healthy("ab");
+    instances.push(Arc::new(instance('d').with_health(Health::Draining)));
+    publisher.publish(instances);
+    assert_eq!(counts(&balance, 10).await, expected(&[("a", 5), ("b", 5)]));
+    let mut draining = healthy("b");
+    draining.push(Arc::new(instance('a').with_health(Health::Draining)));
+    publisher.publish(draining);
+    assert_eq!(counts(&balance, 10).await, expected(&[("b", 10)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_connector_sees_an_ejection_and_its_end_without_a_call() {
+    let (_publisher, fleet, balance) = published("ab");
+    let balance = balance.eject(Ejection::default());
+    let _connector = balance.spawn_connector();
+    *fleet.0.failing.lock().unwrap() = "a".into();
+    counts(&balance, 10).await;
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(balance.stats().ejections, 1);
+    sleep(Duration::from_secs(34)).await;
+    assert_eq!(balance.endpoints()[0].ejected, None);
 }
 
 // Connections.

@@ -117,7 +117,7 @@ impl Candidates<'_> {
     /// [needs](Needs::total_pending) it, else 0.
     #[must_use]
     pub fn total_pending(&self) -> usize {
-        self.load(0).map_or(0, Load::total)
+        self.load(0).map_or(0, |load| load.hub.total())
     }
 
     /// Which share of its recent calls failed, from 0 to 1; 0 past the end. Half of it is forgotten every 5 s.
@@ -162,6 +162,12 @@ impl Candidates<'_> {
     #[inline]
     pub const fn own_turn(&self) -> usize {
         self.own_turn
+    }
+
+    /// Whether its [`failure_ratio`](Self::failure_ratio) may be other than 0.
+    #[inline]
+    pub(crate) fn has_failures(&self, index: usize) -> bool {
+        self.load(index).is_some_and(Load::has_failures)
     }
 
     #[inline]

@@ -4,9 +4,9 @@ use crate::{
     Ejection, Fleet, Instance, Pick, RoundRobin, Watch,
     balance::{
         candidates::Member,
-        connection::InFlight,
         core::Core,
         endpoint::{Endpoint, list},
+        flight::InFlight,
         hash::first_turn,
         set::{Asking, Now, Set},
     },
@@ -55,9 +55,9 @@ impl<P> Chooser<P> {
     /// Like the other setters, it gives a chooser that shares nothing with clones made before.
     #[must_use]
     pub fn pick<Q>(self, pick: Q) -> Chooser<Q> {
-        let Core { watch, rules, .. } = &*self.core;
+        let Core { watch, fleet, .. } = &*self.core;
         let ejection = self.core.ejection();
-        Chooser::build(watch.clone(), pick, rules.fleet.clone(), ejection)
+        Chooser::build(watch.clone(), pick, fleet.clone(), ejection)
     }
 
     /// Which instances take part. Default: all that are healthy.
@@ -70,7 +70,7 @@ impl<P> Chooser<P> {
     /// Ejects instances of which calls are told to have [failed](Chosen::failed). Off by default.
     #[must_use]
     pub fn eject(self, ejection: Ejection) -> Self {
-        let fleet = self.core.rules.fleet.clone();
+        let fleet = self.core.fleet.clone();
         Self::build(self.core.watch.clone(), self.pick, fleet, Some(ejection))
     }
 
@@ -81,27 +81,27 @@ impl<P> Chooser<P> {
         P: Pick<Req>,
     {
         if !self.core.is_current(&self.set) {
-            self.set = self.core.current().clone();
+            self.set = self.core.current(Instance::is_reached_like).clone();
         }
         let roster = &self.set.roster;
         if roster.members.is_empty() {
             return None;
         }
         self.turn = self.turn.wrapping_add(1);
-        let (now, needs) = (Now::new(&self.core.rules.clock), self.pick.needs());
+        let (now, needs) = (Now::new(&self.core.hub.clock), self.pick.needs());
         let asking = Asking { turn: None.into(), own_turn: self.turn, now: &now, needs };
         let index = roster.ask(&self.pick, request, &asking, &|_| true)?;
         let counted = needs.pending || needs.total_pending || needs.latency.is_some();
         // `ask` answers with places within the list only.
         let member = roster.members.get(index)?;
         let flight = counted.then(|| InFlight::begin(&member.seat, 0, needs, &now));
-        Some(Chosen { member, core: &self.core, flight })
+        Some(Chosen { member, flight })
     }
 
     /// The instances, and how they fare in the hands of this chooser.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        list(&self.core)
+        list(&self.core.hub, &self.core.current(Instance::is_reached_like))
     }
 }
 
@@ -109,7 +109,6 @@ impl<P> Chooser<P> {
 #[must_use = "dropping it takes the call off the load of the instance"]
 pub struct Chosen<'a> {
     member: &'a Member,
-    core: &'a Core<()>,
     flight: Option<InFlight>,
 }
 
@@ -136,9 +135,8 @@ impl Chosen<'_> {
     fn settle(mut self, failed: bool) {
         match &mut self.flight {
             Some(flight) => flight.settle(failed),
-            None => self.member.seat.note(failed, || self.core.now()),
+            None => self.member.seat.ended(failed),
         }
-        self.core.judge(&self.member.seat, failed);
     }
 }
 

@@ -69,7 +69,7 @@ where
     loop {
         let Some(shared) = balance.upgrade() else { return };
         // Listens first and looks then.
-        let (published, invalidated) = (watch.notified(), shared.core.invalidated());
+        let (published, invalidated) = (watch.notified(), shared.core.hub.notified());
         let soonest = connect::<_, _, _, Req>(&shared, &mut tasks, &places);
         drop(shared);
         let mut events = (pin!(published), pin!(invalidated), pin!(sleep(soonest)));
@@ -98,15 +98,14 @@ where
     P: Send + Sync + 'static,
     T: Send + Sync + 'static,
 {
-    let (set, now) = (shared.core.current(), shared.core.now());
+    let (set, now) = (shared.current(), shared.core.hub.now());
     let mut soonest = set.until;
     for (member, connection) in set.all() {
         let rests_until = connection.rests_until(|| now);
         if rests_until != 0 {
             soonest = soonest.min(rests_until);
         } else if connection.begin_to_connect() {
-            let attempt =
-                Attempt { connection: connection.clone(), shared: Arc::downgrade(shared) };
+            let attempt = Attempt(connection.clone());
             let mut service = connection.service(&shared.make, &member.instance).clone();
             let places = places.clone();
             tasks.spawn(async move {
@@ -123,35 +122,26 @@ where
 }
 
 /// One who asks an endpoint whether it is ready.
-struct Attempt<M: MakeEndpoint, P, T> {
-    connection: Arc<Connection<M::Service>>,
-    shared: Weak<Shared<M, P, T>>,
-}
+struct Attempt<S>(Arc<Connection<S>>);
 
-impl<M: MakeEndpoint, P, T> Attempt<M, P, T> {
+impl<S> Attempt<S> {
     fn end(self, ready: bool) {
         if ready {
-            self.connection.seat.state.was_ready(self.connection.epoch());
+            self.0.seat.state.was_ready(self.0.epoch());
         } else {
-            self.fail();
-        }
-    }
-
-    fn fail(&self) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.core.broke(&self.connection.seat, self.connection.epoch());
+            self.0.seat.broke(self.0.epoch());
         }
     }
 }
 
-impl<M: MakeEndpoint, P, T> Drop for Attempt<M, P, T> {
+impl<S> Drop for Attempt<S> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // By the endpoint's code. Without a rest it would be asked again at once, for ever.
-            self.fail();
+            self.0.seat.broke(self.0.epoch());
         }
         // Aborted, so that the next connector can ask.
-        self.connection.give_up_connecting();
+        self.0.give_up_connecting();
     }
 }
 

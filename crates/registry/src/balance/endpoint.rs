@@ -1,6 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
-use crate::{Instance, balance::core::Core};
+use crate::{
+    Instance,
+    balance::{ejector::Ejector, hub::Hub, set::Set},
+};
 
 /// How an instance fares in the hands of one balancer.
 #[derive(Clone, Debug)]
@@ -33,8 +36,8 @@ pub struct BalanceStats {
     pub panicking: bool,
 }
 
-pub(crate) fn list<S>(core: &Core<S>) -> Vec<Endpoint> {
-    let (set, now) = (core.current(), core.now());
+pub(crate) fn list<S>(hub: &Hub, set: &Set<S>) -> Vec<Endpoint> {
+    let now = hub.now();
     let members = set.roster.members.len();
     let mut list: Vec<_> = set
         .all()
@@ -55,7 +58,8 @@ pub(crate) fn list<S>(core: &Core<S>) -> Vec<Endpoint> {
     list
 }
 
-pub(crate) fn stats<S>(core: &Core<S>) -> BalanceStats {
-    let (ejections, ejections_refused) = core.ejector().map_or((0, 0), |ejector| ejector.counts());
-    BalanceStats { ejections, ejections_refused, panicking: core.current().panicking }
+pub(crate) fn stats<S>(hub: &Hub, set: &Set<S>) -> BalanceStats {
+    let counts = hub.ejector.as_ref().map(Ejector::counts);
+    let (ejections, ejections_refused) = counts.unwrap_or_default();
+    BalanceStats { ejections, ejections_refused, panicking: set.panicking }
 }

@@ -2,7 +2,8 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -15,15 +16,16 @@ use tokio::{
 use tower_service::Service;
 
 use crate::{
-    Balance, MakeEndpoint, Pick, Protocol,
+    MakeEndpoint, Pick, Protocol,
     balance::{
-        connection::{AtWork, InFlight},
-        service::{Choice, Shared},
+        choice::Choice,
+        flight::{AtWork, InFlight},
+        service::Shared,
     },
 };
 
 pin_project! {
-    /// Future of [`Balance`].
+    /// Future of [`Balance`](crate::Balance).
     pub struct ResponseFuture<M, P, T, Req>
     where
         M: MakeEndpoint,
@@ -31,29 +33,46 @@ pin_project! {
     {
         // Stands before the rest, so that what their own drop does cannot keep the place.
         flight: Option<InFlight>,
-        balance: Balance<M, P, T>,
-        // Until the endpoint is called.
-        request: Option<Req>,
         #[pin]
-        state: State<M::Service, <M::Service as Service<Req>>::Future>,
+        state: State<M, P, T, Req>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, F> {
-        Picking,
+    enum State<M, P, T, Req>
+    where
+        M: MakeEndpoint,
+        M::Service: Service<Req>,
+    {
         // Boxed, for it is large and rare.
-        Waiting { wait: Pin<Box<Wait>> },
-        Readying { service: S },
-        Calling { #[pin] future: F },
+        Waiting { wait: Pin<Box<Wait<M, P, T>>>, request: Option<Req> },
+        Readying { ready: Option<Readying<M::Service, T, Req>> },
+        Calling { #[pin] future: <M::Service as Service<Req>>::Future, protocol: T },
+        Failed { error: Option<BoxError> },
         Done,
     }
 }
 
+struct Readying<S, T, Req> {
+    service: S,
+    protocol: T,
+    request: Req,
+}
+
 pin_project! {
     /// Nobody can be called.
-    struct Wait {
+    struct Wait<M: MakeEndpoint, P, T> {
+        shared: Arc<Shared<M, P, T>>,
+        turn: usize,
+        // From the first poll on, for a timer needs a runtime.
+        #[pin]
+        until: Option<Until>,
+    }
+}
+
+pin_project! {
+    struct Until {
         #[pin]
         changed: OwnedNotified,
         #[pin]
@@ -66,99 +85,116 @@ impl<M, P, T, Req> ResponseFuture<M, P, T, Req>
 where
     M: MakeEndpoint,
     M::Service: Service<Req>,
+    <M::Service as Service<Req>>::Error: Into<BoxError>,
 {
-    pub(crate) const fn new(balance: Balance<M, P, T>, request: Req) -> Self {
-        Self { balance, request: Some(request), flight: None, state: State::Picking }
+    /// Calls `service` if it is ready at once.
+    #[inline]
+    pub(crate) fn begin(flight: InFlight, service: M::Service, protocol: T, request: Req) -> Self {
+        let mut flight = Some(flight);
+        // Who is not ready is asked once more, by the first poll, with a waker that wakes.
+        let mut cx = Context::from_waker(Waker::noop());
+        let state = Readying { service, protocol, request }.step(&mut flight, &mut cx);
+        Self { flight, state }
+    }
+
+    /// Waits until somebody can be called.
+    #[cold]
+    pub(crate) fn wait(shared: Arc<Shared<M, P, T>>, turn: usize, request: Req) -> Self {
+        let wait = Box::pin(Wait { shared, turn, until: None });
+        Self { flight: None, state: State::Waiting { wait, request: Some(request) } }
     }
 }
 
-impl<M, P, T, Req> ResponseFuture<M, P, T, Req>
+impl<S, T, Req> Readying<S, T, Req>
 where
-    M: MakeEndpoint,
-    M::Service: Service<Req>,
-    <M::Service as Service<Req>>::Error: Into<BoxError>,
-    P: Pick<Req>,
-    T: Protocol<Req, <M::Service as Service<Req>>::Response>,
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
 {
-    /// Picking, Waiting → Readying.
-    fn poll_pick(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), NoInstance>> {
+    /// Readying → Readying, Calling, Failed.
+    #[inline]
+    fn step<M, P>(
+        mut self,
+        flight: &mut Option<InFlight>,
+        cx: &mut Context<'_>,
+    ) -> State<M, P, T, Req>
+    where
+        M: MakeEndpoint<Service = S>,
+    {
+        let at_work = AtWork::new(flight);
+        match self.service.poll_ready(cx) {
+            Poll::Ready(Ok(())) => {
+                let future = self.service.call(self.request);
+                at_work.done();
+                if let Some(flight) = flight {
+                    flight.was_ready();
+                }
+                State::Calling { future, protocol: self.protocol }
+            }
+            Poll::Ready(Err(error)) => {
+                at_work.done();
+                if let Some(flight) = flight.take() {
+                    flight.broke();
+                }
+                State::Failed { error: Some(error.into()) }
+            }
+            Poll::Pending => {
+                at_work.done();
+                State::Readying { ready: Some(self) }
+            }
+        }
+    }
+}
+
+impl<M: MakeEndpoint, P, T> Wait<M, P, T> {
+    /// Waiting → Readying.
+    fn poll_choose<Req, Res>(
+        self: Pin<&mut Self>,
+        request: &Req,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(M::Service, InFlight), NoInstance>>
+    where
+        P: Pick<Req>,
+        T: Protocol<Req, Res>,
+    {
         let mut this = self.project();
+        let Shared { wait: span, core, .. } = &**this.shared;
         loop {
             // Listens first and looks then, so that no instance arrives in between unnoticed.
-            let woken = match this.state.as_mut().project() {
-                StateProj::Waiting { wait } => wait.as_mut().project().changed.poll(cx).is_ready(),
-                _ => false,
+            let woken = match this.until.as_mut().as_pin_mut() {
+                Some(until) => until.project().changed.poll(cx).is_ready(),
+                None => false,
             };
-            let choice = this.request.as_ref().map(|request| this.balance.begin(request));
-            let rest = match choice {
-                Some(Choice::Call(service, flight)) => {
-                    *this.flight = Some(flight);
-                    this.state.set(State::Readying { service });
-                    return Poll::Ready(Ok(()));
-                }
-                Some(Choice::Rest(nanos)) => Duration::from_nanos(nanos),
-                _ => Duration::MAX,
+            let rest = match this.shared.choose::<Req, Res>(*this.turn, request) {
+                Choice::Call(service, flight) => return Poll::Ready(Ok((service, flight))),
+                Choice::Rest(nanos) => Duration::from_nanos(nanos),
+                Choice::Nobody => Duration::MAX,
             };
-            let Shared { wait: span, core, .. } = &*this.balance.shared;
-            let StateProj::Waiting { wait } = this.state.as_mut().project() else {
+            let Some(until) = this.until.as_mut().as_pin_mut() else {
                 if span.is_zero() {
-                    return Poll::Ready(Err(this.balance.refusal()));
+                    return Poll::Ready(Err(this.shared.refusal()));
                 }
                 let sleep = sleep(*span);
                 let (changed, over) = (core.watch.notified(), sleep.deadline());
-                let wait = Box::pin(Wait { changed, sleep, over });
-                this.state.set(State::Waiting { wait });
+                this.until.set(Some(Until { changed, sleep, over }));
                 continue;
             };
-            let mut wait = wait.as_mut().project();
+            let mut until = until.project();
             if woken {
-                wait.changed.set(core.watch.notified());
+                until.changed.set(core.watch.notified());
                 continue;
             }
-            let (now, over) = (Instant::now(), *wait.over);
+            let (now, over) = (Instant::now(), *until.over);
             if now >= over {
-                return Poll::Ready(Err(this.balance.refusal()));
+                return Poll::Ready(Err(this.shared.refusal()));
             }
             // The timer has milliseconds.
             let rest = rest.max(Duration::from_millis(1));
-            let until = now.checked_add(rest).map_or(over, |end| end.min(over));
-            if wait.sleep.deadline() != until {
-                wait.sleep.as_mut().reset(until);
+            let soonest = now.checked_add(rest).map_or(over, |end| end.min(over));
+            if until.sleep.deadline() != soonest {
+                until.sleep.as_mut().reset(soonest);
             }
-            ready!(wait.sleep.poll(cx));
+            ready!(until.sleep.poll(cx));
         }
-    }
-
-    /// Readying → Calling.
-    fn poll_endpoint(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let mut this = self.project();
-        let StateProj::Readying { service } = this.state.as_mut().project() else {
-            return Poll::Ready(Ok(()));
-        };
-        let at_work = AtWork::new(this.flight);
-        let ready = service.poll_ready(cx);
-        if let Poll::Ready(Ok(())) = ready {
-            // Taken only here.
-            let future = this.request.take().map(|request| service.call(request));
-            at_work.done();
-            let Some(future) = future else { return Poll::Pending };
-            if let Some(flight) = this.flight {
-                flight.was_ready();
-            }
-            this.state.set(State::Calling { future });
-            return Poll::Ready(Ok(()));
-        }
-        at_work.done();
-        if ready.is_ready() {
-            if let Some(flight) = this.flight {
-                let core = &this.balance.shared.core;
-                flight.broke();
-                core.invalidate();
-                core.settle(flight, true);
-            }
-            *this.flight = None;
-        }
-        ready.map_err(Into::into)
     }
 }
 
@@ -168,41 +204,65 @@ where
     M::Service: Service<Req>,
     <M::Service as Service<Req>>::Error: Into<BoxError>,
     P: Pick<Req>,
-    T: Protocol<Req, <M::Service as Service<Req>>::Response>,
+    T: Protocol<Req, <M::Service as Service<Req>>::Response> + Clone,
 {
     type Output = Result<<M::Service as Service<Req>>::Response, BoxError>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if matches!(self.state, State::Picking | State::Waiting { .. }) {
-            if let Err(refusal) = ready!(self.as_mut().poll_pick(cx)) {
-                self.project().state.set(State::Done);
-                return Poll::Ready(Err(refusal.into()));
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let StateProj::Waiting { wait, request: place } = this.state.as_mut().project() {
+            let Some(request) = place.take() else { return Poll::Pending };
+            match wait.as_mut().poll_choose(&request, cx) {
+                Poll::Ready(Ok((service, flight))) => {
+                    *this.flight = Some(flight);
+                    let protocol = wait.shared.protocol.clone();
+                    let ready = Some(Readying { service, protocol, request });
+                    this.state.set(State::Readying { ready });
+                }
+                Poll::Ready(Err(refusal)) => {
+                    this.state.set(State::Done);
+                    return Poll::Ready(Err(refusal.into()));
+                }
+                Poll::Pending => {
+                    *place = Some(request);
+                    return Poll::Pending;
+                }
             }
         }
-        if let Err(error) = ready!(self.as_mut().poll_endpoint(cx)) {
-            self.project().state.set(State::Done);
-            return Poll::Ready(Err(error));
+        if let StateProj::Readying { ready } = this.state.as_mut().project() {
+            let Some(ready) = ready.take() else { return Poll::Pending };
+            let next = ready.step(this.flight, cx);
+            this.state.set(next);
         }
-        let mut this = self.project();
-        let StateProj::Calling { future } = this.state.as_mut().project() else {
-            // Polled again after it was ready, which only a broken caller does.
-            return Poll::Pending;
+        let (answer, failed) = match this.state.as_mut().project() {
+            StateProj::Calling { future, protocol } => {
+                let at_work = AtWork::new(this.flight);
+                let answer = future.poll(cx);
+                at_work.done();
+                // One by one: an answer that is moved as a whole, whatever it is, is read before it is written out.
+                match answer {
+                    Poll::Ready(Ok(response)) => {
+                        let failed = protocol.is_failure(&response);
+                        (Ok(response), failed)
+                    }
+                    Poll::Ready(Err(error)) => (Err(error.into()), true),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            StateProj::Failed { error } => match error.take() {
+                Some(error) => (Err(error), true),
+                None => return Poll::Pending,
+            },
+            // Not ready yet; or polled again after it was, which only a broken caller does.
+            _ => return Poll::Pending,
         };
-        let at_work = AtWork::new(this.flight);
-        let result = future.poll(cx);
-        at_work.done();
-        let result = ready!(result);
-        let Shared { core, protocol, .. } = &*this.balance.shared;
-        let failed = match &result {
-            Ok(response) => protocol.is_failure(response),
-            Err(_) => true,
-        };
+        // Of a service that broke, it was taken already.
         if let Some(flight) = this.flight {
-            core.settle(flight, failed);
+            flight.settle(failed);
         }
         *this.flight = None;
         this.state.set(State::Done);
-        Poll::Ready(result.map_err(Into::into))
+        Poll::Ready(answer)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::Instance;
 
 /// Makes the service that calls one instance. Closures `Fn(&Instance) -> S` do.
 ///
-/// It is asked when an instance is first picked, again when the place or the metadata of the instance changed, and
+/// It is asked when an instance is first picked, again when the instance [is reached in another way](Self::still_reaches), and
 /// again after an error of the service's `poll_ready`, which ends a service by tower's contract. Two calls that meet a new
 /// instance at once may both ask; one product is dropped. So what must outlive a service (its circuit, for instance) belongs
 /// to the maker, kept by instance id.
@@ -20,6 +20,15 @@ pub trait MakeEndpoint {
     fn is_eligible(&self, instance: &Instance, service: &Self::Service) -> bool {
         let _ = (instance, service);
         true
+    }
+
+    /// Whether a service that was made for `made_for` goes on serving that instance as it is `now`. Where this says no, another one is made, whose
+    /// calls, failures and times begin at nothing.
+    ///
+    /// Default: as long as host, port and incarnation stay. So a change of weight, zone, tags, version or metadata costs no connection. A
+    /// maker that reads more of the instance than its place (a scheme in the metadata, for instance) compares that as well.
+    fn still_reaches(&self, made_for: &Instance, now: &Instance) -> bool {
+        made_for.is_reached_like(now)
     }
 }
 
@@ -61,6 +70,10 @@ where
 
     fn is_eligible(&self, instance: &Instance, service: &M::Service) -> bool {
         (self.rule)(instance, service) && self.make.is_eligible(instance, service)
+    }
+
+    fn still_reaches(&self, made_for: &Instance, now: &Instance) -> bool {
+        self.make.still_reaches(made_for, now)
     }
 }
 

@@ -1,6 +1,7 @@
 use gusset_call::Tried;
 
-/// What a balancer understands of the requests and responses that pass through it.
+/// What a balancer understands of the requests and responses that pass through it. Each call carries a clone, so it is small: most have no
+/// fields at all.
 pub trait Protocol<Req, Res> {
     /// The list of instances that earlier tries of the same call went to, if the request carries one.
     fn tried(&self, request: &Req) -> Option<Tried>;

@@ -5,18 +5,15 @@ use std::{
     time::Duration,
 };
 
-use gusset_call::{BoxError, NoInstance, Tried};
+use arc_swap::Guard;
+use gusset_call::{BoxError, NoInstance};
 use tower_service::Service;
 
 use crate::{
     BalanceStats, Ejection, Fleet, Instance, MakeEndpoint, Pick, Watch,
     balance::{
-        Eligible, Endpoint, Opaque, Protocol, ResponseFuture, RoundRobin,
-        connection::InFlight,
-        core::Core,
-        endpoint,
-        hash::first_turn,
-        set::{Asking, Now, Set},
+        Eligible, Endpoint, Opaque, Protocol, ResponseFuture, RoundRobin, choice::Choice,
+        core::Core, endpoint, hash::first_turn, set::Set,
     },
 };
 
@@ -27,8 +24,8 @@ use crate::{
 ///
 /// # Readiness
 ///
-/// Always ready, for nobody knows the endpoint before the request is there. The readiness of the endpoint is awaited within
-/// the future of the call; put limits of concurrency outside.
+/// Always ready, for nobody knows the endpoint before the request is there. The endpoint is chosen by `call`, and called at once if it is ready; else
+/// its readiness is awaited within the future. Put limits of concurrency outside.
 ///
 /// A service whose readiness fails is made anew: at once the first time, and if it was not ready before it failed again, after a rest from 50-100 ms up to
 /// 5-10 s. Meanwhile calls go to the others; where all rest they wait. Nothing has to happen for it to come back but time.
@@ -36,7 +33,8 @@ use crate::{
 ///
 /// # Cancellation
 ///
-/// Dropping the future takes the call off the endpoint's load, whether it was still waiting or already under way.
+/// Dropping the future takes the call off the endpoint's load, whether it was still waiting or already under way. What the endpoint was told by
+/// then is the endpoint's affair, also if the future was never polled.
 ///
 /// # Errors
 ///
@@ -62,14 +60,6 @@ pub(crate) struct Shared<M: MakeEndpoint, P, T> {
     pub(crate) pick: P,
     pub(crate) protocol: T,
     pub(crate) wait: Duration,
-}
-
-/// Where a call goes.
-pub(crate) enum Choice<S> {
-    Call(S, InFlight),
-    /// All services are broken, and made anew in so many nanoseconds.
-    Rest(u64),
-    Nobody,
 }
 
 impl<M: MakeEndpoint> Balance<M> {
@@ -166,8 +156,8 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
         P: Clone,
         T: Clone,
     {
-        let Core { watch, rules, .. } = &self.shared.core;
-        let core = Core::new(watch.clone(), rules.fleet.clone(), Some(ejection));
+        let Core { watch, fleet, .. } = &self.shared.core;
+        let core = Core::new(watch.clone(), fleet.clone(), Some(ejection));
         self.with(core, self.shared.wait)
     }
 
@@ -196,83 +186,25 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
     /// The instances that take calls or are ejected, and how they fare in the hands of this balancer.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        endpoint::list(&self.shared.core)
+        endpoint::list(&self.shared.core.hub, &self.shared.current())
     }
 
     /// What it did on its own.
     #[must_use]
     pub fn stats(&self) -> BalanceStats {
-        endpoint::stats(&self.shared.core)
-    }
-
-    /// Picks an endpoint, if there is one now.
-    #[inline]
-    pub(crate) fn begin<Req, Res>(&self, request: &Req) -> Choice<M::Service>
-    where
-        P: Pick<Req>,
-        T: Protocol<Req, Res>,
-    {
-        let Shared { core, make, pick, protocol, .. } = &*self.shared;
-        let set = core.current();
-        if set.roster.members.is_empty() {
-            return Choice::Nobody;
-        }
-        let tried = protocol.tried(request);
-        let (now, needs) = (Now::new(&core.rules.clock), pick.needs());
-        let asking = Asking { turn: None.into(), own_turn: self.turn, now: &now, needs };
-        let Some(place) = prefer(&set, make, pick, request, &asking, tried.as_ref()) else {
-            let rests = set.connections.iter().map(|c| c.rests_until(|| now.nanos()));
-            let soonest = rests.filter(|until| *until != 0).min();
-            return soonest.map_or(Choice::Nobody, |until| Choice::Rest(until - now.nanos()));
-        };
-        let (member, connection) = (&set.roster.members[place], &set.connections[place]);
-        if let Some(tried) = tried {
-            tried.insert(member.instance.id.clone());
-        }
-        let service = connection.service(make, &member.instance).clone();
-        let flight = InFlight::begin(&connection.seat, connection.epoch(), needs, &now);
-        Choice::Call(service, flight)
-    }
-
-    pub(crate) fn refusal(&self) -> NoInstance {
-        NoInstance::new(self.shared.core.watch.service().clone())
+        endpoint::stats(&self.shared.core.hub, &self.shared.current())
     }
 }
 
-/// Asks with all preferences first, and then with fewer and fewer. Nobody gets calls while it rests.
-#[inline]
-fn prefer<M, P, Req>(
-    set: &Set<M::Service>,
-    make: &M,
-    pick: &P,
-    request: &Req,
-    asking: &Asking<'_>,
-    tried: Option<&Tried>,
-) -> Option<usize>
-where
-    M: MakeEndpoint,
-    P: Pick<Req>,
-{
-    let (roster, connections) = (&set.roster, &set.connections);
-    let rested = |place: usize| connections[place].rests_until(|| asking.now.nanos()) == 0;
-    let eligible = |place: usize| {
-        let (connection, instance) = (&connections[place], &*roster.members[place].instance);
-        rested(place)
-            && !connection.is_connecting()
-            && make.is_eligible(instance, connection.service(make, instance))
-    };
-    let untried =
-        |place: usize| !tried.is_some_and(|t| t.contains(&roster.members[place].instance.id));
-    let is_reserve = |place: usize| roster.shares.even.get(place) <= 0.0;
-    let fresh = |place: usize| untried(place) && eligible(place);
-    let ask = |may_pick: &dyn Fn(usize) -> bool| roster.ask(pick, request, asking, may_pick);
-    if !roster.has_reserve {
-        return ask(&fresh).or_else(|| ask(&eligible)).or_else(|| ask(&rested));
+impl<M: MakeEndpoint, P, T> Shared<M, P, T> {
+    #[inline]
+    pub(crate) fn current(&self) -> Guard<Arc<Set<M::Service>>> {
+        self.core.current(|made_for, now| self.make.still_reaches(made_for, now))
     }
-    ask(&|place| !is_reserve(place) && fresh(place))
-        .or_else(|| ask(&|place| is_reserve(place) && fresh(place)))
-        .or_else(|| ask(&|place| !is_reserve(place) && eligible(place)))
-        .or_else(|| ask(&rested))
+
+    pub(crate) fn refusal(&self) -> NoInstance {
+        NoInstance::new(self.core.watch.service().clone())
+    }
 }
 
 impl<M: MakeEndpoint, P, T> Clone for Balance<M, P, T> {
@@ -287,7 +219,7 @@ where
     M::Service: Service<Req>,
     <M::Service as Service<Req>>::Error: Into<BoxError>,
     P: Pick<Req>,
-    T: Protocol<Req, <M::Service as Service<Req>>::Response>,
+    T: Protocol<Req, <M::Service as Service<Req>>::Response> + Clone,
 {
     type Response = <M::Service as Service<Req>>::Response;
     type Error = BoxError;
@@ -297,10 +229,16 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         self.turn = self.turn.wrapping_add(1);
-        let handle = Self { shared: self.shared.clone(), turn: self.turn };
-        ResponseFuture::new(handle, request)
+        match self.shared.choose::<Req, Self::Response>(self.turn, &request) {
+            Choice::Call(service, flight) => {
+                ResponseFuture::begin(flight, service, self.shared.protocol.clone(), request)
+            }
+            // Most calls do not come here, and need no handle of their own.
+            _ => ResponseFuture::wait(self.shared.clone(), self.turn, request),
+        }
     }
 }
 

@@ -12,14 +12,13 @@ use std::{
 use gusset_call::Clock;
 
 use crate::{
-    Candidates, Instance, Needs, Pick, Snapshot,
+    Candidates, Fleet, Instance, Needs, Pick, Snapshot,
     balance::{
         candidates::Member,
         connection::Connection,
-        core::Rules,
-        ejection::nanos,
         fleet::{Plan, Standing, warmth},
         hash::first_turn,
+        hub::{Hub, nanos},
         load::{Load, Seat},
         shares::Shares,
     },
@@ -158,17 +157,24 @@ impl<S> Set<S> {
     }
 
     /// The set for `snapshot` at `now`. What `self` has and is still good stays.
-    pub(crate) fn next(&self, snapshot: &Snapshot, rules: &Rules, now: u64) -> Self {
+    pub(crate) fn next(
+        &self,
+        snapshot: &Snapshot,
+        fleet: &Fleet,
+        hub: &Arc<Hub>,
+        still_reaches: &dyn Fn(&Instance, &Instance) -> bool,
+    ) -> Self {
+        let now = hub.now();
         let is_first = self.roster.members.is_empty() && self.aside.is_empty();
-        let known: Vec<_> =
-            snapshot.instances().iter().map(|instance| self.kept(instance, now)).collect();
+        let kept = |instance: &Arc<Instance>| self.kept(instance, now, still_reaches);
+        let known: Vec<_> = snapshot.instances().iter().map(kept).collect();
         let (standings, untils): (Vec<_>, Vec<_>) = snapshot
             .instances()
             .iter()
             .zip(&known)
-            .map(|(instance, kept)| standing(instance, kept.as_deref(), is_first, rules, now))
+            .map(|(instance, kept)| standing(instance, kept.as_deref(), is_first, fleet, now))
             .unzip();
-        let plan = rules.fleet.plan(&standings);
+        let plan = fleet.plan(&standings);
         let ejected: Vec<bool> = standings.iter().map(|standing| standing.ejected).collect();
         // Those who take no calls do not get warm either.
         let aside = (0..ejected.len()).filter(|&index| ejected[index]);
@@ -178,8 +184,7 @@ impl<S> Set<S> {
         let entry = |index: usize, kept: Option<Arc<Connection<S>>>| {
             let connection = kept.unwrap_or_else(|| {
                 let since = if is_first { 0 } else { now.max(1) };
-                let load = Load::new(since, rules.total.clone(), rules.clock.clone());
-                Arc::new(Connection::new(Seat::new(load)))
+                Arc::new(Connection::new(Seat::new(Load::new(since, hub.clone()))))
             });
             let instance = snapshot.instances()[index].clone();
             (Member { instance, seat: connection.seat.clone() }, connection)
@@ -203,7 +208,12 @@ impl<S> Set<S> {
     }
 
     /// The connection for `instance`, if it has one that still leads there.
-    fn kept(&self, instance: &Instance, now: u64) -> Option<Arc<Connection<S>>> {
+    fn kept(
+        &self,
+        instance: &Instance,
+        now: u64,
+        still_reaches: &dyn Fn(&Instance, &Instance) -> bool,
+    ) -> Option<Arc<Connection<S>>> {
         let members = &self.roster.members;
         let by_id = members.binary_search_by(|member| member.instance.id.cmp(&instance.id));
         let (member, connection) = match by_id {
@@ -214,7 +224,7 @@ impl<S> Set<S> {
                 (member, connection)
             }
         };
-        if !member.instance.is_reached_like(instance) {
+        if !still_reaches(&member.instance, instance) {
             return None;
         }
         if connection.seat.record.come_back(now) {
@@ -235,7 +245,7 @@ fn standing<'a, S>(
     instance: &'a Instance,
     kept: Option<&Connection<S>>,
     is_first: bool,
-    rules: &Rules,
+    fleet: &Fleet,
     now: u64,
 ) -> (Standing<'a>, u64) {
     let ejected_until = kept.map_or(0, |connection| connection.seat.record.ejected_until());
@@ -243,7 +253,7 @@ fn standing<'a, S>(
     let since = kept.map_or(newcomer, |connection| connection.seat.since());
     let mut until = if ejected_until == 0 { FOR_EVER } else { ejected_until };
     let mut share = 1.0;
-    if let Some(window) = rules.fleet.slow_start.filter(|_| since != 0) {
+    if let Some(window) = fleet.slow_start.filter(|_| since != 0) {
         let age = Duration::from_nanos(now.saturating_sub(since));
         if let Some((warm, next)) = warmth(age, window) {
             share = warm;
