@@ -23,6 +23,7 @@ mod span;
 mod attended;
 mod catalog;
 mod checks;
+mod fence;
 mod kv;
 #[cfg(feature = "file")]
 mod kv_log;

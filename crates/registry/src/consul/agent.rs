@@ -80,6 +80,7 @@ impl ConsulServer {
         let id = service.id.clone();
         self.change(|State { catalog, indexes, .. }, now| {
             let own = catalog.own.clone();
+            catalog.admit(&service, now)?;
             catalog.register(indexes, (&own, service), (checks, replace), now)
         })
         .map_err(|refused| refused.about(&id))?;
@@ -87,8 +88,10 @@ impl ConsulServer {
     }
 
     pub(super) fn deregister_service(&self, call: &Call) -> Result<Answer, Failure> {
+        let run = call.incarnation()?;
         self.change(|State { catalog, indexes, .. }, _| {
             let own = catalog.own.clone();
+            catalog.fence(&call.name, run)?;
             catalog.deregister(indexes, &own, &call.name)
         })
         .map_err(|refused| refused.about(&call.name))?;
@@ -106,7 +109,9 @@ impl ConsulServer {
         };
         let reason = call.query.get("reason").unwrap_or_default();
         let reason = enable.then(|| input::output(reason.into()));
+        let run = call.incarnation()?;
         self.change(|State { catalog, indexes, .. }, _| {
+            catalog.fence(&call.name, run)?;
             catalog.maintain(indexes, &call.name, reason)
         })
         .map_err(|refused| refused.about(&call.name))?;
@@ -148,8 +153,10 @@ impl ConsulServer {
                 (input::status(&fields)?, input::output(output))
             }
         };
+        let run = call.incarnation()?;
         self.change(|State { catalog, indexes, .. }, now| {
             let own = catalog.own.clone();
+            catalog.fence_check(&call.name, run)?;
             catalog.set_status(indexes, (&own, &call.name), (status, Some(&output)), now)
         })
         .map_err(|refused| refused.about(&call.name))?;

@@ -140,6 +140,10 @@ impl Refused {
             Self::NoSuchNode => Failure::not_found(format!("Unknown node {id:?}")),
             Self::NoTtl => Failure::bad(format!("Check {id:?} has no TTL")),
             Self::Full => Failure::full("this registry is full"),
+            Self::Superseded => {
+                let what = format!("{id:?} is registered by a younger run of it");
+                Failure::new(StatusCode::CONFLICT, what)
+            }
             Self::TooManyChecks => Failure::bad("more than 16 checks of one service"),
         }
     }

@@ -70,6 +70,8 @@ pub(super) enum Refused {
     NoTtl,
     Full,
     TooManyChecks,
+    /// A younger run of the instance is registered.
+    Superseded,
 }
 
 impl Catalog {

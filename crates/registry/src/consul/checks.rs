@@ -196,6 +196,10 @@ impl Catalog {
         Ok(())
     }
 
+    pub(super) fn check(&self, node: &str, id: &str) -> Option<&Check> {
+        self.nodes.get(node)?.checks.get(id)
+    }
+
     pub(super) fn check_mut(&mut self, node: &str, id: &str) -> Option<&mut Check> {
         self.nodes.get_mut(node)?.checks.get_mut(id)
     }

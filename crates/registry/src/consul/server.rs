@@ -71,6 +71,8 @@ use super::{
 /// - Of what a check put out, who was blocked may get what it was up to a second ago: many who wait for one service get one answer.
 /// - A check has two fields more, `LastHeardMs`: how long ago it was told of, and `Suspect`: whether its status is what was last known
 ///   rather than what was heard.
+/// - Of a service with `gusset-incarnation` in its metadata, a registration, heartbeat, maintenance or deregistration that states a lower one, the last
+///   three in a parameter of that name, is refused with 409; one with a higher one is told that there is no such service.
 ///
 /// # Memory
 ///
