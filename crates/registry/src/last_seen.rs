@@ -51,12 +51,18 @@ impl LastSeen {
     }
 
     /// Never, and from now on told by [`LastSeen::hear`] in time since `epoch`.
-    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "for engines over a network"))]
+    #[cfg_attr(
+        not(any(feature = "etcd", feature = "remote")),
+        allow(dead_code, reason = "for engines over a network")
+    )]
     pub(crate) fn never(epoch: Instant) -> Self {
         Self(Source::Shared(epoch, Arc::new(AtomicU64::new(NEVER))))
     }
 
-    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "for engines over a network"))]
+    #[cfg_attr(
+        not(any(feature = "etcd", feature = "remote")),
+        allow(dead_code, reason = "for engines over a network")
+    )]
     pub(crate) fn hear(&self, at: Duration) {
         if let Source::Shared(_, heard) = &self.0 {
             heard.store(millis(at), Relaxed);

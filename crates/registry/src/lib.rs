@@ -43,6 +43,7 @@
 //! | [`Fleet`], [`Ejection`] | which instances take part: zones, subsets, newcomers, those that fail |
 //! | [`Protocol`], [`Opaque`], `Http` (feature `http`) | what the balancer understands of requests and responses |
 //! | [`Publisher`] | for engines: the other end of a [`Watch`] |
+//! | `RemoteRegistry`, `RemotePolicy` (feature `remote`) | the engine that is asked over Consul's HTTP API |
 //! | `RemoteKv`, `KvWatch` (feature `remote`) | reads, writes and follows the keys of a `ConsulServer` or of Consul |
 //! | `ConsulServer`, `ConsulPolicy` (feature `consul`) | serves Consul's HTTP API, for programs in any language |
 //! | [`NoInstance`] | the refusal |
@@ -101,6 +102,8 @@
 //!   memory of who was there, at most as old as its interval.
 //! - `EtcdRegistry` stores what etcd stores. Who fell silent is gone, not unhealthy; while etcd is away the last known set is served, and marked
 //!   as [suspect](Instance::suspect) after a third of a TTL. Its documentation has all differences.
+//! - `RemoteRegistry` knows what its server knows, which is nothing after a restart of one that keeps it in memory. Then who was healthy is served
+//!   for one more TTL as suspect, and every `Registration` registers again within a heartbeat and its pause.
 //!
 //! # Differences from
 //!
@@ -124,7 +127,7 @@
 //! - `etcd`: `EtcdRegistry`, with user and password and without TLS. It adds tonic's client and prost, needs Rust 1.88 and no protoc.
 //! - `file`: [`MemoryRegistry`] can keep a snapshot file, and `ConsulServer` a folder (`spawn_saver`), so that they are not empty after a restart. Adds `serde_json`.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
-//! - `remote`: `RemoteKv`, the keys of a server of Consul's HTTP API, over HTTP/1.1 without TLS. Adds hyper's client, `serde_json` and `base64`.
+//! - `remote`: `RemoteRegistry` and `RemoteKv`, over HTTP/1.1 without TLS. Adds hyper's client, `serde_json` and `base64`.
 //! - `tower`: `Discovered`. Adds tower's `discover`, which brings nothing else.
 //! - `consul`: `ConsulServer`, a tower service of HTTP requests. Adds `http`, `http-body`, `http-body-util`, `bytes`, `serde_json` and
 //!   `base64`, and no server: hyper or axum is the caller's.
@@ -191,6 +194,8 @@ pub use policy::Policy;
 pub use registration::{Registration, RegistrationState};
 pub use registry::Registry;
 #[cfg(feature = "remote")]
-pub use remote::{KvEntry, KvSnapshot, KvWatch, RemoteKv, RemotePolicy, RemoteState, RemoteStats};
+pub use remote::{
+    KvEntry, KvSnapshot, KvWatch, RemoteKv, RemotePolicy, RemoteRegistry, RemoteState, RemoteStats,
+};
 pub use selector::{Selection, Selector};
 pub use snapshot::{Publisher, Snapshot, Watch};

@@ -1,13 +1,22 @@
-//! A client of Consul's HTTP API, from the outside in: the handle, what it follows, what is asked, and the connections. See
-//! [`RemoteKv`].
+//! A registry and its keys over Consul's HTTP API, from the outside in: the handles, what they follow, what is asked, and the
+//! connections. See [`RemoteRegistry`] and [`RemoteKv`].
 
 mod kv;
-mod kv_watch;
+mod registry;
 
 mod policy;
 mod state;
 
+mod kv_watch;
+mod service;
+
+mod follow;
+
 mod cursor;
+mod mirror;
+
+mod entry;
+mod wire;
 
 mod client;
 mod failure;
@@ -18,4 +27,5 @@ mod address;
 pub use kv::{KvEntry, RemoteKv};
 pub use kv_watch::{KvSnapshot, KvWatch};
 pub use policy::RemotePolicy;
+pub use registry::RemoteRegistry;
 pub use state::{RemoteState, RemoteStats};

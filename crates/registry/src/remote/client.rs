@@ -57,7 +57,7 @@ pub(super) enum Polled {
         answer: Answer,
         took: Duration,
         wait: Duration,
-        /// [`Pool::breaks`].
+        /// [`Client::breaks`].
         breaks: u64,
     },
     Failed(Failure),
@@ -171,7 +171,7 @@ impl Client {
             biased;
             answer = self.within(limit, &ask, self.ask(&place, &ask)) => match answer {
                 Ok(answer) => {
-                    let (took, breaks) = (begin.elapsed(), self.watches.breaks());
+                    let (took, breaks) = (begin.elapsed(), self.breaks());
                     Polled::Answered { ask, answer, took, wait, breaks }
                 }
                 Err(failure) => Polled::Failed(failure),
@@ -180,18 +180,24 @@ impl Client {
         }
     }
 
-    /// Takes the index of an answer in, and returns the pause before the next question.
+    /// Rises with each connection that ended while nobody wanted it to. What is heard after that may be of another server, or of one that was
+    /// started again.
+    pub(super) fn breaks(&self) -> u64 {
+        self.calls.breaks() + self.watches.breaks()
+    }
+
+    /// Takes the index of an answer in: what it means, and the pause before the next question.
     pub(super) fn turn(
         &self,
         cursor: &mut Cursor,
         index: Option<u64>,
         (took, wait): (Duration, Duration),
-    ) -> Duration {
+    ) -> (Turn, Duration) {
         let (turn, pause) = cursor.answered(index, took, wait);
         if turn == Turn::Reset {
             self.meters.resets.fetch_add(1, Relaxed);
         }
-        pause
+        (turn, pause)
     }
 
     async fn within(

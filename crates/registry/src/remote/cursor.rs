@@ -7,8 +7,10 @@ use std::time::Duration;
 pub(super) struct Cursor {
     /// 0: nothing is known, and the next question does not wait.
     index: u64,
-    /// Questions in a row that failed or brought nothing though they should have waited.
+    /// Questions in a row that brought nothing though they should have waited.
     barren: u32,
+    /// Questions in a row that failed.
+    failures: u32,
 }
 
 /// What became of a question.
@@ -39,6 +41,7 @@ impl Cursor {
         took: Duration,
         wait: Duration,
     ) -> (Turn, Duration) {
+        self.failures = 0;
         let index = index.unwrap_or(0);
         let turn = if index == 0 || index < self.index {
             Turn::Reset
@@ -61,22 +64,22 @@ impl Cursor {
         }
         self.index = if turn == Turn::Reset { 0 } else { index };
         // The first time it may be a server that was started again.
-        let pause = if fruitless && self.barren > 1 { self.pause() } else { Duration::ZERO };
+        let pause = if fruitless && self.barren > 1 { pause(self.barren) } else { Duration::ZERO };
         (turn, pause.max(GAP.saturating_sub(took)))
     }
 
     /// Returns the pause before the next question, which does not wait: it may be another server that answers then.
     pub(super) fn failed(&mut self) -> Duration {
         self.index = 0;
-        self.barren = self.barren.saturating_add(1);
-        self.pause()
+        self.failures = self.failures.saturating_add(1);
+        pause(self.failures)
     }
+}
 
-    /// Doubles from 50 ms to 5 s; half of it is random.
-    fn pause(&self) -> Duration {
-        let doubled = Duration::from_millis(50) * (1 << self.barren.saturating_sub(1).min(10));
-        doubled.min(LONGEST).mul_f64(rand::random_range(0.5..=1.0))
-    }
+/// Doubles from 50 ms to 5 s; half of it is random.
+fn pause(times: u32) -> Duration {
+    let doubled = Duration::from_millis(50) * (1 << times.saturating_sub(1).min(10));
+    doubled.min(LONGEST).mul_f64(rand::random_range(0.5..=1.0))
 }
 
 #[cfg(test)]
@@ -128,6 +131,16 @@ mod tests {
             cursor.answered(Some(index), Duration::ZERO, WAIT).1
         });
         assert!(pauses.last().unwrap() > Duration::from_millis(400));
+    }
+
+    #[test]
+    fn an_outage_begins_with_short_pauses_whatever_was_before_the_last_answer() {
+        let mut cursor = Cursor::default();
+        for _ in 0..20 {
+            cursor.failed();
+        }
+        cursor.answered(Some(7), Duration::ZERO, WAIT);
+        assert!(cursor.failed() <= Duration::from_millis(50));
     }
 
     #[test]

@@ -54,6 +54,11 @@ impl Failure {
         Self::new(method, url, kind, what, None)
     }
 
+    /// Whether it is how Consul said, before it had a status for it, that it does not know a check.
+    pub(super) fn is_of_an_unknown_check(&self) -> bool {
+        self.kind == Kind::Busy && self.what.contains("does not have associated TTL")
+    }
+
     /// With all causes, in one line.
     pub(super) fn line(&self) -> String {
         let mut line = self.to_string();

@@ -6,17 +6,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::{
-    runtime,
-    sync::watch,
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use tokio::{runtime, sync::watch, task::JoinHandle, time::Instant};
 
 use super::{
-    client::{Client, Polled},
-    cursor::Cursor,
+    client::{Answer, Ask, Client},
     failure::Failure,
+    follow::{Followed, Seen, follow},
     kv::{KvEntry, entries},
 };
 
@@ -174,7 +169,7 @@ impl Feed {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an answer in. Returns for how long it is doubted.
+    /// Takes the keys in. Returns for how long they are doubted.
     fn list(&self, entries: Vec<KvEntry>, breaks: u64, doubt_for: Duration) -> Option<Duration> {
         let (now, known) = (Instant::now(), self.current.load_full());
         let mut state = self.state();
@@ -195,16 +190,6 @@ impl Feed {
         None
     }
 
-    fn failed(&self, doubt_after: Duration) {
-        let mut state = self.state();
-        state.away = true;
-        let old = state.confirmed.is_some_and(|confirmed| confirmed.elapsed() > doubt_after);
-        drop(state);
-        if old {
-            self.publish(self.current.load().entries.clone(), true);
-        }
-    }
-
     /// Only the task of the watch publishes.
     fn publish(&self, entries: Box<[KvEntry]>, suspect: bool) {
         let known = self.current.load();
@@ -217,33 +202,35 @@ impl Feed {
     }
 }
 
-/// Asks for ever.
-async fn follow(client: Arc<Client>, feed: Arc<Feed>) {
-    let _counted = client.follower();
-    let ttl = client.policy.ttl;
-    let (mut cursor, mut longest) = (Cursor::default(), Duration::MAX);
-    loop {
-        let failed = match client.poll(&feed.path, &cursor, longest).await {
-            Polled::Crowded => continue,
-            Polled::Failed(failure) => failure,
-            Polled::Answered { ask, answer, took, wait, breaks } => {
-                let index = answer.index;
-                match entries(&client, &ask, answer) {
-                    Ok(entries) => {
-                        longest = feed.list(entries, breaks, ttl).unwrap_or(Duration::MAX);
-                        sleep(client.turn(&mut cursor, index, (took, wait))).await;
-                        continue;
-                    }
-                    Err(failure) => failure,
-                }
-            }
-        };
-        pause(&feed, &failed, ttl, cursor.failed()).await;
+impl Followed for Feed {
+    fn path(&self) -> &str {
+        &self.path
     }
-}
 
-async fn pause(feed: &Feed, failure: &Failure, ttl: Duration, pause: Duration) {
-    tracing::debug!(path = feed.path, cause = failure.line(), "keys cannot be read");
-    feed.failed(ttl / 3);
-    sleep(pause).await;
+    fn take(
+        &self,
+        client: &Client,
+        (ask, answer): (&Ask, Answer),
+        seen: Seen,
+    ) -> Result<Option<Duration>, Failure> {
+        let entries = entries(client, ask, answer)?;
+        Ok(self.list(entries, seen.breaks, client.policy.ttl))
+    }
+
+    fn doubt(&self, old: Duration) -> Option<Duration> {
+        let mut state = self.state();
+        state.away = true;
+        let age = state.confirmed?.elapsed();
+        drop(state);
+        if age < old {
+            return Some(old - age);
+        }
+        self.publish(self.current.load().entries.clone(), true);
+        None
+    }
+
+    /// The task is ended from outside.
+    fn is_done(&self) -> bool {
+        false
+    }
 }

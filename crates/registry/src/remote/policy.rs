@@ -1,6 +1,6 @@
 use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-/// How a [`RemoteKv`](crate::RemoteKv) asks.
+/// How a [`RemoteRegistry`](crate::RemoteRegistry) or [`RemoteKv`](crate::RemoteKv) asks.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -12,11 +12,13 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 pub struct RemotePolicy {
     pub(super) token: Option<Arc<str>>,
     pub(super) ttl: Duration,
+    pub(super) evict_after: Duration,
     pub(super) call_within: Duration,
     pub(super) connect_within: Duration,
     pub(super) wait: Duration,
     pub(super) connections: usize,
     pub(super) watches: usize,
+    pub(super) capacity: usize,
 }
 
 impl RemotePolicy {
@@ -27,11 +29,19 @@ impl RemotePolicy {
         self
     }
 
-    /// For how long what was last known is believed when the server comes back with nothing at all; a third of it is how long it is
-    /// believed without a word. Default 30 s. At least 30 ms.
+    /// The TTL of the check of each instance that is registered here: for how long it counts as healthy after it was last heard
+    /// of. At least 30 ms. Default 30 s, of which a [`Registration`](crate::Registration) uses a third from one heartbeat to the next.
     #[must_use]
     pub const fn ttl(mut self, span: Duration) -> Self {
         self.ttl = span;
+        self
+    }
+
+    /// For how long an instance that fell silent stays listed before the registry forgets it. Default 60 s, which is also the least that
+    /// Consul knows: less means 60 s there.
+    #[must_use]
+    pub const fn evict_after(mut self, span: Duration) -> Self {
+        self.evict_after = span;
         self
     }
 
@@ -74,10 +84,19 @@ impl RemotePolicy {
         self
     }
 
+    /// How many instances are held of one service. Default 10,000. Of a service with more, those with the greatest ids are
+    /// left out, which [`RemoteStats::left_out`](crate::RemoteStats::left_out) counts.
+    #[must_use]
+    pub const fn capacity(mut self, instances: NonZeroUsize) -> Self {
+        self.capacity = instances.get();
+        self
+    }
+
     /// No span of this policy makes a loop a busy one.
     pub(super) fn checked(mut self) -> Self {
         const DAY: Duration = Duration::from_secs(86_400);
         self.ttl = self.ttl.clamp(Duration::from_millis(30), DAY);
+        self.evict_after = self.evict_after.clamp(Duration::from_secs(1), 365 * DAY);
         self.call_within = self.call_within.clamp(Duration::from_millis(1), DAY);
         self.connect_within = self.connect_within.clamp(Duration::from_millis(1), DAY);
         self.wait = self.wait.clamp(Duration::from_millis(10), Duration::from_secs(600));
@@ -90,11 +109,13 @@ impl Default for RemotePolicy {
         Self {
             token: None,
             ttl: Duration::from_secs(30),
+            evict_after: Duration::from_secs(60),
             call_within: Duration::from_secs(2),
             connect_within: Duration::from_secs(1),
             wait: Duration::from_secs(10),
             connections: 16,
             watches: 256,
+            capacity: 10_000,
         }
     }
 }
@@ -128,6 +149,7 @@ mod tests {
         for span in [Duration::ZERO, Duration::MAX] {
             let policy = RemotePolicy::default()
                 .ttl(span)
+                .evict_after(span)
                 .call_within(span)
                 .connect_within(span)
                 .wait(span)

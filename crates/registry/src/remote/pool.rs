@@ -66,8 +66,6 @@ impl Pool {
         Ok(Place { pool: self, _permit: self.places.acquire().await? })
     }
 
-    /// Rises with each connection that ended while nobody wanted it to. What is heard after that may be of another server, or of one that was
-    /// started again.
     pub(super) fn breaks(&self) -> u64 {
         self.breaks.load(Relaxed)
     }

@@ -5,7 +5,7 @@ use std::sync::{
 
 use tokio::time::Instant;
 
-/// Whether a [`RemoteKv`](crate::RemoteKv) reaches its server.
+/// Whether a [`RemoteRegistry`](crate::RemoteRegistry) or [`RemoteKv`](crate::RemoteKv) reaches its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RemoteState {
     /// Nobody has asked it anything yet.
@@ -29,7 +29,7 @@ impl RemoteState {
     }
 }
 
-/// How often what happened since a [`RemoteKv`](crate::RemoteKv) was made.
+/// How often what happened since a [`RemoteRegistry`](crate::RemoteRegistry) or [`RemoteKv`](crate::RemoteKv) was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemoteStats {
@@ -41,6 +41,10 @@ pub struct RemoteStats {
     pub failed: u64,
     /// Indexes that went backwards, or were none, so that a watch began anew.
     pub resets: u64,
+    /// Instances that were left out because the service has too many.
+    pub left_out: u64,
+    /// Entries of an answer that were no instance or of a newer version.
+    pub unreadable: u64,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +53,8 @@ pub(super) struct Meters {
     pub(super) answered: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) resets: AtomicU64,
+    pub(super) left_out: AtomicU64,
+    pub(super) unreadable: AtomicU64,
 }
 
 impl Meters {
@@ -58,6 +64,8 @@ impl Meters {
             answered: self.answered.load(Relaxed),
             failed: self.failed.load(Relaxed),
             resets: self.resets.load(Relaxed),
+            left_out: self.left_out.load(Relaxed),
+            unreadable: self.unreadable.load(Relaxed),
         }
     }
 }

@@ -27,6 +27,7 @@ pub(crate) struct Server {
     pub(crate) requests: Arc<Mutex<Vec<Instant>>>,
     pub(crate) connections: Arc<AtomicUsize>,
     serving: Option<(JoinHandle<()>, ConsulTicker)>,
+    policy: ConsulPolicy,
 }
 
 impl Server {
@@ -38,10 +39,11 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut server = Self {
             port: listener.local_addr().unwrap().port(),
-            consul: ConsulServer::new(policy),
+            consul: ConsulServer::new(policy.clone()),
             requests: Arc::default(),
             connections: Arc::default(),
             serving: None,
+            policy,
         };
         server.serve(listener);
         server
@@ -71,6 +73,13 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// As another client does.
+    pub(crate) async fn put(&self, path: &str, body: &str) {
+        let request = http::Request::put(path).body(body.to_owned()).unwrap();
+        let answer = self.consul.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+
     /// All connections end, and new ones are refused.
     pub(crate) async fn kill(&mut self) {
         if let Some((accepting, _)) = self.serving.take() {
@@ -84,6 +93,12 @@ impl Server {
         self.kill().await;
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         self.serve(listener);
+    }
+
+    /// At the same address, with nothing of what it knew.
+    pub(crate) async fn restart_empty(&mut self) {
+        self.consul = ConsulServer::new(self.policy.clone());
+        self.restart().await;
     }
 }
 
@@ -161,6 +176,12 @@ impl Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([format!("-{signal}"), id]).status().unwrap();
+        assert!(sent.success());
+    }
 }
 
 impl Drop for Process {
@@ -188,6 +209,7 @@ fn as_a_registry() {
             requests: Arc::default(),
             connections: Arc::default(),
             serving: None,
+            policy: ConsulPolicy::default(),
         };
         server.serve(listener);
         println!("\nserving at {}", server.port);

@@ -1,6 +1,6 @@
 //! The keys.
 
-use gusset_registry::{ConsulPolicy, Error, KvWatch, RemoteKv, RemotePolicy};
+use gusset_registry::{ConsulPolicy, Error, KvWatch, RemoteKv};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -10,13 +10,8 @@ use tokio::{
 use super::{
     eventually,
     harness::{Process, Server},
-    ms,
+    ms, policy,
 };
-
-/// So patient that a busy machine decides nothing, and with a short TTL.
-fn policy() -> RemotePolicy {
-    RemotePolicy::default().ttl(ms(3_000)).wait(ms(1_000))
-}
 
 fn kv_at(address: &str) -> RemoteKv {
     RemoteKv::new(address, policy()).unwrap()
@@ -161,7 +156,9 @@ async fn a_server_that_comes_back_empty_is_believed_only_after_a_ttl() {
 }
 
 /// Answers each request with these bytes, whatever it is, and closes the connection.
-async fn answers(bytes: &'static str) -> (String, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+pub(crate) async fn answers(
+    bytes: &'static str,
+) -> (String, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));

@@ -1,0 +1,53 @@
+//! 2,000 clients whose registry is started again.
+
+use std::time::Instant;
+
+use gusset_registry::{Registration, RegistrationState, RemoteRegistry};
+
+use super::{eventually, harness::Server, instance, ms, policy};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_clients_come_back_one_after_the_other() {
+    let mut server = Server::start().await;
+    // 200 processes with 10 instances each.
+    let registries: Vec<_> = (0..200)
+        .map(|_| {
+            let policy = policy().ttl(ms(12_000)).connections(2.try_into().unwrap());
+            RemoteRegistry::new(&server.address(), policy).unwrap()
+        })
+        .collect();
+    let registrations: Vec<_> = (0..2_000)
+        .map(|n| {
+            let instance = instance(&format!("s{}", n % 100), &n.to_string());
+            Registration::spawn(registries[n % 200].clone(), instance)
+        })
+        .collect();
+    for registration in &registrations {
+        registration.registered().await;
+    }
+    server.kill().await;
+    // Until everybody has noticed, and waits for as long as they ever do.
+    for registration in &registrations {
+        let retrying = async || matches!(registration.state(), RegistrationState::Retrying { .. });
+        eventually("noticed", retrying).await;
+    }
+    tokio::time::sleep(ms(6_000)).await;
+    server.requests.lock().unwrap().clear();
+    server.restart_empty().await;
+    let began = Instant::now();
+    for registration in &registrations {
+        eventually("back", async || registration.state() == RegistrationState::Registered).await;
+    }
+    let back = began.elapsed();
+    let requests = server.requests.lock().unwrap().clone();
+    let mut slots = std::collections::BTreeMap::<u128, usize>::new();
+    for at in &requests {
+        *slots.entry(at.saturating_duration_since(began).as_millis() / 100).or_default() += 1;
+    }
+    let (all, peak) = (requests.len(), *slots.values().max().unwrap());
+    println!("{all} requests of 2,000 clients within {back:?}, at most {peak} in 100 ms");
+    assert_eq!(server.consul.stats().instances, 2_000);
+    // Pauses are of 1 to 2 s, so they come within these; each asks three times: is it known, register, pass.
+    assert!(back < ms(10_000), "{back:?}");
+    assert!(peak < all / 4, "{slots:?}");
+}
