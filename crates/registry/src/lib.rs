@@ -97,7 +97,7 @@
 //!
 //! - A registration outlives every outage of its registry: it is made again as soon as the registry answers.
 //! - What [`Registry::deregister`] or [`Registry::drain`] of a [`MemoryRegistry`] has taken out by the time it returns is
-//!   picked by no later call.
+//!   picked by no later call. Who comes, or is well again, is in the snapshot at once or, where many do, within 10 ms.
 //! - [`MemoryRegistry`] stores nothing: what it knows ends with the process, except for a snapshot file (feature `file`). That is no more than a
 //!   memory of who was there, at most as old as its interval.
 //! - `EtcdRegistry` stores what etcd stores. Who fell silent is gone, not unhealthy; while etcd is away the last known set is served, and marked
@@ -161,6 +161,7 @@ mod remote;
 
 mod error;
 
+mod sync;
 mod table;
 
 mod sync;

@@ -98,17 +98,29 @@ impl Publisher {
     pub(crate) fn store(&self, mut instances: Vec<Arc<Instance>>) {
         instances.sort_by(|a, b| a.id.cmp(&b.id));
         instances.dedup_by(|later, earlier| later.id == earlier.id);
-        let instances = instances.into_boxed_slice();
-        let mut version = 0;
-        self.0.current.rcu(|current| {
-            version = current.version;
-            if current.instances == instances {
-                return current.clone();
+        let mut next = Arc::new(Snapshot { version: 0, instances: instances.into_boxed_slice() });
+        loop {
+            let current = self.0.current.load();
+            if current.instances == next.instances {
+                self.0.version.fetch_max(current.version, Release);
+                return;
             }
-            version += 1;
-            Arc::new(Snapshot { version, instances: instances.clone() })
-        });
-        self.0.version.fetch_max(version, Release);
+            let version = current.version + 1;
+            // Nobody else has it yet, so nothing is copied.
+            Arc::make_mut(&mut next).version = version;
+            let found = self.0.current.compare_and_swap(&current, next.clone());
+            if Arc::ptr_eq(&found, &current) {
+                self.0.version.fetch_max(version, Release);
+                return;
+            }
+        }
+    }
+
+    /// The same for the only one who publishes, of instances that are sorted, each once, and not those of before.
+    pub(crate) fn replace(&self, instances: Box<[Arc<Instance>]>) {
+        let version = self.0.current.load().version + 1;
+        self.0.current.store(Arc::new(Snapshot { version, instances }));
+        self.0.version.store(version, Release);
     }
 
     /// The second half of publishing.

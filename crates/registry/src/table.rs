@@ -3,16 +3,22 @@
 //! Time is counted in ticks of the sweeper (see [`Board`]).
 
 mod board;
+mod member;
 mod protection;
-mod wheel;
+mod rota;
+mod rules;
+mod word;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-pub(crate) use board::{Beat, Board, NEVER, SlotId, millis};
+pub(crate) use board::{Board, NEVER, SlotId, millis};
+use member::Member;
 use protection::Protection;
-pub(crate) use wheel::Wheel;
+pub(crate) use rota::Rota;
+pub(crate) use rules::Rules;
+pub(crate) use word::Beat;
 
-use crate::{Health, Instance, InstanceKey, LastSeen, Policy, key::Run};
+use crate::{Health, Instance, InstanceKey, LastSeen, key::Run};
 
 /// The machine.
 #[derive(Debug)]
@@ -22,40 +28,6 @@ pub(crate) struct Table {
     /// In order of ids, so that listings are stable.
     members: BTreeMap<Arc<str>, Member>,
     protection: Protection,
-}
-
-/// The policy in ticks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    /// From the tick of the last heartbeat until the instance counts as silent. One more than the TTL has, as the
-    /// heartbeat may have come at the end of its tick.
-    pub(crate) span: u64,
-    pub(crate) evict: u64,
-    pub(crate) rise: u32,
-    /// Share of the fleet, and for how long at most.
-    pub(crate) protect: Option<(f64, u64)>,
-}
-
-#[derive(Debug)]
-struct Member {
-    /// As it is listed, with the health that the registry sees.
-    instance: Arc<Instance>,
-    slot: SlotId,
-    /// Stays through silence: a draining instance that is heard of again is not picked.
-    draining: bool,
-    /// An active check has found it not to work; heartbeats do not change that.
-    failing: bool,
-    /// Known from before a restart, and not heard of since: its silence counts even where checks decide, as there may be none any more.
-    restored: bool,
-    /// Its silence is no news any more.
-    written_off: bool,
-    /// When it became what it is now, well or unhealthy.
-    since: u64,
-    /// How often it became unhealthy with little time in between.
-    falls: u32,
-    /// Ticks with a heartbeat since it is unhealthy, and the last of them.
-    beats: u32,
-    beaten: u64,
 }
 
 /// What a sweep did.
@@ -76,23 +48,6 @@ pub(crate) enum Refused {
     Superseded,
 }
 
-impl Rules {
-    pub(crate) fn new(policy: &Policy) -> Self {
-        let interval = policy.sweep_used();
-        let ticks = |span: Duration| {
-            u64::try_from(span.as_nanos().div_ceil(interval.as_nanos())).unwrap_or(u64::MAX)
-        };
-        let bound = |(share, bound)| (share, ticks(bound));
-        Self {
-            span: ticks(policy.ttl_used()).saturating_add(1),
-            // More than this is for ever.
-            evict: ticks(policy.evict_after).min(1 << 38),
-            rise: policy.rise.get(),
-            protect: policy.protect.map(bound),
-        }
-    }
-}
-
 impl Table {
     pub(crate) fn new(rules: Rules, board: Arc<Board>) -> Self {
         Self { rules, board, members: BTreeMap::new(), protection: Protection::default() }
@@ -110,7 +65,8 @@ impl Table {
         self.protection.is_on()
     }
 
-    pub(crate) fn listing(&self) -> Vec<Arc<Instance>> {
+    /// Sorted by id, each once.
+    pub(crate) fn listing(&self) -> Box<[Arc<Instance>]> {
         self.members.values().map(|member| member.instance.clone()).collect()
     }
 
@@ -145,19 +101,7 @@ impl Table {
         }
         instance.last_seen = LastSeen::at(&self.board, slot);
         let tick = self.board.tick();
-        let draining = instance.health == Health::Draining;
-        let member = Member {
-            slot,
-            draining,
-            failing: false,
-            restored: false,
-            written_off: false,
-            since: tick,
-            falls: 0,
-            beats: 0,
-            beaten: 0,
-            instance: Arc::new(instance),
-        };
+        let member = Member::new(instance, slot, tick);
         member.tell(&self.board);
         self.members.insert(member.instance.id.clone(), member);
     }
@@ -213,6 +157,8 @@ impl Table {
         member.failing = !well;
         member.restored = false;
         if well {
+            // Whoever is seen to work is expected to go on, also after a protection has given it up.
+            member.written_off = false;
             board.touch(member.slot);
             board.hear(member.slot, now);
             return Ok(member.recover(&board));
@@ -246,10 +192,11 @@ impl Table {
     pub(crate) fn check(&mut self, id: &str, swept: &mut Swept) -> (u64, Option<u32>) {
         let tick = self.board.tick();
         let (Rules { span, evict, .. }, later) = (self.rules, tick + self.rules.span);
-        let member = self.members.get_mut(id).filter(|member| member.may_fall_silent());
-        let Some(member) = member else {
+        let Some(member) = self.members.get_mut(id) else { return (later, None) };
+        self.board.settle(member.slot);
+        if !member.may_fall_silent() {
             return (later, None);
-        };
+        }
         let seen = self.board.seen(member.slot);
         if member.instance.health == Health::Unhealthy {
             let due = (member.since + evict).max(seen + span);
@@ -278,50 +225,6 @@ impl Table {
         }
     }
 }
-
-impl Member {
-    fn may_fall_silent(&self) -> bool {
-        !self.instance.checked || self.restored
-    }
-
-    fn recover(&mut self, board: &Board) -> bool {
-        if self.instance.health == Health::Unhealthy {
-            self.since = board.tick();
-            self.beats = 0;
-        }
-        self.set(if self.draining { Health::Draining } else { Health::Healthy }, false, board)
-    }
-
-    fn fall(&mut self, board: &Board) -> bool {
-        if self.instance.health != Health::Unhealthy {
-            // What was well for a quarter of an hour with the usual times begins anew.
-            let calm = board.tick().saturating_sub(self.since) >= CALM;
-            self.falls = if calm { 1 } else { self.falls.saturating_add(1) };
-            self.since = board.tick();
-            self.beats = 0;
-        }
-        self.set(Health::Unhealthy, false, board)
-    }
-
-    fn set(&mut self, health: Health, suspect: bool, board: &Board) -> bool {
-        let changed = self.instance.health != health || self.instance.suspect != suspect;
-        if changed {
-            let instance = Arc::make_mut(&mut self.instance);
-            (instance.health, instance.suspect) = (health, suspect);
-        }
-        self.tell(board);
-        changed
-    }
-
-    /// Lets heartbeats come without the table where they change nothing there.
-    fn tell(&self, board: &Board) {
-        let plain = matches!(self.instance.health, Health::Healthy | Health::Draining);
-        board.set_slow(self.slot, !plain || self.instance.suspect);
-    }
-}
-
-/// Ticks for which an instance has to be well until its falls are forgotten.
-const CALM: u64 = 900;
 
 #[cfg(test)]
 mod tests;

@@ -1,20 +1,26 @@
 use std::sync::Arc;
 
-use super::{MemoryRegistry, Refused};
+use super::{MemoryRegistry, service::Change};
 use crate::{
     Error, InstanceKey,
-    table::{Beat, SlotId},
+    table::{Beat, Refused, SlotId},
 };
 
 /// Says that one run of an instance is alive, without looking it up each time. Made by [`MemoryRegistry::lease`].
 ///
-/// For who takes heartbeats of many, such as a server: a heartbeat is one atomic exchange, and takes no lock unless it changes how the instance is listed.
+/// For who takes heartbeats of many, such as a server: a heartbeat is one atomic exchange of eight bytes, and takes no lock unless it changes how the instance is listed.
 #[derive(Clone, Debug)]
 pub struct Lease {
     registry: MemoryRegistry,
     slot: SlotId,
-    service: Arc<str>,
-    id: Arc<str>,
+    /// Apart, as no heartbeat looks at it that changes nothing: so 100,000 leases are 2.4 MB.
+    key: Arc<Key>,
+}
+
+#[derive(Debug)]
+struct Key {
+    service: Box<str>,
+    id: Box<str>,
     incarnation: u64,
 }
 
@@ -28,12 +34,12 @@ impl MemoryRegistry {
         let mut found = None;
         self.change(key, |table, _| {
             found = Some(table.slot(key)?);
-            Ok(false)
+            Ok(Change::Nothing)
         })?;
         let slot = found.ok_or_else(|| Refused::Unknown.of(key))?;
         let InstanceKey { service, id, incarnation } = key;
-        let (service, id) = (service.into(), id.into());
-        Ok(Lease { registry: self.clone(), slot, service, id, incarnation })
+        let key = Arc::new(Key { service: service.into(), id: id.into(), incarnation });
+        Ok(Lease { registry: self.clone(), slot, key })
     }
 }
 
@@ -45,9 +51,17 @@ impl Lease {
     /// [`Error::NoSuchInstance`] once the instance is not registered any more, or another run of it is: register again, and make another lease.
     #[inline]
     pub fn renew(&self) -> Result<(), Error> {
-        let key =
-            InstanceKey { service: &self.service, id: &self.id, incarnation: self.incarnation };
         match self.registry.0.board.beat(self.slot) {
+            Beat::Noted => Ok(()),
+            beat => self.renew_slowly(beat),
+        }
+    }
+
+    #[cold]
+    fn renew_slowly(&self, beat: Beat) -> Result<(), Error> {
+        let Key { service, id, incarnation } = &*self.key;
+        let key = InstanceKey { service, id, incarnation: *incarnation };
+        match beat {
             Beat::Noted => Ok(()),
             Beat::Slow => self.registry.heartbeat_now(key),
             Beat::Gone => Err(Refused::Unknown.of(key)),

@@ -75,15 +75,16 @@ impl MemoryRegistry {
 
 impl Source for MemoryRegistry {
     fn changes(&self) -> u64 {
+        self.0.catch_up();
         self.0.changes.load(Relaxed)
     }
 
     fn render(&self) -> impl FnOnce() -> io::Result<Vec<u8>> + Send + 'static {
-        let services = self.0.services.load_full();
+        let (shared, services) = (self.0.clone(), self.0.services.load_full());
         move || {
             let mut instances: Vec<_> = services
                 .values()
-                .flat_map(|service| service.publisher.snapshot().instances().to_vec())
+                .flat_map(|service| service.snapshot(&shared).instances().to_vec())
                 .collect();
             // The same registry is the same file.
             instances.sort_by(|a, b| (&a.service, &a.id).cmp(&(&b.service, &b.id)));

@@ -6,13 +6,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
-use super::{MemoryRegistry, Owner, Service, lock};
+use super::{
+    MemoryRegistry, Owner, lock,
+    service::{Change, Publishing, Service},
+};
 use crate::table::Swept;
 
 impl MemoryRegistry {
-    /// Spawns the task that finds silent instances, every [`Policy::sweep_every`](crate::Policy::sweep_every).
+    /// Spawns the task that finds silent instances, every [`Policy::sweep_every`](crate::Policy::sweep_every), and publishes what was
+    /// gathered.
     ///
     /// Where sweeps come late, because the process was paused or no sweeper was running, the time beyond one interval
     /// is not held against anybody: no heartbeat could arrive in it. A test must therefore let the clock
@@ -24,13 +31,19 @@ impl MemoryRegistry {
     #[must_use = "dropping it ends the sweeping"]
     pub fn spawn_sweeper(&self) -> Sweeper {
         let registry = self.clone();
+        let publishing = Publishing::begin(&self.0);
         Sweeper(tokio::spawn(async move {
+            // Ends with the task, however that ends.
+            let _publishing = publishing;
             loop {
-                let due = lock(&registry.0.wheel).due();
+                let due = lock(&registry.0.rota).due();
                 // Not less than a tokio timer can wait, or it would be a busy loop.
                 let pause =
                     due.saturating_sub(registry.0.board.now()).max(Duration::from_millis(1));
-                tokio::time::sleep(pause).await;
+                if timeout(pause, registry.0.is_held.notified()).await.is_ok() {
+                    sleep(registry.0.hold).await;
+                    registry.0.catch_up();
+                }
                 registry.sweep();
             }
         }))
@@ -39,7 +52,7 @@ impl MemoryRegistry {
     /// Looks at those that may be silent, if it is time to. For who has a timer of his own; it does the same as one turn
     /// of [`MemoryRegistry::spawn_sweeper`].
     pub fn sweep(&self) {
-        let Some(due) = lock(&self.0.wheel).advance(&self.0.board, self.0.board.now()) else {
+        let Some(due) = lock(&self.0.rota).advance(&self.0.board, self.0.board.now()) else {
             return;
         };
         let mut entries = due;
@@ -57,15 +70,15 @@ impl MemoryRegistry {
     /// Looks at instances of one service, and publishes once for all.
     fn check(&self, entries: &[(u32, Owner)]) {
         let Some((_, (service, _))) = entries.first() else { return };
-        let (swept, began) = service.change(|state| {
+        let (swept, began) = service.change(&self.0, |state| {
             let (mut swept, was) = (Swept::default(), state.table.is_protected());
             for (index, (_, id)) in entries {
                 let (due, freed) = state.table.check(id, &mut swept);
-                let mut wheel = lock(&self.0.wheel);
-                wheel.put(*index, due, self.0.board.tick());
-                freed.into_iter().for_each(|freed| wheel.release(freed));
+                let mut rota = lock(&self.0.rota);
+                rota.put(*index, due, self.0.board.tick());
+                freed.into_iter().for_each(|freed| rota.release(freed));
             }
-            ((swept, !was && state.table.is_protected()), swept != Swept::default())
+            ((swept, !was && state.table.is_protected()), Change::any(swept != Swept::default()))
         });
         self.count(service, swept);
         if began {
@@ -78,10 +91,10 @@ impl MemoryRegistry {
     }
 
     fn review(&self, service: Arc<Service>) {
-        let (swept, goes_on) = service.change(|state| {
+        let (swept, goes_on) = service.change(&self.0, |state| {
             let mut swept = Swept::default();
             state.table.review(&mut swept);
-            ((swept, state.table.is_protected()), swept != Swept::default())
+            ((swept, state.table.is_protected()), Change::any(swept != Swept::default()))
         });
         self.count(&service, swept);
         if goes_on {

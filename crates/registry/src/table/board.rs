@@ -2,17 +2,17 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{
         OnceLock,
-        atomic::{
-            AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
-        },
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use gusset_call::Clock;
+
+use super::word::{Beat, Seen, Word};
 
 /// The slots of all services, and the time that they are told in.
 ///
@@ -22,26 +22,27 @@ pub(crate) struct Board {
     clock: Clock,
     /// Ticks so far.
     tick: AtomicU64,
-    /// When the last tick was, in milliseconds of `clock`.
-    ticked: AtomicU64,
+    /// When each of the last ticks began, in milliseconds of `clock`.
+    began: [AtomicU64; REMEMBERED],
     /// The n-th holds `FIRST << n` slots, so none is ever moved, and few of them are empty.
-    chunks: [OnceLock<Box<[Slot]>>; 23],
+    chunks: [OnceLock<Chunk>; 23],
+}
+
+/// All that a heartbeat by a lease touches is the word: eight of them are one line of a processor's cache, and those of 100,000 instances fit
+/// into it.
+struct Chunk {
+    words: Box<[Word]>,
+    /// The last sign of life that the table was told of, in milliseconds of the clock, or [`NEVER`].
+    heard: Box<[AtomicU64]>,
 }
 
 const FIRST: u32 = 512;
-
-struct Slot {
-    /// Generation (24 bits), whether a heartbeat needs the table (1 bit), and the tick of the last heartbeat (39 bits).
-    word: AtomicU64,
-    /// The last sign of life in milliseconds of the clock, or [`NEVER`].
-    heard: AtomicU64,
-}
+/// More than the TTL can have; who is silent for longer is [settled](Board::settle) by then.
+const REMEMBERED: usize = 512;
+/// So many neighbours are looked at together; chunks are multiples of it.
+pub(crate) const BLOCK: u32 = 64;
 
 pub(crate) const NEVER: u64 = u64::MAX;
-
-const TICK: u64 = (1 << 39) - 1;
-const SLOW: u64 = 1 << 39;
-const GENERATION: u64 = 1 << 40;
 
 /// A slot, and for which of its occupants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,22 +51,12 @@ pub(crate) struct SlotId {
     generation: u32,
 }
 
-/// What [`Board::beat`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beat {
-    Noted,
-    /// It may change how the instance is listed, so the table has to be told.
-    Slow,
-    /// The slot is somebody else's.
-    Gone,
-}
-
 impl Board {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
             clock,
             tick: AtomicU64::new(0),
-            ticked: AtomicU64::new(0),
+            began: [const { AtomicU64::new(0) }; REMEMBERED],
             chunks: [const { OnceLock::new() }; 23],
         }
     }
@@ -80,129 +71,148 @@ impl Board {
 
     /// Begins the next tick, and returns its number.
     pub(crate) fn advance(&self, now: Duration) -> u64 {
-        self.ticked.store(millis(now), Relaxed);
-        (self.tick.fetch_add(1, Relaxed) + 1) & TICK
+        let tick = self.tick() + 1;
+        self.began_at(tick).store(millis(now), Relaxed);
+        self.tick.store(tick, Relaxed);
+        tick
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "what is cut off is masked out")]
+    fn began_at(&self, tick: u64) -> &AtomicU64 {
+        &self.began[tick as usize % REMEMBERED]
     }
 
     /// Notes a heartbeat, if nothing else has to be done.
     #[inline]
     pub(crate) fn beat(&self, id: SlotId) -> Beat {
-        let Some(slot) = self.slot(id.index) else { return Beat::Gone };
-        let tick = self.tick();
-        let mut word = slot.word.load(Relaxed);
-        loop {
-            if generation(word) != id.generation {
-                return Beat::Gone;
-            }
-            if word & SLOW != 0 {
-                return Beat::Slow;
-            }
-            if word & TICK == tick {
-                break;
-            }
-            // Not a plain store: the slot may have become somebody else's in between.
-            let beaten = word & !TICK | tick;
-            match slot.word.compare_exchange_weak(word, beaten, AcqRel, Relaxed) {
-                Ok(_) => break,
-                Err(present) => word = present,
-            }
-        }
-        slot.heard.store(self.ticked.load(Relaxed), Relaxed);
-        Beat::Noted
+        self.word(id.index).map_or(Beat::Gone, |word| word.beat(id.generation, self.tick()))
     }
 
     /// Gives the slot to a new occupant, who is heard of now.
     pub(crate) fn occupy(&self, index: u32) -> SlotId {
         let chunk = chunk(index);
-        let size = (FIRST as usize) << chunk;
-        self.chunks[chunk].get_or_init(|| (0..size).map(|_| Slot::new()).collect());
+        self.chunks[chunk].get_or_init(|| Chunk::new((FIRST as usize) << chunk));
         self.renew(index, NEVER)
     }
 
     /// The same slot for another run of its occupant: older handles are no good from now on.
     pub(crate) fn renew(&self, index: u32, heard: u64) -> SlotId {
-        let Some(slot) = self.slot(index) else { return SlotId { index, generation: 0 } };
-        slot.heard.store(heard, Relaxed);
-        let next =
-            |word: u64| Some((word & !TICK & !SLOW).wrapping_add(GENERATION) | SLOW | self.tick());
-        let before = slot.word.fetch_update(AcqRel, Acquire, next).unwrap_or_else(|word| word);
-        SlotId { index, generation: generation(before.wrapping_add(GENERATION)) }
+        self.hear_at(index, heard);
+        let generation = self.word(index).map_or(0, |word| word.renew(self.tick()));
+        SlotId { index, generation }
     }
 
-    /// The tick of the last heartbeat, and whether the next one needs the table.
-    pub(crate) fn look(&self, index: u32) -> (u64, bool) {
-        let word = self.slot(index).map_or(SLOW, |slot| slot.word.load(Acquire));
-        (word & TICK, word & SLOW != 0)
+    /// The words of the block, and the number of the first. The last block of a chunk may have slots that were never occupied.
+    pub(crate) fn block(&self, number: u32) -> impl Iterator<Item = (u32, Seen)> {
+        let first = number * BLOCK;
+        let range = place(first).1;
+        let words = self.chunks[chunk(first)]
+            .get()
+            .map_or(&[][..], |chunk| &chunk.words[range..range + BLOCK as usize]);
+        (first..).zip(words).map(|(index, word)| (index, word.load()))
     }
 
+    /// The tick of the last heartbeat.
     pub(crate) fn seen(&self, id: SlotId) -> u64 {
-        self.look(id.index).0
+        self.word(id.index).map_or(0, |word| word.load().tick())
     }
 
     /// Notes a heartbeat that the table knows of.
     pub(crate) fn touch(&self, id: SlotId) {
-        if let Some(slot) = self.slot(id.index) {
-            let touched = |word| Some(word & !TICK | self.tick());
-            let _ = slot.word.fetch_update(AcqRel, Relaxed, touched);
+        if let Some(word) = self.word(id.index) {
+            word.touch(self.tick());
         }
     }
 
     pub(crate) fn hear(&self, id: SlotId, now: Duration) {
-        if let Some(slot) = self.slot(id.index) {
-            slot.heard.store(millis(now), Relaxed);
+        self.hear_at(id.index, millis(now));
+    }
+
+    fn hear_at(&self, index: u32, millis: u64) {
+        let (chunk, place) = place(index);
+        if let Some(chunk) = self.chunks[chunk].get() {
+            chunk.heard[place].store(millis, Relaxed);
         }
     }
 
     /// From now on heartbeats come to the table, unless one came after tick `seen`: then nothing happens, and `false` is returned.
     pub(crate) fn silence(&self, id: SlotId, seen: u64) -> bool {
-        let Some(slot) = self.slot(id.index) else { return true };
-        let silenced = |word: u64| (word & TICK == seen).then_some(word | SLOW);
-        slot.word.fetch_update(AcqRel, Acquire, silenced).is_ok()
+        self.settle(id);
+        self.word(id.index).is_none_or(|word| word.silence(seen))
     }
 
     pub(crate) fn set_slow(&self, id: SlotId, slow: bool) {
-        if let Some(slot) = self.slot(id.index) {
-            if slow {
-                slot.word.fetch_or(SLOW, AcqRel);
-            } else {
-                slot.word.fetch_and(!SLOW, Release);
-            }
+        if slow {
+            self.settle(id);
+        }
+        if let Some(word) = self.word(id.index) {
+            word.set_slow(slow);
+        }
+    }
+
+    /// Writes down when the last heartbeat by a lease came, while it is still known when that tick was.
+    pub(crate) fn settle(&self, id: SlotId) {
+        let heard = self.heard(id);
+        if heard != NEVER {
+            self.hear_at(id.index, heard);
         }
     }
 
     /// When the occupant was last heard of, and `None` for never or if it is there no more.
     pub(crate) fn age(&self, id: SlotId) -> Option<Duration> {
-        let slot = self.slot(id.index)?;
-        let heard = slot.heard.load(Relaxed);
-        let here = generation(slot.word.load(Acquire)) == id.generation;
-        (here && heard != NEVER).then(|| self.now().saturating_sub(Duration::from_millis(heard)))
+        let heard = self.heard(id);
+        (heard != NEVER).then(|| self.now().saturating_sub(Duration::from_millis(heard)))
     }
 
+    /// In milliseconds of the clock, or [`NEVER`].
     pub(crate) fn heard(&self, id: SlotId) -> u64 {
-        self.slot(id.index).map_or(NEVER, |slot| slot.heard.load(Relaxed))
+        let (number, place) = place(id.index);
+        let Some(chunk) = self.chunks[number].get() else { return NEVER };
+        let told = chunk.heard[place].load(Relaxed);
+        let seen = chunk.words[place].load();
+        if seen.generation() != id.generation {
+            return NEVER;
+        }
+        let is_known = self.tick().saturating_sub(seen.tick()) < REMEMBERED as u64;
+        if seen.is_slow() || told == NEVER || !is_known {
+            return told;
+        }
+        // Heartbeats by a lease leave their tick alone.
+        told.max(self.began_at(seen.tick()).load(Relaxed))
     }
 
-    fn slot(&self, index: u32) -> Option<&Slot> {
-        let chunk = chunk(index);
-        let first = (FIRST << chunk) - FIRST;
-        self.chunks[chunk].get()?.get((index - first) as usize)
+    #[inline]
+    fn word(&self, index: u32) -> Option<&Word> {
+        let (chunk, place) = place(index);
+        self.chunks[chunk].get()?.words.get(place)
     }
 }
 
-impl Slot {
-    const fn new() -> Self {
-        Self { word: AtomicU64::new(SLOW), heard: AtomicU64::new(NEVER) }
+impl Chunk {
+    fn new(size: usize) -> Self {
+        Self {
+            words: (0..size).map(|_| Word::new()).collect(),
+            heard: (0..size).map(|_| AtomicU64::new(NEVER)).collect(),
+        }
     }
+}
+
+/// The slots of all blocks up to this many occupied ones.
+pub(crate) const fn blocks(slots: usize) -> Range<usize> {
+    0..slots.div_ceil(BLOCK as usize)
 }
 
 /// Which chunk the slot is in: they end at `FIRST * (2^n - 1)`.
+#[inline]
 const fn chunk(index: u32) -> usize {
     (index / FIRST + 1).ilog2() as usize
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "24 bits are left")]
-const fn generation(word: u64) -> u32 {
-    (word / GENERATION) as u32
+/// Its chunk, and its place there.
+#[inline]
+const fn place(index: u32) -> (usize, usize) {
+    let chunk = chunk(index);
+    (chunk, (index - ((FIRST << chunk) - FIRST)) as usize)
 }
 
 pub(crate) fn millis(span: Duration) -> u64 {
@@ -216,58 +226,4 @@ impl fmt::Debug for Board {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_are_found_in_chunks_that_double() {
-        let firsts = [0, 512, 1_536, 3_584, 100_000, u32::MAX / 2];
-        assert_eq!(firsts.map(chunk), [0, 1, 2, 3, 7, 22]);
-        let board = Board::new(Clock::new());
-        for index in [0, 511, 512, 1_535, 1_536, 100_000] {
-            let id = board.occupy(index);
-            assert_eq!(board.beat(id), Beat::Slow, "{index}");
-            board.set_slow(id, false);
-            assert_eq!(board.beat(id), Beat::Noted, "{index}");
-        }
-    }
-
-    #[test]
-    fn a_handle_of_an_earlier_occupant_does_nothing() {
-        let board = Board::new(Clock::new());
-        let old = board.occupy(7);
-        board.set_slow(old, false);
-        let new = board.renew(7, NEVER);
-        board.set_slow(new, false);
-        board.advance(Duration::from_secs(1));
-        assert_eq!(board.beat(old), Beat::Gone);
-        assert_eq!(board.seen(new), 0);
-        assert_eq!((board.beat(new), board.seen(new)), (Beat::Noted, 1));
-        assert_eq!(board.age(old), None);
-    }
-
-    #[test]
-    fn a_beat_between_look_and_judgement_is_not_overlooked() {
-        let board = Board::new(Clock::new());
-        let id = board.occupy(0);
-        board.set_slow(id, false);
-        let seen = board.seen(id);
-        board.advance(Duration::from_secs(1));
-        assert_eq!(board.beat(id), Beat::Noted);
-        assert!(!board.silence(id, seen));
-        assert!(board.silence(id, 1));
-        assert_eq!(board.beat(id), Beat::Slow);
-    }
-
-    #[test]
-    fn generations_wrap_and_leave_the_rest_of_the_word_alone() {
-        let board = Board::new(Clock::new());
-        let first = board.occupy(0);
-        for _ in 0..(1 << 24) - 1 {
-            board.renew(0, NEVER);
-        }
-        board.advance(Duration::ZERO);
-        let last = board.renew(0, NEVER);
-        assert_eq!((last, board.look(0)), (first, (1, true)));
-    }
-}
+mod tests;

@@ -6,7 +6,8 @@ use std::{
 use gusset_call::Clock;
 use proptest::prelude::*;
 
-use super::*;
+use super::{member::CALM, *};
+use crate::Policy;
 
 /// A table, and the ticks that a registry would give it, every 10 s.
 struct Ticked {
@@ -224,7 +225,11 @@ fn the_sweep_interval_is_never_so_long_that_a_pause_uses_up_the_ttl() {
     assert_eq!(policy.sweep_used(), secs(1));
     assert!(Policy::default().ttl(Duration::ZERO).sweep_used() > Duration::ZERO);
     let often = Policy::default().sweep_every(Duration::ZERO);
-    assert_eq!(often.sweep_used(), Duration::from_millis(100), "the wheel has at most 301 places");
+    assert_eq!(
+        often.sweep_used(),
+        Duration::from_millis(100),
+        "nothing is remembered for more than 301 ticks"
+    );
     let odd = Policy::default().ttl(secs(10)).sweep_every(secs(3));
     assert_eq!(odd.sweep_used(), Duration::from_millis(2_500), "the TTL is a multiple of it");
     for ttl in [0, 1, 7, 999, 86_400_000] {
