@@ -13,11 +13,26 @@ pub(crate) struct Rota<O> {
     due: Duration,
     /// Ticks until silence; no look is further ahead.
     span: u64,
+    turns: Turns,
     /// In which tick each block is looked at.
     blocks: Vec<u64>,
     /// Whose slot it is.
     owners: Vec<Option<O>>,
     free: Vec<u32>,
+}
+
+/// Each block has its turn once in so many ticks, or all would be looked at in one tick for ever once they had registered in one.
+#[derive(Clone, Copy, Debug)]
+struct Turns(u64);
+
+impl Turns {
+    /// The last turn of the block after `tick` and not after `latest`; that itself if there is none.
+    fn last(self, block: u32, tick: u64, latest: u64) -> u64 {
+        // Eight blocks are a page of memory.
+        let own = u64::from(block / 8) % self.0;
+        let turn = latest - (latest % self.0 + self.0 - own) % self.0;
+        if turn > tick { turn } else { latest }
+    }
 }
 
 impl<O: Clone> Rota<O> {
@@ -26,6 +41,8 @@ impl<O: Clone> Rota<O> {
             interval,
             due: interval,
             span,
+            // Who beats every third of the TTL can be left alone for the rest of it.
+            turns: Turns(span * 2 / 3),
             blocks: Vec::new(),
             owners: Vec::new(),
             free: Vec::new(),
@@ -82,8 +99,7 @@ impl<O: Clone> Rota<O> {
             if *next > tick {
                 continue;
             }
-            // By chance as good as equal for all, or they would all be looked at in the same tick as soon as all registered in one.
-            *next = tick + self.span - u64::from(number) % (self.span / 2 + 1);
+            *next = tick + self.span;
             for (index, seen) in board.block(number) {
                 let silent_at = seen.tick() + self.span;
                 if !seen.is_slow() && silent_at > tick {
@@ -92,7 +108,11 @@ impl<O: Clone> Rota<O> {
                     entries.push((index, owner.clone()));
                 }
             }
+            *next = self.turns.last(number, tick, *next);
         }
         Some(entries)
     }
 }
+
+#[cfg(test)]
+mod tests;
