@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     num::NonZeroU32,
     sync::Arc,
 };
@@ -91,6 +92,21 @@ impl Instance {
             suspect: false,
             last_seen: LastSeen::default(),
         }
+    }
+
+    /// An instance of `service` at this address, as [`Instance::new`].
+    ///
+    /// ```
+    /// # use gusset_registry::Instance;
+    /// let listening_at = "[::1]:8080".parse().unwrap();
+    /// assert_eq!(Instance::at("cart", listening_at), Instance::new("cart", "::1", 8080));
+    /// ```
+    pub fn at(service: impl Into<Arc<str>>, address: SocketAddr) -> Self {
+        let host = match address {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+            _ => address.ip().to_string(),
+        };
+        Self::new(service, host, address.port())
     }
 
     /// The same under another id.
@@ -276,6 +292,17 @@ mod tests {
     #[test]
     fn an_ipv6_address_stands_in_brackets() {
         assert_eq!(Instance::new("cart", "::1", 80).authority(), "[::1]:80");
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port_with_its_scope() {
+        for (address, host) in
+            [("10.0.0.7:80", "10.0.0.7"), ("[::1]:80", "::1"), ("[fe80::1%3]:80", "fe80::1%3")]
+        {
+            let instance = Instance::at("cart", address.parse().unwrap());
+            assert_eq!((&*instance.host, instance.port, &*instance.id), (host, 80, address));
+            instance.validate().unwrap();
+        }
     }
 
     #[test]

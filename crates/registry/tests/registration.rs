@@ -2,113 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod faulty;
+
 use std::{
-    future::pending,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
     },
     time::Duration,
 };
 
-use futures_core::future::BoxFuture;
+use faulty::{Mode, Remote};
 use gusset_registry::{
-    Balance, Error, Health, Instance, InstanceKey, MemoryRegistry, Registration, RegistrationState,
-    Registry, Snapshot, Watch,
+    Balance, Error, Health, Instance, MemoryRegistry, Registration, RegistrationState, Registry,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tower::{ServiceExt, service_fn};
-
-/// A registry over a network: sometimes away, sometimes frozen, sometimes restarted empty.
-#[derive(Clone, Debug, Default)]
-struct Remote {
-    engine: Arc<Mutex<MemoryRegistry>>,
-    mode: Arc<Mutex<Mode>>,
-    heartbeats: Arc<AtomicU32>,
-    registers: Arc<AtomicU32>,
-    failed: Arc<AtomicU32>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Mode {
-    #[default]
-    Up,
-    Down,
-    Frozen,
-    Panics,
-}
-
-impl Remote {
-    fn engine(&self) -> MemoryRegistry {
-        self.engine.lock().unwrap().clone()
-    }
-
-    fn set(&self, mode: Mode) {
-        *self.mode.lock().unwrap() = mode;
-    }
-
-    fn restart_empty(&self) {
-        *self.engine.lock().unwrap() = MemoryRegistry::default();
-    }
-
-    async fn health(&self) -> Option<Health> {
-        let snapshot = self.engine().instances("cart").await.ok()?;
-        Some(snapshot.get("a").unwrap().health)
-    }
-
-    async fn reach(&self) -> Result<MemoryRegistry, Error> {
-        let mode = *self.mode.lock().unwrap();
-        match mode {
-            Mode::Up => Ok(self.engine()),
-            Mode::Frozen => pending().await,
-            Mode::Panics => panic!("bug of an engine"),
-            Mode::Down => {
-                self.failed.fetch_add(1, SeqCst);
-                Err(Error::Unavailable("connection refused".into()))
-            }
-        }
-    }
-}
-
-impl Registry for Remote {
-    fn ttl(&self) -> Duration {
-        Duration::from_secs(30)
-    }
-
-    fn register(&self, instance: Instance) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
-            self.registers.fetch_add(1, SeqCst);
-            self.reach().await?.register(instance).await
-        })
-    }
-
-    fn heartbeat<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            self.heartbeats.fetch_add(1, SeqCst);
-            self.reach().await?.heartbeat(key).await
-        })
-    }
-
-    fn drain<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { self.reach().await?.drain(key).await })
-    }
-
-    fn deregister<'a>(&'a self, key: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { self.reach().await?.deregister(key).await })
-    }
-
-    fn instances<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Arc<Snapshot>, Error>> {
-        Box::pin(async move { self.reach().await?.instances(service).await })
-    }
-
-    fn services(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>, Error>> {
-        Box::pin(async move { self.reach().await?.services().await })
-    }
-
-    fn watch(&self, service: &str) -> Watch {
-        self.engine().watch(service)
-    }
-}
 
 fn spawn(remote: &Remote) -> Registration {
     Registration::spawn(remote.clone(), Instance::new("cart", "h", 1).with_id("a"))
@@ -247,6 +156,52 @@ async fn closing_ends_within_bounds_when_the_registry_is_frozen_and_says_so() {
     let error = registration.close().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error}");
     assert!(begin.elapsed() <= Duration::from_millis(10_010), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_in_an_outage_says_so_and_the_ttl_does_the_rest() {
+    let remote = Remote::default();
+    let _sweeper = remote.engine().spawn_sweeper();
+    let registration = spawn(&remote);
+    registration.registered().await;
+    remote.set(Mode::Down);
+    let error = registration.close().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    let failed = remote.failed.load(SeqCst);
+    sleep(Duration::from_secs(32)).await;
+    assert_eq!(remote.health().await, Some(Health::Unhealthy));
+    assert_eq!(remote.failed.load(SeqCst), failed, "nobody keeps trying");
+}
+
+/// `close_after` waits for the draining, for the grace, and for the task.
+#[tokio::test(start_paused = true)]
+async fn a_close_that_is_dropped_in_any_of_its_waits_deregisters_all_the_same() {
+    for dropped_after in [0, 50, 100, 150, 1_050, 1_100, 1_150, 1_250] {
+        let remote = Remote::default();
+        let registration = spawn(&remote);
+        registration.registered().await;
+        remote.answers_after(Duration::from_millis(100));
+        let mut state = registration.subscribe();
+        let close = registration.close_after(Duration::from_secs(1));
+        let _ = timeout(Duration::from_millis(dropped_after), close).await;
+        let ended = state.wait_for(|state| *state == RegistrationState::Ended);
+        timeout(Duration::from_secs(1), ended).await.unwrap().unwrap();
+        assert_eq!(remote.health().await, None, "dropped after {dropped_after} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_dropped_in_its_wait_is_carried_out() {
+    let remote = Remote::default();
+    let registration = spawn(&remote);
+    registration.registered().await;
+    remote.set(Mode::Down);
+    retrying(Duration::from_secs(10), &registration).await;
+    assert!(timeout(Duration::from_secs(1), registration.drain()).await.is_err());
+    assert!(timeout(Duration::from_secs(1), registration.registered()).await.is_err());
+    remote.set(Mode::Up);
+    within(Duration::from_secs(5), &registration, RegistrationState::Draining).await;
+    assert_eq!(remote.health().await, Some(Health::Draining));
 }
 
 #[tokio::test(start_paused = true)]

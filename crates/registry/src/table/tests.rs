@@ -389,6 +389,74 @@ fn a_check_decides_on_a_suspect() {
     assert_eq!(well(&table), (9, 8));
 }
 
+#[test]
+fn a_scale_down_by_deregistration_is_no_reason_to_protect_anybody() {
+    let mut table = fleet(20);
+    beat(&mut table, 0..20, 0, 100);
+    for id in 5..20 {
+        table.deregister(key(&id.to_string())).unwrap();
+    }
+    beat(&mut table, 0..5, 100, 300);
+    assert!(!table.is_protected());
+    assert_eq!(well(&table), (5, 0));
+    // Five are expected now; four that fall silent are seen, fewer than ever make a case.
+    assert_eq!(beat(&mut table, 0..1, 300, 350).expired, 4);
+}
+
+#[test]
+fn what_is_expected_is_counted_anew_after_a_scale_up() {
+    let mut table = fleet(6);
+    beat(&mut table, 0..6, 0, 100);
+    for id in 6..20 {
+        table.register(healthy(&id.to_string()), secs(100)).unwrap();
+    }
+    beat(&mut table, 0..20, 100, 200);
+    // Six of six were most, of twenty they are not.
+    assert_eq!(beat(&mut table, 6..20, 200, 250).expired, 6);
+    assert!(!table.is_protected());
+}
+
+#[test]
+fn the_draining_and_the_unhealthy_stay_so_under_protection() {
+    let mut table = fleet(10);
+    beat(&mut table, 0..10, 0, 90);
+    beat(&mut table, 1..10, 90, 130);
+    assert_eq!(health(&table, "0"), Some(Health::Unhealthy));
+    table.drain(key("1")).unwrap();
+    beat(&mut table, 0..0, 130, 170);
+    assert!(table.is_protected());
+    assert_eq!(well(&table), (8, 8));
+    assert_eq!(health(&table, "0"), Some(Health::Unhealthy));
+    assert_eq!(health(&table, "1"), Some(Health::Unhealthy), "who leaves is not waited for");
+}
+
+#[test]
+fn a_protection_ends_at_its_bound_though_nobody_ever_comes_back() {
+    let mut table = fleet(10);
+    beat(&mut table, 0..10, 0, 100);
+    beat(&mut table, 0..0, 100, 720);
+    assert!(table.is_protected());
+    beat(&mut table, 0..0, 720, 750);
+    assert!(!table.is_protected());
+    assert_eq!(well(&table), (0, 0));
+    assert_eq!(beat(&mut table, 0..0, 750, 900).evicted, 10);
+}
+
+#[test]
+fn whom_a_check_sees_working_after_a_protection_is_expected_again() {
+    let mut table = fleet(10);
+    beat(&mut table, 0..10, 0, 100);
+    beat(&mut table, 0..0, 100, 750);
+    assert_eq!(well(&table), (0, 0), "the protection is over");
+    for id in 0..10 {
+        assert_eq!(table.report(key(&id.to_string()), true, secs(750)), Ok(true));
+    }
+    assert_eq!(well(&table), (10, 0));
+    // All silent once more: it is as much of a surprise as the first time.
+    beat(&mut table, 0..0, 750, 850);
+    assert_eq!(well(&table), (10, 10));
+}
+
 proptest! {
     /// The share and the least number decide, and whatever they decide is over after the bound.
     #[test]
