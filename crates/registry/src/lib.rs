@@ -164,8 +164,6 @@ mod error;
 mod sync;
 mod table;
 
-mod sync;
-
 #[cfg(feature = "tower")]
 pub use balance::Discovered;
 #[cfg(feature = "http")]
