@@ -6,8 +6,10 @@ mod routes;
 mod server;
 
 mod agent;
+mod feed;
 mod keys;
 mod listing;
+mod local;
 
 mod answer;
 mod blocking;
@@ -35,6 +37,7 @@ mod restore;
 #[cfg(feature = "file")]
 mod saver;
 mod services;
+mod silence;
 mod timers;
 mod topic;
 

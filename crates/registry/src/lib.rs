@@ -45,7 +45,7 @@
 //! | [`Publisher`] | for engines: the other end of a [`Watch`] |
 //! | `RemoteRegistry`, `RemotePolicy` (feature `remote`) | the engine that is asked over Consul's HTTP API |
 //! | `RemoteKv`, `KvWatch` (feature `remote`) | reads, writes and follows the keys of a `ConsulServer` or of Consul |
-//! | `ConsulServer`, `ConsulPolicy` (feature `consul`) | serves Consul's HTTP API, for programs in any language |
+//! | `ConsulServer`, `ConsulPolicy` (feature `consul`) | serves Consul's HTTP API, for programs in any language; an engine for its own process |
 //! | [`NoInstance`] | the refusal |
 //!
 //! # Health
@@ -163,6 +163,8 @@ mod error;
 
 mod sync;
 mod table;
+#[cfg(any(feature = "consul", feature = "remote"))]
+mod wire;
 
 #[cfg(feature = "tower")]
 pub use balance::Discovered;

@@ -16,7 +16,6 @@ mod cursor;
 mod mirror;
 
 mod entry;
-mod wire;
 
 mod client;
 mod failure;

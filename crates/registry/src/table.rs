@@ -13,7 +13,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 pub(crate) use board::{Board, NEVER, SlotId, millis};
 use member::Member;
-use protection::Protection;
+#[cfg(feature = "consul")]
+pub(crate) use protection::Census;
+pub(crate) use protection::Protection;
 pub(crate) use rota::Rota;
 pub(crate) use rules::Rules;
 pub(crate) use word::Beat;

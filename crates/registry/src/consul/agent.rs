@@ -65,9 +65,8 @@ impl ConsulServer {
     }
 
     pub(super) fn agent_checks(&self, call: &Call) -> Result<Answer, Failure> {
-        let (records, frame) =
-            self.read(|state, frame| (state.catalog.checks_on(&state.catalog.own), frame));
-        let shown = records.iter().map(|record| render::check(record, &frame));
+        let records = self.read(|state, _| state.catalog.checks_on(&state.catalog.own));
+        let shown = records.iter().map(|record| render::check(record));
         let shown = filtered(call, shown)?.into_iter();
         let id = |shown: &Value| shown["CheckID"].as_str().unwrap_or_default().to_owned();
         Ok(Answer::json(shown.map(|shown| (id(&shown), shown)).collect::<Map<_, _>>()))

@@ -9,15 +9,29 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{
+    feed::Feed,
     record::{CheckRecord, Entry, NodeDef, NodeRecord, ServiceRecord},
+    silence::{Rules, Silence},
     timers::Timers,
     topic::{Indexes, Topic},
 };
+use crate::table::Protection;
 
 #[derive(Debug)]
 pub(super) struct Catalog {
     pub(super) own: Arc<str>,
+    /// What signs of life are counted from.
+    pub(super) epoch: Instant,
+    pub(super) rules: Rules,
+    /// Names of services whose silent instances are kept.
+    pub(super) protected: Vec<Arc<str>>,
+    /// When that was looked at last.
+    pub(super) reviewed: Duration,
+    /// Services that somebody in this process follows and that changed since it was asked last.
+    pub(super) touched: Vec<Arc<Feed>>,
     pub(super) nodes: BTreeMap<Arc<str>, Node>,
     pub(super) services: HashMap<Arc<str>, Service>,
     /// At this many services those that nobody needs are left behind.
@@ -50,6 +64,9 @@ pub(super) struct Service {
     pub(super) topic: Topic,
     /// Node and id.
     pub(super) members: BTreeSet<(Arc<str>, Arc<str>)>,
+    pub(super) protection: Protection,
+    /// Tells who follows it in this process.
+    pub(super) feed: Option<Arc<Feed>>,
 }
 
 #[derive(Debug)]
@@ -60,6 +77,7 @@ pub(super) struct Check {
     pub(super) critical_since: Option<Duration>,
     /// When the timers look at it next.
     pub(super) scheduled: Option<Duration>,
+    pub(super) silence: Silence,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,12 +93,17 @@ pub(super) enum Refused {
 }
 
 impl Catalog {
-    pub(super) fn new(own: NodeDef, capacity: usize, indexes: &Indexes) -> Self {
+    pub(super) fn new(own: NodeDef, capacity: usize, rules: Rules, indexes: &Indexes) -> Self {
         let index = indexes.last();
         let name = own.name.clone();
         let record = Arc::new(NodeRecord { def: own, created: index, modified: index });
         Self {
             own: name.clone(),
+            epoch: Instant::now(),
+            rules,
+            protected: Vec::new(),
+            reviewed: Duration::ZERO,
+            touched: Vec::new(),
             nodes: BTreeMap::from([(name, Node::new(record))]),
             services: HashMap::new(),
             clean_at: 64,
@@ -146,6 +169,21 @@ impl Catalog {
         entries.flatten().collect()
     }
 
+    pub(super) fn feed(&self, service: &str) -> Option<Arc<Feed>> {
+        self.services.get(service)?.feed.clone()
+    }
+
+    /// Whether the service has instances.
+    pub(super) fn has(&self, service: &str) -> bool {
+        self.services.get(service).is_some_and(|service| !service.members.is_empty())
+    }
+
+    /// The names that have instances, in no order.
+    pub(super) fn service_names(&self) -> Vec<Arc<str>> {
+        let present = self.services.iter().filter(|(_, service)| !service.members.is_empty());
+        present.map(|(name, _)| name.clone()).collect()
+    }
+
     /// The index of a service, whether it exists or not.
     pub(super) fn service_index(&self, service: &str) -> u64 {
         self.services.get(service).map_or(self.extinct, |service| service.topic.index)
@@ -165,9 +203,7 @@ impl Catalog {
             self.services.retain(|_, service| !service.is_unused());
             self.clean_at = 2 * self.services.len() + 64;
         }
-        self.services
-            .entry(name.clone())
-            .or_insert_with(|| Service { topic: Topic::new(index), members: BTreeSet::new() })
+        self.services.entry(name.clone()).or_insert_with(|| Service::new(index))
     }
     // Nodes.
 
@@ -223,6 +259,7 @@ impl Catalog {
         for name in names {
             if let Some(service) = self.services.get_mut(&name) {
                 indexes.touch(&mut service.topic);
+                self.touched.extend(service.feed.clone());
             }
         }
     }
@@ -254,7 +291,17 @@ impl Node {
 }
 
 impl Service {
+    fn new(index: u64) -> Self {
+        Self {
+            topic: Topic::new(index),
+            members: BTreeSet::new(),
+            protection: Protection::default(),
+            feed: None,
+        }
+    }
+
     pub(super) fn is_unused(&self) -> bool {
-        self.members.is_empty() && self.topic.is_alone()
+        let followed = self.feed.as_ref().is_some_and(|feed| feed.is_followed());
+        self.members.is_empty() && self.topic.is_alone() && !followed
     }
 }

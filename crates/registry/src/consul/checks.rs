@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::{
     catalog::{Catalog, Check, Refused},
     record::{CheckDef, CheckRecord, Status},
+    silence::Silence,
     topic::Indexes,
 };
+use crate::LastSeen;
 
 /// More would be a mistake.
 pub(super) const CHECKS_PER_SERVICE: usize = 16;
@@ -54,7 +56,7 @@ impl Catalog {
                     service,
                     created: index,
                     modified: index,
-                    heard: None,
+                    heard: LastSeen::never(self.epoch),
                     suspect: false,
                     def,
                 },
@@ -113,7 +115,13 @@ impl Catalog {
             None => {
                 let critical = record.status == Status::Critical;
                 let critical_since = critical.then_some(now);
-                let check = Check { record, deadline: None, critical_since, scheduled: None };
+                let check = Check {
+                    record,
+                    deadline: None,
+                    critical_since,
+                    scheduled: None,
+                    silence: Silence::begun(now),
+                };
                 node.checks.insert(id, check);
                 self.checks += 1;
             }
@@ -123,9 +131,6 @@ impl Catalog {
     fn begin_ttl(&mut self, node_name: &str, id: &Arc<str>, now: Duration) {
         let Some(check) = self.check_mut(node_name, id) else { return };
         check.deadline = check.record.def.ttl.map(|ttl| now.saturating_add(ttl));
-        if check.record.suspect {
-            Arc::make_mut(&mut check.record).suspect = false;
-        }
         self.schedule(node_name, id);
     }
 
@@ -137,18 +142,31 @@ impl Catalog {
         (status, output): (Status, Option<&str>),
         now: Duration,
     ) -> Result<(), Refused> {
+        let (told, rise) = (self.epoch.elapsed(), self.rules.rise);
         let check = self.check_mut(node_name, id).ok_or(Refused::NoSuchCheck)?;
         let ttl = check.record.def.ttl.ok_or(Refused::NoTtl)?;
         check.deadline = Some(now.saturating_add(ttl));
-        let record = Arc::make_mut(&mut check.record);
-        record.heard = Some(now);
-        record.suspect = false;
-        let changed = record.status != status;
-        if let Some(output) = output.filter(|output| record.output != **output) {
-            record.output = output.into();
+        check.record.heard.hear(told);
+        let damped = status != Status::Critical && check.silence.is_damped(rise, now);
+        if !damped && status != Status::Critical {
+            check.silence.over(now);
         }
-        if changed {
-            self.move_to(indexes, (node_name, id), status, now);
+        // A record that somebody reads is copied, so only what changes is written.
+        if check.record.suspect {
+            Arc::make_mut(&mut check.record).suspect = false;
+        }
+        if let Some(output) = output.filter(|output| check.record.output != **output) {
+            Arc::make_mut(&mut check.record).output = output.into();
+        }
+        let was_suspect = std::mem::take(&mut check.silence.kept);
+        let (scheduled, id) = (check.scheduled.is_some(), check.record.def.id.clone());
+        if !damped && check.record.status != status {
+            self.move_to(indexes, (node_name, &id), status, now);
+        } else if was_suspect {
+            self.touch_feeds(node_name, &id);
+        }
+        if !scheduled {
+            self.schedule(node_name, &id);
         }
         Ok(())
     }
@@ -234,7 +252,16 @@ impl Catalog {
         self.set_check(indexes, &own, def, Duration::ZERO)
     }
 
-    fn touch_check(&mut self, indexes: &mut Indexes, node_name: &str, id: &str) {
+    /// Tells those in this process who follow the service of the check, and nobody else: no index changes.
+    fn touch_feeds(&mut self, node_name: &str, id: &str) {
+        let Some(record) = self.check(node_name, id).map(|check| check.record.clone()) else {
+            return;
+        };
+        let service = record.service.as_ref().and_then(|s| self.services.get(&s.def.name));
+        self.touched.extend(service.and_then(|service| service.feed.clone()));
+    }
+
+    pub(super) fn touch_check(&mut self, indexes: &mut Indexes, node_name: &str, id: &str) {
         indexes.touch(&mut self.checks_topic);
         let Some(node) = self.nodes.get(node_name) else { return };
         let Some(check) = node.checks.get(id) else { return };

@@ -265,7 +265,8 @@ mod tests {
             place in 0..1_000_usize, bit in 0..8_u8,
         ) {
             let (path, mut bytes, ends) = file();
-            let last = ends[ends.len() - 2];
+            // Without the end of line in front of it, which makes it part of the one before.
+            let last = ends[ends.len() - 2] - 1;
             let place = ends[0] + place % (last - ends[0]);
             bytes[place] ^= 1 << bit;
             fs::write(&path, &bytes).unwrap();

@@ -90,31 +90,30 @@ impl ConsulServer {
             })?),
         };
         self.block(&call.query, &Subject::Checks).await?;
-        let (checks, index, frame) = self.read(|State { catalog, .. }, frame| {
-            (catalog.all_checks(), catalog.checks_topic.index, frame)
-        });
+        let (checks, index) = self
+            .read(|State { catalog, .. }, _| (catalog.all_checks(), catalog.checks_topic.index));
         let shown = checks
             .iter()
             .filter(|check| wanted.is_none_or(|wanted| check.status == wanted))
-            .map(|check| render::check(check, &frame));
+            .map(|check| render::check(check));
         Ok(Answer::json(filtered(call, shown)?).at(index))
     }
 
     pub(super) async fn health_checks(&self, call: &Call) -> Result<Answer, Failure> {
         self.wait_for_service(call).await?;
-        let (entries, index, frame) = self.entries(call);
+        let (entries, index, _) = self.entries(call);
         let of_service = |check: &&Arc<CheckRecord>| check.service.is_some();
         let checks = entries.iter().flat_map(|entry| entry.checks.iter().filter(of_service));
-        let shown = checks.map(|check| render::check(check, &frame));
+        let shown = checks.map(|check| render::check(check));
         Ok(Answer::json(filtered(call, shown)?).at(index))
     }
 
     pub(super) async fn health_node(&self, call: &Call) -> Result<Answer, Failure> {
         self.block(&call.query, &Subject::Checks).await?;
-        let (checks, index, frame) = self.read(|State { catalog, .. }, frame| {
-            (catalog.checks_on(&call.name), catalog.checks_topic.index, frame)
+        let (checks, index) = self.read(|State { catalog, .. }, _| {
+            (catalog.checks_on(&call.name), catalog.checks_topic.index)
         });
-        let shown = checks.iter().map(|check| render::check(check, &frame));
+        let shown = checks.iter().map(|check| render::check(check));
         Ok(Answer::json(filtered(call, shown)?).at(index))
     }
 

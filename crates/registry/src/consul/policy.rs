@@ -1,5 +1,7 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
+use crate::Policy;
+
 /// Who a [`ConsulServer`](crate::ConsulServer) is, whom it lets in, and how much it holds.
 ///
 /// ```
@@ -17,6 +19,7 @@ pub struct ConsulPolicy {
     pub(super) watchers: usize,
     pub(super) keys: usize,
     pub(super) kv_bytes: usize,
+    pub(super) health: Policy,
 }
 
 impl ConsulPolicy {
@@ -40,6 +43,16 @@ impl ConsulPolicy {
     #[must_use]
     pub fn token(mut self, token: impl Into<Arc<str>>) -> Self {
         self.token = Some(token.into());
+        self
+    }
+
+    /// How silence is judged. Of a TTL check that fell silent: how many heartbeats it needs when it does so again and again
+    /// ([`Policy::rise`]), and what happens when most of a service falls silent at once ([`Policy::protect`]). Who registers in this process, through
+    /// [`Registry`](crate::Registry), has no TTL of its own: [`Policy::ttl`] and [`Policy::evict_after`], of which less than a minute means one, are for those. The rest
+    /// is not used here. Default [`Policy::default`].
+    #[must_use]
+    pub const fn health(mut self, policy: Policy) -> Self {
+        self.health = policy;
         self
     }
 
@@ -84,6 +97,7 @@ impl Default for ConsulPolicy {
             watchers: 10_000,
             keys: 100_000,
             kv_bytes: 64 << 20,
+            health: Policy::default(),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::LastSeen;
+
 /// State of a check. The order is from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,9 +82,9 @@ pub(super) struct CheckRecord {
     pub(super) service: Option<Arc<ServiceRecord>>,
     pub(super) created: u64,
     pub(super) modified: u64,
-    /// When it was last told how it is, on the catalog's clock.
+    /// When it was last told how it is. All copies share it, so that a heartbeat changes no record.
     #[serde(skip)]
-    pub(super) heard: Option<Duration>,
+    pub(super) heard: LastSeen,
     /// Its status is what was last known rather than what was heard.
     #[serde(skip)]
     pub(super) suspect: bool,

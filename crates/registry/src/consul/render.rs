@@ -69,9 +69,9 @@ pub(super) fn node(record: &NodeRecord, frame: &Frame) -> Value {
 
 /// Consul has no `LastHeardMs`: how long ago a TTL check was told of, in milliseconds, or null for never; and no `Suspect`: whether
 /// its status is what was last known rather than what was heard.
-pub(super) fn check(record: &CheckRecord, frame: &Frame) -> Value {
+pub(super) fn check(record: &CheckRecord) -> Value {
     let (def, service) = (&record.def, record.service.as_ref().map(|service| &service.def));
-    let heard = record.heard.map(|heard| frame.now.saturating_sub(heard).as_millis());
+    let heard = record.heard.age().map(|age| age.as_millis());
     json!({
         "Node": &*record.node,
         "CheckID": &*def.id,
@@ -92,7 +92,7 @@ pub(super) fn check(record: &CheckRecord, frame: &Frame) -> Value {
 }
 
 pub(super) fn health(entry: &Entry, frame: &Frame) -> Value {
-    let checks: Vec<_> = entry.checks.iter().map(|record| check(record, frame)).collect();
+    let checks: Vec<_> = entry.checks.iter().map(|record| check(record)).collect();
     json!({"Node": node(&entry.node, frame), "Service": service(&entry.service), "Checks": checks})
 }
 

@@ -6,8 +6,10 @@ use super::{
     catalog::{Catalog, Check, Node},
     record::{CheckRecord, NodeRecord, Status},
     saver::{SavedNode, SavedService},
+    silence::Silence,
     topic::Indexes,
 };
+use crate::LastSeen;
 
 impl Catalog {
     /// The node with its own checks, and without its services.
@@ -97,6 +99,7 @@ impl Catalog {
         }
         let restored = Arc::make_mut(&mut record);
         restored.node = node_name.clone();
+        restored.heard = LastSeen::never(self.epoch);
         if let Some(service) = &restored.def.service {
             restored.service = node.services.get(service).cloned();
             node.of_service.entry(service.clone()).or_default().insert(id.clone());
@@ -110,6 +113,7 @@ impl Catalog {
             deadline: ttl.map(|ttl| now.saturating_add(ttl)),
             critical_since: critical.then_some(now),
             scheduled: None,
+            silence: Silence::restored(record.suspect, now),
             record,
         };
         node.checks.insert(id.clone(), check);

@@ -22,6 +22,7 @@ use super::{
     record::NodeDef,
     render::Frame,
     rendered::Rendered,
+    silence::Rules,
     topic::Indexes,
 };
 
@@ -46,6 +47,8 @@ use super::{
 /// # });
 /// ```
 ///
+/// Who embeds it registers and follows services without HTTP: it is a [`Registry`](crate::Registry).
+///
 /// | served, under `/v1` | notes |
 /// |---|---|
 /// | `agent/service/register` (`replace-existing-checks`), `deregister/:id`, `maintenance/:id`; `agent/service/:id`, `agent/services` | `filter` |
@@ -65,7 +68,8 @@ use super::{
 /// # Differences from Consul
 ///
 /// - One node. What it knows ends with the process, unless it is given a folder (`ConsulServer::spawn_saver`, feature `file`). No sessions, locks, transactions, intentions, mesh, and one token for all.
-/// - A pause of the server's process is held against no TTL.
+/// - A pause of the server's process is held against no TTL. When most TTL checks of a service fall silent at once, they keep their status for a
+///   while; one that falls silent again and again needs several heartbeats to pass ([`ConsulPolicy::health`]). What a check says of itself is believed at once.
 /// - An index that is higher than the server's is answered at once, not waited for.
 /// - `filter` has no `matches`; of what is not in an answer it says that it equals nothing, rather than refuse it.
 /// - Of what a check put out, who was blocked may get what it was up to a second ago: many who wait for one service get one answer.
@@ -152,7 +156,7 @@ impl ConsulServer {
         };
         let limits = Limits { keys: policy.keys, bytes: policy.kv_bytes };
         let state = State {
-            catalog: Catalog::new(node, policy.instances, &indexes),
+            catalog: Catalog::new(node, policy.instances, Rules::of(&policy.health), &indexes),
             kv: Kv::new(limits, &indexes),
             indexes,
             clock: Attended::default(),
@@ -210,10 +214,15 @@ impl ConsulServer {
         }
     }
 
+    pub(super) fn count_refused(&self) {
+        self.0.refused.fetch_add(1, Relaxed);
+    }
+
     async fn tick(&self) {
         let elapsed = self.0.epoch.elapsed();
         let now = self.change(|state, now| {
             state.clock.tick(elapsed);
+            state.catalog.review(&mut state.indexes, now);
             now
         });
         self.rendered().tick(now);
@@ -244,8 +253,10 @@ impl ConsulServer {
         let now = state.clock.at(self.0.epoch.elapsed());
         let result = change(&mut state, now);
         let wakes = state.indexes.take_wakes();
+        let touched = std::mem::take(&mut state.catalog.touched);
         drop(state);
         wakes.wake();
+        self.publish(touched);
         result
     }
 }

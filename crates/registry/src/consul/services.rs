@@ -114,6 +114,7 @@ impl Catalog {
         if let Some(service) = self.services.get_mut(&record.def.name) {
             service.members.remove(&member);
             indexes.touch(&mut service.topic);
+            self.touched.extend(service.feed.clone());
             if service.members.is_empty() {
                 self.extinct = index;
                 if service.is_unused() {

@@ -7,7 +7,6 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 
 use super::{
     catalog::{Catalog, Check},
-    record::Status,
     topic::Indexes,
 };
 
@@ -25,6 +24,10 @@ impl Check {
     fn due(&self) -> Option<Duration> {
         let after = self.record.def.deregister_after.filter(|_| self.record.service.is_some());
         match self.critical_since {
+            // While it is heard of again, and not yet believed, it stays.
+            Some(since) if self.silence.is_heard_of() => {
+                self.deadline.max(Some(since.saturating_add(after?)))
+            }
             Some(since) => Some(since.saturating_add(after?)),
             None => self.deadline,
         }
@@ -84,10 +87,7 @@ impl Catalog {
             }
             return;
         }
-        let record = Arc::make_mut(&mut check.record);
-        let before = std::mem::take(&mut record.output);
-        record.output = format!("TTL expired (last output before timeout follows): {before}");
-        self.move_to(indexes, (node, id), Status::Critical, now);
+        self.fell_silent(indexes, (node, id), now);
     }
 
     #[cfg(test)]
@@ -101,7 +101,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::consul::record::{CheckDef, NodeDef, ServiceDef};
+    use crate::consul::{
+        record::{CheckDef, NodeDef, ServiceDef, Status},
+        silence::Rules,
+    };
 
     const NODE: &str = "n";
 
@@ -117,7 +120,8 @@ mod tests {
             meta: BTreeMap::new(),
         };
         let mut indexes = Indexes::new(1);
-        let mut catalog = Catalog::new(node, instances, &indexes);
+        let rules = Rules { rise: 1, protect: None };
+        let mut catalog = Catalog::new(node, instances, rules, &indexes);
         for n in 0..instances {
             let id: Arc<str> = n.to_string().into();
             let service = ServiceDef {

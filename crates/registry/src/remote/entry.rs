@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
-use super::wire::{LAYOUT, METADATA, PREFIX, VERSION, unescaped};
-use crate::{Health, Instance, LastSeen};
+use crate::{
+    Health, Instance, LastSeen,
+    wire::{LAYOUT, METADATA, PREFIX, VERSION, unescaped},
+};
 
 /// One entry. Go writes null for what is empty.
 #[derive(Deserialize)]

@@ -19,9 +19,8 @@ use super::{
     policy::RemotePolicy,
     service::{Names, Service, agent_ids},
     state::{RemoteState, RemoteStats},
-    wire,
 };
-use crate::{Error, Health, Instance, InstanceKey, Registry, Snapshot, Watch};
+use crate::{Error, Health, Instance, InstanceKey, Registry, Snapshot, Watch, wire};
 
 /// A registry that is asked over Consul's HTTP API: that of a [`ConsulServer`](crate::ConsulServer) (`gusset registry`), or of an agent of
 /// Consul. Clones share one state.

@@ -3,7 +3,7 @@
 use super::{Member, Rules, Swept, Table};
 use crate::Health;
 
-/// Whether the last good set is kept in spite of its silence.
+/// Whether the last good set is kept in spite of its silence. Time is in ticks of whoever keeps it.
 #[derive(Debug, Default)]
 pub(crate) struct Protection {
     on: Option<On>,
@@ -21,57 +21,96 @@ struct On {
 /// Fewer silent instances than these are never a reason.
 const AT_LEAST: usize = 5;
 
+/// How many of a service should beat, and how many of those have not for some time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Census {
+    pub(crate) expected: usize,
+    pub(crate) silent: usize,
+}
+
+impl Census {
+    /// Whether more than the share is silent.
+    pub(crate) fn is_too_much(self, share: f64) -> bool {
+        #[allow(clippy::cast_precision_loss, reason = "counts of instances")]
+        let many = self.silent as f64 > self.expected as f64 * share;
+        self.silent >= AT_LEAST && many
+    }
+}
+
 impl Protection {
-    pub(super) const fn is_on(&self) -> bool {
+    pub(crate) const fn is_on(&self) -> bool {
         self.on.is_some()
+    }
+
+    /// Begins if it is time, once one falls silent. Says whether it is on; `is_too_much` is asked once in a tick.
+    pub(crate) fn begin(&mut self, tick: u64, is_too_much: impl FnOnce() -> bool) -> bool {
+        if self.is_on() {
+            return true;
+        }
+        if self.unneeded == Some(tick) {
+            return false;
+        }
+        if !is_too_much() {
+            self.unneeded = Some(tick);
+            return false;
+        }
+        self.on = Some(On { since: tick, calm: None });
+        true
+    }
+
+    /// Ends when it was calm for `span`, when there are no suspects, or after `bound`. Says whether it ended now.
+    pub(crate) fn end(
+        &mut self,
+        tick: u64,
+        (span, bound): (u64, u64),
+        (is_too_much, has_suspects): (bool, bool),
+    ) -> bool {
+        let Some(mut on) = self.on else { return false };
+        if is_too_much {
+            on.calm = None;
+        } else {
+            on.calm.get_or_insert(tick);
+        }
+        self.on = Some(on);
+        // Those who come back do so within a heartbeat; a TTL is time enough for all.
+        let over = on.calm.is_some_and(|calm| tick >= calm + span);
+        if !over && tick < on.since.saturating_add(bound) && has_suspects {
+            return false;
+        }
+        self.on = None;
+        true
     }
 }
 
 impl Table {
     /// Whether an instance that falls silent now is kept. Begins the protection if it is time.
     pub(super) fn protects(&mut self, tick: u64, swept: &mut Swept) -> bool {
-        if self.protection.is_on() {
-            return true;
-        }
-        if self.protection.unneeded == Some(tick) {
-            return false;
-        }
+        let (was_on, Rules { span, .. }) = (self.protection.is_on(), self.rules);
         // Who beats every third of the TTL has missed one by then. So it is seen before the first is given up.
-        let late = self.rules.span * 2 / 3;
-        if !self.is_too_much(late, tick) {
-            self.protection.unneeded = Some(tick);
-            return false;
-        }
-        self.protection.on = Some(On { since: tick, calm: None });
-        let Rules { span, .. } = self.rules;
-        for member in self.members.values_mut() {
-            let fell =
-                member.instance.health == Health::Unhealthy && member.is_expected(span, tick);
-            if fell {
-                swept.marked |= member.set(Health::Healthy, true, &self.board);
+        let late = span * 2 / 3;
+        let mut protection = std::mem::take(&mut self.protection);
+        let is_on = protection.begin(tick, || self.is_too_much(late, tick));
+        self.protection = protection;
+        if is_on && !was_on {
+            for member in self.members.values_mut() {
+                let fell =
+                    member.instance.health == Health::Unhealthy && member.is_expected(span, tick);
+                if fell {
+                    swept.marked |= member.set(Health::Healthy, true, &self.board);
+                }
             }
         }
-        true
+        is_on
     }
 
     /// To be called in each tick while protected: looks whether that is over.
     pub(crate) fn review(&mut self, swept: &mut Swept) {
         let (tick, span) = (self.board.tick(), self.rules.span);
-        let (Some(mut on), Some((_, bound))) = (self.protection.on, self.rules.protect) else {
-            return;
-        };
-        if self.is_too_much(span, tick) {
-            on.calm = None;
-        } else {
-            on.calm.get_or_insert(tick);
-        }
-        self.protection.on = Some(on);
-        // Those who come back do so within a heartbeat; a TTL is time enough for all.
-        let over = on.calm.is_some_and(|calm| tick >= calm + span);
-        if !over && tick < on.since.saturating_add(bound) && self.has_suspects() {
+        let Some((_, bound)) = self.rules.protect else { return };
+        let seen = (self.is_too_much(span, tick), self.has_suspects());
+        if !self.protection.end(tick, (span, bound), seen) {
             return;
         }
-        self.protection.on = None;
         for member in self.members.values_mut().filter(|member| member.instance.suspect) {
             // What stays silent now is no longer part of what is expected, or it would begin anew.
             member.written_off = true;
@@ -88,16 +127,14 @@ impl Table {
     /// Whether more than the share of those that should beat have not for `late` ticks.
     fn is_too_much(&self, late: u64, tick: u64) -> bool {
         let Some((share, _)) = self.rules.protect else { return false };
-        let (mut expected, mut silent) = (0_usize, 0_usize);
+        let mut census = Census::default();
         for member in self.members.values() {
             if member.is_expected(self.rules.span, tick) {
-                expected += 1;
-                silent += usize::from(self.board.seen(member.slot) + late <= tick);
+                census.expected += 1;
+                census.silent += usize::from(self.board.seen(member.slot) + late <= tick);
             }
         }
-        #[allow(clippy::cast_precision_loss, reason = "counts of instances")]
-        let many = silent as f64 > expected as f64 * share;
-        silent >= AT_LEAST && many
+        census.is_too_much(share)
     }
 }
 

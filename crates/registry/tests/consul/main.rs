@@ -1,12 +1,15 @@
 //! The caller's view of Consul's HTTP API.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod agent;
 mod blocking;
 mod clients;
+#[path = "../conformance/mod.rs"]
+mod conformance;
 mod keys;
 mod listing;
+mod local;
 mod requests;
 #[cfg(feature = "file")]
 mod restart;

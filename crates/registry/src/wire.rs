@@ -16,11 +16,11 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, Health, Instance};
 
-pub(super) const PREFIX: &str = "gusset-";
-pub(super) const METADATA: &str = "gusset-m-";
+pub(crate) const PREFIX: &str = "gusset-";
+pub(crate) const METADATA: &str = "gusset-m-";
 /// Its value is the version of this layout.
-pub(super) const LAYOUT: &str = "gusset";
-pub(super) const VERSION: &str = "1";
+pub(crate) const LAYOUT: &str = "gusset";
+pub(crate) const VERSION: &str = "1";
 /// What Consul takes of metadata: entries, and bytes of a key.
 const ENTRIES: usize = 64;
 const LONGEST_KEY: usize = 128;
@@ -29,7 +29,7 @@ const LONGEST_ID: usize = 240;
 const LARGEST_WEIGHT: u32 = 65_535;
 
 /// The id that an instance has on its agent.
-pub(super) fn id(service: &str, id: &str) -> Result<String, Error> {
+pub(crate) fn id(service: &str, id: &str) -> Result<String, Error> {
     let whole = format!("{}:{}", escaped(service, '='), escaped(id, '='));
     match whole.len() {
         0..=LONGEST_ID => Ok(whole),
@@ -42,12 +42,12 @@ pub(super) fn id(service: &str, id: &str) -> Result<String, Error> {
 }
 
 /// The id of the check that heartbeats pass.
-pub(super) fn check(id: &str) -> String {
+pub(crate) fn check(id: &str) -> String {
     format!("service:{id}")
 }
 
 /// The body of `/v1/agent/service/register`.
-pub(super) fn registration(
+pub(crate) fn registration(
     instance: &Instance,
     ttl: Duration,
     evict_after: Duration,
@@ -138,7 +138,7 @@ fn escaped(text: &str, mark: char) -> String {
 }
 
 /// What [`meta_key`] was made from, behind [`METADATA`].
-pub(super) fn unescaped(text: &str) -> Option<String> {
+pub(crate) fn unescaped(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
