@@ -17,9 +17,13 @@ use bytes::Bytes;
 use common::*;
 use gusset_breaker::Policy;
 use gusset_gateway::{Gateway, Route, Upstream};
-use gusset_registry::{Fleet, Health, Instance, InstanceKey, MemoryRegistry, Registry};
+use gusset_registry::{
+    Fleet, Health, Instance, InstanceKey, MemoryRegistry, Registration, Registry,
+};
+use gusset_sidecar::RetryPolicy;
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tower::ServiceExt;
 
 /// An instance that answers with its name, or fails as long as it is told to.
@@ -227,6 +231,81 @@ async fn a_newcomer_begins_with_a_small_part_of_its_share() {
     // 36 of them; half of them would be 200.
     let new = answers.get(&ok("new")).copied().unwrap_or_default();
     assert!((5..=110).contains(&new), "{answers:?}");
+}
+
+/// A server of axum, which closes its idle connections at once when it ends, as most servers do; registered.
+struct Leaving {
+    registration: Registration,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+impl Leaving {
+    async fn start(registry: &MemoryRegistry, id: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let handler = async |body: Bytes| {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            body
+        };
+        let router = Router::new().route("/{*all}", any(handler));
+        let server = axum::serve(listener, router).with_graceful_shutdown(async {
+            let _ = stopped.await;
+        });
+        let ended = tokio::spawn(async { server.await.unwrap() });
+        let instance = Instance::new("shop", "127.0.0.1", port).with_id(format!("shop-{id}"));
+        let registration = Registration::spawn(registry.clone(), instance);
+        registration.registered().await;
+        Self { registration, stop, ended }
+    }
+
+    async fn leave(self) {
+        self.registration.close_after(Duration::from_millis(100)).await.unwrap();
+        self.stop.send(()).unwrap();
+        self.ended.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_under_load_loses_no_request_though_none_is_sent_twice() {
+    let registry = MemoryRegistry::default();
+    let mut instances = Vec::new();
+    for id in 0..3 {
+        instances.push(Leaving::start(&registry, id).await);
+    }
+    let once = RetryPolicy::default().retries(0);
+    let route = Route::new("/a").to("shop").retry(once);
+    let front = front(Gateway::builder(registry.clone()).route(route)).await;
+
+    let (running, answered) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)));
+    let loads: Vec<_> = (0..16)
+        .map(|_| {
+            let (url, running, answered) = (front.url("/a"), running.clone(), answered.clone());
+            tokio::spawn(async move {
+                let client = client();
+                while running.load(SeqCst) {
+                    let post = Request::post(&url).body(Full::<Bytes>::from("pay")).unwrap();
+                    let answer = client.request(post).await.unwrap();
+                    assert_eq!(answer.status(), 200);
+                    assert_eq!(text(answer).await, "pay");
+                    answered.fetch_add(1, SeqCst);
+                }
+            })
+        })
+        .collect();
+    for round in 0..6 {
+        let before = answered.load(SeqCst);
+        while answered.load(SeqCst) < before + 200 {
+            tokio::task::yield_now().await;
+        }
+        instances.remove(0).leave().await;
+        instances.push(Leaving::start(&registry, round % 3).await);
+    }
+    running.store(false, SeqCst);
+    for load in loads {
+        load.await.unwrap();
+    }
 }
 
 #[tokio::test]
