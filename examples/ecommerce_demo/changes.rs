@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     load::GOOD_CARD,
+    shopper::Shopper,
     story::{Failed, Story},
     summary::{Changes, RollingRestart},
 };
@@ -26,10 +27,24 @@ impl Story {
         self.terminal.try_it(format!("curl -X PUT -d 1990 {}", self.shop.setting_url(&key)));
         self.terminal.try_it(format!("curl -X PUT -d on {}", self.shop.setting_url(GIFT_WRAP)));
         let visitor = self.newcomer("thrifty@example.com").await?;
+        let changes = self.a_price_changes(&visitor, clock, &key).await?;
+        let flag_seen = self.a_flag_changes(&visitor, clock).await?;
+        self.changes = Some(Changes { flag_seen_ms: millis(flag_seen), ..changes });
+        self.terminal.pause(self.share(8)).await;
+        Ok(())
+    }
+
+    /// To another price, to none, and back.
+    async fn a_price_changes(
+        &mut self,
+        visitor: &Shopper,
+        clock: Uuid,
+        key: &str,
+    ) -> Result<Changes, Failed> {
         let before = price_in(&visitor.look_at(clock).await?.body);
         let lower = before.saturating_sub(300).max(1);
 
-        self.write(&key, &lower.to_string()).await?;
+        self.write(key, &lower.to_string()).await?;
         let price_seen = self.once_all(|story| story.all_ask(clock, lower)).await;
         let listed = listed(&visitor.browse().await?.body, clock);
         let order = visitor.order(&[(clock, 2)], GOOD_CARD).await?;
@@ -43,9 +58,9 @@ impl Story {
             format!("a price that is changed in the store is in the next listing and order: {listed} cents"),
         );
 
-        self.write(&key, "cheap").await?;
-        let refused = self.once_all(|story| story.all_refuse(&key)).await;
-        let why = self.refusal(&key).await;
+        self.write(key, "cheap").await?;
+        let refused = self.once_all(|story| story.all_refuse(key)).await;
+        let why = self.refusal(key).await;
         let held = price_in(&visitor.look_at(clock).await?.body);
         self.terminal
             .say(format!("\"cheap\" is refused: {}", why.as_deref().unwrap_or("not at all")));
@@ -53,34 +68,36 @@ impl Story {
             refused.is_some() && held == lower,
             format!("a price that is none changes nothing: {held} cents"),
         );
-        self.write(&key, &before.to_string()).await?;
+        self.write(key, &before.to_string()).await?;
 
-        let unwrapped = visitor.order_as(&[(clock, 1)], GOOD_CARD, true).await?;
-        self.write(GIFT_WRAP, "on").await?;
-        let asked = Instant::now();
-        let wrapped = loop {
-            let wrapped = visitor.order_as(&[(clock, 1)], GOOD_CARD, true).await?;
-            if wrapped.status == 201 || asked.elapsed() > SOON {
-                break wrapped;
-            }
-        };
-        let flag_seen = asked.elapsed();
-        self.terminal.say(format!(
-            "gift wrap: {} while the flag is off, {} after it was turned on",
-            unwrapped.status, wrapped.status,
-        ));
-        self.promise(
-            (unwrapped.status, wrapped.status) == (422, 201) && flag_seen <= SOON,
-            "a flag that is turned on is seen by the next orders",
-        );
-        self.changes = Some(Changes {
+        Ok(Changes {
             price_seen_ms: millis(price_seen.unwrap_or(Duration::MAX)),
-            flag_seen_ms: millis(flag_seen),
+            flag_seen_ms: 0.0,
             bad_price_refused: why,
             price_cents_after_bad: held,
-        });
-        self.terminal.pause(self.share(8)).await;
-        Ok(())
+        })
+    }
+
+    /// Off and on, and back to what it was; how long it took.
+    async fn a_flag_changes(&mut self, visitor: &Shopper, clock: Uuid) -> Result<Duration, Failed> {
+        // Whoever looks on may have turned it on already.
+        let flag = self.shop.keys.get(GIFT_WRAP).await?;
+        self.write(GIFT_WRAP, "off").await?;
+        let (unwrapped, _) = wrap_until(visitor, clock, 422).await?;
+        self.write(GIFT_WRAP, "on").await?;
+        let (wrapped, flag_seen) = wrap_until(visitor, clock, 201).await?;
+        self.terminal.say(format!(
+            "gift wrap: {} while the flag is off, {} after it was turned on",
+            unwrapped, wrapped,
+        ));
+        self.promise(
+            (unwrapped, wrapped) == (422, 201) && flag_seen <= SOON,
+            "a flag that is turned off and on is seen by the next orders",
+        );
+        if let Some(before) = flag {
+            self.shop.keys.put(GIFT_WRAP, before.value).await?;
+        }
+        Ok(flag_seen)
     }
 
     pub(crate) async fn a_service_is_restarted(&mut self) -> Result<(), Failed> {
@@ -181,6 +198,22 @@ impl Story {
             answers.push(answer.await.unwrap_or(Value::Null));
         }
         answers
+    }
+}
+
+/// Orders something wrapped until that is answered so, or soon is over: the last answer, and how long it took.
+async fn wrap_until(
+    visitor: &Shopper,
+    product: Uuid,
+    status: u16,
+) -> Result<(u16, Duration), Failed> {
+    let began = Instant::now();
+    loop {
+        let answer = visitor.order_as(&[(product, 1)], GOOD_CARD, true).await?.status;
+        if answer == status || began.elapsed() > SOON {
+            return Ok((answer, began.elapsed()));
+        }
+        sleep(Duration::from_millis(5)).await;
     }
 }
 

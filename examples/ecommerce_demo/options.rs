@@ -12,7 +12,8 @@ cargo run --release --example ecommerce_demo -- [OPTIONS]
   --rps N          requests of the customers per second, 1 to 1000 [20]
   --port P         port of the gateway on 127.0.0.1, 0 for any free one [$PORT or 8080]
   --seed N         seed of what the customers do [1]
-  --registry R     where the services find each other: memory or etcd://HOST:PORT [memory]
+  --registry R     where the services find each other: memory, http (served by
+                   this process), http://HOST:PORT or etcd://HOST:PORT [memory]
   --summary FILE   write the figures and the verdict there as JSON
   --headless       no colours, no waiting for a key
   --stay           keep the shop open after the story until Ctrl-C
@@ -144,7 +145,10 @@ mod tests {
             ("--port 70000", "--port takes a whole number from 0 to 65535, not '70000'"),
             ("--seconds soon", "--seconds takes a whole number from 10 to 3600, not 'soon'"),
             ("--rps 0", "--rps takes a whole number from 1 to 1000, not '0'"),
-            ("--registry zk", "--registry takes memory or etcd://HOST:PORT, not 'zk'"),
+            (
+                "--registry zk",
+                "--registry takes memory, http, http://HOST:PORT or etcd://HOST:PORT, not 'zk'",
+            ),
             ("--colour", "invalid option '--colour'"),
             ("now", "unexpected argument \"now\""),
             ("--port", "missing argument for option '--port'"),

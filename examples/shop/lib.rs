@@ -24,6 +24,7 @@ pub mod order;
 pub mod payment;
 mod place;
 mod place_order;
+mod plan;
 pub mod product;
 pub mod service;
 pub mod settings;

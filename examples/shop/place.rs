@@ -6,7 +6,8 @@ use gusset::{
     call::BoxError,
     gateway,
     registry::{
-        ConsulPolicy, ConsulServer, ConsulTicker, MemoryRegistry, Policy, Registry, Sweeper,
+        ConsulPolicy, ConsulServer, ConsulTicker, MemoryRegistry, Policy, Registry, RemotePolicy,
+        RemoteRegistry, Sweeper,
     },
     shutdown::Shutdown,
 };
@@ -20,6 +21,10 @@ pub enum Place {
     /// In this process, without a socket.
     #[default]
     Memory,
+    /// Served by this process over HTTP, on a socket of its own.
+    Http,
+    /// Served over HTTP by `gusset registry`, or by an agent of Consul, at this address. The settings stand there as well.
+    Remote(String),
     /// Kept by etcd at these addresses, each `host:port`. Needs the feature `etcd`.
     Etcd(Vec<String>),
 }
@@ -31,10 +36,12 @@ impl FromStr for Place {
         let addresses = |list: &str| list.split(',').map(str::to_owned).collect::<Vec<_>>();
         match text.split_once("://") {
             None if text == "memory" => Ok(Self::Memory),
+            None if text == "http" => Ok(Self::Http),
+            Some(("http", address)) if is_address(address) => Ok(Self::Remote(text.to_owned())),
             Some(("etcd", list)) if addresses(list).iter().all(|address| is_address(address)) => {
                 Ok(Self::Etcd(addresses(list)))
             }
-            _ => Err(format!("memory or etcd://HOST:PORT, not '{text}'")),
+            _ => Err(format!("memory, http, http://HOST:PORT or etcd://HOST:PORT, not '{text}'")),
         }
     }
 }
@@ -48,6 +55,8 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => f.write_str("memory"),
+            Self::Http => f.write_str("http"),
+            Self::Remote(url) => f.write_str(url),
             Self::Etcd(addresses) => write!(f, "etcd://{}", addresses.join(",")),
         }
     }
@@ -63,9 +72,11 @@ pub(crate) struct Registries {
 }
 
 impl Registries {
-    pub(crate) fn at(place: &Place, times: Times) -> io::Result<Self> {
+    /// `url` is that of the server.
+    pub(crate) fn at(place: &Place, url: &str, times: Times) -> io::Result<Self> {
         match place {
             Place::Memory => Ok(Self::in_memory(times)),
+            Place::Http | Place::Remote(_) => Ok(Self::over_http(url, times)),
             Place::Etcd(addresses) => Self::in_etcd(addresses, times),
         }
     }
@@ -84,6 +95,15 @@ impl Registries {
         let sweeper = registry.spawn_sweeper();
         let connect = move || Ok::<Arc<dyn Registry>, _>(Arc::new(registry.clone()));
         Self { connect: Arc::new(connect), _sweeper: Some(Arc::new(sweeper)) }
+    }
+
+    fn over_http(url: &str, times: Times) -> Self {
+        let url = url.to_owned();
+        let connect = move || {
+            let policy = RemotePolicy::default().ttl(times.ttl);
+            Ok::<Arc<dyn Registry>, BoxError>(Arc::new(RemoteRegistry::new(&url, policy)?))
+        };
+        Self { connect: Arc::new(connect), _sweeper: None }
     }
 
     #[cfg(feature = "etcd")]
@@ -111,10 +131,15 @@ impl fmt::Debug for Registries {
     }
 }
 
-/// Consul's HTTP API on a socket of its own: what `gusset registry` serves.
+/// Where Consul's HTTP API is: on a socket of this process, as `gusset registry` would serve it, or elsewhere.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) url: String,
+    own: Option<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
     consul: ConsulServer,
     shutdown: Shutdown,
     serving: JoinHandle<io::Result<()>>,
@@ -122,8 +147,15 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Spawns it on any free port.
-    pub(crate) async fn spawn() -> io::Result<Self> {
+    /// That of a place; where that is not a server elsewhere, it is spawned on any free port.
+    pub(crate) async fn of(place: &Place) -> io::Result<Self> {
+        match place {
+            Place::Remote(url) => Ok(Self { url: url.clone(), own: None }),
+            Place::Memory | Place::Http | Place::Etcd(_) => Self::spawn().await,
+        }
+    }
+
+    async fn spawn() -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let consul = ConsulServer::new(ConsulPolicy::default());
@@ -133,14 +165,16 @@ impl Server {
         let http = gateway::Server::new().linger(Duration::ZERO);
         let serving = http.run(listener, consul.clone(), shutdown.begun());
         let serving = tokio::spawn(async { serving.await.map_err(io::Error::other) });
-        Ok(Self { url, consul, shutdown, serving, _ticker: ticker })
+        let own = Own { consul, shutdown, serving, _ticker: ticker };
+        Ok(Self { url, own: Some(own) })
     }
 
     /// Answers who is blocked, and ends.
     pub(crate) async fn close(self) -> io::Result<()> {
-        self.consul.close();
-        self.shutdown.begin();
-        self.serving.await.map_err(io::Error::other)?
+        let Some(own) = self.own else { return Ok(()) };
+        own.consul.close();
+        own.shutdown.begin();
+        own.serving.await.map_err(io::Error::other)?
     }
 }
 
@@ -150,11 +184,21 @@ mod tests {
 
     #[test]
     fn places_are_read_as_they_are_written() {
-        for text in ["memory", "etcd://127.0.0.1:2379", "etcd://a:1,b:2"] {
+        let good = ["memory", "http", "http://a:8500", "etcd://127.0.0.1:2379", "etcd://a:1,b:2"];
+        for text in good {
             assert_eq!(text.parse::<Place>().map(|place| place.to_string()), Ok(text.into()));
         }
-        for text in ["", "etcd", "etcd://", "etcd://host", "etcd://a:1,b", "zk://a:1", "memory://"]
-        {
+        for text in [
+            "",
+            "etcd",
+            "etcd://",
+            "etcd://host",
+            "etcd://a:1,b",
+            "zk://a:1",
+            "memory://",
+            "http://",
+            "http://a:1/v1",
+        ] {
             assert!(text.parse::<Place>().unwrap_err().contains(text), "{text}");
         }
     }

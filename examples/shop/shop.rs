@@ -1,13 +1,11 @@
 use std::{
-    fmt,
     future::{Future, ready},
     io,
-    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
-use axum::{Router, extract::MatchedPath, routing::get};
+use axum::Router;
 use gusset::{
     breaker::{self, Circuit},
     broker::{Broker, Subscription},
@@ -15,7 +13,7 @@ use gusset::{
     gateway::{Gateway, serve},
     registry::{Registry, RemoteKv, RemotePolicy},
     shutdown::Shutdown,
-    sidecar::{Record, Recorder, Route, Sidecar, SpanKind, Summary},
+    sidecar::{Record, Recorder, Sidecar, SpanKind, Summary},
 };
 use tokio::{
     net::TcpListener,
@@ -25,16 +23,15 @@ use tokio::{
 use crate::{
     Place,
     cart::Carts,
-    client::Outbound,
     front,
     inventory::Inventory,
     notification::Notifications,
     order::Orders,
     payment::Payments,
     place::{Registries, Server},
+    plan::{Member, Plan, Supplies},
     product::Products,
     service::Running,
-    settings::Settings,
     token::Tokens,
     user::Users,
 };
@@ -92,58 +89,6 @@ pub struct Shop {
     server: Server,
 }
 
-/// What an instance of a service is made by.
-#[derive(Debug)]
-struct Plan {
-    apps: Vec<(String, App)>,
-    registries: Registries,
-    breaker: breaker::Policy,
-}
-
-/// Makes the HTTP interface of one instance, within its runtime.
-#[derive(Clone)]
-struct App(Arc<dyn Fn(Supplies) -> BoxedRouter + Send + Sync>);
-
-type BoxedRouter = Pin<Box<dyn Future<Output = Router> + Send>>;
-
-impl fmt::Debug for App {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("App").finish_non_exhaustive()
-    }
-}
-
-/// What an instance is given.
-struct Supplies {
-    outbound: Outbound,
-    keys: String,
-}
-
-impl Supplies {
-    /// The settings, as soon as they are known; those that always hold if they are not within two seconds, until they are.
-    async fn settings(&self) -> Settings {
-        // A client of the instance's own: its connections end with it.
-        let settings = match Settings::spawn(&self.keys) {
-            Ok(settings) => settings,
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "there are no settings");
-                return Settings::fixed();
-            }
-        };
-        if !settings.known(Duration::from_secs(2)).await {
-            tracing::warn!("begins without its settings");
-        }
-        settings
-    }
-}
-
-/// What is known of an instance from outside.
-#[derive(Debug)]
-struct Member {
-    id: String,
-    sidecar: Sidecar,
-    outbound: Option<Outbound>,
-}
-
 impl Shop {
     /// Opens it with a registry in memory, its gateway on `listener`. Every service is registered when this returns.
     ///
@@ -160,8 +105,8 @@ impl Shop {
     ///
     /// The same, and if the registry cannot be.
     pub async fn open_at(place: &Place, listener: TcpListener, times: Times) -> io::Result<Self> {
-        let server = Server::spawn().await?;
-        let registries = Registries::at(place, times)?;
+        let server = Server::of(place).await?;
+        let registries = Registries::at(place, &server.url, times)?;
         let registry = registries.connect()?;
         let breaker = breaker::Policy::consecutive(5).open_for(times.open_for);
         let tokens = Tokens::random();
@@ -183,7 +128,7 @@ impl Shop {
             running: Vec::new(),
             members: Vec::new(),
             consumers: Vec::new(),
-            plan: Plan { apps: Vec::new(), registries, breaker },
+            plan: Plan::new(registries, breaker, server.url.clone())?,
             recorder,
             shutdown,
             front_door: tokio::spawn(async { door.await.map_err(io::Error::other) }),
@@ -241,42 +186,24 @@ impl Shop {
         F: Fn(Supplies) -> R + Send + Sync + 'static,
         R: Future<Output = Router> + Send + 'static,
     {
-        let app = App(Arc::new(move |given| Box::pin(app(given))));
-        self.plan.apps.push((service.to_owned(), app));
+        self.plan.add(service, app);
         for number in 1..=instances {
             self.start_one(service, number).await?;
         }
         Ok(())
     }
 
-    /// Starts one, with a sidecar and connections of its own, as a separate process would have. One that is started again goes on to count where it
-    /// stopped.
+    /// Starts one. One that is started again goes on to count where it stopped.
     async fn start_one(&mut self, service: &str, number: usize) -> io::Result<()> {
         let id = format!("{service}-{number}");
-        let app = self.plan.apps.iter().find(|(of, _)| of == service).map(|(_, app)| app.clone());
-        let App(app) = app.ok_or_else(|| io::Error::other(format!("there is no {service}")))?;
         let known = self.members.iter().position(|member| member.id == id);
-        let at = known.unwrap_or(self.members.len());
-        let known = known.map(|at| self.members.remove(at).sidecar);
-        let sidecar = known.unwrap_or_else(|| {
-            Sidecar::new(service).route_of(|extensions| {
-                let path = extensions.get::<MatchedPath>()?;
-                Some(Route::from(Arc::<str>::from(path.as_str())))
-            })
-        });
-        let outbound = Outbound::new(sidecar.clone(), self.registry.clone(), self.plan.breaker);
-        let member = Member { id, sidecar: sidecar.clone(), outbound: Some(outbound.clone()) };
-        self.members.insert(at, member);
-        let given = Supplies { outbound, keys: self.server.url.clone() };
-        let layered = async move || {
-            let metrics = sidecar.metrics().clone();
-            app(given)
-                .await
-                .layer(sidecar.inbound())
-                .route("/metrics", get(async move || metrics.render_prometheus()))
-        };
-        let running = Running::start(&self.plan.registries, service, number, layered).await?;
+        let sidecar = known.map(|at| self.members[at].sidecar.clone());
+        let (member, running) = self.plan.start(service, number, sidecar).await?;
         self.running.push(running);
+        match known {
+            Some(at) => self.members[at] = member,
+            None => self.members.push(member),
+        }
         Ok(())
     }
 
@@ -365,7 +292,7 @@ impl Shop {
         let mut result = self.front_door.await.map_err(io::Error::other).and_then(|served| served);
         // Those that were started last call those that were started first.
         let mut running = self.running;
-        running.sort_by_key(|one| self.plan.apps.iter().position(|(of, _)| of == one.service()));
+        running.sort_by_key(|one| self.plan.place_of(one.service()));
         while let Some(last) = running.last() {
             let service = last.service().to_owned();
             let first = running.iter().position(|one| one.service() == service);

@@ -8,7 +8,7 @@ use gusset::broker::Filter;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use shop::{
-    Shop, Times,
+    Place, Shop, Times,
     notification::POISON_EMAIL,
     payment::{Bank, DECLINED_CARD},
     settings::{GIFT_WRAP, price_key},
@@ -25,6 +25,10 @@ struct Visitor {
 }
 
 async fn open() -> (Shop, SocketAddr) {
+    open_at(&Place::Memory).await
+}
+
+async fn open_at(place: &Place) -> (Shop, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = listener.local_addr().unwrap();
     let times = Times {
@@ -32,7 +36,7 @@ async fn open() -> (Shop, SocketAddr) {
         sweep: Duration::from_millis(250),
         open_for: Duration::from_secs(1),
     };
-    (Shop::open(listener, times).await.unwrap(), gateway)
+    (Shop::open_at(place, listener, times).await.unwrap(), gateway)
 }
 
 impl Visitor {
@@ -374,7 +378,16 @@ async fn a_repeated_order_is_the_same_order_after_its_price_has_changed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_under_load_loses_no_request() {
-    let (mut shop, gateway) = open().await;
+    rolling_restart(&Place::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_under_load_loses_no_request_over_a_registry_served_by_http() {
+    rolling_restart(&Place::Http).await;
+}
+
+async fn rolling_restart(place: &Place) {
+    let (mut shop, gateway) = open_at(place).await;
     let lamp = shop.products.add("lamp", 1_999, 1_000_000);
     shop.keys.put(&price_key("lamp"), "5").await.unwrap();
     let path = format!("/api/products/{}", lamp.id);
@@ -420,5 +433,25 @@ async fn a_rolling_restart_under_load_loses_no_request() {
     assert!(done > 150, "{done}");
     assert_eq!(answered(&shop).len(), 3, "those that came are counted with those that went");
     assert_eq!(shop.running.iter().filter(|one| one.service() == "product-service").count(), 3);
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_instance_is_passed_over_where_the_registry_is_served_by_http() {
+    let (mut shop, gateway) = open_at(&Place::Http).await;
+    let lamp = shop.products.add("lamp", 1_999, 1_000);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    let mut watch = shop.registry.watch("product-service");
+    shop.take("product-service-2").unwrap().kill();
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while watch.snapshot().healthy().count() > 2 {
+            watch.changed().await;
+        }
+    })
+    .await
+    .expect("silence is noticed");
+    for _ in 0..10 {
+        assert_eq!(ann.order(lamp.id, 1, CARD).await.0, 201);
+    }
     shop.close().await.unwrap();
 }

@@ -1,0 +1,124 @@
+//! How instances of the services are made.
+
+use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
+
+use axum::{Router, extract::MatchedPath, routing::get};
+use gusset::{
+    breaker,
+    registry::Registry,
+    sidecar::{Route, Sidecar},
+};
+
+use crate::{client::Outbound, place::Registries, service::Running, settings::Settings};
+
+/// What instances are made by.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// In the order in which they were added.
+    apps: Vec<(String, App)>,
+    registries: Registries,
+    /// In which callers find the services.
+    found: Arc<dyn Registry>,
+    breaker: breaker::Policy,
+    /// Where the settings stand.
+    url: String,
+}
+
+/// Makes the HTTP interface of one instance, within its runtime.
+#[derive(Clone)]
+struct App(Arc<dyn Fn(Supplies) -> BoxedRouter + Send + Sync>);
+
+type BoxedRouter = Pin<Box<dyn Future<Output = Router> + Send>>;
+
+/// What is known of an instance from outside.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: String,
+    pub(crate) sidecar: Sidecar,
+    /// `None` of one that calls nobody.
+    pub(crate) outbound: Option<Outbound>,
+}
+
+/// What an instance is given.
+pub(crate) struct Supplies {
+    pub(crate) outbound: Outbound,
+    url: String,
+}
+
+impl Supplies {
+    /// The settings, as soon as they are known; those that always hold if they are not within two seconds, until they are.
+    pub(crate) async fn settings(&self) -> Settings {
+        // A client of the instance's own: its connections end with it.
+        let settings = match Settings::spawn(&self.url) {
+            Ok(settings) => settings,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "there are no settings");
+                return Settings::fixed();
+            }
+        };
+        if !settings.known(Duration::from_secs(2)).await {
+            tracing::warn!("begins without its settings");
+        }
+        settings
+    }
+}
+
+impl Plan {
+    pub(crate) fn new(
+        registries: Registries,
+        breaker: breaker::Policy,
+        url: String,
+    ) -> io::Result<Self> {
+        let found = registries.connect()?;
+        Ok(Self { apps: Vec::new(), registries, found, breaker, url })
+    }
+
+    /// From now on there is such a service.
+    pub(crate) fn add<F, R>(&mut self, service: &str, app: F)
+    where
+        F: Fn(Supplies) -> R + Send + Sync + 'static,
+        R: Future<Output = Router> + Send + 'static,
+    {
+        let app = App(Arc::new(move |given| Box::pin(app(given))));
+        self.apps.push((service.to_owned(), app));
+    }
+
+    /// Which service this is, in the order in which they were added.
+    pub(crate) fn place_of(&self, service: &str) -> Option<usize> {
+        self.apps.iter().position(|(name, _)| name == service)
+    }
+
+    /// Starts an instance with connections of its own, as a separate process would have, and with this sidecar or one of its own.
+    pub(crate) async fn start(
+        &self,
+        service: &str,
+        number: usize,
+        sidecar: Option<Sidecar>,
+    ) -> io::Result<(Member, Running)> {
+        let unknown = || io::Error::other(format!("there is no {service}"));
+        let App(app) = self.apps[self.place_of(service).ok_or_else(unknown)?].1.clone();
+        let sidecar = sidecar.unwrap_or_else(|| {
+            Sidecar::new(service).route_of(|extensions| {
+                let path = extensions.get::<MatchedPath>()?;
+                Some(Route::from(Arc::<str>::from(path.as_str())))
+            })
+        });
+        let outbound = Outbound::new(sidecar.clone(), self.found.clone(), self.breaker);
+        let given = Supplies { outbound: outbound.clone(), url: self.url.clone() };
+        let inbound = sidecar.clone();
+        let layered = async move || {
+            let metrics = inbound.metrics().clone();
+            let router = app(given).await.layer(inbound.inbound());
+            router.route("/metrics", get(async move || metrics.render_prometheus()))
+        };
+        let running = Running::start(&self.registries, service, number, layered).await?;
+        let member = Member { id: running.id().to_owned(), sidecar, outbound: Some(outbound) };
+        Ok((member, running))
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
+}
