@@ -19,6 +19,8 @@ mod connector;
 
 #[cfg(feature = "tower")]
 mod discover;
+#[cfg(feature = "tower")]
+mod follow;
 
 mod choice;
 mod core;
@@ -47,6 +49,8 @@ pub use discover::Discovered;
 pub use ejection::{Ejection, SuccessRate};
 pub use endpoint::{BalanceStats, Endpoint};
 pub use fleet::Fleet;
+#[cfg(feature = "tower")]
+pub use follow::{Followed, FollowedFuture, FollowedService, Follower};
 pub use future::ResponseFuture;
 pub use hash::hash_key;
 pub use least_loaded::LeastLoaded;

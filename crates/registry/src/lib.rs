@@ -40,6 +40,7 @@
 //! | [`Connector`] | keeps the endpoints of a [`Balance`] connected in the background |
 //! | [`RoundRobin`], [`LeastLoaded`], … [`Pick`] | which instance is next; [see below](#choosing-an-instance) |
 //! | `Discovered` (feature `tower`) | the same instances for tower's own `Balance` and tonic's `balance_channel` |
+//! | `Follower` (feature `tower`) | the other way round: a [`Balance`] over what a tower `Discover` brings |
 //! | [`Fleet`], [`Ejection`] | which instances take part: zones, subsets, newcomers, those that fail |
 //! | [`Protocol`], [`Opaque`], `Http` (feature `http`) | what the balancer understands of requests and responses |
 //! | [`Publisher`] | for engines: the other end of a [`Watch`] |
@@ -128,7 +129,7 @@
 //! - `file`: [`MemoryRegistry`] can keep a snapshot file, and `ConsulServer` a folder (`spawn_saver`), so that they are not empty after a restart. Adds `serde_json`.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
 //! - `remote`: `RemoteRegistry` and `RemoteKv`, over HTTP/1.1 without TLS. Adds hyper's client, `serde_json` and `base64`.
-//! - `tower`: `Discovered`. Adds tower's `discover`, which brings nothing else.
+//! - `tower`: `Discovered`, and `Balance::spawn_follower`. Adds tower's `discover`, which brings nothing else.
 //! - `consul`: `ConsulServer`, a tower service of HTTP requests. Adds `http`, `http-body`, `http-body-util`, `bytes`, `serde_json` and
 //!   `base64`, and no server: hyper or axum is the caller's.
 
@@ -166,8 +167,6 @@ mod table;
 #[cfg(any(feature = "consul", feature = "remote"))]
 mod wire;
 
-#[cfg(feature = "tower")]
-pub use balance::Discovered;
 #[cfg(feature = "http")]
 pub use balance::Http;
 pub use balance::{
@@ -175,6 +174,8 @@ pub use balance::{
     Endpoint, Fleet, LeastLoaded, LocalRoundRobin, MakeEndpoint, Needs, Opaque, Pick, Protocol,
     Random, ResponseFuture, RoundRobin, SuccessRate, WeightedRoundRobin, hash_key,
 };
+#[cfg(feature = "tower")]
+pub use balance::{Discovered, Followed, FollowedFuture, FollowedService, Follower};
 #[cfg(feature = "checks")]
 pub use checks::{Check, CheckError, CheckGuard, Checker};
 #[cfg(all(feature = "consul", feature = "file"))]

@@ -96,7 +96,7 @@ fn rest(first: Duration, longest: Duration, doublings: u32, chance: u64) -> Dura
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::{hub::Hub, load::Load};
+    use crate::balance::{hub::Hub, load::Load, state::State};
     use proptest::prelude::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -130,6 +130,24 @@ mod tests {
         first.seat.state.broke(0);
         let second = first.replacement(SECOND).unwrap();
         assert!(Arc::ptr_eq(&first.seat, &second.seat));
+    }
+
+    #[test]
+    fn a_late_call_of_an_old_service_breaks_no_new_one() {
+        let state = State::new();
+        (0..7).for_each(|epoch| state.broke(epoch));
+        state.was_ready(7);
+        state.broke(6);
+        assert!(state.is_ready(7) && state.ended(6).is_none());
+    }
+
+    #[test]
+    fn epochs_may_begin_anew() {
+        let state = State::new();
+        for epoch in [u32::MAX / 2, u32::MAX, 0] {
+            state.was_ready(epoch);
+            assert!(state.is_ready(epoch));
+        }
     }
 
     proptest! {

@@ -107,26 +107,3 @@ impl State {
         });
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_late_call_of_an_old_service_breaks_no_new_one() {
-        let state = State::new();
-        (0..7).for_each(|epoch| state.broke(epoch));
-        state.was_ready(7);
-        state.broke(6);
-        assert!(state.is_ready(7) && state.ended(6).is_none());
-    }
-
-    #[test]
-    fn epochs_may_begin_anew() {
-        let state = State::new();
-        for epoch in [u32::MAX / 2, u32::MAX, 0] {
-            state.was_ready(epoch);
-            assert!(state.is_ready(epoch));
-        }
-    }
-}

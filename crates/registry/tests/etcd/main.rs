@@ -8,6 +8,9 @@ mod harness;
 mod outage;
 mod ownership;
 mod proxy;
+#[cfg(feature = "http")]
+#[path = "../rolling/mod.rs"]
+mod rolling;
 mod speed;
 
 use std::{
@@ -68,4 +71,11 @@ async fn it_conforms() {
     let servers = [Server::start()];
     let connect = async || Arc::new(registry_at(&servers)) as conformance::Engine;
     conformance::holds(connect).await;
+}
+
+#[cfg(feature = "http")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_of_real_servers_loses_no_request() {
+    let servers = [Server::start()];
+    rolling::loses_no_request(Arc::new(registry_at(&servers))).await;
 }
