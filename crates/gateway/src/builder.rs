@@ -13,7 +13,7 @@ use crate::{
     forward::{Forward, Shared, Target},
     front::{Front, Gate},
     limit::Limit,
-    path::normalise,
+    path::{BadPath, normalise},
     rewrite::Rewrite,
     route::{NewPath, Place},
     stats::Counters,
@@ -201,6 +201,11 @@ fn matches_nothing(route: &Route) -> Option<String> {
     match normalise(path) {
         Ok(normal) if normal != path => {
             return Some(format!("no request has such a path; in normal form it is {normal}"));
+        }
+        Err(BadPath::Encoding) => {
+            return Some(
+                "a percent sign is written %25, for two hexadecimal digits follow one".into(),
+            );
         }
         Err(_) => {
             let reason =

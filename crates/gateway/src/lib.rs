@@ -39,6 +39,9 @@
 //! what is left of the deadline → span of the attempt → connection. Up to the size, nothing waits; what is refused there costs the upstream
 //! nothing. Bodies are streamed both ways and never collected; only what a retry may need is kept, up to 64 KiB.
 //!
+//! The instance is the less loaded of two by chance ([`Builder::pick`]), among the healthy ones whose circuits are not open; newcomers begin with
+//! a tenth of their share, and who fails much more often than the others is left out for a while ([`Builder::among`]).
+//!
 //! # What it answers itself
 //!
 //! Every answer is a problem (RFC 9457) with the trace's identifier, and names neither services nor addresses.

@@ -32,7 +32,9 @@ impl Rewrite {
             Some(rest) if literal && (rest.is_empty() || rest.starts_with('/')) => {
                 Ok(Self::StripPrefix(prefix.len()))
             }
-            _ => Err(format!("the path does not begin with the literal prefix {prefix:?}")),
+            _ => Err(format!(
+                "the path does not begin with the prefix {prefix:?}, which must be whole segments without parameters"
+            )),
         }
     }
 
@@ -41,19 +43,21 @@ impl Rewrite {
     /// If `target` is no absolute path, or uses what `template` does not have, or uses it as a part of a segment.
     pub(crate) fn template(template: &str, target: &str) -> Result<Self, String> {
         if !target.starts_with('/') {
-            return Err(format!("the new path {target:?} does not begin with a slash"));
+            return Err(format!("the new path must begin with a slash: \"/{target}\""));
         }
         let mut pieces = Vec::new();
         let mut rest = target;
         while let Some(at) = rest.find('{') {
             let (literal, found) = rest.split_at(at);
             let Some(end) = found.find('}') else {
-                return Err(format!("the new path {target:?} has an open brace"));
+                return Err(format!(
+                    "the new path {target:?} has a brace that is not closed by }}"
+                ));
             };
             let name = found[1..end].trim_start_matches('*');
             let is_tail = template.ends_with(&format!("{{*{name}}}"));
             if name.is_empty() || !(is_tail || template.contains(&format!("{{{name}}}"))) {
-                return Err(format!("the path has no parameter {name:?}"));
+                return Err(format!("the path has no parameter {name:?}, but {}", names(template)));
             }
             rest = &found[end + 1..];
             // A tail may end in a slash; whatever followed would make an empty segment.
@@ -87,6 +91,14 @@ impl Rewrite {
             }
         }
     }
+}
+
+/// The parameters of a template, as they are told of.
+fn names(template: &str) -> String {
+    let names = template.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
+    let names: Vec<_> =
+        names.map(|(name, _)| format!("{:?}", name.trim_start_matches('*'))).collect();
+    if names.is_empty() { "none at all".to_owned() } else { names.join(" and ") }
 }
 
 #[cfg(test)]

@@ -167,7 +167,9 @@ impl Paths {
             Some(&place) => place,
             None => {
                 let place = self.nodes.len();
-                self.router.insert(template, place).map_err(|e| Rejected::Template(reason(e)))?;
+                self.router
+                    .insert(template, place)
+                    .map_err(|error| Rejected::Template(reason(template, error)))?;
                 self.places.insert(template.to_owned(), place);
                 self.nodes.push(Node::default());
                 place
@@ -183,12 +185,15 @@ impl Paths {
 }
 
 /// What is wrong with a template, in the words of this crate.
-fn reason(error: matchit::InsertError) -> String {
+fn reason(template: &str, error: matchit::InsertError) -> String {
     use matchit::InsertError as E;
     match error {
-        E::Conflict { with } => {
-            format!("route {with} has a parameter of another name at the same place; call both alike")
+        E::Conflict { with } if shape(&with) == shape(template) => {
+            format!("route {with} is the same path with other names of parameters; name them alike")
         }
+        E::Conflict { with } => format!(
+            "where it and route {with} differ, one has a parameter and the other the rest of the path; only one of them can stand there"
+        ),
         E::InvalidParamSegment => {
             "a segment has one parameter at most, at its end: /{name} or /v{name}".into()
         }
@@ -201,6 +206,23 @@ fn reason(error: matchit::InsertError) -> String {
         }
         _ => "it is no template of a path".into(),
     }
+}
+
+/// A template without the names of its parameters.
+fn shape(template: &str) -> String {
+    let mut shape = String::new();
+    for (at, piece) in template.split('{').enumerate() {
+        let (name, literal) = piece.split_once('}').filter(|_| at > 0).unwrap_or(("", piece));
+        shape.push_str(if at == 0 {
+            ""
+        } else if name.starts_with('*') {
+            "{*}"
+        } else {
+            "{}"
+        });
+        shape.push_str(literal);
+    }
+    shape
 }
 
 /// Without port and final dot, in lower case.

@@ -49,7 +49,15 @@ fn a_route_that_makes_no_sense_is_refused_with_its_reason() {
         ),
         (
             vec![to_shop("/a/{id}"), to_shop("/a/{name}")],
-            "route /a/{name}: route /a/{id} has a parameter of another name at the same place; call both alike",
+            "route /a/{name}: route /a/{id} is the same path with other names of parameters; name them alike",
+        ),
+        (
+            vec![to_shop("/a/{id}"), to_shop("/a/{*rest}")],
+            "route /a/{*rest}: where it and route /a/{id} differ, one has a parameter and the other the rest of the path; only one of them can stand there",
+        ),
+        (
+            vec![to_shop("/100%")],
+            "route /100%: a percent sign is written %25, for two hexadecimal digits follow one",
         ),
         (
             vec![to_shop("/a/{id}-{name}")],
@@ -66,11 +74,11 @@ fn a_route_that_makes_no_sense_is_refused_with_its_reason() {
         (vec![Route::new("/a").to("")], nowhere),
         (
             vec![to_shop("/a/{id}").rewrite("/{ident}")],
-            "route /a/{id}: the path has no parameter \"ident\"",
+            "route /a/{id}: the path has no parameter \"ident\", but \"id\"",
         ),
         (
             vec![to_shop("/a/b").strip_prefix("/b")],
-            "route /a/b: the path does not begin with the literal prefix \"/b\"",
+            "route /a/b: the path does not begin with the prefix \"/b\", which must be whole segments without parameters",
         ),
     ] {
         assert_eq!(built(routes).unwrap_err().to_string(), error);

@@ -18,7 +18,7 @@ use common::*;
 use gusset_breaker::Policy;
 use gusset_gateway::{Gateway, Route, Upstream};
 use gusset_registry::{
-    Fleet, Health, Instance, InstanceKey, MemoryRegistry, Registration, Registry,
+    Fleet, Health, Instance, InstanceKey, LeastLoaded, MemoryRegistry, Registration, Registry,
 };
 use gusset_sidecar::RetryPolicy;
 use http::{Request, StatusCode};
@@ -196,6 +196,26 @@ async fn a_slow_instance_gets_fewer_requests_than_a_quick_one() {
     }
     // Half of the requests, were it not for the load.
     assert!(sums[&ok("slow")] < 100 && sums[&ok("quick")] > 220, "{sums:?}");
+}
+
+#[tokio::test]
+async fn by_latency_a_slow_instance_is_left_alone_although_nobody_waits() {
+    let slow = Router::new().route(
+        "/{*all}",
+        any(async || {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            "slow"
+        }),
+    );
+    let (slow, quick) = (upstream(slow).await, named("quick", Arc::default()).await);
+    let registry = registry("shop", &[slow.address, quick.address]).await;
+    let gateway = Gateway::builder(registry)
+        .route(Route::new("/a").to("shop"))
+        .pick(LeastLoaded::peak_ewma(Duration::from_secs(10)))
+        .build()
+        .unwrap();
+    let answers = asked(&gateway, 60).await;
+    assert!(answers.get(&ok("slow")).is_none_or(|slow| *slow <= 5), "{answers:?}");
 }
 
 #[tokio::test]
