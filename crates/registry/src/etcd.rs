@@ -5,10 +5,14 @@ mod registry;
 
 mod policy;
 mod state;
+#[cfg(feature = "etcd-tls")]
+mod tls;
 
 mod engine;
 mod keeper;
+mod names;
 mod service;
+mod supervised;
 
 mod holdings;
 mod mirror;
@@ -23,3 +27,5 @@ mod link;
 pub use policy::EtcdPolicy;
 pub use registry::EtcdRegistry;
 pub use state::{EtcdState, EtcdStats};
+#[cfg(feature = "etcd-tls")]
+pub use tls::EtcdTls;

@@ -125,7 +125,8 @@
 //! # Features
 //!
 //! - `checks`: `Check` and `Checker`, active checks of the instances of a [`MemoryRegistry`] by TCP, HTTP and gRPC (without TLS). Adds hyper's client.
-//! - `etcd`: `EtcdRegistry`, with user and password and without TLS. It adds tonic's client and prost, needs Rust 1.88 and no protoc.
+//! - `etcd`: `EtcdRegistry`, with user and password. It adds tonic's client and prost, needs Rust 1.88 and no protoc.
+//! - `etcd-tls`: `EtcdTls`, the same over TLS and with client certificates. Adds rustls with ring.
 //! - `file`: [`MemoryRegistry`] can keep a snapshot file, and `ConsulServer` a folder (`spawn_saver`), so that they are not empty after a restart. Adds `serde_json`.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
 //! - `remote`: `RemoteRegistry` and `RemoteKv`, over HTTP/1.1 without TLS. Adds hyper's client, `serde_json` and `base64`.
@@ -183,6 +184,8 @@ pub use consul::ConsulSaver;
 #[cfg(feature = "consul")]
 pub use consul::{ConsulPolicy, ConsulServer, ConsulStats, ConsulTicker};
 pub use error::Error;
+#[cfg(feature = "etcd-tls")]
+pub use etcd::EtcdTls;
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdPolicy, EtcdRegistry, EtcdState, EtcdStats};
 #[cfg(feature = "file")]

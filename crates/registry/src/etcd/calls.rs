@@ -73,7 +73,7 @@ pub(super) async fn get(link: &Link, key: &[u8]) -> Result<Option<KeyValue>, Sta
 }
 
 /// The least key after this one.
-fn after(key: &[u8]) -> Vec<u8> {
+pub(super) fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     future::pending,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -32,6 +35,8 @@ const HELD: Duration = Duration::from_secs(5);
 /// Where the present connection is found.
 #[derive(Debug)]
 pub(super) struct Line {
+    /// Of the last connection that was tried.
+    generation: AtomicU64,
     links: watch::Sender<Option<Arc<Link>>>,
     state: watch::Sender<EtcdState>,
 }
@@ -40,6 +45,7 @@ impl Line {
     pub(super) fn new() -> Self {
         let cause = "not connected yet".into();
         Self {
+            generation: AtomicU64::new(0),
             links: watch::Sender::new(None),
             state: watch::Sender::new(EtcdState::Away { since: Instant::now(), cause }),
         }
@@ -73,6 +79,10 @@ impl Line {
             EtcdState::Connected { .. } => "no answer in time".into(),
         };
         Error::Unavailable(cause.into())
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Relaxed) + 1
     }
 
     fn up(&self, link: &Arc<Link>) {
@@ -112,9 +122,17 @@ impl Connector {
         let mut endpoints = Vec::new();
         for address in addresses {
             let address: String = address.into();
-            let uri = if address.contains("://") { address } else { format!("http://{address}") };
-            let endpoint = Endpoint::from_shared(uri.clone())
-                .map_err(|_| invalid(&uri))?
+            let scheme = if policy.has_tls() { "https" } else { "http" };
+            let uri =
+                if address.contains("://") { address } else { format!("{scheme}://{address}") };
+            let endpoint = Endpoint::from_shared(uri.clone()).map_err(|_| invalid(&uri, NO_URI))?;
+            // Half of it encrypted would be what nobody wanted.
+            if !uri.starts_with(&format!("{scheme}://")) {
+                return Err(invalid(&uri, "is https without a policy of TLS, or http with one"));
+            }
+            let endpoint = policy
+                .over_tls(endpoint)
+                .ok_or_else(|| invalid(&uri, "has certificates or a key that are not PEM"))?
                 .connect_timeout(policy.connect_within)
                 .http2_keep_alive_interval(PING_EVERY)
                 .keep_alive_timeout(policy.call_within)
@@ -124,7 +142,7 @@ impl Connector {
             endpoints.push((uri.into(), endpoint));
         }
         if endpoints.is_empty() {
-            return Err(invalid(""));
+            return Err(invalid("", NO_URI));
         }
         // Many processes with one list do not all use its first entry.
         endpoints.shuffle(&mut rand::rng());
@@ -132,11 +150,10 @@ impl Connector {
     }
 
     /// Never ends. The next endpoint is tried at once; when all have failed, after a pause.
-    pub(super) async fn run(self, line: Arc<Line>, meters: Arc<Meters>) {
-        let (mut generation, mut failures) = (0, 0_u32);
+    pub(super) async fn run(self: Arc<Self>, line: Arc<Line>, meters: Arc<Meters>) {
+        let mut failures = 0_u32;
         for (address, endpoint) in self.endpoints.iter().cycle() {
-            generation += 1;
-            let opened = self.open(generation, address, endpoint);
+            let opened = self.open(line.next_generation(), address, endpoint);
             let late = |_| Err(Status::deadline_exceeded("no answer to a new connection"));
             match timeout(self.policy.connect_within, opened).await.unwrap_or_else(late) {
                 Ok(link) => {
@@ -179,9 +196,11 @@ impl Connector {
     }
 }
 
-fn invalid(endpoint: &str) -> Error {
+const NO_URI: &str = "is neither host:port nor a URI";
+
+fn invalid(endpoint: &str, reason: &'static str) -> Error {
     let value = endpoint.chars().take(80).collect();
-    Error::Invalid { field: "endpoint of etcd", value, reason: "is neither host:port nor a URI" }
+    Error::Invalid { field: "endpoint of etcd", value, reason }
 }
 
 /// With the innermost cause, which for a transport's error is the one that tells something.

@@ -21,9 +21,11 @@ use super::{
     holdings::{Holdings, Refused, Verdict, Waiting},
     keys::{Keys, Record, value},
     link::Link,
+    names::Names,
     policy::EtcdPolicy,
     service::Service,
     state::Meters,
+    supervised::supervised,
 };
 use crate::{Error, Health, Instance, InstanceKey, Snapshot, key::Run};
 
@@ -42,8 +44,8 @@ pub(super) struct Engine {
     confirmed: AtomicU64,
     holdings: Mutex<Holdings>,
     services: Mutex<HashMap<Arc<str>, Arc<Service>>>,
-    /// The last answer to [`Engine::service_names`].
-    names: Mutex<Option<Vec<Arc<str>>>>,
+    /// The last answers to [`Engine::service_names`]: by namespace, and of all.
+    pub(super) names: Mutex<Names>,
 }
 
 /// So many times a key is tried again that others change at the same time.
@@ -65,6 +67,15 @@ impl Engine {
             services: Mutex::default(),
             names: Mutex::default(),
         }
+    }
+
+    /// A task of this engine, which is begun anew if it panics.
+    pub(super) async fn supervise<F: Future<Output = ()>>(
+        self: Arc<Self>,
+        task: &'static str,
+        run: impl Fn(Arc<Self>) -> F,
+    ) {
+        supervised(task, &self.meters, self.policy.ttl_used(), || run(self.clone())).await;
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -161,53 +172,6 @@ impl Engine {
         Ok((link, listing.map_err(unavailable)?))
     }
 
-    /// Names of all services that have instances, or those of the last time if etcd does not answer.
-    pub(super) async fn service_names(&self) -> Result<Vec<Arc<str>>, Error> {
-        let known = self.names().clone();
-        let link = match (self.line.present(), &known) {
-            (Some(link), _) => Ok(link),
-            (None, Some(names)) => return Ok(names.clone()),
-            (None, None) => self.link().await,
-        };
-        let asked = match link {
-            Ok(link) => self.ask_names(&link).await.map_err(unavailable),
-            Err(error) => Err(error),
-        };
-        if let Ok(names) = &asked {
-            *self.names() = Some(names.clone());
-        }
-        asked.or_else(|error| known.ok_or(error))
-    }
-
-    fn names(&self) -> MutexGuard<'_, Option<Vec<Arc<str>>>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// From each page on to the service after its last, so that a service with many instances costs no more than one page.
-    async fn ask_names(&self, link: &Link) -> Result<Vec<Arc<str>>, Status> {
-        let mut names: Vec<Arc<str>> = Vec::new();
-        let all = self.keys.all();
-        let mut from = all.begin;
-        loop {
-            let page = calls::keys(link, from, all.end.clone()).await?;
-            for pair in &page.pairs {
-                if let Some((service, _)) = self.keys.parse(&pair.key)
-                    && names.last().is_none_or(|last| **last != *service)
-                {
-                    names.push(service.into());
-                }
-            }
-            match names.last() {
-                Some(last) if page.more => from = self.keys.service(last).end,
-                _ => break,
-            }
-        }
-        // The order of keys is not that of names where something is escaped.
-        names.sort();
-        names.dedup();
-        Ok(names)
-    }
-
     /// Waits for what was wished for, or does it to the instance of another process.
     pub(super) async fn bring_about(
         &self,
@@ -276,6 +240,6 @@ impl Engine {
     }
 }
 
-fn unavailable(status: Status) -> Error {
+pub(super) fn unavailable(status: Status) -> Error {
     Error::Unavailable(status.into())
 }

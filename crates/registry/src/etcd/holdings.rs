@@ -3,6 +3,8 @@
 //! One task brings about what is wanted, key by key; whoever wants something waits for its verdict. `now` is the time since the
 //! engine was made.
 
+mod holding;
+
 use std::{
     collections::{HashMap, HashSet},
     mem,
@@ -10,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use holding::{Holding, Stored};
 use tokio::sync::oneshot;
 
 use crate::{Health, Instance, InstanceKey, key::Run};
@@ -24,30 +27,6 @@ pub(super) struct Holdings {
     lease: Option<i64>,
     held: HashMap<Name, Holding>,
     ticked: Duration,
-}
-
-#[derive(Debug)]
-struct Holding {
-    /// `None` if it is to be deleted.
-    want: Option<Arc<Instance>>,
-    /// Rises with every change of `want`.
-    sequence: u64,
-    /// The run that was wanted last.
-    incarnation: u64,
-    stored: Option<Stored>,
-    /// It was just registered, as by a process that has been started again: it may have the place of another.
-    may_take: bool,
-    /// Why it is left alone until its next turn.
-    blocked: Option<Verdict>,
-    /// When its owner was last heard of.
-    heard: Duration,
-    waiters: Vec<oneshot::Sender<Verdict>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Stored {
-    sequence: u64,
-    revision: i64,
 }
 
 /// What became of a wish.
@@ -112,16 +91,7 @@ impl Holdings {
         if matches!(self.find(instance.key()), Err(Refused::Superseded)) {
             return Err(Refused::Superseded);
         }
-        let holding = self.held.entry(name).or_insert_with(|| Holding {
-            want: None,
-            sequence: 0,
-            incarnation: 0,
-            stored: None,
-            may_take: false,
-            blocked: None,
-            heard: now,
-            waiters: Vec::new(),
-        });
+        let holding = self.held.entry(name).or_insert_with(|| Holding::new(now));
         // One that is kept out by another process does not get in by asking again.
         holding.may_take |= holding.want.is_none();
         holding.heard = now;
@@ -280,50 +250,6 @@ impl Holdings {
             Run::Same => self.held.get_mut(&name).ok_or(Refused::NoInstance),
             Run::Older => Err(Refused::Superseded),
             Run::Younger => Err(Refused::NoInstance),
-        }
-    }
-}
-
-impl Holding {
-    fn is_stored(&self) -> bool {
-        let sequence = self.stored.map(|stored| stored.sequence);
-        self.want.is_some() && sequence == Some(self.sequence)
-    }
-
-    fn wish(&mut self, want: Option<Arc<Instance>>) -> Waiting {
-        // Who asks for the same again and again, because etcd is slow, must not put off the answer each time.
-        if self.is_stored() || self.want != want {
-            self.sequence += 1;
-        }
-        self.want = want;
-        match &self.want {
-            Some(instance) => self.incarnation = instance.incarnation,
-            None => self.may_take = false,
-        }
-        // What etcd refused may have been the value. What another process has is still that one's.
-        if self.want.is_none() || self.blocked != Some(Verdict::Superseded) {
-            self.blocked = None;
-        }
-        self.wait()
-    }
-
-    /// One that is blocked has its verdict already.
-    fn wait(&mut self) -> Waiting {
-        let (told, waiting) = oneshot::channel();
-        match &self.blocked {
-            Some(verdict) => drop(told.send(verdict.clone())),
-            None => {
-                // Those who no longer wait must not pile up through an outage.
-                self.waiters.retain(|waiter| !waiter.is_closed());
-                self.waiters.push(told);
-            }
-        }
-        waiting
-    }
-
-    fn tell(&mut self, verdict: Verdict) {
-        for waiter in self.waiters.drain(..) {
-            let _ = waiter.send(verdict.clone());
         }
     }
 }

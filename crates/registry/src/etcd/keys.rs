@@ -25,6 +25,10 @@ impl Keys {
         Span::of(&self.prefix)
     }
 
+    pub(super) fn namespace(&self, namespace: &str) -> Span {
+        Span::of(&format!("{}{}/", self.prefix, escaped(namespace)))
+    }
+
     pub(super) fn service(&self, service: &str) -> Span {
         Span::of(&self.of_service(service))
     }

@@ -1,5 +1,7 @@
 use std::{fmt, num::NonZeroUsize, time::Duration};
 
+use tonic::transport::Endpoint;
+
 /// How an [`EtcdRegistry`](crate::EtcdRegistry) uses its etcd.
 ///
 /// ```
@@ -18,6 +20,8 @@ pub struct EtcdPolicy {
     pub(crate) list_every: Duration,
     pub(crate) capacity: NonZeroUsize,
     pub(crate) credentials: Option<(String, String)>,
+    #[cfg(feature = "etcd-tls")]
+    pub(crate) tls: Option<super::EtcdTls>,
 }
 
 /// etcd grants no lease below its election timeout, with its defaults 2 s.
@@ -86,9 +90,37 @@ impl EtcdPolicy {
         self
     }
 
+    /// TLS to every endpoint, feature `etcd-tls`. Default none: user and password then go over the network as they are.
+    #[cfg(feature = "etcd-tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: super::EtcdTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     pub(crate) fn ttl_used(&self) -> Duration {
         let seconds = self.ttl.as_secs().saturating_add(u64::from(self.ttl.subsec_nanos() > 0));
         Duration::from_secs(seconds.min(i32::MAX as u64)).max(SHORTEST_TTL)
+    }
+
+    #[cfg(feature = "etcd-tls")]
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    #[cfg(not(feature = "etcd-tls"))]
+    #[allow(clippy::unused_self, reason = "it looks with the feature")]
+    pub(crate) const fn has_tls(&self) -> bool {
+        false
+    }
+
+    /// The endpoint, over TLS if that is asked for. `None` if that cannot be.
+    pub(crate) fn over_tls(&self, endpoint: Endpoint) -> Option<Endpoint> {
+        #[cfg(feature = "etcd-tls")]
+        if let Some(tls) = &self.tls {
+            return tls.over(endpoint);
+        }
+        Some(endpoint)
     }
 
     /// No span of this policy makes a loop a busy one.
@@ -118,6 +150,8 @@ impl Default for EtcdPolicy {
             list_every: Duration::from_secs(300),
             capacity: CAPACITY,
             credentials: None,
+            #[cfg(feature = "etcd-tls")]
+            tls: None,
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     service::Service,
     state::{EtcdState, EtcdStats},
 };
-use crate::{Error, Instance, InstanceKey, LastSeen, Registry, Snapshot, Watch};
+use crate::{Error, Instance, InstanceKey, LastSeen, Registry, Snapshot, Watch, split_name};
 
 /// A registry that an etcd cluster keeps, version 3.4 or later. Clones share one state.
 ///
@@ -63,7 +63,7 @@ use crate::{Error, Instance, InstanceKey, LastSeen, Registry, Snapshot, Watch};
 ///
 /// # Tasks
 ///
-/// [`EtcdRegistry::spawn`] spawns one for the connection and one for the lease, and each followed service has one. Dropping the last clone ends all.
+/// [`EtcdRegistry::spawn`] spawns one for the connection and one for the lease, and each followed service has one. One that panics is begun anew, and counted. Dropping the last clone ends all.
 /// It leaves the lease to expire; see [`EtcdRegistry::close`].
 #[derive(Clone)]
 pub struct EtcdRegistry(Arc<Handle>);
@@ -94,13 +94,16 @@ impl EtcdRegistry {
         let connector = Connector::new(endpoints, policy.clone(), keys.clone())?;
         let engine = Arc::new(Engine::new(policy, keys));
         let mut tasks = JoinSet::new();
-        tasks.spawn(connector.run(engine.line.clone(), engine.meters.clone()));
-        tasks.spawn(keeper::run(engine.clone()));
+        let connector = Arc::new(connector);
+        tasks.spawn(engine.clone().supervise("connector", move |engine| {
+            connector.clone().run(engine.line.clone(), engine.meters.clone())
+        }));
+        tasks.spawn(engine.clone().supervise("keeper", keeper::run));
         let runtime = runtime::Handle::current();
         Ok(Self(Arc::new(Handle { engine, runtime, tasks: Mutex::new(tasks) })))
     }
 
-    /// Whether etcd answers.
+    /// Whether etcd answers, as far as calls have shown: where nothing is registered or watched, an outage is noticed by the next call.
     #[must_use]
     pub fn state(&self) -> EtcdState {
         self.0.engine.line.state().borrow().clone()
@@ -143,7 +146,9 @@ impl EtcdRegistry {
     fn follow(&self, service: &Arc<Service>) {
         let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn_on(service.clone().follow(self.0.engine.clone()), &self.0.runtime);
+        let service = service.clone();
+        let follow = move |engine| service.clone().follow(engine);
+        tasks.spawn_on(self.0.engine.clone().supervise("follower", follow), &self.0.runtime);
     }
 
     /// The service, followed from now on if it was not.
@@ -229,7 +234,18 @@ impl Registry for EtcdRegistry {
     }
 
     fn services(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>, Error>> {
-        Box::pin(self.0.engine.service_names())
+        Box::pin(self.0.engine.service_names(None))
+    }
+
+    /// Asks etcd for that namespace alone.
+    fn services_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Arc<str>>, Error>> {
+        Box::pin(async move {
+            let services = self.0.engine.service_names(Some(namespace)).await?;
+            Ok(services.iter().map(|service| split_name(service).1.into()).collect())
+        })
     }
 
     fn watch(&self, service: &str) -> Watch {

@@ -54,6 +54,8 @@ pub struct EtcdStats {
     pub left_out: u64,
     /// Values that were no instance.
     pub unreadable: u64,
+    /// Tasks that panicked and were begun anew: a bug, here or in what they use.
+    pub panics: u64,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,7 @@ pub(super) struct Meters {
     pub(super) refused: AtomicU64,
     pub(super) left_out: AtomicU64,
     pub(super) unreadable: AtomicU64,
+    pub(super) panics: AtomicU64,
 }
 
 impl Meters {
@@ -83,6 +86,7 @@ impl Meters {
             refused: self.refused.load(Relaxed),
             left_out: self.left_out.load(Relaxed),
             unreadable: self.unreadable.load(Relaxed),
+            panics: self.panics.load(Relaxed),
         }
     }
 }

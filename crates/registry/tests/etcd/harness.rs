@@ -17,6 +17,8 @@ pub(crate) struct Server {
     /// All members as etcd wants to be told of them.
     cluster: String,
     directory: PathBuf,
+    /// Beside the plain one, with which certificates.
+    tls: Option<(u16, PathBuf)>,
     child: Option<Child>,
     /// Ends the server if this process is ended before it can.
     guard: Option<Child>,
@@ -63,10 +65,28 @@ impl Server {
                 name: format!("m{n}"),
                 cluster: cluster.clone(),
                 directory: std::env::temp_dir().join(directory),
+                tls: None,
                 child: None,
                 guard: None,
             }
         })
+    }
+
+    /// Listens with TLS as well, and asks clients for a certificate: `ca.pem`, `etcd.pem` and `etcd.key` in that folder.
+    pub(crate) fn start_with_tls(certificates: PathBuf) -> Self {
+        for _ in 0..10 {
+            let [mut server] = Self::down();
+            server.tls = Some((free_port(), certificates.clone()));
+            server.spawn();
+            if server.becomes_healthy() {
+                return server;
+            }
+        }
+        panic!("no etcd could be started on free ports");
+    }
+
+    pub(crate) fn tls_address(&self) -> String {
+        format!("127.0.0.1:{}", self.tls.as_ref().unwrap().0)
     }
 
     pub(crate) fn address(&self) -> String {
@@ -91,10 +111,20 @@ impl Server {
         std::fs::create_dir_all(&self.directory).unwrap();
         let (client, peer) = (format!("http://{}", self.address()), self.peer_port);
         let peer = format!("http://127.0.0.1:{peer}");
+        let mut listen = client.clone();
         let mut command = Command::new("etcd");
+        if let Some((port, folder)) = &self.tls {
+            listen += &format!(",https://127.0.0.1:{port}");
+            let file = |name| folder.join(name).into_os_string();
+            command
+                .arg("--client-cert-auth")
+                .args(["--trusted-ca-file".into(), file("ca.pem")])
+                .args(["--cert-file".into(), file("etcd.pem")])
+                .args(["--key-file".into(), file("etcd.key")]);
+        }
         command
             .args(["--name", &self.name, "--data-dir", self.directory.to_str().unwrap()])
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-client-urls", &listen, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &self.cluster, "--initial-cluster-state", "new"])
             // The defaults of the project, stated, so that no environment changes them.

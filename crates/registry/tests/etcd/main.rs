@@ -12,6 +12,8 @@ mod proxy;
 #[path = "../rolling/mod.rs"]
 mod rolling;
 mod speed;
+#[cfg(feature = "etcd-tls")]
+mod tls;
 
 use std::{
     sync::Arc,

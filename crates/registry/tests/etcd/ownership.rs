@@ -125,6 +125,74 @@ async fn a_value_that_is_no_instance_is_passed_over_and_counted() {
 }
 
 #[tokio::test]
+async fn the_services_of_one_namespace_are_asked_for_alone_and_remembered() {
+    let mut servers = [Server::start()];
+    let registry = registry_at(&servers);
+    for service in ["cart", "eu/cart", "eu/till", "eu-west/cart", "e%u/x"] {
+        registry.register(instance(service, "a")).await.unwrap();
+    }
+    let names = async |registry: &EtcdRegistry, namespace: &str| -> Vec<String> {
+        let names = registry.services_in(namespace).await.unwrap();
+        names.iter().map(|name| name.to_string()).collect()
+    };
+    let expected: [(&str, &[&str]); 5] = [
+        ("", &["cart"]),
+        ("eu", &["cart", "till"]),
+        ("eu-west", &["cart"]),
+        ("e%u", &["x"]),
+        ("e", &[]),
+    ];
+    let other = registry_at(&servers);
+    for (namespace, services) in expected {
+        assert_eq!(names(&registry, namespace).await, services, "{namespace:?}");
+    }
+    assert_eq!(other.services().await.unwrap().len(), 5);
+    servers[0].kill();
+    eventually("etcd is away", async || registry.state().is_away()).await;
+    for (namespace, services) in expected {
+        assert_eq!(names(&registry, namespace).await, services, "{namespace:?}");
+        assert_eq!(names(&other, namespace).await, services, "of what it knows of all");
+    }
+}
+
+/// More keys than one answer has that are none of ours, between those that are.
+#[tokio::test]
+async fn keys_of_others_under_the_prefix_hold_nobody_up() {
+    let servers = [Server::start()];
+    let registry = registry_at(&servers);
+    for service in ["a", "z"] {
+        registry.register(instance(service, "1")).await.unwrap();
+    }
+    for chunk in 0..6 {
+        let put = |n: u32| {
+            let key = STANDARD.encode(format!("/gusset/1//m/too/deep/{n:04}"));
+            json!({ "requestPut": { "key": key, "value": "" } })
+        };
+        let puts: Vec<_> = (chunk * 100..(chunk + 1) * 100).map(put).collect();
+        servers[0].json("/v3/kv/txn", &json!({ "success": puts }));
+    }
+    let services = registry.services().await.unwrap();
+    assert_eq!(services.iter().map(|name| &**name).collect::<Vec<_>>(), ["a", "z"]);
+}
+
+/// etcd 9360 and 18069: hundreds of leases that expire at once paralysed it. However many instances a process has, they are on one.
+#[tokio::test]
+async fn a_thousand_instances_of_a_process_are_one_lease() {
+    let servers = [Server::start()];
+    let registry = registry_at(&servers);
+    let all = (0..1_000).map(|n| {
+        let registry = registry.clone();
+        async move { registry.register(instance(&format!("s{}", n % 50), &n.to_string())).await }
+    });
+    for registered in futures_util::future::join_all(all).await {
+        registered.unwrap();
+    }
+    assert_eq!(registry.stats().leases, 1);
+    let leases = servers[0].json("/v3/lease/leases", &json!({}));
+    assert_eq!(leases["leases"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
 async fn a_listing_of_many_pages_is_whole_and_of_one_moment() {
     let servers = [Server::start()];
     let (registry, other) = (registry_at(&servers), registry_at(&servers));
