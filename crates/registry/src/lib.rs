@@ -163,6 +163,8 @@ mod remote;
 
 mod error;
 
+#[cfg(any(feature = "etcd", feature = "remote"))]
+mod pause;
 mod sync;
 mod table;
 #[cfg(any(feature = "consul", feature = "remote"))]

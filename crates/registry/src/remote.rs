@@ -1,6 +1,7 @@
 //! A registry and its keys over Consul's HTTP API, from the outside in: the handles, what they follow, what is asked, and the
 //! connections. See [`RemoteRegistry`] and [`RemoteKv`].
 
+mod engine;
 mod kv;
 mod registry;
 
@@ -19,6 +20,7 @@ mod entry;
 
 mod client;
 mod failure;
+mod poll;
 mod pool;
 
 mod address;

@@ -23,7 +23,7 @@ use super::{
     rpc::{RangeRequest, RangeResponse, path},
     state::{EtcdState, Meters},
 };
-use crate::Error;
+use crate::{Error, pause::LONGEST};
 
 /// etcd takes a client that pings more often than every 5 s for a nuisance, and hangs up.
 const PING_EVERY: Duration = Duration::from_secs(6);
@@ -212,28 +212,7 @@ fn reason(status: &Status) -> String {
     if std::ptr::addr_eq(cause, status) { status.message().into() } else { cause.to_string() }
 }
 
-/// Doubles from 50 ms to a sixth of the TTL but at most 5 s; half of it is random.
+/// Grows to a sixth of the TTL, but at most 5 s.
 pub(super) fn pause(ttl: Duration, failures: u32) -> Duration {
-    const FIRST: Duration = Duration::from_millis(50);
-    let longest = (ttl / 6).min(Duration::from_secs(5));
-    let doubled = FIRST * (1 << failures.saturating_sub(1).min(10));
-    doubled.min(longest).mul_f64(rand::random_range(0.5..=1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_five_seconds_and_differ() {
-        let ttl = Duration::from_secs(30);
-        for failures in 0..100 {
-            let whole = (50 << failures.clamp(1, 10) >> 1).min(5_000);
-            let pause = pause(ttl, failures).as_millis();
-            assert!((whole / 2..=whole).contains(&pause), "{pause} after {failures}");
-        }
-        assert!(pause(Duration::from_secs(2), u32::MAX) <= Duration::from_millis(334));
-        let pauses: std::collections::BTreeSet<_> = (0..20).map(|_| pause(ttl, 9)).collect();
-        assert!(pauses.len() > 10);
-    }
+    crate::pause::pause(failures, (ttl / 6).min(LONGEST))
 }

@@ -16,7 +16,6 @@ use tokio::{
 
 use super::{
     address::Address,
-    cursor::{Cursor, Turn},
     failure::{Failure, Kind, is_busy},
     policy::RemotePolicy,
     pool::{Connection, Place, Pool},
@@ -32,9 +31,9 @@ pub(super) struct Client {
     address: Address,
     token: Option<HeaderValue>,
     calls: Pool,
-    watches: Pool,
+    pub(super) watches: Pool,
     /// How many watches there are.
-    followers: watch::Sender<usize>,
+    pub(super) followers: watch::Sender<usize>,
     state: watch::Sender<RemoteState>,
 }
 
@@ -48,35 +47,6 @@ pub(super) struct Ask {
     /// Whether it may be sent again where it may have been done already.
     pub(super) again: bool,
 }
-
-/// What became of a question of a watch.
-#[derive(Debug)]
-pub(super) enum Polled {
-    Answered {
-        ask: Ask,
-        answer: Answer,
-        took: Duration,
-        wait: Duration,
-        /// [`Client::breaks`].
-        breaks: u64,
-    },
-    Failed(Failure),
-    /// It was given up, for others need the connection.
-    Crowded,
-}
-
-/// One watch, counted as long as it lives.
-#[derive(Debug)]
-pub(super) struct Follower<'a>(&'a Client);
-
-impl Drop for Follower<'_> {
-    fn drop(&mut self) {
-        self.0.followers.send_modify(|followers| *followers -= 1);
-    }
-}
-
-/// How long a question stays open while watches take turns.
-const TURN: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -127,57 +97,18 @@ impl Client {
         self.state.subscribe()
     }
 
-    /// A call, with the wait for a connection within [`RemotePolicy::call_within`].
+    /// A call. It waits for a connection and for the answer, for each as long as [`RemotePolicy::call_within`].
     pub(super) async fn call(&self, ask: &Ask) -> Result<Answer, Failure> {
-        let answer = async {
-            let place = self.calls.place().await.map_err(|error| self.gone(ask, error))?;
-            self.ask(&place, ask).await
-        };
-        self.within(self.policy.call_within, ask, answer).await
-    }
-
-    /// Counts one more watch, until the guard is dropped.
-    pub(super) fn follower(&self) -> Follower<'_> {
-        self.followers.send_modify(|followers| *followers += 1);
-        Follower(self)
-    }
-
-    /// Asks what is new at `path` since the cursor's index, for at most `longest`. It holds a connection meanwhile, and lets go of it when there
-    /// are more watches than connections.
-    pub(super) async fn poll(&self, path: &str, cursor: &Cursor, longest: Duration) -> Polled {
-        let crowded = |followers: &usize| *followers > self.policy.watches;
-        let mut followers = self.followers.subscribe();
-        let place = match self.watches.place().await {
-            Ok(place) => place,
-            Err(error) => return Polled::Failed(self.gone(&Ask::get(path.into()), error)),
-        };
-        let wait = self.policy.wait.mul_f64(rand::random_range(0.8..=1.0)).min(longest);
-        let in_turns = crowded(&followers.borrow_and_update());
-        let wait = if in_turns { wait.min(TURN) } else { wait }.max(Duration::from_millis(1));
-        let ask = Ask::get(match cursor.index() {
-            Some(index) => {
-                let sign = if path.contains('?') { '&' } else { '?' };
-                format!("{path}{sign}index={index}&wait={}ms", wait.as_millis())
+        let limit = self.policy.call_within;
+        let place = match timeout(limit, self.calls.place()).await {
+            Ok(place) => place.map_err(|error| self.failure(ask, "no connection", error))?,
+            Err(_) => {
+                // Of which the server knows nothing.
+                let what = format!("all connections were in use for {limit:?}");
+                return Err(Failure::new(&ask.method, self.url(ask), Kind::Busy, what, None));
             }
-            None => path.into(),
-        });
-        let begin = Instant::now();
-        let limit = match cursor.index() {
-            // The server adds up to a sixteenth.
-            Some(_) => wait + wait / 16 + self.policy.call_within,
-            None => self.policy.call_within,
         };
-        tokio::select! {
-            biased;
-            answer = self.within(limit, &ask, self.ask(&place, &ask)) => match answer {
-                Ok(answer) => {
-                    let (took, breaks) = (begin.elapsed(), self.breaks());
-                    Polled::Answered { ask, answer, took, wait, breaks }
-                }
-                Err(failure) => Polled::Failed(failure),
-            },
-            _ = followers.wait_for(crowded), if !in_turns => Polled::Crowded,
-        }
+        self.within(limit, ask, self.ask(&place, ask)).await
     }
 
     /// Rises with each connection that ended while nobody wanted it to. What is heard after that may be of another server, or of one that was
@@ -186,21 +117,8 @@ impl Client {
         self.calls.breaks() + self.watches.breaks()
     }
 
-    /// Takes the index of an answer in: what it means, and the pause before the next question.
-    pub(super) fn turn(
-        &self,
-        cursor: &mut Cursor,
-        index: Option<u64>,
-        (took, wait): (Duration, Duration),
-    ) -> (Turn, Duration) {
-        let (turn, pause) = cursor.answered(index, took, wait);
-        if turn == Turn::Reset {
-            self.meters.resets.fetch_add(1, Relaxed);
-        }
-        (turn, pause)
-    }
-
-    async fn within(
+    /// Gives the answer so much time, and notes what it says of the server.
+    pub(super) async fn within(
         &self,
         limit: Duration,
         ask: &Ask,
@@ -224,7 +142,7 @@ impl Client {
     }
 
     /// Over a connection that was used before, or a new one. The first may have been closed at the same moment, which is no failure.
-    async fn ask(&self, place: &Place<'_>, ask: &Ask) -> Result<Answer, Failure> {
+    pub(super) async fn ask(&self, place: &Place<'_>, ask: &Ask) -> Result<Answer, Failure> {
         if let Some(connection) = place.used().await {
             match self.ask_over(connection, place, ask).await {
                 Err(failure) if failure.kind == Kind::Away && ask.again => place.broke(),
@@ -320,12 +238,8 @@ impl Client {
         format!("http://{}{}", self.address.authority, ask.path)
     }
 
-    fn failure(&self, ask: &Ask, what: &'static str, cause: BoxError) -> Failure {
+    pub(super) fn failure(&self, ask: &Ask, what: &'static str, cause: BoxError) -> Failure {
         Failure::new(&ask.method, self.url(ask), Kind::Away, what, Some(cause))
-    }
-
-    fn gone(&self, ask: &Ask, cause: BoxError) -> Failure {
-        self.failure(ask, "no connection", cause)
     }
 
     /// The answer, if its status is one of success.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::pause::{LONGEST, pause};
+
 /// Decides what index is asked for next, and after what pause. No answer of a server makes it ask more than 100 times a second.
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
@@ -26,7 +28,6 @@ pub(super) enum Turn {
 
 /// Changes that come faster than this become one.
 const GAP: Duration = Duration::from_millis(10);
-const LONGEST: Duration = Duration::from_secs(5);
 
 impl Cursor {
     /// What is asked for next; none for a question that does not wait.
@@ -64,7 +65,8 @@ impl Cursor {
         }
         self.index = if turn == Turn::Reset { 0 } else { index };
         // The first time it may be a server that was started again.
-        let pause = if fruitless && self.barren > 1 { pause(self.barren) } else { Duration::ZERO };
+        let pause =
+            if fruitless && self.barren > 1 { pause(self.barren, LONGEST) } else { Duration::ZERO };
         (turn, pause.max(GAP.saturating_sub(took)))
     }
 
@@ -72,14 +74,8 @@ impl Cursor {
     pub(super) fn failed(&mut self) -> Duration {
         self.index = 0;
         self.failures = self.failures.saturating_add(1);
-        pause(self.failures)
+        pause(self.failures, LONGEST)
     }
-}
-
-/// Doubles from 50 ms to 5 s; half of it is random.
-fn pause(times: u32) -> Duration {
-    let doubled = Duration::from_millis(50) * (1 << times.saturating_sub(1).min(10));
-    doubled.min(LONGEST).mul_f64(rand::random_range(0.5..=1.0))
 }
 
 #[cfg(test)]
@@ -141,18 +137,6 @@ mod tests {
         }
         cursor.answered(Some(7), Duration::ZERO, WAIT);
         assert!(cursor.failed() <= Duration::from_millis(50));
-    }
-
-    #[test]
-    fn pauses_after_failures_grow_to_five_seconds_and_differ() {
-        let mut cursor = Cursor::default();
-        for failures in 1..100_u32 {
-            let whole = (50_u128 << (failures - 1).min(10)).min(5_000);
-            let pause = cursor.failed().as_millis();
-            assert!((whole / 2..=whole).contains(&pause), "{pause} after {failures}");
-        }
-        let pauses: std::collections::BTreeSet<_> = (0..20).map(|_| cursor.failed()).collect();
-        assert!(pauses.len() > 10);
     }
 
     proptest! {

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    client::{Answer, Ask, Client, Polled},
+    client::{Answer, Ask, Client},
     cursor::{Cursor, Turn},
     failure::Failure,
+    poll::Polled,
 };
 
 /// What a watch keeps up to date.

@@ -45,7 +45,7 @@ impl RemotePolicy {
         self
     }
 
-    /// How long a call may take, with the wait for a connection. Default 2 s: an answer takes a millisecond, and an
+    /// How long a call may take, and before that wait for one of the [`RemotePolicy::connections`]. Default 2 s: an answer takes a millisecond, and an
     /// election of Consul's servers a second. At least 1 ms.
     #[must_use]
     pub const fn call_within(mut self, span: Duration) -> Self {
@@ -68,8 +68,8 @@ impl RemotePolicy {
         self
     }
 
-    /// How many connections calls use at a time. Default 16: they carry some 20,000 heartbeats a second. Further calls wait for
-    /// their turn, within [`RemotePolicy::call_within`].
+    /// How many connections calls use at a time. Default 16: they carry more than 20,000 heartbeats a second. Further calls wait for
+    /// their turn, as long as [`RemotePolicy::call_within`].
     #[must_use]
     pub const fn connections(mut self, most: NonZeroUsize) -> Self {
         self.connections = most.get();

