@@ -455,3 +455,19 @@ async fn a_killed_instance_is_passed_over_where_the_registry_is_served_by_http()
     }
     shop.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_service_that_is_started_again_begins_with_the_prices_that_hold() {
+    let (mut shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 10);
+    shop.keys.put(&price_key("lamp"), "5").await.unwrap();
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    for _ in 0..5 {
+        shop.restart("product-service-1").await.unwrap();
+        let one = shop.running.iter().find(|one| one.id() == "product-service-1").unwrap();
+        let url = format!("http://{}/products/{}", one.addr(), lamp.id);
+        let first: Value = ann.http.get(url).send().await.unwrap().json().await.unwrap();
+        assert_eq!(first["price_cents"], 5);
+    }
+    shop.close().await.unwrap();
+}
