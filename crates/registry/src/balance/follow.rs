@@ -169,13 +169,15 @@ impl<S> Followed<S> {
 
     /// Drops the services that left and that nobody thinks of any more.
     fn forget(&self) {
+        let is_gone = |e: &Entry<S>| e.left && Arc::strong_count(&e.instance) == 1;
         let mut forgotten: Vec<Vec<Entry<S>>> = Vec::new();
         let mut services = self.services();
         services.retain(|_, entries| {
-            let is_gone = |e: &Entry<S>| e.left && Arc::strong_count(&e.instance) == 1;
-            let (gone, stay) = std::mem::take(entries).into_iter().partition(is_gone);
-            forgotten.push(gone);
-            *entries = stay;
+            if entries.iter().any(is_gone) {
+                let (gone, stay) = std::mem::take(entries).into_iter().partition(is_gone);
+                forgotten.push(gone);
+                *entries = stay;
+            }
             !entries.is_empty()
         });
         // The code of services does not run under the lock.
