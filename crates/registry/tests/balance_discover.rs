@@ -14,7 +14,8 @@ use std::{
 
 use futures_core::Stream;
 use gusset_registry::{
-    Balance, Discovered, Fleet, Follower, Health, Instance, Publisher, WeightedRoundRobin,
+    Balance, Candidates, Discovered, Fleet, Follower, Health, Instance, Publisher,
+    WeightedRoundRobin,
 };
 use tokio::{
     sync::mpsc,
@@ -230,6 +231,26 @@ async fn no_call_is_lost_while_services_come_and_go() {
     for caller in callers {
         assert_eq!(caller.await.unwrap().values().sum::<usize>(), 3_000);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_leaves_while_it_is_being_chosen_is_there_for_that_call() {
+    let (says, balance, _follower) = following();
+    says.send(insert(1, "one")).unwrap();
+    let others = balance.clone();
+    while others.endpoints().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let leaves = move |_: &(), _: &Candidates<'_>| {
+        says.send(Ok(Change::Remove(1))).unwrap();
+        while !others.endpoints().is_empty() {
+            std::thread::yield_now();
+        }
+        // Time to forget it, were it to be forgotten.
+        (0..2_000).for_each(|_| std::thread::yield_now());
+        Some(0)
+    };
+    assert_eq!(&*balance.pick(leaves).oneshot(()).await.unwrap(), "one");
 }
 
 #[tokio::test(start_paused = true)]
