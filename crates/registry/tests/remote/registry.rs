@@ -105,6 +105,7 @@ async fn a_dropped_watch_ends_its_question_and_a_new_one_asks_again() {
     registry.register(instance("cart", "a")).await.unwrap();
     let watch = registry.watch("cart");
     shows(&watch, "a").await;
+    eventually("it waits", async || server.consul.stats().watchers == 1).await;
     drop(watch);
     eventually("given up", async || server.consul.stats().watchers == 0).await;
     registry.register(instance("cart", "b")).await.unwrap();
@@ -141,11 +142,14 @@ async fn more_watches_than_connections_take_turns_and_all_see_the_change() {
     eventually("all wait", async || server.consul.stats().watchers == 8).await;
     // They would hold their connections for a minute, were it not for these.
     watches.extend((8..32).map(|n| watching.watch(&format!("s{n}"))));
-    for n in 0..32 {
-        registry.register(instance(&format!("s{n}"), "a")).await.unwrap();
-    }
-    for watch in &watches {
-        shows(watch, "a").await;
+    // Nothing of what the first ones wait for changes, until the others have been told.
+    for services in [8..32, 0..8] {
+        for n in services.clone() {
+            registry.register(instance(&format!("s{n}"), "a")).await.unwrap();
+        }
+        for n in services {
+            shows(&watches[n], "a").await;
+        }
     }
     let connections = server.connections.load(Relaxed);
     assert!(connections <= 8 + 16, "{connections}");
