@@ -155,6 +155,24 @@ async fn an_unreadable_file_is_moved_aside_and_a_newer_one_left_alone() {
     assert_eq!(fs::read_to_string(folder.file()).unwrap(), newer);
 }
 
+/// The process was killed while it wrote, before the new file took the place of the old one.
+#[tokio::test(start_paused = true)]
+async fn half_a_file_that_a_crash_left_behind_is_nobody_s_loss() {
+    let folder = Folder::new();
+    let (registry, saver) = start(&folder.file());
+    registry.register(instance("a")).await.unwrap();
+    saver.close().await.unwrap();
+    let whole = fs::read(folder.file()).unwrap();
+    fs::write(folder.0.join("registry.json.new"), &whole[..whole.len() / 2]).unwrap();
+    let (registry, saver) = start(&folder.file());
+    assert!(registry.discover("cart").await.is_ok());
+    registry.register(instance("b")).await.unwrap();
+    saver.close().await.unwrap();
+    assert_eq!(folder.names(), ["registry.json"]);
+    let (registry, _saver) = start(&folder.file());
+    assert_eq!(registry.instances("cart").await.unwrap().instances().len(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn heartbeats_are_not_written_and_changes_not_more_often_than_said() {
     let folder = Folder::new();

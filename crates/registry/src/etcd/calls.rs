@@ -27,6 +27,9 @@ pub(super) struct Listing {
     pub(super) more: bool,
 }
 
+/// So many keys are compared at once; etcd takes 128 operations unless told otherwise.
+pub(super) const COMPARED: usize = 100;
+
 /// Lists up to `limit` keys, all as they are at one revision, with what has been committed before the call.
 pub(super) async fn list(link: &Link, span: &Span, limit: usize) -> Result<Listing, Status> {
     let mut listing = Listing::default();
@@ -115,6 +118,25 @@ pub(super) async fn put(
 /// Deletes the key if it was last changed at `expected`.
 pub(super) async fn delete(link: &Link, key: &[u8], expected: i64) -> Result<Swap, Status> {
     swap(link, key, Operation::Delete(DeleteRequest { key: key.to_vec() }), expected).await
+}
+
+/// Those of the keys that were not last changed at the revision beside them, as they are now. No more than [`COMPARED`].
+pub(super) async fn changed(link: &Link, keys: &[(Vec<u8>, i64)]) -> Result<Vec<KeyValue>, Status> {
+    let compare =
+        |(key, revision): &(Vec<u8>, i64)| Compare::unchanged_since(key.clone(), *revision);
+    let get = |(key, _): &(Vec<u8>, i64)| {
+        let range = RangeRequest { key: key.clone(), ..Default::default() };
+        RequestOp { request: Some(Operation::Range(range)) }
+    };
+    let request = TxnRequest {
+        compare: keys.iter().map(compare).collect(),
+        success: Vec::new(),
+        failure: keys.iter().map(get).collect(),
+    };
+    let answer: TxnResponse = link.ask(path::TXN, request).await?;
+    let found = answer.responses.into_iter().filter_map(|response| response.range);
+    let is_other = |pair: &KeyValue| !keys.contains(&(pair.key.clone(), pair.mod_revision));
+    Ok(found.flat_map(|range| range.kvs).filter(is_other).collect())
 }
 
 async fn swap(

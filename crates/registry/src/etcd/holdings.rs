@@ -220,6 +220,28 @@ impl Holdings {
         (missing, found.into_iter().collect())
     }
 
+    /// The keys that are as they should be, as far as is known, each with its revision.
+    pub(super) fn stored(&self, key: impl Fn(&Name) -> Vec<u8>) -> Vec<(Vec<u8>, i64)> {
+        let stored = self.held.iter().filter(|(_, holding)| holding.is_stored());
+        stored.filter_map(|(name, holding)| Some((key(name), holding.stored?.revision))).collect()
+    }
+
+    /// The key was changed by another process, at this revision, to this if it is still ours. A drain stays until the instance is registered again.
+    pub(super) fn found(&mut self, name: Name, instance: Option<Instance>, revision: i64) {
+        let Some(holding) = self.held.get_mut(&name).filter(|holding| holding.is_stored()) else {
+            return;
+        };
+        let Some(stored) = holding.stored.filter(|stored| stored.revision < revision) else {
+            return;
+        };
+        let drained = |want: &Instance| Instance::clone(want).with_health(Health::Draining);
+        let drained = holding.want.as_deref().map(drained);
+        if drained.is_some() && drained == instance {
+            holding.want = drained.map(Arc::new);
+            holding.stored = Some(Stored { revision, ..stored });
+        }
+    }
+
     /// Takes out those of which nothing was heard for a TTL, and returns how many. Time in which nobody looked, because this process
     /// was paused, is not held against them: no heartbeat could come.
     pub(super) fn expire(&mut self, now: Duration) -> usize {

@@ -100,6 +100,21 @@ async fn look_after(engine: &Engine, link: &Link, lease: i64) -> Result<(), Stat
     for key in strays {
         delete_stray(engine, link, lease, &key).await?;
     }
+    see_foreign_changes(engine, link).await
+}
+
+/// Another process may have drained one of ours, which is to last.
+async fn see_foreign_changes(engine: &Engine, link: &Link) -> Result<(), Status> {
+    let key = |name: &(Arc<str>, Arc<str>)| engine.keys.instance(&name.0, &name.1);
+    let stored = engine.holdings().stored(key);
+    for keys in stored.chunks(calls::COMPARED) {
+        for found in calls::changed(link, keys).await? {
+            let Some((service, id)) = engine.keys.parse(&found.key) else { continue };
+            let record = Record::parse(&found.value).filter(|record| record.owner == engine.owner);
+            let instance = record.map(|record| record.instance);
+            engine.holdings().found((service.into(), id.into()), instance, found.mod_revision);
+        }
+    }
     Ok(())
 }
 

@@ -52,6 +52,8 @@ use crate::{Error, Instance, InstanceKey, LastSeen, Registry, Snapshot, Watch, s
 /// - [`Registry::heartbeat`] knows only instances of this process. It asks etcd nothing as long as the task has done so.
 /// - Of two processes with the same id the one with the younger [incarnation](Instance::incarnation) has it; where that is not said, the one
 ///   that registered last. The other gets [`Error::Superseded`] and comes back by itself when the key is free. They do not fight for it.
+/// - A drain or deregistration by another process is seen within a third of a TTL: a drain lasts until the instance is registered again, what was deregistered
+///   while its process wants it is put again.
 /// - [`Registry::instances`] and [`Registry::services`] ask etcd and see all that was committed before. Only where etcd does not answer they
 ///   say what was known last, and of a service that was never asked for or watched nothing is known.
 /// - [`Instance::last_seen`] is when etcd last confirmed what is known of the service.

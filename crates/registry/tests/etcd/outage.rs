@@ -149,6 +149,42 @@ async fn a_watch_that_missed_what_was_compacted_lists_again() {
     shows(&watch, "new").await;
 }
 
+/// Between the listing of a service and the watch of what follows, that may be compacted. Watches are begun until it has happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compaction_between_listing_and_watch_is_survived() {
+    let server = Server::start();
+    let registry = registry_at(std::slice::from_ref(&server));
+    registry.register(instance("cart", "a")).await.unwrap();
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let end = over.clone();
+    let compacts = tokio::task::spawn_blocking(move || {
+        let key = STANDARD.encode("other");
+        while !end.load(std::sync::atomic::Ordering::Relaxed) {
+            let put = server.json("/v3/kv/put", &json!({ "key": key, "value": "" }));
+            let revision = &put["header"]["revision"];
+            server.post("/v3/kv/compaction", &json!({ "revision": revision }).to_string());
+        }
+        server
+    });
+    let mut watches = Vec::new();
+    for n in 0..2_000 {
+        let service = format!("s{n}");
+        registry.register(instance(&service, "a")).await.unwrap();
+        let watch = registry.watch(&service);
+        shows(&watch, "a").await;
+        watches.push(watch);
+        if registry.stats().listings > watches.len() as u64 {
+            break;
+        }
+    }
+    assert!(registry.stats().listings > watches.len() as u64, "it never happened");
+    let last = watches.len() - 1;
+    registry.register(instance(&format!("s{last}"), "b")).await.unwrap();
+    shows(&watches[last], "a b").await;
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    drop(compacts.await.unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_expired_is_granted_anew_and_all_is_put_again() {
     let servers = [Server::start()];

@@ -21,6 +21,28 @@ async fn what_one_process_registers_another_watches() {
     eventually("gone", async || watch.snapshot().instances().is_empty()).await;
 }
 
+/// An operator takes an instance out, from elsewhere. Its own process has to know, or it would be back with the next lease.
+#[tokio::test]
+async fn a_drain_by_another_process_lasts_until_the_instance_registers_again() {
+    let mut servers = [Server::start()];
+    let (owner, other) = (registry_at(&servers), registry_at(&servers));
+    let kept = Registration::spawn(owner.clone(), instance("cart", "a"));
+    kept.registered().await;
+    other.drain(InstanceKey::new("cart", "a")).await.unwrap();
+    let drained = Instant::now();
+    // The owner looks each third of a TTL.
+    eventually("it has looked", async || drained.elapsed() > ms(1_500)).await;
+    servers[0].restart_empty();
+    let health = async || {
+        let snapshot = other.instances("cart").await.ok()?;
+        snapshot.get("a").map(|instance| instance.health)
+    };
+    eventually("it is put again", async || owner.stats().leases == 2).await;
+    eventually("as it was", async || health().await == Some(Health::Draining)).await;
+    owner.register(kept.instance().clone()).await.unwrap();
+    assert_eq!(health().await, Some(Health::Healthy));
+}
+
 #[tokio::test]
 async fn keys_and_values_are_those_of_version_one() {
     let servers = [Server::start()];
