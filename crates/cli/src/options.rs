@@ -1,5 +1,6 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
+use gusset_registry::ActiveChecks;
 use lexopt::prelude::*;
 
 pub(crate) const HELP: &str = "\
@@ -15,6 +16,7 @@ A service registry and key-value store over Consul's HTTP API. Without --data-di
 gusset registry [OPTIONS]
 
   --listen ADDR   address and port, port 0 for any free one [127.0.0.1:8500]
+  --checks WHICH  HTTP, TCP and gRPC checks that clients may have it make: none, instance (of where the instance is), any [instance]
   --data-dir DIR  keeps what it knows: keys before they are acknowledged, instances within a second; for one process at a time
   --token TOKEN   what clients have to show [$GUSSET_TOKEN]; needed to listen on anything but loopback
   --help          this text
@@ -33,6 +35,7 @@ pub(crate) enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Registry {
     pub(crate) listen: SocketAddr,
+    pub(crate) checks: ActiveChecks,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) token: Option<String>,
 }
@@ -59,7 +62,7 @@ impl Command {
 
 fn registry(args: &mut lexopt::Parser, token: Option<String>) -> Result<Command, lexopt::Error> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 8_500));
-    let mut options = Registry { listen, data_dir: None, token };
+    let mut options = Registry { listen, checks: ActiveChecks::OfInstance, data_dir: None, token };
     while let Some(arg) = args.next()? {
         match arg {
             Long("listen") => {
@@ -68,6 +71,7 @@ fn registry(args: &mut lexopt::Parser, token: Option<String>) -> Result<Command,
                     format!("--listen: '{address}' is no address with a port, as 127.0.0.1:8500 is")
                 })?;
             }
+            Long("checks") => options.checks = checks(&args.value()?.string()?)?,
             Long("data-dir") => options.data_dir = Some(args.value()?.into()),
             Long("token") => options.token = Some(args.value()?.string()?),
             Long("help") | Short('h') => return Ok(Command::Help(REGISTRY_HELP)),
@@ -87,6 +91,15 @@ fn registry(args: &mut lexopt::Parser, token: Option<String>) -> Result<Command,
     Ok(Command::Registry(options))
 }
 
+fn checks(which: &str) -> Result<ActiveChecks, String> {
+    match which {
+        "none" => Ok(ActiveChecks::Refused),
+        "instance" => Ok(ActiveChecks::OfInstance),
+        "any" => Ok(ActiveChecks::Anywhere),
+        _ => Err(format!("--checks: '{which}' is none of none, instance, any")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +111,8 @@ mod tests {
     #[test]
     fn without_options_it_listens_where_consul_does() {
         let listen = "127.0.0.1:8500".parse().unwrap();
-        let expected = Registry { listen, data_dir: None, token: None };
+        let checks = ActiveChecks::OfInstance;
+        let expected = Registry { listen, checks, data_dir: None, token: None };
         assert_eq!(parse(&["registry"]), Ok(Command::Registry(expected)));
         assert_eq!(parse(&["--help"]), Ok(Command::Help(HELP)));
         assert_eq!(parse(&["registry", "-h"]), Ok(Command::Help(REGISTRY_HELP)));
@@ -117,6 +131,7 @@ mod tests {
                 "--listen: '8500' is no address with a port, as 127.0.0.1:8500 is",
             ),
             (&["registry", "--token", ""], "the token is empty"),
+            (&["registry", "--checks", "all"], "--checks: 'all' is none of none, instance, any"),
             (&["registry", "more"], "unexpected argument \"more\""),
         ] {
             assert_eq!(parse(args).unwrap_err(), said, "{args:?}");

@@ -32,7 +32,7 @@ async fn registry(options: Registry) -> Result<(), String> {
         ip if ip.is_unspecified() => "127.0.0.1".into(),
         ip => ip.to_string(),
     };
-    let mut policy = ConsulPolicy::default().node("gusset", ip);
+    let mut policy = ConsulPolicy::default().node("gusset", ip).active_checks(options.checks);
     if let Some(token) = options.token {
         policy = policy.token(token);
     }

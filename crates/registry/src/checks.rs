@@ -7,6 +7,7 @@ mod threshold;
 use std::time::Duration;
 
 use gusset_call::BoxError;
+use http::{HeaderMap, Method};
 pub use runner::{CheckGuard, Checker};
 use thiserror::Error;
 
@@ -33,8 +34,15 @@ pub struct Check {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum How {
     Tcp,
-    Http { path: String },
-    Grpc { service: String },
+    Http {
+        path: String,
+        method: Method,
+        /// Beside those that every request has, or in their place.
+        headers: HeaderMap,
+    },
+    Grpc {
+        service: String,
+    },
 }
 
 /// Why an instance does not work, as far as one attempt can tell.
@@ -73,7 +81,15 @@ impl Check {
     /// A path that cannot be one fails with [`CheckError::Broken`].
     #[must_use]
     pub fn http(path: impl Into<String>) -> Self {
-        Self::new(How::Http { path: path.into() })
+        Self::http_request(path, Method::GET, HeaderMap::new())
+    }
+
+    pub(crate) fn http_request(
+        path: impl Into<String>,
+        method: Method,
+        headers: HeaderMap,
+    ) -> Self {
+        Self::new(How::Http { path: path.into(), method, headers })
     }
 
     /// It works if `Check` of `grpc.health.v1.Health` answers that `service` is serving; the empty name is the server as a whole. No TLS.

@@ -5,11 +5,18 @@ mod request;
 mod routes;
 mod server;
 
+#[cfg_attr(
+    not(feature = "checks"),
+    allow(dead_code, unreachable_pub, reason = "understood, and refused")
+)]
+mod active;
 mod agent;
 mod feed;
 mod keys;
 mod listing;
 mod local;
+#[cfg(feature = "checks")]
+mod prober;
 
 mod answer;
 mod blocking;
@@ -34,6 +41,8 @@ mod kv_writer;
 mod record;
 #[cfg(feature = "file")]
 mod restore;
+#[cfg_attr(not(feature = "checks"), allow(dead_code, reason = "understood, and refused"))]
+mod rounds;
 #[cfg(feature = "file")]
 mod saver;
 mod services;
@@ -41,6 +50,8 @@ mod silence;
 mod timers;
 mod topic;
 
+#[cfg(feature = "checks")]
+pub use active::ActiveChecks;
 pub use policy::ConsulPolicy;
 #[cfg(feature = "file")]
 pub use saver::ConsulSaver;

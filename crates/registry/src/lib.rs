@@ -181,6 +181,8 @@ pub use balance::{
 pub use balance::{Discovered, Followed, FollowedFuture, FollowedService, Follower};
 #[cfg(feature = "checks")]
 pub use checks::{Check, CheckError, CheckGuard, Checker};
+#[cfg(all(feature = "consul", feature = "checks"))]
+pub use consul::ActiveChecks;
 #[cfg(all(feature = "consul", feature = "file"))]
 pub use consul::ConsulSaver;
 #[cfg(feature = "consul")]

@@ -2,7 +2,7 @@ use std::future::Future;
 
 use bytes::Bytes;
 use gusset_call::BoxError;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::{
     body::Incoming,
@@ -39,19 +39,31 @@ impl Check {
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         match &self.how {
             How::Tcp => Ok(()),
-            How::Http { path } => ask_http(connection, &authority, path).await,
+            How::Http { path, method, headers } => {
+                ask_http(connection, &authority, (path, method, headers)).await
+            }
             How::Grpc { service } => ask_grpc(connection, &authority, service).await,
         }
     }
 }
 
-async fn ask_http(stream: TcpStream, authority: &str, path: &str) -> Result<(), CheckError> {
-    let request = Request::get(path)
+async fn ask_http(
+    stream: TcpStream,
+    authority: &str,
+    (path, method, headers): (&str, &Method, &HeaderMap),
+) -> Result<(), CheckError> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, authority)
         .header(header::USER_AGENT, "gusset-registry")
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(broken)?;
+    for name in headers.keys() {
+        request.headers_mut().remove(name);
+    }
+    request.headers_mut().extend(headers.clone());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let answer = drive(connection, sender.send_request(request)).await?.map_err(broken)?;
     if answer.status().is_success() {

@@ -6,7 +6,7 @@ use super::{
     answer::{Answer, Failure},
     fields::{self, Fields},
     input,
-    record::Status,
+    record::{CheckDef, Status},
     render,
     request::Call,
     routes::Route,
@@ -75,6 +75,13 @@ impl ConsulServer {
     pub(super) fn register_service(&self, call: &Call) -> Result<Answer, Failure> {
         let body = fields::parse(&call.body)?;
         let (service, checks) = input::agent_service(&Fields::top(&body)?)?;
+        let address = match service.address.is_empty() {
+            true => &self.policy().address,
+            false => &service.address,
+        };
+        for check in &checks {
+            self.permit(check, address)?;
+        }
         let replace = call.query.has("replace-existing-checks");
         let id = service.id.clone();
         self.change(|State { catalog, indexes, .. }, now| {
@@ -121,6 +128,12 @@ impl ConsulServer {
         let body = fields::parse(&call.body)?;
         let check = input::agent_check(&Fields::top(&body)?)?;
         let service = check.service.clone().unwrap_or_default();
+        let address = self.read(|state, _| {
+            let record = state.catalog.service_on(&state.catalog.own, &service);
+            record.map(|record| record.def.address.clone())
+        });
+        let address = address.filter(|address| !address.is_empty());
+        self.permit(&check, &address.unwrap_or_else(|| self.policy().address.clone()))?;
         self.change(|State { catalog, indexes, .. }, now| {
             let own = catalog.own.clone();
             catalog.add_check(indexes, &own, check, now)
@@ -160,6 +173,13 @@ impl ConsulServer {
         })
         .map_err(|refused| refused.about(&call.name))?;
         Ok(Answer::empty())
+    }
+
+    /// Whether a check may be made for what is registered at `address`.
+    fn permit(&self, check: &CheckDef, address: &str) -> Result<(), Failure> {
+        let Some(active) = &check.active else { return Ok(()) };
+        let refused = |why| Failure::bad(format!("{}: {why}", active.kind().to_uppercase()));
+        self.policy().checks.permit(&active.host, address).map_err(refused)
     }
 
     pub(super) fn leader(&self) -> String {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::{
     feed::Feed,
     record::{CheckRecord, Entry, NodeDef, NodeRecord, ServiceRecord},
+    rounds::{Probe, Round},
     silence::{Rules, Silence},
     timers::Timers,
     topic::{Indexes, Topic},
@@ -30,6 +31,8 @@ pub(super) struct Catalog {
     pub(super) protected: Vec<Arc<str>>,
     /// When that was looked at last.
     pub(super) reviewed: Duration,
+    /// Active checks that are due, to be made by who has sockets. Each is here once at most.
+    pub(super) probes: Vec<Probe>,
     /// Services that somebody in this process follows and that changed since it was asked last.
     pub(super) touched: Vec<Arc<Feed>>,
     pub(super) nodes: BTreeMap<Arc<str>, Node>,
@@ -78,6 +81,7 @@ pub(super) struct Check {
     /// When the timers look at it next.
     pub(super) scheduled: Option<Duration>,
     pub(super) silence: Silence,
+    pub(super) round: Round,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +107,7 @@ impl Catalog {
             rules,
             protected: Vec::new(),
             reviewed: Duration::ZERO,
+            probes: Vec::new(),
             touched: Vec::new(),
             nodes: BTreeMap::from([(name, Node::new(record))]),
             services: HashMap::new(),

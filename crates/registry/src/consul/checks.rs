@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::{
     catalog::{Catalog, Check, Refused},
     record::{CheckDef, CheckRecord, Status},
+    rounds::Round,
     silence::Silence,
     topic::Indexes,
 };
@@ -111,17 +112,24 @@ impl Catalog {
         ids.insert(id.clone());
         let record = Arc::new(record);
         match node.checks.get_mut(&id) {
-            Some(check) => check.record = record,
+            Some(check) => {
+                let before = std::mem::replace(&mut check.record, record);
+                if before.def.active != check.record.def.active {
+                    check.begin_round(now);
+                }
+            }
             None => {
                 let critical = record.status == Status::Critical;
                 let critical_since = critical.then_some(now);
-                let check = Check {
+                let mut check = Check {
                     record,
                     deadline: None,
                     critical_since,
                     scheduled: None,
                     silence: Silence::begun(now),
+                    round: Round::default(),
                 };
+                check.begin_round(now);
                 node.checks.insert(id, check);
                 self.checks += 1;
             }
@@ -248,6 +256,7 @@ impl Catalog {
             output: String::new(),
             service: Some(service),
             deregister_after: None,
+            active: None,
         };
         self.set_check(indexes, &own, def, Duration::ZERO)
     }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
+    active,
     fields::{Fields, Wrong},
     record::{CheckDef, NodeDef, ServiceDef, Status},
 };
@@ -14,11 +15,8 @@ const SHORTEST_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
 const SHORTEST_TTL: Duration = Duration::from_millis(10);
 const LONGEST_OUTPUT: usize = 4_096;
 /// What a check may be in Consul that is not done here.
-const ACTIVE: [&str; 11] = [
-    "HTTP",
-    "TCP",
+const NOT_SERVED: [&str; 8] = [
     "UDP",
-    "GRPC",
     "H2PING",
     "Args",
     "ScriptArgs",
@@ -112,14 +110,20 @@ pub(super) fn agent_check(fields: &Fields<'_>) -> Result<CheckDef, Wrong> {
 
 /// `default` is its id if none is given.
 fn check(fields: &Fields<'_>, default: String) -> Result<CheckDef, Wrong> {
-    if let Some(active) = ACTIVE.iter().find(|active| fields.get(active).is_some()) {
-        return Err(fields.wrong(active, "only TTL checks are served here"));
+    if let Some(kind) = NOT_SERVED.iter().find(|kind| fields.get(kind).is_some()) {
+        return Err(fields.wrong(kind, "only TTL, HTTP, TCP and gRPC checks are served here"));
     }
     let ttl = fields.span("TTL")?;
+    let active = active::parse(fields)?;
     match ttl {
-        None => return Err(fields.wrong("TTL", "missing; only TTL checks are served here")),
+        None if active.is_none() => {
+            return Err(fields.wrong("TTL", "missing, and so are HTTP, TCP and GRPC"));
+        }
+        Some(_) if active.is_some() => {
+            return Err(fields.wrong("TTL", "a check is of one kind only"));
+        }
         Some(ttl) if ttl < SHORTEST_TTL => return Err(fields.wrong("TTL", "shorter than 10ms")),
-        Some(_) => {}
+        _ => {}
     }
     let deregister_after = fields.span("DeregisterCriticalServiceAfter")?;
     let mut id = fields.name("CheckID")?;
@@ -135,6 +139,7 @@ fn check(fields: &Fields<'_>, default: String) -> Result<CheckDef, Wrong> {
         output: output(fields.text("Output", usize::MAX)?),
         service: None,
         deregister_after: deregister_after.map(|after| after.max(SHORTEST_DEREGISTER_AFTER)),
+        active,
     })
 }
 
@@ -207,5 +212,6 @@ fn catalog_check(fields: &Fields<'_>) -> Result<CheckDef, Wrong> {
         output: output(fields.text("Output", usize::MAX)?),
         service: (!service.is_empty()).then(|| Arc::from(service)),
         deregister_after: None,
+        active: None,
     })
 }

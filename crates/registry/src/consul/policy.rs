@@ -1,5 +1,6 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
+use super::active::ActiveChecks;
 use crate::Policy;
 
 /// Who a [`ConsulServer`](crate::ConsulServer) is, whom it lets in, and how much it holds.
@@ -20,6 +21,7 @@ pub struct ConsulPolicy {
     pub(super) keys: usize,
     pub(super) kv_bytes: usize,
     pub(super) health: Policy,
+    pub(super) checks: ActiveChecks,
 }
 
 impl ConsulPolicy {
@@ -53,6 +55,15 @@ impl ConsulPolicy {
     #[must_use]
     pub const fn health(mut self, policy: Policy) -> Self {
         self.health = policy;
+        self
+    }
+
+    /// Which active checks clients may have this server make. They are made by [`ConsulServer::spawn_ticker`](crate::ConsulServer::spawn_ticker), up to 64 at a
+    /// time. Default [`ActiveChecks::Refused`].
+    #[cfg(feature = "checks")]
+    #[must_use]
+    pub const fn active_checks(mut self, checks: ActiveChecks) -> Self {
+        self.checks = checks;
         self
     }
 
@@ -98,6 +109,7 @@ impl Default for ConsulPolicy {
             keys: 100_000,
             kv_bytes: 64 << 20,
             health: Policy::default(),
+            checks: ActiveChecks::Refused,
         }
     }
 }

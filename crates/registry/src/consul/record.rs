@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::active::Active;
 use crate::LastSeen;
 
 /// State of a check. The order is from good to bad.
@@ -68,6 +69,9 @@ pub(super) struct CheckDef {
     /// Id of the service that it is of; None for one of the node.
     pub(super) service: Option<Arc<str>>,
     pub(super) deregister_after: Option<Duration>,
+    /// The server makes it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) active: Option<Arc<Active>>,
 }
 
 /// A check as it is shown.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     kv::Pair,
-    record::{CheckRecord, Entry, NodeRecord, ServiceRecord},
+    record::{CheckDef, CheckRecord, Entry, NodeRecord, ServiceRecord},
 };
 
 /// What is the same in all answers.
@@ -71,6 +71,8 @@ pub(super) fn node(record: &NodeRecord, frame: &Frame) -> Value {
 /// its status is what was last known rather than what was heard.
 pub(super) fn check(record: &CheckRecord) -> Value {
     let (def, service) = (&record.def, record.service.as_ref().map(|service| &service.def));
+    let ttl = if def.ttl.is_some() { "ttl" } else { "" };
+    let kind = def.active.as_ref().map_or(ttl, |active| active.kind());
     let heard = record.heard.age().map(|age| age.as_millis());
     json!({
         "Node": &*record.node,
@@ -82,13 +84,27 @@ pub(super) fn check(record: &CheckRecord) -> Value {
         "ServiceID": service.map_or("", |service| &service.id),
         "ServiceName": service.map_or("", |service| &service.name),
         "ServiceTags": service.map_or(&[][..], |service| &service.tags),
-        "Type": if def.ttl.is_some() { "ttl" } else { "" },
-        "Definition": {},
+        "Type": kind,
+        "Definition": definition(def),
         "CreateIndex": record.created,
         "ModifyIndex": record.modified,
         "Suspect": record.suspect,
         "LastHeardMs": heard.and_then(|millis| u64::try_from(millis).ok()),
     })
+}
+
+fn definition(def: &CheckDef) -> Value {
+    let Some(active) = &def.active else { return json!({}) };
+    let millis = |span: Duration| format!("{}ms", span.as_millis());
+    let mut shown = json!({
+        active.kind().to_uppercase(): active.target(),
+        "Interval": millis(active.interval),
+        "Timeout": millis(active.timeout),
+    });
+    if let Some(after) = def.deregister_after {
+        shown["DeregisterCriticalServiceAfter"] = millis(after).into();
+    }
+    shown
 }
 
 pub(super) fn health(entry: &Entry, frame: &Frame) -> Value {

@@ -5,6 +5,7 @@ use std::{ops::Bound, sync::Arc, time::Duration};
 use super::{
     catalog::{Catalog, Check, Node},
     record::{CheckRecord, NodeRecord, Status},
+    rounds::Round,
     saver::{SavedNode, SavedService},
     silence::Silence,
     topic::Indexes,
@@ -106,16 +107,23 @@ impl Catalog {
         } else {
             node.of_node.insert(id.clone());
         }
+        if restored.def.active.is_some() && !self.rules.probing {
+            // Nobody would ever say otherwise.
+            restored.status = Status::Critical;
+            restored.output = "active checks are not made here any more".into();
+        }
         let ttl = restored.def.ttl;
         let critical = restored.status == Status::Critical;
         restored.suspect = ttl.is_some() && !critical;
-        let check = Check {
+        let mut check = Check {
             deadline: ttl.map(|ttl| now.saturating_add(ttl)),
             critical_since: critical.then_some(now),
             scheduled: None,
             silence: Silence::restored(record.suspect, now),
+            round: Round::default(),
             record,
         };
+        check.begin_round(now);
         node.checks.insert(id.clone(), check);
         self.checks += 1;
         self.schedule(&node_name, &id);

@@ -16,6 +16,7 @@ use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 use super::{
     ConsulPolicy,
+    active::ActiveChecks,
     attended::{Attended, TICK},
     catalog::Catalog,
     kv::{Kv, Limits},
@@ -52,7 +53,7 @@ use super::{
 /// | served, under `/v1` | notes |
 /// |---|---|
 /// | `agent/service/register` (`replace-existing-checks`), `deregister/:id`, `maintenance/:id`; `agent/service/:id`, `agent/services` | `filter` |
-/// | `agent/check/register`, `deregister/:id`, `pass`, `warn`, `fail`, `update/:id`; `agent/checks` | TTL checks; others are refused with 400 |
+/// | `agent/check/register`, `deregister/:id`, `pass`, `warn`, `fail`, `update/:id`; `agent/checks` | TTL checks; HTTP, TCP and gRPC as far as `ConsulPolicy::active_checks` allows (feature `checks`); others are refused with 400 |
 /// | `health/service/:name` (`passing`, `tag`, `near`, `node-meta`, `filter`), `health/checks/:name`, `health/node/:node`, `health/state/:state` | blocking |
 /// | `catalog/services`, `service/:name`, `nodes`, `node/:node` | blocking |
 /// | `catalog/register`, `deregister`, `datacenters` | checks of other nodes have the state that is told |
@@ -155,8 +156,9 @@ impl ConsulServer {
             meta: std::collections::BTreeMap::new(),
         };
         let limits = Limits { keys: policy.keys, bytes: policy.kv_bytes };
+        let rules = Rules::new(&policy.health, policy.checks != ActiveChecks::Refused);
         let state = State {
-            catalog: Catalog::new(node, policy.instances, Rules::of(&policy.health), &indexes),
+            catalog: Catalog::new(node, policy.instances, rules, &indexes),
             kv: Kv::new(limits, &indexes),
             indexes,
             clock: Attended::default(),
@@ -177,7 +179,7 @@ impl ConsulServer {
         }))
     }
 
-    /// Spawns the task that sees TTLs run out, ten times a second. Time in which it did not run, because the process
+    /// Spawns the task that sees TTLs run out, ten times a second, and makes the active checks that its policy allows. There should be one. Time in which it did not run, because the process
     /// was paused, is held against nobody.
     ///
     /// # Panics
@@ -187,9 +189,13 @@ impl ConsulServer {
     pub fn spawn_ticker(&self) -> ConsulTicker {
         let server = self.clone();
         ConsulTicker(tokio::spawn(async move {
+            #[cfg(feature = "checks")]
+            let mut prober = super::prober::Prober::default();
             loop {
                 tokio::time::sleep(TICK).await;
                 server.tick().await;
+                #[cfg(feature = "checks")]
+                prober.begin(&server);
             }
         }))
     }

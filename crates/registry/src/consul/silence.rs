@@ -17,11 +17,17 @@ pub(super) struct Rules {
     pub(super) rise: u32,
     /// Share of a service, and for how long at most.
     pub(super) protect: Option<(f64, Duration)>,
+    /// Whether active checks are made.
+    #[cfg_attr(
+        not(feature = "file"),
+        allow(dead_code, reason = "only what is restored may be of before")
+    )]
+    pub(super) probing: bool,
 }
 
 impl Rules {
-    pub(super) fn of(policy: &Policy) -> Self {
-        Self { rise: policy.rise.get(), protect: policy.protect }
+    pub(super) fn new(policy: &Policy, probing: bool) -> Self {
+        Self { rise: policy.rise.get(), protect: policy.protect, probing }
     }
 }
 

@@ -23,14 +23,15 @@ impl Check {
     /// When something happens to it if nothing is heard.
     fn due(&self) -> Option<Duration> {
         let after = self.record.def.deregister_after.filter(|_| self.record.service.is_some());
-        match self.critical_since {
+        let judged = match self.critical_since {
             // While it is heard of again, and not yet believed, it stays.
             Some(since) if self.silence.is_heard_of() => {
-                self.deadline.max(Some(since.saturating_add(after?)))
+                after.and_then(|after| self.deadline.max(Some(since.saturating_add(after))))
             }
-            Some(since) => Some(since.saturating_add(after?)),
+            Some(since) => after.map(|after| since.saturating_add(after)),
             None => self.deadline,
-        }
+        };
+        judged.into_iter().chain(self.round.next).min()
     }
 }
 
@@ -73,6 +74,13 @@ impl Catalog {
         }
         check.scheduled = None;
         if check.due().is_none_or(|due| due > now) {
+            self.schedule(node, id);
+            return;
+        }
+        let is_probe = check.round.next.is_some_and(|next| next <= now);
+        if is_probe {
+            self.begin_probe(node, id, now);
+            // It may be due for something else as well.
             self.schedule(node, id);
             return;
         }
@@ -120,7 +128,7 @@ mod tests {
             meta: BTreeMap::new(),
         };
         let mut indexes = Indexes::new(1);
-        let rules = Rules { rise: 1, protect: None };
+        let rules = Rules { rise: 1, protect: None, probing: true };
         let mut catalog = Catalog::new(node, instances, rules, &indexes);
         for n in 0..instances {
             let id: Arc<str> = n.to_string().into();
@@ -144,6 +152,7 @@ mod tests {
                 output: String::new(),
                 service: Some(id),
                 deregister_after: Some(seconds(60)),
+                active: None,
             };
             let done = catalog.register(
                 &mut indexes,

@@ -153,16 +153,17 @@ async fn who_is_unknown_is_told_so_with_404() {
 #[tokio::test(start_paused = true)]
 async fn a_check_that_is_not_served_is_refused_rather_than_ignored() {
     let (server, _ticker) = Server::start();
-    for check in [
-        r#"{"HTTP": "http://h/", "Interval": "10s"}"#,
-        r#"{"TCP": "h:1", "Interval": "10s"}"#,
-        r#"{"GRPC": "h:1"}"#,
-        r#"{"Args": ["rm"]}"#,
-        r#"{"Interval": "10s"}"#,
+    for (check, said) in [
+        (r#"{"HTTP": "http://h/", "Interval": "10s"}"#, "HTTP: active checks are not made here"),
+        (r#"{"TCP": "h:1", "Interval": "10s"}"#, "TCP: active checks are not made here"),
+        (r#"{"GRPC": "h:1", "Interval": "10s"}"#, "GRPC: active checks are not made here"),
+        (r#"{"Args": ["rm"]}"#, "Check.Args: only TTL, HTTP, TCP and gRPC checks are served"),
+        (r#"{"Interval": "10s"}"#, "Check.TTL: missing, and so are HTTP, TCP and GRPC"),
+        (r#"{"TTL": "1s", "TCP": "h:1", "Interval": "1s"}"#, "Check.TTL: a check is of one kind"),
     ] {
         let body = format!(r#"{{"Name": "cart", "Check": {check}}}"#);
         let answer = server.put("agent/service/register", body).await;
-        assert!(answer.status == 400 && answer.text().contains("only TTL checks"), "{answer:?}");
+        assert!(answer.status == 400 && answer.text().starts_with(said), "{answer:?}");
     }
     assert_eq!(server.0.stats().instances, 0);
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[cfg(feature = "checks")]
+mod active;
 mod agent;
 mod blocking;
 mod clients;
