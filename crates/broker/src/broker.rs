@@ -1,12 +1,19 @@
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use gusset_call::Deadline;
-use serde::Serialize;
+use gusset_call::{Context, Deadline, DeadlineExceeded};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout_at;
 
 use crate::{
-    Capabilities, DeadLetters, Error, Limits, MemoryEngine, Message, MessageId, Pattern, Policy,
-    Stats, Subscribe, WhenFull,
+    Answer, Capabilities, DeadLetters, Decode, Error, Headers, Json, Limits, MemoryEngine, Message,
+    MessageId, Policy, Priority, Start, Stats, Subject, Subscribe, WhenFull, WhenUnheard,
     engine::{Engine, GroupSpec},
+    inbox::{Inbox, Taken},
+    message::wall_clock,
     tasks::Tasks,
 };
 
@@ -19,15 +26,44 @@ pub struct Broker {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) capabilities: Capabilities,
     pub(crate) tasks: Arc<Tasks>,
+    inbox: Arc<Inbox>,
 }
 
 /// A message was taken over by the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Receipt {
     /// Id of the message.
     pub id: MessageId,
-    /// How many groups have got it. 0 if no pattern matches: the message is gone, counted as [`Stats::unroutable`].
+    /// How many groups have got it, as far as the engine knows. In memory 0 means that no pattern matches: what became of the message then says
+    /// [`WhenUnheard`](crate::WhenUnheard).
     pub groups: usize,
+    /// A message with this id was taken before; this one was not taken again.
+    pub duplicate: bool,
+    /// Its number among the messages that are retained, if it is.
+    pub sequence: Option<u64>,
+}
+
+impl Receipt {
+    /// For a message that so many groups have got.
+    #[must_use]
+    pub const fn new(id: MessageId, groups: usize) -> Self {
+        Self { id, groups, duplicate: false, sequence: None }
+    }
+
+    /// For a message that was taken before.
+    #[must_use]
+    pub const fn duplicate(mut self) -> Self {
+        self.duplicate = true;
+        self
+    }
+
+    /// The same for a message that is retained under this number.
+    #[must_use]
+    pub const fn with_sequence(mut self, sequence: u64) -> Self {
+        self.sequence = Some(sequence);
+        self
+    }
 }
 
 /// What was not done when a broker was closed.
@@ -64,14 +100,19 @@ impl Broker {
     /// A broker in memory with these limits.
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
-        Self::on(MemoryEngine::new(limits))
+        Self::on(MemoryEngine::new(limits, None, WhenUnheard::Drop))
     }
 
     /// A broker on this engine.
     #[must_use]
     pub fn on(engine: impl Engine) -> Self {
         let capabilities = engine.capabilities();
-        Self { engine: Arc::new(engine), capabilities, tasks: Arc::default() }
+        Self {
+            engine: Arc::new(engine),
+            capabilities,
+            tasks: Arc::default(),
+            inbox: Arc::default(),
+        }
     }
 
     /// What the engine can do.
@@ -85,11 +126,16 @@ impl Broker {
     /// # Errors
     ///
     /// Those of [`Message::json`] and of [`publish_message`](Self::publish_message).
-    pub fn publish<T: Serialize + ?Sized>(
+    pub fn publish<S, T>(
         &self,
-        subject: &str,
+        subject: S,
         body: &T,
-    ) -> impl Future<Output = Result<Receipt, Error>> + Send + use<T> {
+    ) -> impl Future<Output = Result<Receipt, Error>> + Send + use<S, T>
+    where
+        S: TryInto<Subject>,
+        S::Error: Into<Error>,
+        T: Serialize + ?Sized,
+    {
         let (message, broker) = (Message::json(subject, body), self.clone());
         async move { broker.publish_message(message?).await }
     }
@@ -118,8 +164,94 @@ impl Broker {
     ///
     /// [`Error::Full`], [`Error::DeadlineExceeded`], [`Error::TooLarge`], [`Error::Closed`].
     pub async fn publish_message(&self, mut message: Message) -> Result<Receipt, Error> {
+        self.can_publish(&message)?;
         message.stamp();
         self.engine.publish(message).await
+    }
+
+    /// Asks whoever handles `subject`, and waits for the first [`Reply::Answer`](crate::Reply::Answer) at most `patience` long, or until the deadline of
+    /// `gusset_call::Context::current()`. Handlers get what is left of it as their deadline. Both bodies are JSON.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use gusset_broker::{Broker, Delivery, Reply};
+    /// use tower::service_fn;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// let broker = Broker::new();
+    /// let _prices = broker.subscribe("price.get").handle(service_fn(|product: Delivery<String>| async move {
+    ///     Reply::answer(&product.body().len())
+    /// })).await?;
+    /// let price: usize = broker.request("price.get", "lamp", Duration::from_secs(1)).await?;
+    /// assert_eq!(price, 4);
+    /// # Ok::<(), gusset_broker::Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future forgets the question; it may be handled all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoResponders`] at once if no group matches, [`Error::DeadlineExceeded`], [`Error::Decode`], [`Error::Unsupported`], and those of
+    /// [`publish`](Self::publish).
+    pub async fn request<S, T, R>(
+        &self,
+        subject: S,
+        body: &T,
+        patience: Duration,
+    ) -> Result<R, Error>
+    where
+        S: TryInto<Subject>,
+        S::Error: Into<Error>,
+        T: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        let answer = self.request_message(Message::json(subject, body)?, patience).await?;
+        Json::decode(&answer).map_err(Error::Decode)
+    }
+
+    /// [`request`](Self::request) with a message, for a message.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`request`](Self::request).
+    pub async fn request_message(
+        &self,
+        question: Message,
+        patience: Duration,
+    ) -> Result<Message, Error> {
+        self.able(self.capabilities.requests, "answer requests")?;
+        let own = Deadline::after(patience);
+        let deadline = Context::current().with_deadline(own).deadline().unwrap_or(own);
+        let asked = self.inbox.open();
+        let until = wall_clock() + deadline.remaining();
+        let millis = until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let question = question
+            .with_header(Headers::REPLY_TO, asked.subject())
+            .with_header(Headers::DEADLINE, millis.to_string());
+        let subject = question.subject().clone();
+        let answered = async {
+            if self.publish_message(question).await?.groups == 0 {
+                return Err(Error::NoResponders(subject));
+            }
+            asked.answer().await
+        };
+        let late = |_| Err(Error::DeadlineExceeded(DeadlineExceeded));
+        timeout_at(deadline.instant(), answered).await.unwrap_or_else(late)
+    }
+
+    /// Brings an answer to whoever asked. Does nothing if nobody did, or waits no more.
+    pub(crate) async fn answer(&self, question: &Message, answer: Answer) -> Result<(), Error> {
+        let Some(subject) = question.headers().get(Headers::REPLY_TO) else { return Ok(()) };
+        let message = Message::new(subject, answer.payload)?
+            .with_header(Headers::CONTENT_TYPE, answer.content_type);
+        match self.inbox.take(subject) {
+            Taken::Here(asker) => asker.is_some_and(|asker| asker.send(message).is_ok()),
+            Taken::Elsewhere => self.publish_message(message).await?.groups > 0,
+        };
+        Ok(())
     }
 
     /// Begins a subscription to the subjects that `pattern` matches.
@@ -134,8 +266,7 @@ impl Broker {
     ///
     /// [`Error::GroupName`], [`Error::Subject`], [`Error::GroupDiffers`], [`Error::TooManyGroups`], [`Error::Closed`].
     pub async fn declare(&self, group: &str, pattern: &str, policy: Policy) -> Result<(), Error> {
-        let spec = self.spec(Some(group), Pattern::new(pattern)?, Some(policy))?;
-        self.engine.declare(spec).await
+        self.subscribe(pattern).group(group).policy(policy).declare().await
     }
 
     /// Ends the keeping of a declared group: it goes, with what it holds, when it has no subscription any more, at once
@@ -175,21 +306,24 @@ impl Broker {
         leftover
     }
 
-    /// Checks what the engine need not check again.
-    pub(crate) fn spec(
-        &self,
-        name: Option<&str>,
-        pattern: Pattern,
-        policy: Option<Policy>,
-    ) -> Result<GroupSpec, Error> {
-        let name = name.map(group_name).transpose()?;
-        let drops = policy.is_some_and(|policy| policy.when_full == WhenFull::DropOldest);
-        self.able(!drops || self.capabilities.drop_oldest, "drop the oldest of a full group")?;
-        Ok(GroupSpec::new(name, pattern, policy))
+    fn can_publish(&self, message: &Message) -> Result<(), Error> {
+        let can = self.capabilities;
+        self.able(can.delay || message.delay().is_none(), "deliver later")?;
+        self.able(can.expiry || message.ttl().is_none(), "let messages expire")?;
+        self.able(can.priority || message.priority() == Priority::Normal, "prefer messages")?;
+        self.able(can.dedup || !message.is_known_by_id(), "recognise duplicates")
+    }
+
+    pub(crate) fn can_group(&self, spec: &GroupSpec) -> Result<(), Error> {
+        let can = self.capabilities;
+        let drops = spec.policy.is_some_and(|policy| policy.when_full == WhenFull::DropOldest);
+        self.able(can.drop_oldest || !drops, "drop the oldest of a full group")?;
+        self.able(can.ordered || spec.order.is_none(), "keep the order of keys")?;
+        self.able(can.replay || spec.start == Start::New, "begin a group with the past")
     }
 
     /// What the engine cannot do is refused here.
-    fn able(&self, able: bool, what: &'static str) -> Result<(), Error> {
+    pub(crate) fn able(&self, able: bool, what: &'static str) -> Result<(), Error> {
         if able {
             Ok(())
         } else {
@@ -198,7 +332,7 @@ impl Broker {
     }
 }
 
-fn group_name(name: &str) -> Result<Arc<str>, Error> {
+pub(crate) fn group_name(name: &str) -> Result<Arc<str>, Error> {
     const LONGEST: usize = 128;
     let strange = |c: char| c.is_whitespace() || c.is_control();
     if name.is_empty() || name.len() > LONGEST || name.starts_with('_') || name.contains(strange) {

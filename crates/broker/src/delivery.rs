@@ -3,7 +3,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use gusset_call::Attempt;
 
-use crate::{Headers, Message, MessageId, Subject};
+use serde::Serialize;
+
+use crate::{Encode, Error, Headers, Json, Message, MessageId, Subject};
 
 /// One message on its way to one handler, its body decoded.
 #[derive(Clone, Debug)]
@@ -91,9 +93,30 @@ pub enum Reply {
     RetryAfter(Duration),
     /// No use to try again: to the dead letters, with this reason.
     Reject(String),
+    /// Done, and this is the answer to whoever [asked](crate::Broker::request). If nobody did, it is [`Reply::Ack`].
+    Answer(Answer),
+}
+
+/// What a handler answers to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The bytes.
+    pub payload: Bytes,
+    /// What they are, for the header [`Headers::CONTENT_TYPE`].
+    pub content_type: &'static str,
 }
 
 impl Reply {
+    /// [`Reply::Answer`] with `body` as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`].
+    pub fn answer<T: Serialize + ?Sized>(body: &T) -> Result<Self, Error> {
+        let payload = Json::encode(body).map_err(Error::Encode)?;
+        Ok(Self::Answer(Answer { payload, content_type: <Json as Encode<T>>::CONTENT_TYPE }))
+    }
+
     /// [`Reply::Reject`].
     pub fn reject(reason: impl Into<String>) -> Self {
         Self::Reject(reason.into())

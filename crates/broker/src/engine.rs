@@ -17,8 +17,8 @@ use std::{
 use gusset_call::Deadline;
 
 use crate::{
-    Capabilities, DeadLetter, DeadLetterId, Error, Failure, Filter, Leftover, Message, Pattern,
-    Policy, Reason, Receipt, Stats,
+    Capabilities, DeadLetter, DeadLetterId, Error, Failure, Filter, Leftover, Message, OrderBy,
+    Pattern, Policy, Reason, Receipt, Start, Stats,
 };
 
 /// A future on the heap, for what asks a network or a disk.
@@ -67,16 +67,10 @@ pub struct GroupSpec {
     pub pattern: Pattern,
     /// How it keeps its messages; none: what the group has, or the default.
     pub policy: Option<Policy>,
-}
-
-impl GroupSpec {
-    pub(crate) const fn new(
-        name: Option<Arc<str>>,
-        pattern: Pattern,
-        policy: Option<Policy>,
-    ) -> Self {
-        Self { name, pattern, policy }
-    }
+    /// By which key it keeps the order; none: what the group has, or none.
+    pub order: Option<OrderBy>,
+    /// With which message it begins, if it is made now.
+    pub start: Start,
 }
 
 /// One subscription's place in a group. Dropping it leaves the group.
@@ -84,8 +78,9 @@ pub trait Member: fmt::Debug + Send + Sync + 'static {
     /// The group.
     fn group(&self) -> &GroupInfo;
 
-    /// A place to take messages from; each worker has its own.
-    fn source(&self) -> Box<dyn Source>;
+    /// A place to take messages from; each worker has its own. With `ack_wait`, a lease that is not settled in that span after it was taken or was last
+    /// said to be [in progress](Lease::in_progress) is over, and the message is delivered again. Without, whoever takes it always answers in time.
+    fn source(&self, ack_wait: Option<Duration>) -> Box<dyn Source>;
 }
 
 /// A group as its members know it.
@@ -129,6 +124,7 @@ pub trait Source: Send + 'static {
 pub struct Lease {
     message: Arc<Message>,
     attempt: u32,
+    expired: bool,
     keeper: Option<Arc<dyn Keeper>>,
     token: u64,
 }
@@ -136,7 +132,19 @@ pub struct Lease {
 impl Lease {
     /// A lease of `message`, delivered for the `attempt`th time (from 1), which `keeper` knows by `token`.
     pub fn new(message: Arc<Message>, attempt: u32, keeper: Arc<dyn Keeper>, token: u64) -> Self {
-        Self { message, attempt, keeper: Some(keeper), token }
+        Self { message, attempt, expired: false, keeper: Some(keeper), token }
+    }
+
+    /// The same lease of a message whose time to live was over before.
+    pub const fn expired(mut self, expired: bool) -> Self {
+        self.expired = expired;
+        self
+    }
+
+    /// Whether the message's time to live was over before this delivery.
+    #[must_use]
+    pub const fn is_expired(&self) -> bool {
+        self.expired
     }
 
     /// The message.
@@ -218,6 +226,8 @@ pub enum Verdict {
         /// How long the message waits if it cannot be buried.
         otherwise: Duration,
     },
+    /// Its time to live was over: gone, and counted.
+    Expire,
     /// Nobody's fault: first in line again, as if it had not been delivered.
     GiveBack,
 }

@@ -1,8 +1,8 @@
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use gusset_call::{BoxError, DeadlineExceeded, Overloaded};
 
-use crate::InvalidSubject;
+use crate::{InvalidSubject, Subject};
 
 /// Why the broker did not do what it was asked.
 ///
@@ -17,9 +17,12 @@ pub enum Error {
     /// The name of a group is empty, longer than 128 bytes, begins with `_`, or has white space or control characters.
     #[error("{0:?} is no name for a group")]
     GroupName(String),
-    /// The body cannot be written as JSON.
+    /// The body cannot be written by its codec.
     #[error("message cannot be encoded")]
-    Encode(#[source] serde_json::Error),
+    Encode(#[source] BoxError),
+    /// An answer cannot be read by its codec.
+    #[error("answer cannot be decoded")]
+    Decode(#[source] BoxError),
     /// A group has no room, after waiting where its policy says so. No group has got the message.
     #[error("not published")]
     Full(#[source] Overloaded),
@@ -44,7 +47,7 @@ pub enum Error {
     GroupDiffers {
         /// The group.
         group: Arc<str>,
-        /// What differs: `pattern` or `policy`.
+        /// What differs: `pattern`, `policy` or `order`.
         what: &'static str,
     },
     /// No group of this name.
@@ -67,6 +70,9 @@ pub enum Error {
     /// The delivery was over before it was settled: its time had run out, or its group is gone. The message is, or was, delivered again.
     #[error("the delivery is over")]
     LeaseLost,
+    /// Nobody handles messages with this subject, so nobody will answer.
+    #[error("nobody answers {0}")]
+    NoResponders(Subject),
     /// The engine failed, as when its server cannot be reached or its disk is full. Whether it took the message is not known.
     #[error("the engine failed")]
     Engine(#[source] BoxError),
@@ -76,6 +82,12 @@ pub enum Error {
     /// It was redriven [`Limits::redrives`](crate::Limits::redrives) times and died each time.
     #[error("redriven {0} times already")]
     RedrivenTooOften(u32),
+}
+
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 impl From<InvalidSubject> for Error {

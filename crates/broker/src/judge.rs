@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use crate::{
-    Failure, FailureKind, Policy, Reason, Reply,
+    Failure, FailureKind, Policy, Reason, Reply, WhenExpired,
     attempt::{Outcome, shortened},
-    engine::Verdict,
+    engine::{Lease, Verdict},
     message::wall_clock,
 };
 
 /// The verdict on the delivery number `attempt`.
 pub(crate) fn judge(policy: &Policy, attempt: u32, outcome: Outcome) -> Verdict {
     let (kind, error, delay) = match outcome {
-        Outcome::Replied(Reply::Ack) => return Verdict::Ack,
+        Outcome::Replied(Reply::Ack | Reply::Answer(_)) => return Verdict::Ack,
         Outcome::Replied(Reply::Reject(why)) => {
             return unasked(policy, attempt, Reason::Rejected(shortened(&why)));
         }
@@ -32,8 +32,27 @@ pub(crate) fn judge(policy: &Policy, attempt: u32, outcome: Outcome) -> Verdict 
     Verdict::Retry { after: delay, failure }
 }
 
+/// What is noted of a delivery that was pulled and not answered in time.
+pub(crate) fn overdue(policy: &Policy, attempt: u32) -> Failure {
+    let error = format!("no answer within {:?}", policy.attempt_timeout);
+    Failure { attempt, at: wall_clock(), kind: FailureKind::Timeout, error }
+}
+
+/// The verdict on a delivery that the handler need not see; none if it must.
+pub(crate) fn beforehand(policy: &Policy, lease: &Lease) -> Option<Verdict> {
+    if lease.is_expired() {
+        return Some(match policy.when_expired {
+            WhenExpired::Bury => unasked(policy, lease.attempt(), Reason::Expired),
+            WhenExpired::Drop => Verdict::Expire,
+        });
+    }
+    // Earlier deliveries ended without a verdict, as when the process was killed by what it handled.
+    let exhausted = lease.attempt() > policy.max_attempts.get();
+    exhausted.then(|| unasked(policy, lease.attempt(), Reason::Exhausted))
+}
+
 /// To the dead letters, for a reason that is no failure of this attempt.
-pub(crate) fn unasked(policy: &Policy, attempt: u32, reason: Reason) -> Verdict {
+fn unasked(policy: &Policy, attempt: u32, reason: Reason) -> Verdict {
     Verdict::Bury { reason, failure: None, otherwise: backoff(policy, attempt) }
 }
 

@@ -30,7 +30,7 @@ impl DeadLetter {
     /// What it counts against the bound in bytes.
     pub(crate) fn size(&self) -> usize {
         let reason = match &self.reason {
-            Reason::Exhausted => 0,
+            Reason::Exhausted | Reason::Expired | Reason::Unheard => 0,
             Reason::Rejected(why) | Reason::Undecodable(why) => why.len(),
         };
         let failures = [&self.first_failure, &self.last_failure];
@@ -86,6 +86,10 @@ pub enum Reason {
     Rejected(String),
     /// The payload is none that the handler takes, as this text says.
     Undecodable(String),
+    /// Its time to live was over before it was delivered.
+    Expired,
+    /// No group wanted it; it belongs to none, and to redrive it is to publish it again.
+    Unheard,
 }
 
 impl fmt::Display for Reason {
@@ -94,6 +98,8 @@ impl fmt::Display for Reason {
             Self::Exhausted => f.write_str("all attempts failed"),
             Self::Rejected(why) => write!(f, "rejected: {why}"),
             Self::Undecodable(why) => write!(f, "cannot be decoded: {why}"),
+            Self::Expired => f.write_str("expired"),
+            Self::Unheard => f.write_str("no group wanted it"),
         }
     }
 }

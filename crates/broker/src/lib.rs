@@ -83,20 +83,25 @@
 //! recognise duplicates: make handlers idempotent by [`Delivery::id`].
 
 mod broker;
+mod pull;
 mod subscribe;
 
+mod codec;
 mod message;
 mod subject;
 
 mod delivery;
 mod handling;
+mod inbox;
 mod judge;
 mod tasks;
 mod worker;
 
 mod attempt;
 mod limits;
+mod order;
 mod policy;
+mod retention;
 
 mod capabilities;
 pub mod engine;
@@ -109,14 +114,18 @@ mod stats;
 
 pub use broker::{Broker, Leftover, Receipt};
 pub use capabilities::Capabilities;
+pub use codec::{Decode, Encode, Json};
 pub use dead_letters::{DeadLetters, Redrive, Redriven};
-pub use delivery::{Delivery, IntoReply, Reply};
+pub use delivery::{Answer, Delivery, IntoReply, Reply};
 pub use error::Error;
 pub use letter::{DeadLetter, DeadLetterId, Failure, FailureKind, Filter, Reason};
 pub use limits::Limits;
 pub use memory::MemoryEngine;
-pub use message::{Headers, Message, MessageId};
-pub use policy::{Policy, WhenFull};
+pub use message::{Headers, Message, MessageId, Priority};
+pub use order::OrderBy;
+pub use policy::{Policy, WhenExpired, WhenFull};
+pub use pull::{Pull, Pulled};
+pub use retention::{Retention, Start, WhenUnheard};
 pub use stats::{GroupStats, Stats};
 pub use subject::{InvalidSubject, Pattern, Subject};
 pub use subscribe::{Subscribe, Subscription};

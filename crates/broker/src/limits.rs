@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 /// What bounds a broker's memory, beside the [`Policy`](crate::Policy) of each group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -5,13 +7,22 @@ pub struct Limits {
     pub(crate) dead_letters: usize,
     pub(crate) dead_letter_bytes: usize,
     pub(crate) redrives: u32,
+    pub(crate) dedup_window: Duration,
+    pub(crate) dedup_ids: usize,
 }
 
 impl Limits {
     /// All defaults.
     #[must_use]
     pub const fn new() -> Self {
-        Self { groups: 10_000, dead_letters: 10_000, dead_letter_bytes: 64 << 20, redrives: 5 }
+        Self {
+            groups: 10_000,
+            dead_letters: 10_000,
+            dead_letter_bytes: 64 << 20,
+            redrives: 5,
+            dedup_window: Duration::from_secs(120),
+            dedup_ids: 100_000,
+        }
     }
 
     /// How many groups there may be, subscriptions without a group included. Default 10,000; a publish looks at each.
@@ -41,6 +52,15 @@ impl Limits {
     #[must_use]
     pub const fn redrives(mut self, times: u32) -> Self {
         self.redrives = times;
+        self
+    }
+
+    /// How long an id that was [given](crate::Message::with_id) is known, and how many ids are; at the bound the oldest is forgotten. 0 of either: no
+    /// duplicate is recognised. Default two minutes, past the retries of any relay, and 100,000 ids, which are some 8 MiB.
+    #[must_use]
+    pub const fn dedup(mut self, window: Duration, ids: usize) -> Self {
+        self.dedup_window = window;
+        self.dedup_ids = ids;
         self
     }
 }

@@ -1,6 +1,8 @@
 //! The engine in memory.
 
 mod group;
+mod lanes;
+mod ledger;
 mod member;
 mod morgue;
 mod place;
@@ -8,8 +10,10 @@ mod publish;
 mod queue;
 mod shared;
 mod sleepers;
+mod ticks;
 mod turnstile;
 mod waits;
+mod wheel;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -20,27 +24,46 @@ use self::{
     shared::{Shared, bury_unhandled},
 };
 use crate::{
-    Capabilities, Error, Leftover, Limits, Message, Stats,
+    Capabilities, Error, Leftover, Limits, Message, Retention, Stats, WhenUnheard,
     engine::{BoxFuture, DeadLetterStore, Engine, GroupSpec, Member, Publishing},
 };
 
 /// Keeps messages in the memory of this process, and loses them with it.
+///
+/// ```
+/// use gusset_broker::{Broker, Limits, MemoryEngine, Pattern, Retention, WhenUnheard};
+///
+/// let audit = Retention::new(Pattern::new("audit.>")?).messages(1_000);
+/// let engine = MemoryEngine::new(Limits::new(), Some(audit), WhenUnheard::Bury);
+/// let broker = Broker::on(engine);
+/// # Ok::<(), gusset_broker::InvalidSubject>(())
+/// ```
 #[derive(Debug)]
 pub struct MemoryEngine {
     shared: Arc<Shared>,
 }
 
 impl MemoryEngine {
-    /// An engine with these bounds.
+    /// An engine with these bounds, which retains these messages for groups to come, and does this with those that no group wants.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self { shared: Arc::new(Shared::new(limits)) }
+    pub fn new(limits: Limits, retention: Option<Retention>, when_unheard: WhenUnheard) -> Self {
+        Self { shared: Arc::new(Shared::new(limits, retention, when_unheard)) }
     }
 }
 
 impl Engine for MemoryEngine {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { drop_oldest: true, ..Capabilities::new("memory") }
+        Capabilities {
+            delay: true,
+            expiry: true,
+            priority: true,
+            dedup: true,
+            ordered: true,
+            replay: true,
+            drop_oldest: true,
+            requests: true,
+            ..Capabilities::new("memory")
+        }
     }
 
     fn publish(&self, message: Message) -> Publishing {
@@ -71,8 +94,12 @@ impl Engine for MemoryEngine {
     /// Each group's numbers are of one instant; those of different groups are not.
     fn stats(&self) -> Stats {
         let groups = self.shared.groups.load().iter().map(|group| group.stats()).collect();
+        let (retained, retained_bytes) = self.shared.ledger().retained();
         let dead = self.shared.dead.lock();
         Stats {
+            duplicates: self.shared.duplicates.load(Relaxed),
+            retained,
+            retained_bytes,
             unroutable: self.shared.unroutable.load(Relaxed),
             discarded: self.shared.discarded.load(Relaxed),
             dead_letters: dead.len(),

@@ -11,7 +11,7 @@ use gusset_call::{Context, TraceContext};
 use serde::Serialize;
 use uuid::{Uuid, Variant, Version};
 
-use crate::{Error, Subject};
+use crate::{Encode, Error, Json, Subject};
 
 /// What is published: a subject, a payload, headers and a unique id.
 ///
@@ -27,20 +27,51 @@ pub struct Message {
     id: MessageId,
     subject: Subject,
     payload: Bytes,
-    headers: Headers,
     published_at: SystemTime,
+    /// Boxed, since most messages have none of it.
+    extras: Option<Box<Extras>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Extras {
+    headers: Headers,
+    when: Option<When>,
+    ttl: Option<Duration>,
+    priority: Priority,
+    dedup: bool,
+}
+
+/// When it is to be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    After(Duration),
+    At(SystemTime),
+}
+
+/// How urgent a message is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// As most are.
+    #[default]
+    Normal,
+    /// Overtakes those that wait in a group, but for one in nine.
+    High,
 }
 
 impl Message {
-    /// A message with these bytes.
+    /// A message with these bytes. The subject may be a text, which is checked, or a [`Subject`], which costs nothing.
     ///
     /// # Errors
     ///
     /// [`Error::Subject`].
-    pub fn new(subject: &str, payload: impl Into<Bytes>) -> Result<Self, Error> {
+    pub fn new<S>(subject: S, payload: impl Into<Bytes>) -> Result<Self, Error>
+    where
+        S: TryInto<Subject>,
+        S::Error: Into<Error>,
+    {
         let (id, published_at) = MessageId::next();
-        let (subject, payload) = (Subject::new(subject)?, payload.into());
-        Ok(Self { id, subject, payload, headers: Headers::default(), published_at })
+        let (subject, payload) = (subject.try_into().map_err(Into::into)?, payload.into());
+        Ok(Self { id, subject, payload, published_at, extras: None })
     }
 
     /// A message with `body` as JSON and the header `content-type: application/json`.
@@ -48,15 +79,89 @@ impl Message {
     /// # Errors
     ///
     /// [`Error::Subject`]; [`Error::Encode`] if `body` cannot be written as JSON.
-    pub fn json<T: Serialize + ?Sized>(subject: &str, body: &T) -> Result<Self, Error> {
-        let payload = serde_json::to_vec(body).map_err(Error::Encode)?;
-        Ok(Self::new(subject, payload)?.with_header("content-type", "application/json"))
+    pub fn json<S, T>(subject: S, body: &T) -> Result<Self, Error>
+    where
+        S: TryInto<Subject>,
+        S::Error: Into<Error>,
+        T: Serialize + ?Sized,
+    {
+        Self::encoded::<Json, S, T>(subject, body)
     }
 
-    /// The same message with another id, for one that already has an id elsewhere, as in an outbox.
+    /// A message with `body` as the codec `C` writes it, and its content type as a header.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Subject`]; [`Error::Encode`] if `body` cannot be written.
+    pub fn encoded<C, S, T>(subject: S, body: &T) -> Result<Self, Error>
+    where
+        C: Encode<T>,
+        S: TryInto<Subject>,
+        S::Error: Into<Error>,
+        T: ?Sized,
+    {
+        let payload = C::encode(body).map_err(Error::Encode)?;
+        Ok(Self::new(subject, payload)?.with_header(Headers::CONTENT_TYPE, C::CONTENT_TYPE))
+    }
+
+    /// The same message with another id, for one that already has an id elsewhere, as in an outbox. An engine that recognises duplicates takes
+    /// one message with such an id and answers the next with [`Receipt::duplicate`](crate::Receipt::duplicate).
     #[must_use]
     pub fn with_id(mut self, id: MessageId) -> Self {
         self.id = id;
+        self.extras().dedup = true;
+        self
+    }
+
+    /// The same message with the header [`Headers::SCHEMA_VERSION`]: of its body's schema, so that handlers of two versions tell them apart.
+    #[must_use]
+    pub fn with_schema_version(self, version: u32) -> Self {
+        self.with_header(Headers::SCHEMA_VERSION, version.to_string())
+    }
+
+    /// The version of its body's schema, if it says one.
+    #[must_use]
+    pub fn schema_version(&self) -> Option<u32> {
+        self.headers().get(Headers::SCHEMA_VERSION)?.parse().ok()
+    }
+
+    /// The same message as an event of the CloudEvents specification 1.0 in binary mode: its attributes are headers with the prefix `ce-`. The id is that of the
+    /// message; `source` says where it comes from, a URI reference, and `kind` what happened, such as `com.example.order.created`.
+    #[must_use]
+    pub fn with_cloud_event(self, source: impl Into<String>, kind: impl Into<String>) -> Self {
+        let id = self.id.to_string();
+        self.with_header("ce-specversion", "1.0")
+            .with_header("ce-id", id)
+            .with_header("ce-source", source)
+            .with_header("ce-type", kind)
+    }
+
+    /// Delivered no sooner than `span` after it is published. It takes its place in the groups from the beginning, and counts for their bounds.
+    #[must_use]
+    pub fn with_delay(mut self, span: Duration) -> Self {
+        self.extras().when = Some(When::After(span));
+        self
+    }
+
+    /// Delivered no sooner than at this time of the wall clock.
+    #[must_use]
+    pub fn with_delivery_at(mut self, at: SystemTime) -> Self {
+        self.extras().when = Some(When::At(at));
+        self
+    }
+
+    /// Of no use to anybody `span` after it is published; what then becomes of it is the group's [`WhenExpired`](crate::WhenExpired). What is
+    /// being handled then is not interrupted.
+    #[must_use]
+    pub fn with_ttl(mut self, span: Duration) -> Self {
+        self.extras().ttl = Some(span);
+        self
+    }
+
+    /// The same message with this priority.
+    #[must_use]
+    pub fn with_priority(mut self, priority: Priority) -> Self {
+        self.extras().priority = priority;
         self
     }
 
@@ -67,7 +172,7 @@ impl Message {
         name: impl Into<Cow<'static, str>>,
         value: impl Into<String>,
     ) -> Self {
-        self.headers.insert(name, value);
+        self.extras().headers.insert(name, value);
         self
     }
 
@@ -91,8 +196,36 @@ impl Message {
 
     /// Its headers.
     #[must_use]
-    pub const fn headers(&self) -> &Headers {
-        &self.headers
+    pub fn headers(&self) -> &Headers {
+        static NONE: Headers = Headers(Vec::new());
+        self.extras.as_ref().map_or(&NONE, |extras| &extras.headers)
+    }
+
+    /// How long after publishing it is to be delivered; none: at once.
+    #[must_use]
+    pub fn delay(&self) -> Option<Duration> {
+        match self.extras.as_ref()?.when? {
+            When::After(span) => Some(span),
+            When::At(at) => at.duration_since(self.published_at).ok(),
+        }
+    }
+
+    /// How long after publishing it is of no use any more; none: never.
+    #[must_use]
+    pub fn ttl(&self) -> Option<Duration> {
+        self.extras.as_ref()?.ttl
+    }
+
+    /// How urgent it is.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.extras.as_ref().map_or(Priority::Normal, |extras| extras.priority)
+    }
+
+    /// Whether a second one with the same id is the same message: whether the id was [given](Self::with_id).
+    #[must_use]
+    pub fn is_known_by_id(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.dedup)
     }
 
     /// When it was published, or made as long as it is not. By the wall clock: for people, not for decisions.
@@ -104,23 +237,27 @@ impl Message {
     /// The span of the publisher, if the header [`Headers::TRACEPARENT`] is there and well-formed.
     #[must_use]
     pub fn trace(&self) -> Option<TraceContext> {
-        self.headers.get(Headers::TRACEPARENT)?.parse().ok()
+        self.headers().get(Headers::TRACEPARENT)?.parse().ok()
     }
 
     /// What it counts against bounds in bytes: subject, payload and headers.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.subject.as_str().len() + self.payload.len() + self.headers.size()
+        self.subject.as_str().len() + self.payload.len() + self.headers().size()
     }
 
     /// Notes time and trace of publishing.
     pub(crate) fn stamp(&mut self) {
         self.published_at = wall_clock();
         if let Some(trace) = Context::current().trace() {
-            if self.headers.get(Headers::TRACEPARENT).is_none() {
-                self.headers.insert(Headers::TRACEPARENT, trace.to_string());
+            if self.headers().get(Headers::TRACEPARENT).is_none() {
+                self.extras().headers.insert(Headers::TRACEPARENT, trace.to_string());
             }
         }
+    }
+
+    fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
     }
 }
 
@@ -143,6 +280,14 @@ impl Headers {
     /// W3C trace context of the publisher; set from `gusset_call::Context::current()` at publishing, unless the message
     /// brings its own.
     pub const TRACEPARENT: &'static str = "traceparent";
+    /// What the payload is, a media type.
+    pub const CONTENT_TYPE: &'static str = "content-type";
+    /// Version of the body's schema, a number.
+    pub const SCHEMA_VERSION: &'static str = "schema-version";
+    /// The subject to which an answer goes.
+    pub const REPLY_TO: &'static str = "reply-to";
+    /// When whoever asked stops waiting: milliseconds of the wall clock since 1970. The handler's deadline is not later.
+    pub const DEADLINE: &'static str = "gusset-deadline";
 
     /// The value of the header `name`.
     #[must_use]

@@ -27,6 +27,16 @@ pub struct Policy {
     pub(crate) max_attempts: NonZeroU32,
     pub(crate) backoff: Backoff,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) when_expired: WhenExpired,
+}
+
+/// What becomes of a message whose time to live was over before it was delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenExpired {
+    /// It goes to the dead letters, as [`Reason::Expired`](crate::Reason::Expired).
+    Bury,
+    /// It is dropped, counted as [`GroupStats::expired`](crate::GroupStats::expired).
+    Drop,
 }
 
 /// What a publish does at a group that has no room.
@@ -52,6 +62,7 @@ impl Policy {
             max_attempts: NonZeroU32::MIN.saturating_add(2),
             backoff: Backoff { base: Duration::from_millis(100), max: Duration::from_secs(30) },
             attempt_timeout: Duration::from_secs(30),
+            when_expired: WhenExpired::Bury,
         }
     }
 
@@ -99,11 +110,19 @@ impl Policy {
         self
     }
 
-    /// How long a handler may take before its future is dropped and the attempt counts as failed. Default 30 s: longer
-    /// than any call that somebody waits for.
+    /// How long a handler may take before its future is dropped and the attempt counts as failed, and how long whoever
+    /// [pulls](crate::Subscribe::pull) may take to answer. Default 30 s: longer than any call that somebody waits for.
     #[must_use]
     pub const fn attempt_timeout(mut self, span: Duration) -> Self {
         self.attempt_timeout = span;
+        self
+    }
+
+    /// What becomes of a message whose [time to live](crate::Message::with_ttl) is over before it is delivered. Default: it is buried, so that a group
+    /// that has come to a halt loses nothing unseen.
+    #[must_use]
+    pub const fn when_expired(mut self, choice: WhenExpired) -> Self {
+        self.when_expired = choice;
         self
     }
 }

@@ -8,6 +8,12 @@ use crate::Pattern;
 pub struct Stats {
     /// Messages that no group wanted.
     pub unroutable: u64,
+    /// Messages that came again with an id that was known, and were not taken again.
+    pub duplicates: u64,
+    /// Messages retained for groups to come.
+    pub retained: usize,
+    /// Their bytes.
+    pub retained_bytes: usize,
     /// Messages that a group took with it when it went: its last subscription ended, and it was not
     /// [declared](crate::Broker::declare). What its handlers were at work on then is among them.
     pub discarded: u64,
@@ -22,7 +28,7 @@ pub struct Stats {
 }
 
 /// What a group holds and what it has seen since it was made. `published + redriven` is always
-/// `acked + dead + dropped + ready + in_flight + delayed`.
+/// `acked + dead + dropped + expired + ready + in_flight + delayed + in_lanes`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GroupStats {
@@ -36,8 +42,10 @@ pub struct GroupStats {
     pub ready: usize,
     /// Messages being handled.
     pub in_flight: usize,
-    /// Messages that failed and wait for their next attempt.
+    /// Messages that wait for their time: they failed, or were published with a delay.
     pub delayed: usize,
+    /// Messages that wait for an earlier one with the same key.
+    pub in_lanes: usize,
     /// Bytes of all these.
     pub bytes: usize,
     /// Publishers that wait for room.
@@ -56,6 +64,10 @@ pub struct GroupStats {
     pub dead: u64,
     /// Messages dropped by [`WhenFull::DropOldest`](crate::WhenFull::DropOldest).
     pub dropped: u64,
+    /// Messages whose time to live was over, dropped by [`WhenExpired::Drop`](crate::WhenExpired::Drop).
+    pub expired: u64,
+    /// Deliveries that were pulled and not answered in time.
+    pub overdue: u64,
     /// Deliveries cut short by the end of a subscription, given back uncharged.
     pub returned: u64,
     /// Publishes that this group refused for want of room.

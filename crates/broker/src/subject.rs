@@ -114,6 +114,22 @@ macro_rules! text {
 
 text!(Subject, Pattern);
 
+impl TryFrom<&str> for Subject {
+    type Error = InvalidSubject;
+
+    fn try_from(text: &str) -> Result<Self, InvalidSubject> {
+        Self::new(text)
+    }
+}
+
+impl TryFrom<String> for Subject {
+    type Error = InvalidSubject;
+
+    fn try_from(text: String) -> Result<Self, InvalidSubject> {
+        Self::new(text)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wildcards {
     Allowed,

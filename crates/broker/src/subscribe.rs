@@ -7,10 +7,12 @@ use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 use tower_service::Service;
 
 use crate::{
-    Broker, Delivery, Error, IntoReply, Message, Pattern, Policy,
-    engine::Member,
+    Broker, Decode, Delivery, Error, IntoReply, Json, Message, OrderBy, Pattern, Policy, Pull,
+    Start,
+    broker::group_name,
+    engine::{GroupSpec, Member},
     tasks::Enlisted,
-    worker::{Decode, Mode, Worker},
+    worker::{Mode, Read, Worker},
 };
 
 /// A subscription to be. From [`Broker::subscribe`]; [`handle`](Self::handle) makes it real.
@@ -21,13 +23,23 @@ pub struct Subscribe {
     pattern: Arc<str>,
     group: Option<Arc<str>>,
     policy: Option<Policy>,
+    order: Option<OrderBy>,
+    start: Start,
     concurrency: NonZeroUsize,
 }
 
 impl Subscribe {
     pub(crate) fn new(broker: Broker, pattern: Arc<str>) -> Self {
         let concurrency = NonZeroUsize::MIN.saturating_add(15);
-        Self { broker, pattern, group: None, policy: None, concurrency }
+        Self {
+            broker,
+            pattern,
+            group: None,
+            policy: None,
+            order: None,
+            start: Start::New,
+            concurrency,
+        }
     }
 
     /// Joins the group of this name: of its members, one gets each message. Without, the subscription is a group of its own and
@@ -44,6 +56,20 @@ impl Subscribe {
     /// a new one.
     pub const fn policy(mut self, policy: Policy) -> Self {
         self.policy = Some(policy);
+        self
+    }
+
+    /// Keeps the order of messages that have the same key. If the group exists, it must keep the same order; default: what it does, none for a new
+    /// one.
+    pub fn ordered_by(mut self, order: OrderBy) -> Self {
+        self.order = Some(order);
+        self
+    }
+
+    /// With which message the group begins, if it is made by this. What is retained comes in at once, even beyond the group's capacity. Default:
+    /// [`Start::New`].
+    pub const fn starting(mut self, start: Start) -> Self {
+        self.start = start;
         self
     }
 
@@ -80,10 +106,24 @@ impl Subscribe {
         S::Error: Into<BoxError>,
         S::Future: Send,
     {
-        let decode = |message: &Message| {
-            serde_json::from_slice(message.payload()).map_err(|error| error.to_string())
-        };
-        self.spawn(service, decode).await
+        self.handle_as::<Json, T, S>(service).await
+    }
+
+    /// [`handle`](Self::handle) with the payload as the codec `C` reads it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`handle`](Self::handle).
+    pub async fn handle_as<C, T, S>(self, service: S) -> Result<Subscription, Error>
+    where
+        C: Decode<T>,
+        T: Send + 'static,
+        S: Service<Delivery<T>> + Clone + Send + 'static,
+        S::Response: IntoReply,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+    {
+        self.spawn(service, decode::<C, T>).await
     }
 
     /// [`handle`](Self::handle) with the payload as it is.
@@ -101,7 +141,84 @@ impl Subscribe {
         self.spawn(service, |message| Ok(message.payload().clone())).await
     }
 
-    async fn spawn<T, S>(self, service: S, decode: Decode<T>) -> Result<Subscription, Error>
+    /// Makes a group that keeps what is published for it while nobody listens, until [`Broker::remove`]. If a group of this name exists, it is kept
+    /// from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::GroupName`] also without a name, [`Error::Subject`], [`Error::GroupDiffers`], [`Error::TooManyGroups`], [`Error::Closed`],
+    /// [`Error::Unsupported`], [`Error::Engine`].
+    pub async fn declare(self) -> Result<(), Error> {
+        let spec = self.spec()?;
+        if spec.name.is_none() {
+            return Err(Error::GroupName(String::new()));
+        }
+        self.broker.engine.declare(spec).await
+    }
+
+    /// Takes messages by hand: `T` is read from the payload as JSON.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use gusset_broker::Broker;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// let broker = Broker::new();
+    /// let mut orders = broker.subscribe("order.*").group("stock").pull::<u32>().await?;
+    /// broker.publish("order.created", &7).await?;
+    ///
+    /// let order = orders.next().await.expect("the broker is open");
+    /// order.nak(Some(Duration::from_secs(5))).await?;
+    /// let again = orders.next().await.expect("the broker is open");
+    /// assert_eq!((*again.body(), again.attempt().number()), (7, 2));
+    /// again.ack().await?;
+    /// # Ok::<(), gusset_broker::Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// A payload that is no `T`, and what was delivered too often without an answer, becomes a dead letter and is not seen here.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`handle`](Self::handle).
+    pub async fn pull<T: DeserializeOwned>(self) -> Result<Pull<T>, Error> {
+        self.pull_as::<Json, T>().await
+    }
+
+    /// [`pull`](Self::pull) with the payload as the codec `C` reads it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`handle`](Self::handle).
+    pub async fn pull_as<C: Decode<T>, T>(self) -> Result<Pull<T>, Error> {
+        let member = self.broker.engine.join(self.spec()?).await?;
+        Ok(Pull::new(member, decode::<C, T>))
+    }
+
+    /// [`pull`](Self::pull) with the payload as it is.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`handle`](Self::handle).
+    pub async fn pull_raw(self) -> Result<Pull, Error> {
+        let member = self.broker.engine.join(self.spec()?).await?;
+        Ok(Pull::new(member, |message| Ok(message.payload().clone())))
+    }
+
+    /// Checks what the engine need not check again.
+    fn spec(&self) -> Result<GroupSpec, Error> {
+        let spec = GroupSpec {
+            name: self.group.as_deref().map(group_name).transpose()?,
+            pattern: Pattern::new(self.pattern.clone())?,
+            policy: self.policy,
+            order: self.order.clone(),
+            start: self.start,
+        };
+        self.broker.can_group(&spec)?;
+        Ok(spec)
+    }
+
+    async fn spawn<T, S>(self, service: S, decode: Read<T>) -> Result<Subscription, Error>
     where
         T: Send + 'static,
         S: Service<Delivery<T>> + Clone + Send + 'static,
@@ -113,20 +230,24 @@ impl Subscribe {
         // Cloned before anything is joined: that is foreign code.
         let services: Vec<_> =
             (0..self.concurrency.get()).map(|_| (service.clone(), service.clone())).collect();
-        let pattern = Pattern::new(self.pattern)?;
-        let spec = self.broker.spec(self.group.as_deref(), pattern, self.policy)?;
-        let member = self.broker.engine.join(spec).await?;
+        let member = self.broker.engine.join(self.spec()?).await?;
         let enlisted = self.broker.tasks.entry();
         let (mode, receiver) = watch::channel(Mode::Running);
         let mut tasks = JoinSet::new();
         for (pristine, service) in services {
-            let (source, group) = (member.source(), member.group().clone());
+            let (source, group) = (member.source(None), member.group().clone());
             let mode = receiver.clone();
-            let worker = Worker { source, group, mode, runs: false, decode, pristine, service };
+            let broker = self.broker.clone();
+            let worker =
+                Worker { broker, source, group, mode, runs: false, decode, pristine, service };
             enlisted.enlist(tasks.spawn_on(worker.run(), &runtime));
         }
         Ok(Subscription { tasks, mode, _enlisted: enlisted, member })
     }
+}
+
+fn decode<C: Decode<T>, T>(message: &Message) -> Result<T, String> {
+    C::decode(message).map_err(|error| error.to_string())
 }
 
 /// A subscription at work. Dropping it ends it at once: handlers are cut short where they wait, and their messages go back

@@ -1,15 +1,20 @@
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
 
 use gusset_call::{Attempt, BoxError, Context, Deadline};
 use tokio::{sync::watch, time::Instant};
 use tower_service::Service;
 
 use crate::{
-    Delivery, Failure, FailureKind, IntoReply, Message, Reason,
+    Broker, Delivery, Failure, FailureKind, Headers, IntoReply, Message, Reply,
     attempt::{Attempting, Outcome, contain, shortened},
     engine::{GroupInfo, Lease, Source, Verdict},
     handling::HANDLING,
     judge,
+    message::wall_clock,
     policy::after,
 };
 
@@ -22,16 +27,17 @@ pub(crate) enum Mode {
 }
 
 /// How the body of a message is read.
-pub(crate) type Decode<T> = fn(&Message) -> Result<T, String>;
+pub(crate) type Read<T> = fn(&Message) -> Result<T, String>;
 
 /// One of the workers of a subscription: handles one message at a time.
 pub(crate) struct Worker<S, T> {
+    pub(crate) broker: Broker,
     pub(crate) source: Box<dyn Source>,
     pub(crate) group: GroupInfo,
     pub(crate) mode: watch::Receiver<Mode>,
     /// The last that was heard of `mode`.
     pub(crate) runs: bool,
-    pub(crate) decode: Decode<T>,
+    pub(crate) decode: Read<T>,
     /// Never polled; what is used is a clone of it.
     pub(crate) pristine: S,
     pub(crate) service: S,
@@ -144,13 +150,14 @@ where
     async fn handle(&mut self, lease: Lease) {
         let (message, attempt) = (lease.message().clone(), lease.attempt());
         let policy = self.group.policy;
-        // Earlier deliveries ended without a verdict, as when the process was killed by what it handled.
-        if attempt > policy.max_attempts.get() {
-            let verdict = judge::unasked(&policy, attempt, Reason::Exhausted);
+        if let Some(verdict) = judge::beforehand(&policy, &lease) {
             return settle(&self.group, lease, verdict).await;
         }
         let ends = after(Instant::now(), policy.attempt_timeout);
         let mut cx = Context::default().with_deadline(Deadline::at(ends));
+        if let Some(left) = asked_until(&message) {
+            cx = cx.with_deadline(Deadline::after(left));
+        }
         if let Some(publisher) = message.trace() {
             cx = cx.with_trace(publisher);
         }
@@ -169,7 +176,13 @@ where
             }
         };
         let call = HANDLING.scope(group.id, cx.scope(call));
-        let outcome = Attempting::new(call, policy.attempt_timeout, ends).await;
+        let mut outcome = Attempting::new(call, policy.attempt_timeout, ends).await;
+        if let Outcome::Replied(Reply::Answer(answer)) = &outcome {
+            let answer = answer.clone();
+            if let Err(error) = self.broker.answer(lease.message(), answer).await {
+                outcome = Outcome::of_error(&error.into());
+            }
+        }
         if matches!(outcome, Outcome::Failed { kind: FailureKind::Panic, .. }) {
             self.start_afresh();
         }
@@ -195,6 +208,13 @@ async fn settle(group: &GroupInfo, lease: Lease, verdict: Verdict) {
     }
 }
 
-fn numbered(attempt: u32) -> Attempt {
+/// How long whoever asked still waits.
+fn asked_until(message: &Message) -> Option<Duration> {
+    let millis = message.headers().get(Headers::DEADLINE)?.parse().ok()?;
+    let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))?;
+    Some(until.duration_since(wall_clock()).unwrap_or_default())
+}
+
+pub(crate) fn numbered(attempt: u32) -> Attempt {
     std::num::NonZeroU32::new(attempt).map_or(Attempt::FIRST, Attempt::new)
 }

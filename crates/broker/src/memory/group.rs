@@ -1,4 +1,6 @@
 use std::{
+    hash::{BuildHasher, RandomState},
+    num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
@@ -15,7 +17,9 @@ use super::{
     sleepers::Sleepers,
     turnstile::Turnstile,
 };
-use crate::{Error, GroupStats, Pattern, Policy, WhenFull, engine::GroupInfo};
+use crate::{
+    Error, GroupStats, Message, OrderBy, Pattern, Policy, WhenFull, engine::GroupInfo, judge,
+};
 
 /// One group: its queue, those who wait to put in, and those who wait to take out.
 #[derive(Debug)]
@@ -23,8 +27,10 @@ pub(crate) struct Group {
     /// Ids grow in the order in which groups are made, in the whole process; locks of several groups are taken in it.
     pub(crate) info: GroupInfo,
     pub(crate) pattern: Pattern,
+    pub(crate) order: Option<OrderBy>,
     pub(crate) morgue: Arc<Morgue>,
     state: Mutex<State>,
+    hasher: RandomState,
     /// When the first of the delayed comes due, or earlier.
     next_due: watch::Sender<Option<Instant>>,
     /// Nothing is in flight any more, in a queue that was stopped.
@@ -66,9 +72,14 @@ pub(crate) struct Standing {
 }
 
 impl Group {
-    pub(crate) fn new(info: GroupInfo, pattern: Pattern, morgue: Arc<Morgue>) -> Self {
+    pub(crate) fn new(
+        info: GroupInfo,
+        pattern: Pattern,
+        order: Option<OrderBy>,
+        morgue: Arc<Morgue>,
+    ) -> Self {
         let state = State {
-            queue: Queue::new(info.policy.capacity, info.policy.max_bytes),
+            queue: Queue::new(info.policy.capacity, info.policy.max_bytes, Instant::now()),
             turnstile: Turnstile::default(),
             sleepers: Sleepers::default(),
             members: 0,
@@ -77,7 +88,16 @@ impl Group {
             refused: 0,
         };
         let (idle, next_due) = (Notify::new(), watch::Sender::new(None));
-        Self { info, pattern, morgue, state: Mutex::new(state), next_due, idle }
+        Self {
+            info,
+            pattern,
+            order,
+            morgue,
+            state: Mutex::new(state),
+            hasher: RandomState::new(),
+            next_due,
+            idle,
+        }
     }
 
     pub(crate) const fn policy(&self) -> &Policy {
@@ -130,7 +150,8 @@ impl Group {
     /// Makes ready what is due, and says when to ask again.
     pub(crate) fn tick(&self, now: Instant) {
         let mut state = self.lock();
-        state.queue.promote(now);
+        let policy = self.policy();
+        state.queue.promote(now, |attempt| judge::overdue(policy, attempt));
         // Published under the lock, lest an older answer overwrite a younger one.
         let due = state.queue.next_due();
         self.next_due.send_if_modified(|next| std::mem::replace(next, due) != due);
@@ -156,6 +177,26 @@ impl Group {
         self.next_due.subscribe()
     }
 
+    /// The lane of a message: a hash of its key. Runs foreign code.
+    pub(crate) fn lane_of(&self, message: &Message) -> Option<NonZeroU64> {
+        let key = self.order.as_ref()?.of(message)?;
+        NonZeroU64::new(self.hasher.hash_one(&*key).max(1))
+    }
+
+    /// Messages of the past come in, however many: what is retained bounds them.
+    pub(crate) fn enter_past(&self, past: impl Iterator<Item = Arc<Message>>) {
+        let entries: Vec<_> = past
+            .map(|message| {
+                let lane = self.lane_of(&message);
+                Entry::new(message, 0).in_lane(lane)
+            })
+            .collect();
+        let mut state = self.lock();
+        for entry in entries {
+            state.queue.push(entry, None);
+        }
+    }
+
     /// A dead letter comes back. It waits for nobody and drops nobody.
     pub(crate) fn redrive(&self, entry: Entry) -> Result<(), Error> {
         let mut state = self.lock();
@@ -168,7 +209,7 @@ impl Group {
         if !state.queue.has_room(entry.size()) {
             return Err(self.full());
         }
-        state.queue.push(entry);
+        state.queue.push(entry, None);
         let called = state.call_worker();
         drop(state);
         if let Some(worker) = called {
@@ -182,7 +223,7 @@ impl Group {
         let waiting = {
             let mut state = self.lock();
             state.queue.stop();
-            state.turnstile.everyone()
+            state.everyone()
         };
         waiting.into_iter().for_each(Waker::wake);
         self.idle.notify_waiters();
@@ -205,7 +246,7 @@ impl Group {
         let (dropped, in_flight, waiting) = {
             let mut state = self.lock();
             state.gone = true;
-            (state.queue.clear(), state.queue.in_flight(), state.turnstile.everyone())
+            (state.queue.clear(), state.queue.in_flight(), state.everyone())
         };
         waiting.into_iter().for_each(Waker::wake);
         (dropped, in_flight)
@@ -221,6 +262,7 @@ impl Group {
             ready: queue.ready(),
             in_flight: queue.in_flight(),
             delayed: queue.delayed(),
+            in_lanes: queue.in_lanes(),
             bytes: queue.bytes(),
             waiting: state.turnstile.len(),
             published: counts.published,
@@ -230,6 +272,8 @@ impl Group {
             acked: counts.acked,
             dead: counts.dead,
             dropped: counts.dropped,
+            expired: counts.expired,
+            overdue: counts.overdue,
             returned: counts.returned,
             refused: state.refused,
         }
@@ -253,6 +297,13 @@ impl Group {
 }
 
 impl State {
+    /// Whoever waits, to put in or to take out.
+    fn everyone(&mut self) -> Vec<Waker> {
+        let mut everyone = self.turnstile.everyone();
+        everyone.extend(std::iter::from_fn(|| self.sleepers.call()));
+        everyone
+    }
+
     /// To be woken outside of the lock: somebody for what is ready, if there is anything and anybody.
     #[must_use]
     pub(crate) fn call_worker(&mut self) -> Option<Waker> {

@@ -1,8 +1,12 @@
 //! What members of a group hold: their membership, the places of their workers, and the leases.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -48,10 +52,10 @@ impl Member for MemoryMember {
         &self.group.info
     }
 
-    fn source(&self) -> Box<dyn Source> {
+    fn source(&self, ack_wait: Option<Duration>) -> Box<dyn Source> {
         static WORKERS: AtomicU64 = AtomicU64::new(0);
         let worker = WORKERS.fetch_add(1, Relaxed);
-        Box::new(MemorySource { group: self.group.clone(), worker, sleeps: false })
+        Box::new(MemorySource { group: self.group.clone(), worker, sleeps: false, ack_wait })
     }
 }
 
@@ -93,26 +97,38 @@ struct MemorySource {
     worker: u64,
     /// It lies among the sleepers, unless it was called since.
     sleeps: bool,
+    ack_wait: Option<Duration>,
 }
 
 impl Source for MemorySource {
     fn take(&mut self) -> Option<Lease> {
+        let until = self.ack_wait.map(|span| after(Instant::now(), span));
         let mut state = self.group.lock();
-        let (token, entry) = state.queue.take()?;
+        let (token, entry) = state.queue.take(until)?;
         let (message, attempt) = (entry.message.clone(), entry.attempts);
+        let expires = entry.expires;
+        if let Some(until) = until {
+            self.group.expect(until);
+        }
         let called = state.call_worker();
         drop(state);
         if let Some(worker) = called {
             worker.wake();
         }
-        Some(Lease::new(message, attempt, self.group.clone(), token.to_bits()))
+        let expired = expires.is_some_and(|expires| expires <= Instant::now());
+        let keeper = match self.ack_wait {
+            None => self.group.clone() as Arc<dyn Keeper>,
+            Some(ack_wait) => Arc::new(Watched { group: self.group.clone(), ack_wait }),
+        };
+        Some(Lease::new(message, attempt, keeper, token.to_bits()).expired(expired))
     }
 
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         // Cloned out here, since it is foreign code.
         let waker = cx.waker().clone();
         let mut state = self.group.lock();
-        let (ready, unused) = if state.queue.has_work() {
+        let over = state.gone || state.queue.is_stopped();
+        let (ready, unused) = if over || state.queue.has_work() {
             let left = if self.sleeps { state.sleepers.leave(self.worker) } else { None };
             self.sleeps = false;
             (true, [left, Some(waker)])
@@ -122,7 +138,7 @@ impl Source for MemorySource {
         };
         drop(state);
         drop(unused);
-        if ready { Poll::Ready(true) } else { Poll::Pending }
+        if ready { Poll::Ready(!over) } else { Poll::Pending }
     }
 
     fn rest(&mut self) {
@@ -179,6 +195,7 @@ impl Keeper for Group {
                     self.locked(|state| state.queue.bury(token)).is_some()
                 })
             }
+            Verdict::Expire => self.locked(|state| state.queue.expire(token)).is_some(),
             Verdict::GiveBack => {
                 let known = self.locked(|state| state.queue.give_back(token));
                 self.pass_on();
@@ -188,8 +205,32 @@ impl Keeper for Group {
         Settling::Done(if known { Ok(()) } else { Err(Error::LeaseLost) })
     }
 
+    /// Whoever answers in time anyway has nothing to say.
     fn in_progress(self: Arc<Self>, token: u64) -> Settling {
         let known = self.locked(|state| state.queue.lent(Token::from_bits(token)).is_some());
+        Settling::Done(if known { Ok(()) } else { Err(Error::LeaseLost) })
+    }
+}
+
+/// Settles deliveries that have a time limit.
+#[derive(Debug)]
+struct Watched {
+    group: Arc<Group>,
+    ack_wait: Duration,
+}
+
+impl Keeper for Watched {
+    fn settle(self: Arc<Self>, token: u64, verdict: Verdict) -> Settling {
+        self.group.clone().settle(token, verdict)
+    }
+
+    fn in_progress(self: Arc<Self>, token: u64) -> Settling {
+        let until = after(Instant::now(), self.ack_wait);
+        let known = self.group.locked(|state| {
+            let known = state.queue.extend(Token::from_bits(token), until);
+            self.group.expect(until);
+            known
+        });
         Settling::Done(if known { Ok(()) } else { Err(Error::LeaseLost) })
     }
 }

@@ -55,11 +55,19 @@ impl Shared {
     fn redrive_one(&self, id: DeadLetterId) -> Result<(), Error> {
         let mut dead = self.dead.lock();
         let letter = dead.letters.get(&id.get()).ok_or(Error::NoSuchDeadLetter)?;
+        if letter.reason == Reason::Unheard {
+            self.publish_again(&letter.message)?;
+            let removed = dead.remove(id.get());
+            drop(dead);
+            drop(removed);
+            return Ok(());
+        }
         let no_group = || Error::NoSuchGroup(letter.group.clone());
         let group = self.group(&letter.group).ok_or_else(no_group)?;
         // Under the lock of the dead letters, so that two operators cannot redrive one letter twice. No group's lock
         // is ever held while that lock is taken.
-        group.redrive(Entry::new(letter.message.clone(), letter.redrives + 1))?;
+        let lane = group.lane_of(&letter.message);
+        group.redrive(Entry::new(letter.message.clone(), letter.redrives + 1).in_lane(lane))?;
         let removed = dead.remove(id.get());
         drop(dead);
         drop(removed);

@@ -12,13 +12,17 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     group::{Admission, Group, Standing},
+    morgue::Remains,
     place::Place,
     queue::Entry,
     shared::Shared,
     waits::Arrow,
 };
 use crate::{
-    Error, Message, Receipt, WhenFull, engine::Publishing, handling::handling, policy::FAR,
+    Error, Message, Reason, Receipt, WhenFull, WhenUnheard,
+    engine::Publishing,
+    handling::handling,
+    policy::{FAR, after},
 };
 
 /// Why a message is in no group yet.
@@ -48,7 +52,7 @@ impl Shared {
         let publisher =
             Publisher { handling: handling(), place: None, borrows: Vec::new(), began: None };
         match self.enter(&message, &publisher) {
-            Ok(groups) => Publishing::Done(Ok(self.receipt(&message, groups))),
+            Ok(receipt) => Publishing::Done(Ok(receipt)),
             Err(Blocked::Refused(error)) => Publishing::Done(Err(error)),
             Err(Blocked::By(group)) => {
                 Publishing::Waiting(Box::pin(self.clone().keep_trying(message, publisher, group)))
@@ -65,37 +69,70 @@ impl Shared {
         loop {
             publisher.wait(&self, blocked_by, message.size()).await?;
             match self.enter(&message, &publisher) {
-                Ok(groups) => return Ok(self.receipt(&message, groups)),
+                Ok(receipt) => return Ok(receipt),
                 Err(Blocked::Refused(error)) => return Err(error),
                 Err(Blocked::By(group)) => blocked_by = group,
             }
         }
     }
 
-    fn receipt(&self, message: &Message, groups: usize) -> Receipt {
-        let id = message.id();
-        if groups == 0 {
-            self.unroutable.fetch_add(1, Relaxed);
-            tracing::debug!(%id, "message matches no group");
-        }
-        Receipt { id, groups }
-    }
-
-    /// Puts the message into every group that wants it, or into none. All their locks are held together, for a moment and in the
-    /// order of their ids, so that nobody sees it in one and not yet in another, and no room is reserved in one
-    /// while another is full.
-    fn enter(&self, message: &Arc<Message>, publisher: &Publisher) -> Result<usize, Blocked> {
+    /// Puts the message into every group that wants it, or into none.
+    fn enter(&self, message: &Arc<Message>, publisher: &Publisher) -> Result<Receipt, Blocked> {
         if self.closed.load(SeqCst) && publisher.handling.is_none() {
             return Err(Blocked::Refused(Error::Closed));
         }
+        let receipt = if self.is_noted(message) {
+            self.enter_noted(message, publisher)?
+        } else {
+            Receipt::new(message.id(), self.enter_groups(message, publisher)?)
+        };
+        if receipt.groups == 0 && receipt.sequence.is_none() && !receipt.duplicate {
+            self.unheard(message);
+        }
+        Ok(receipt)
+    }
+
+    /// Whoever comes with the same id, or wants the past of the group that he makes, waits meanwhile.
+    fn enter_noted(
+        &self,
+        message: &Arc<Message>,
+        publisher: &Publisher,
+    ) -> Result<Receipt, Blocked> {
+        let now = Instant::now();
+        let mut ledger = self.ledger();
+        if message.is_known_by_id() && ledger.knows(message.id(), now) {
+            self.duplicates.fetch_add(1, Relaxed);
+            return Ok(Receipt::new(message.id(), 0).duplicate());
+        }
+        let groups = self.enter_groups(message, publisher)?;
+        let (sequence, gone) = ledger.note(message, now);
+        drop(ledger);
+        drop(gone);
+        let receipt = Receipt::new(message.id(), groups);
+        Ok(sequence.map_or(receipt, |sequence| receipt.with_sequence(sequence)))
+    }
+
+    /// All locks of groups are held together, for a moment and in the order of their ids, so that nobody sees the message in one and not yet
+    /// in another, and no room is reserved in one while another is full.
+    fn enter_groups(
+        &self,
+        message: &Arc<Message>,
+        publisher: &Publisher,
+    ) -> Result<usize, Blocked> {
         let (subject, size) = (message.subject(), message.size());
         let groups = self.groups.load();
-        let mut entered = Vec::new();
+        // Foreign code, so before any lock.
+        let wanting: Vec<_> = groups
+            .iter()
+            .filter(|group| group.pattern.matches(subject))
+            .map(|group| (group, group.lane_of(message)))
+            .collect();
+        let mut entered = Vec::with_capacity(wanting.len());
         let mut blocked = None;
-        for group in groups.iter().filter(|group| group.pattern.matches(subject)) {
+        for (group, lane) in wanting {
             let mut state = group.lock();
             match group.admission(&state, size, publisher.standing(group)) {
-                Admission::Enter => entered.push((group, state)),
+                Admission::Enter => entered.push((group, lane, state)),
                 Admission::Gone => {}
                 Admission::Wait => blocked = blocked.or(Some(group)),
                 Admission::Refuse(error) => {
@@ -109,19 +146,61 @@ impl Shared {
         if let Some(group) = blocked {
             return Err(Blocked::By(group.clone()));
         }
-        let count = entered.len();
-        let mut dropped = Vec::new();
-        for (group, state) in &mut entered {
+        let times = Times::of(message);
+        let (count, mut dropped, mut called) = (entered.len(), Vec::new(), Vec::new());
+        for (group, lane, state) in &mut entered {
             if group.policy().when_full == WhenFull::DropOldest {
                 dropped.extend(state.queue.make_room(size));
             }
-            state.queue.push(Entry::new(message.clone(), 0));
+            let entry = Entry::new(message.clone(), 0).in_lane(*lane).until(times.expires);
+            state.queue.push(entry, times.due);
+            if let Some(due) = times.due {
+                group.expect(due);
+            }
+            called.extend(state.call_worker());
         }
         // All are unlocked before anybody is woken.
-        let called: Vec<_> =
-            entered.into_iter().filter_map(|(_, mut state)| state.call_worker()).collect();
+        drop(entered);
         called.into_iter().for_each(Waker::wake);
         Ok(count)
+    }
+
+    /// A message that no group wanted may find one now. It does not wait, and is no duplicate of itself.
+    pub(crate) fn publish_again(&self, message: &Arc<Message>) -> Result<(), Error> {
+        let publisher = Publisher { handling: None, place: None, borrows: Vec::new(), began: None };
+        match self.enter_groups(message, &publisher) {
+            Ok(0) => Err(Error::NoSuchGroup("".into())),
+            Ok(_) => Ok(()),
+            Err(Blocked::Refused(error)) => Err(error),
+            Err(Blocked::By(group)) => Err(group.full()),
+        }
+    }
+
+    fn unheard(&self, message: &Arc<Message>) {
+        self.unroutable.fetch_add(1, Relaxed);
+        tracing::debug!(id = %message.id(), "message matches no group");
+        if self.when_unheard == WhenUnheard::Bury {
+            let remains = Remains::of(&Entry::new(message.clone(), 0));
+            self.dead.insert(&"".into(), remains, Reason::Unheard);
+        }
+    }
+}
+
+/// When a message is to be delivered, and until when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    pub(crate) due: Option<Instant>,
+    pub(crate) expires: Option<Instant>,
+}
+
+impl Times {
+    fn of(message: &Message) -> Self {
+        let (delay, ttl) = (message.delay(), message.ttl());
+        if delay.is_none() && ttl.is_none() {
+            return Self::default();
+        }
+        let now = Instant::now();
+        Self { due: delay.map(|span| after(now, span)), expires: ttl.map(|span| after(now, span)) }
     }
 }
 

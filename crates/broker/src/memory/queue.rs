@@ -1,23 +1,22 @@
 //! The queue of one group.
 //!
 //! ```text
-//! push ──► ready ──take──► in flight ──ack───► gone
-//!            ▲  ▲             │  │  └──bury──► dead letter
-//!            │  └──give back──┘  │
-//!            └─────delayed ◄─────┘ retry
+//!           ┌──────► lane ◄─┐ its key is busy
+//! push ─────┼──► ready ─────┴─take──► in flight ──ack───► gone
+//!           │     ▲  ▲                  │  │ │└──bury──► dead letter
+//!           │     │  └────give back─────┘  │ └───expire──► gone
+//!           └► delayed ◄────────retry──────┘
 //! ```
 //!
 //! Entries stay in their slots while they move; what moves is the number of the slot. Whoever takes one gets a [`Token`], which
 //! is good for one delivery: settled, it is worth nothing any more. So no message can be settled twice or be in two places.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, num::NonZeroU64, sync::Arc};
 
 use tokio::time::Instant;
 
-use crate::{Failure, Message};
+use super::{lanes::Lanes, ticks::Ticks, wheel::Wheel};
+use crate::{Failure, Message, Priority};
 
 /// Names one delivery of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +48,12 @@ pub(crate) struct Entry {
     pub(crate) redrives: u32,
     /// Which delivery is under way; 0 if none is.
     lease: u32,
+    /// Hash of the key whose order is kept; two keys that share it only wait for each other. None: no order.
+    pub(crate) lane: Option<NonZeroU64>,
+    /// When it is of no use any more.
+    pub(crate) expires: Option<Instant>,
+    /// It is the one of its lane that may go on.
+    leads: bool,
     /// Boxed, since most messages never fail.
     pub(crate) history: Option<Box<History>>,
 }
@@ -63,7 +68,27 @@ pub(crate) struct History {
 impl Entry {
     pub(crate) fn new(message: Arc<Message>, redrives: u32) -> Self {
         let size = message.size();
-        Self { message, size, attempts: 0, redrives, lease: 0, history: None }
+        Self {
+            message,
+            size,
+            attempts: 0,
+            redrives,
+            lease: 0,
+            lane: None,
+            expires: None,
+            leads: false,
+            history: None,
+        }
+    }
+
+    pub(crate) const fn in_lane(mut self, lane: Option<NonZeroU64>) -> Self {
+        self.lane = lane;
+        self
+    }
+
+    pub(crate) const fn until(mut self, expires: Option<Instant>) -> Self {
+        self.expires = expires;
+        self
     }
 
     pub(crate) const fn size(&self) -> usize {
@@ -78,7 +103,7 @@ impl Entry {
     }
 }
 
-/// How often what happened. At any time `published + redriven = acked + dead + dropped + held`.
+/// How often what happened. At any time `published + redriven = acked + dead + dropped + expired + held`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) published: u64,
@@ -88,7 +113,9 @@ pub(crate) struct Counts {
     pub(crate) acked: u64,
     pub(crate) dead: u64,
     pub(crate) dropped: u64,
+    pub(crate) expired: u64,
     pub(crate) returned: u64,
+    pub(crate) overdue: u64,
 }
 
 #[derive(Debug)]
@@ -98,29 +125,33 @@ pub(crate) struct Queue {
     /// Grows to the greatest number of messages that were held at once.
     slots: Vec<Option<Entry>>,
     free: Vec<u32>,
-    ready: VecDeque<u32>,
-    /// By time, and among equals in the order of coming.
-    delayed: BTreeMap<(Instant, u64), u32>,
-    delayed_so_far: u64,
+    ready: Ready,
+    lanes: Lanes,
+    ticks: Ticks,
+    /// What is delayed, and deliveries that must be settled in time. Made once it is needed.
+    wheel: Option<Box<Wheel>>,
+    delayed: usize,
     last_lease: u32,
     in_flight: usize,
     in_flight_bytes: usize,
-    /// Of all that is held: ready, delayed and in flight.
+    /// Of all that is held: ready, delayed, in lanes and in flight.
     bytes: usize,
     stopped: bool,
     pub(crate) counts: Counts,
 }
 
 impl Queue {
-    pub(crate) fn new(capacity: usize, max_bytes: usize) -> Self {
+    pub(crate) fn new(capacity: usize, max_bytes: usize, now: Instant) -> Self {
         Self {
             capacity: capacity.min(MOST),
             max_bytes,
             slots: Vec::new(),
             free: Vec::new(),
-            ready: VecDeque::new(),
-            delayed: BTreeMap::new(),
-            delayed_so_far: 0,
+            ready: Ready::default(),
+            lanes: Lanes::default(),
+            ticks: Ticks::since(now),
+            wheel: None,
+            delayed: 0,
             last_lease: 0,
             in_flight: 0,
             in_flight_bytes: 0,
@@ -136,11 +167,16 @@ impl Queue {
 
     /// Whether there is something to take.
     pub(crate) fn has_work(&self) -> bool {
-        !self.stopped && !self.ready.is_empty()
+        !self.stopped && self.ready.len() > 0
     }
 
-    pub(crate) fn delayed(&self) -> usize {
-        self.delayed.len()
+    pub(crate) const fn delayed(&self) -> usize {
+        self.delayed
+    }
+
+    /// Messages that wait for an earlier one with the same key.
+    pub(crate) const fn in_lanes(&self) -> usize {
+        self.lanes.waiting()
     }
 
     pub(crate) const fn in_flight(&self) -> usize {
@@ -148,7 +184,7 @@ impl Queue {
     }
 
     pub(crate) fn held(&self) -> usize {
-        self.ready.len() + self.delayed.len() + self.in_flight
+        self.slots.len() - self.free.len()
     }
 
     pub(crate) const fn bytes(&self) -> usize {
@@ -176,12 +212,18 @@ impl Queue {
             && self.in_flight_bytes.saturating_add(size) <= self.max_bytes
     }
 
-    /// Drops until there is room: what would be delivered next, first.
+    /// Drops until there is room: what would be delivered next, first; what is of high priority after what is not.
     pub(crate) fn make_room(&mut self, size: usize) -> Vec<Entry> {
         let mut dropped = Vec::new();
         while !self.has_room(size) {
-            let ready = self.ready.pop_front();
-            let Some(slot) = ready.or_else(|| Some(self.delayed.pop_first()?.1)) else { break };
+            let Some(slot) = self
+                .ready
+                .pop_least()
+                .or_else(|| self.pop_delayed())
+                .or_else(|| self.lanes.pop_any())
+            else {
+                break;
+            };
             if let Some(entry) = self.vacate(slot) {
                 self.counts.dropped += 1;
                 dropped.push(entry);
@@ -190,23 +232,29 @@ impl Queue {
         dropped
     }
 
-    /// The caller has asked for room before.
-    pub(crate) fn push(&mut self, entry: Entry) {
+    /// The caller has asked for room before. With `due`, it is delivered no sooner.
+    pub(crate) fn push(&mut self, entry: Entry, due: Option<Instant>) {
         if entry.redrives == 0 {
             self.counts.published += 1;
         } else {
             self.counts.redriven += 1;
         }
         let slot = self.occupy(entry);
-        self.ready.push_back(slot);
+        match due {
+            Some(due) => self.delay(slot, due),
+            None => self.line_up(slot),
+        }
     }
 
-    /// The next message, and one attempt is counted. None are taken once the queue was stopped.
-    pub(crate) fn take(&mut self) -> Option<(Token, &Entry)> {
+    /// The next message, and one attempt is counted. None are taken once the queue was stopped. With `until`, the delivery is over then.
+    pub(crate) fn take(&mut self, until: Option<Instant>) -> Option<(Token, &Entry)> {
         if self.stopped {
             return None;
         }
-        let slot = self.ready.pop_front()?;
+        let slot = self.ready.pop()?;
+        if let Some(until) = until {
+            self.watch(slot, until);
+        }
         let lease = self.next_lease();
         let entry = self.slots.get_mut(slot as usize)?.as_mut()?;
         entry.attempts += 1;
@@ -224,6 +272,15 @@ impl Queue {
         (entry.lease == token.lease && token.lease != 0).then_some(entry)
     }
 
+    /// The delivery is over at `until` instead of earlier. False if it is not under way.
+    pub(crate) fn extend(&mut self, token: Token, until: Instant) -> bool {
+        let known = self.lent(token).is_some();
+        if known {
+            self.watch(token.slot, until);
+        }
+        known
+    }
+
     /// Done. The entry comes back so that it is dropped outside of any lock.
     pub(crate) fn ack(&mut self, token: Token) -> Option<Entry> {
         let slot = self.land(token)?;
@@ -238,40 +295,51 @@ impl Queue {
         self.vacate(slot)
     }
 
+    /// Its time to live was over.
+    pub(crate) fn expire(&mut self, token: Token) -> Option<Entry> {
+        let slot = self.land(token)?;
+        self.counts.expired += 1;
+        self.vacate(slot)
+    }
+
     /// Failed; the next attempt is not before `due`. False if the delivery is not under way.
     pub(crate) fn retry(&mut self, token: Token, due: Instant) -> bool {
         let Some(slot) = self.land(token) else { return false };
-        self.delayed_so_far += 1;
-        self.delayed.insert((due, self.delayed_so_far), slot);
+        self.delay(slot, due);
         true
     }
 
     /// Nobody's fault: first in line again, as if it had not been delivered.
     pub(crate) fn give_back(&mut self, token: Token) -> bool {
         let Some(slot) = self.land(token) else { return false };
-        if let Some(Some(entry)) = self.slots.get_mut(slot as usize) {
-            entry.attempts -= 1;
-        }
+        let Some(Some(entry)) = self.slots.get_mut(slot as usize) else { return false };
+        entry.attempts -= 1;
+        let priority = entry.message.priority();
         self.counts.returned += 1;
-        self.ready.push_front(slot);
+        self.ready.put_back(slot, priority);
         true
     }
 
-    /// Moves what is due to the end of the line; how many that were.
-    pub(crate) fn promote(&mut self, now: Instant) -> usize {
-        let mut promoted = 0;
-        while let Some(first) = self.delayed.first_entry() {
-            if first.key().0 > now {
-                break;
+    /// Moves what is due to the end of the line. Deliveries that were not settled in time are over, and their messages are ready, charged, with
+    /// what `late` says as their failure.
+    pub(crate) fn promote(&mut self, now: Instant, late: impl Fn(u32) -> Failure) {
+        let tick = self.ticks.passed(now);
+        while let Some(slot) = self.wheel.as_mut().and_then(|wheel| wheel.pop(tick)) {
+            let Some(Some(entry)) = self.slots.get_mut(slot as usize) else { continue };
+            if entry.lease == 0 {
+                self.delayed -= 1;
+            } else {
+                entry.note(late(entry.attempts));
+                let token = Token { slot, lease: entry.lease };
+                self.land(token);
+                self.counts.overdue += 1;
             }
-            self.ready.push_back(first.remove());
-            promoted += 1;
+            self.line_up(slot);
         }
-        promoted
     }
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.delayed.first_key_value().map(|((due, _), _)| *due)
+        self.wheel.as_ref()?.next().map(|tick| self.ticks.at(tick))
     }
 
     pub(crate) const fn stop(&mut self) {
@@ -280,11 +348,51 @@ impl Queue {
 
     /// Takes out all that is not in flight.
     pub(crate) fn clear(&mut self) -> Vec<Entry> {
-        let delayed = std::mem::take(&mut self.delayed).into_values();
-        let slots: Vec<_> = self.ready.drain(..).chain(delayed).collect();
-        let dropped: Vec<_> = slots.into_iter().filter_map(|slot| self.vacate(slot)).collect();
+        let mut dropped = Vec::new();
+        while let Some(slot) =
+            self.ready.pop().or_else(|| self.pop_delayed()).or_else(|| self.lanes.pop_any())
+        {
+            dropped.extend(self.vacate(slot));
+        }
         self.counts.dropped += dropped.len() as u64;
         dropped
+    }
+
+    /// To the end of the line, or of its lane if that is busy.
+    fn line_up(&mut self, slot: u32) {
+        let Some(Some(entry)) = self.slots.get_mut(slot as usize) else { return };
+        if let (Some(lane), false) = (entry.lane, entry.leads) {
+            if !self.lanes.enter(lane, slot) {
+                return;
+            }
+            entry.leads = true;
+        }
+        self.ready.push(slot, entry.message.priority());
+    }
+
+    fn delay(&mut self, slot: u32, due: Instant) {
+        self.watch(slot, due);
+        self.delayed += 1;
+    }
+
+    fn watch(&mut self, slot: u32, until: Instant) {
+        let tick = self.ticks.due(until);
+        let now = self.ticks.last;
+        self.wheel.get_or_insert_with(|| Wheel::new(now).into()).insert(slot, tick);
+    }
+
+    /// What is delayed and comes next. Deliveries under way that are met on the way stay watched.
+    fn pop_delayed(&mut self) -> Option<u32> {
+        if self.delayed == 0 {
+            return None;
+        }
+        let (wheel, slots) = (self.wheel.as_mut()?, &self.slots);
+        let delayed = |slot: u32| {
+            slots.get(slot as usize).is_some_and(|s| s.as_ref().is_some_and(|e| e.lease == 0))
+        };
+        let slot = wheel.pop_next(delayed)?;
+        self.delayed -= 1;
+        Some(slot)
     }
 
     const fn next_lease(&mut self) -> u32 {
@@ -306,10 +414,19 @@ impl Queue {
         (self.slots.len() - 1) as u32
     }
 
+    /// The slot is free, and the next of its lane may go on.
     fn vacate(&mut self, slot: u32) -> Option<Entry> {
         let entry = self.slots.get_mut(slot as usize)?.take()?;
         self.bytes -= entry.size;
         self.free.push(slot);
+        if let (Some(lane), true) = (entry.lane, entry.leads) {
+            if let Some(next) = self.lanes.leave(lane) {
+                if let Some(Some(entry)) = self.slots.get_mut(next as usize) {
+                    entry.leads = true;
+                }
+                self.line_up(next);
+            }
+        }
         Some(entry)
     }
 
@@ -320,12 +437,60 @@ impl Queue {
         let size = entry.size;
         self.in_flight -= 1;
         self.in_flight_bytes -= size;
+        if let Some(wheel) = &mut self.wheel {
+            wheel.remove(token.slot);
+        }
         Some(token.slot)
     }
 }
 
 /// So many fit, borrowed places included, before the number of a slot would overflow.
 const MOST: usize = (u32::MAX / 2) as usize;
+
+/// Two lines. The high one goes first, but after each [`PATIENCE`] of it one of the other goes, so that none waits for ever.
+#[derive(Debug, Default)]
+struct Ready {
+    high: VecDeque<u32>,
+    normal: VecDeque<u32>,
+    high_in_a_row: u32,
+}
+
+/// Of high priority, before one that is not: eight ninths of the work are left to what is urgent.
+const PATIENCE: u32 = 8;
+
+impl Ready {
+    fn len(&self) -> usize {
+        self.high.len() + self.normal.len()
+    }
+
+    const fn line(&mut self, priority: Priority) -> &mut VecDeque<u32> {
+        match priority {
+            Priority::High => &mut self.high,
+            Priority::Normal => &mut self.normal,
+        }
+    }
+
+    fn push(&mut self, slot: u32, priority: Priority) {
+        self.line(priority).push_back(slot);
+    }
+
+    fn put_back(&mut self, slot: u32, priority: Priority) {
+        self.line(priority).push_front(slot);
+    }
+
+    fn pop(&mut self) -> Option<u32> {
+        if !self.high.is_empty() && (self.high_in_a_row < PATIENCE || self.normal.is_empty()) {
+            self.high_in_a_row = (self.high_in_a_row + 1).min(PATIENCE);
+            return self.high.pop_front();
+        }
+        self.high_in_a_row = 0;
+        self.normal.pop_front()
+    }
+
+    fn pop_least(&mut self) -> Option<u32> {
+        self.normal.pop_front().or_else(|| self.high.pop_front())
+    }
+}
 
 #[cfg(test)]
 mod tests;

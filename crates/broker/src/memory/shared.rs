@@ -7,10 +7,11 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
-use super::{group::Group, morgue::Morgue, queue::Entry, waits::Waits};
+use super::{group::Group, ledger::Ledger, morgue::Morgue, queue::Entry, waits::Waits};
 use crate::{
-    Error, Limits,
+    Error, Limits, Message, Retention, Start, WhenUnheard,
     engine::{GroupInfo, GroupSpec},
 };
 
@@ -22,7 +23,12 @@ pub(crate) struct Shared {
     pub(crate) groups: ArcSwap<Vec<Arc<Group>>>,
     registry: Mutex<Registry>,
     pub(crate) closed: AtomicBool,
+    pub(crate) when_unheard: WhenUnheard,
+    /// Which subjects are retained; a copy, to be asked without the lock.
+    retention: Option<Retention>,
+    ledger: Mutex<Ledger>,
     pub(crate) unroutable: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
     pub(crate) discarded: AtomicU64,
     pub(crate) dead: Arc<Morgue>,
     pub(crate) waits: Waits,
@@ -33,13 +39,21 @@ pub(crate) struct Shared {
 pub(crate) struct Registry;
 
 impl Shared {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(
+        limits: Limits,
+        retention: Option<Retention>,
+        when_unheard: WhenUnheard,
+    ) -> Self {
         Self {
             limits,
             groups: ArcSwap::default(),
             registry: Mutex::default(),
             closed: AtomicBool::new(false),
+            when_unheard,
+            ledger: Mutex::new(Ledger::new(limits, retention.clone())),
+            retention,
             unroutable: AtomicU64::new(0),
+            duplicates: AtomicU64::new(0),
             discarded: AtomicU64::new(0),
             dead: Morgue::new(limits).into(),
             waits: Waits::default(),
@@ -48,6 +62,16 @@ impl Shared {
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the ledger has to do with this message.
+    pub(crate) fn is_noted(&self, message: &Message) -> bool {
+        message.is_known_by_id()
+            || self.retention.as_ref().is_some_and(|r| r.subjects.matches(message.subject()))
     }
 
     /// Under the lock of the registry, so that no group is made after this that nobody stops.
@@ -77,6 +101,10 @@ impl Shared {
             if spec.policy.is_some_and(|policy| policy != present.info.policy) {
                 return Err(Error::GroupDiffers { group, what: "policy" });
             }
+            let (wanted, is) = (spec.order.as_ref(), present.order.as_ref());
+            if wanted.is_some_and(|wanted| is.is_none_or(|is| is.name() != wanted.name())) {
+                return Err(Error::GroupDiffers { group, what: "order" });
+            }
             return Ok(present);
         }
         let mut groups = Vec::clone(&self.groups.load());
@@ -86,9 +114,17 @@ impl Shared {
         let id = GroupInfo::next_id();
         let name = spec.name.unwrap_or_else(|| format!("_{id}").into());
         let info = GroupInfo { id, name, policy: spec.policy.unwrap_or_default() };
-        let group = Arc::new(Group::new(info, spec.pattern, self.dead.clone()));
+        let group = Arc::new(Group::new(info, spec.pattern, spec.order, self.dead.clone()));
         groups.push(group.clone());
-        self.groups.store(groups.into());
+        if spec.start == Start::New {
+            self.groups.store(groups.into());
+        } else {
+            // No message enters both with the past and with the present, or with neither: those that are retained enter under this lock.
+            let mut ledger = self.ledger();
+            let past = ledger.replay(spec.start, Instant::now());
+            group.enter_past(past.into_iter().filter(|m| group.pattern.matches(m.subject())));
+            self.groups.store(groups.into());
+        }
         Ok(group)
     }
 

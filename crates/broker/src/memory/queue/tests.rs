@@ -1,8 +1,7 @@
-use std::{collections::HashMap, time::Duration};
+use std::{num::NonZeroU64, time::Duration};
 
 use super::*;
-use crate::{FailureKind, MessageId, message::wall_clock};
-use proptest::prelude::*;
+use crate::{FailureKind, MessageId, Priority, message::wall_clock};
 
 /// A message that counts as `size` bytes.
 fn message(size: usize) -> Arc<Message> {
@@ -14,12 +13,15 @@ fn entry(size: usize) -> Entry {
 }
 
 fn queue(capacity: usize, max_bytes: usize) -> Queue {
-    Queue::new(capacity, max_bytes)
+    Queue::new(capacity, max_bytes, Instant::now())
 }
 
 fn failure(attempt: u32) -> Failure {
     Failure { attempt, at: wall_clock(), kind: FailureKind::Error, error: attempt.to_string() }
 }
+
+/// Timers are that exact.
+const MILLI: Duration = Duration::from_millis(1);
 
 /// What was taken, in one piece.
 #[derive(Clone, Copy, Debug)]
@@ -30,12 +32,12 @@ struct Taken {
 }
 
 fn take(queue: &mut Queue) -> Option<Taken> {
-    let (token, entry) = queue.take()?;
+    let (token, entry) = queue.take(None)?;
     Some(Taken { token, id: entry.message.id(), attempts: entry.attempts })
 }
 
 fn take_at(queue: &mut Queue, now: Instant) -> Option<Taken> {
-    queue.promote(now);
+    queue.promote(now, failure);
     take(queue)
 }
 
@@ -44,7 +46,7 @@ fn first_in_is_first_out_and_each_delivery_is_counted() {
     let mut queue = queue(10, 1_000);
     let messages = [(); 3].map(|()| message(1));
     for message in &messages {
-        queue.push(Entry::new(message.clone(), 0));
+        queue.push(Entry::new(message.clone(), 0), None);
     }
     for message in &messages {
         let lease = take(&mut queue).unwrap();
@@ -58,15 +60,15 @@ fn first_in_is_first_out_and_each_delivery_is_counted() {
 #[test]
 fn what_failed_comes_back_when_due_and_lets_others_pass() {
     let (mut queue, now) = (queue(10, 1_000), Instant::now());
-    queue.push(entry(1));
+    queue.push(entry(1), None);
     let lease = take(&mut queue).unwrap();
     let (failed, due) = (lease.id, now + Duration::from_millis(100));
     queue.retry(lease.token, due);
-    queue.push(entry(1));
-    assert_eq!(queue.next_due(), Some(due));
+    queue.push(entry(1), None);
+    assert!(queue.next_due().unwrap() <= due + MILLI);
     assert_ne!(take(&mut queue).unwrap().id, failed);
-    assert!(take_at(&mut queue, due - Duration::from_nanos(1)).is_none());
-    let again = take_at(&mut queue, due).unwrap();
+    assert!(take_at(&mut queue, due - Duration::from_millis(1)).is_none());
+    let again = take_at(&mut queue, due + MILLI).unwrap();
     assert_eq!((again.id, again.attempts), (failed, 2));
     assert_eq!((queue.counts.redelivered, queue.next_due()), (1, None));
 }
@@ -75,8 +77,8 @@ fn what_failed_comes_back_when_due_and_lets_others_pass() {
 fn what_is_given_back_is_first_in_line_and_not_charged() {
     let mut queue = queue(10, 1_000);
     let first = message(1);
-    queue.push(Entry::new(first.clone(), 0));
-    queue.push(entry(1));
+    queue.push(Entry::new(first.clone(), 0), None);
+    queue.push(entry(1), None);
     let lease = take(&mut queue).unwrap();
     queue.give_back(lease.token);
     let lease = take(&mut queue).unwrap();
@@ -97,12 +99,12 @@ fn the_first_and_the_last_failure_are_kept() {
 #[test]
 fn messages_and_bytes_bound_it_until_they_are_settled() {
     let mut queue = queue(2, 100);
-    queue.push(entry(60));
+    queue.push(entry(60), None);
     assert!(queue.has_room(40) && !queue.has_room(41));
     assert!(!queue.has_room(usize::MAX), "no overflow");
     let lease = take(&mut queue).unwrap();
     assert!(!queue.has_room(41), "what is in flight still counts");
-    queue.push(entry(1));
+    queue.push(entry(1), None);
     assert!(!queue.has_room(1));
     drop(queue.ack(lease.token));
     assert!(queue.has_room(99) && !queue.has_room(100));
@@ -111,13 +113,13 @@ fn messages_and_bytes_bound_it_until_they_are_settled() {
 #[test]
 fn borrowing_goes_beyond_the_bound_by_what_is_in_flight() {
     let mut queue = queue(2, 100);
-    queue.push(entry(10));
-    queue.push(entry(10));
+    queue.push(entry(10), None);
+    queue.push(entry(10), None);
     assert!(!queue.has_room_to_borrow(10), "nothing is in flight");
     let _one = take(&mut queue).unwrap();
     assert!(queue.has_room_to_borrow(10) && !queue.has_room(10));
     assert!(queue.has_room_to_borrow(90) && !queue.has_room_to_borrow(91));
-    queue.push(entry(10));
+    queue.push(entry(10), None);
     assert!(!queue.has_room_to_borrow(10));
 }
 
@@ -126,7 +128,7 @@ fn making_room_drops_the_oldest_that_nobody_handles() {
     let (mut queue, now) = (queue(4, 100), Instant::now());
     let messages = [(); 4].map(|()| message(20));
     for message in &messages {
-        queue.push(Entry::new(message.clone(), 0));
+        queue.push(Entry::new(message.clone(), 0), None);
     }
     let handled = take(&mut queue).unwrap();
     let failed = take(&mut queue).unwrap();
@@ -142,8 +144,8 @@ fn making_room_drops_the_oldest_that_nobody_handles() {
 #[test]
 fn a_stopped_queue_hands_out_nothing_and_loses_nothing() {
     let mut queue = queue(10, 1_000);
-    queue.push(entry(1));
-    queue.push(entry(1));
+    queue.push(entry(1), None);
+    queue.push(entry(1), None);
     let lease = take(&mut queue).unwrap();
     queue.stop();
     assert!(take(&mut queue).is_none());
@@ -155,7 +157,7 @@ fn a_stopped_queue_hands_out_nothing_and_loses_nothing() {
 #[test]
 fn a_delivery_is_settled_once_and_only_by_its_own_token() {
     let mut queue = queue(10, 1_000);
-    queue.push(entry(1));
+    queue.push(entry(1), None);
     let first = take(&mut queue).unwrap();
     assert!(queue.give_back(first.token));
     let second = take(&mut queue).unwrap();
@@ -163,164 +165,81 @@ fn a_delivery_is_settled_once_and_only_by_its_own_token() {
     assert!(!queue.retry(first.token, Instant::now()) && !queue.give_back(first.token));
     assert!(queue.bury(second.token).is_some() && queue.bury(second.token).is_none());
     // The slot is used again.
-    queue.push(entry(1));
+    queue.push(entry(1), None);
     assert!(queue.ack(second.token).is_none());
     assert_eq!((queue.held(), queue.counts.dead), (1, 1));
     assert_eq!(Token::from_bits(second.token.to_bits()), second.token);
 }
 
-const MAX_ATTEMPTS: u32 = 3;
-
-#[derive(Clone, Debug)]
-enum Step {
-    Push { size: usize, making_room: bool },
-    Take,
-    Settle { which: prop::sample::Index, how: How },
-    Wait { millis: u64 },
-}
-
-#[derive(Clone, Copy, Debug)]
-enum How {
-    Ack,
-    Fail { millis: u64 },
-    Reject,
-    GiveBack,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let how = prop_oneof![
-        2 => Just(How::Ack),
-        4 => (0..50_u64).prop_map(|millis| How::Fail { millis }),
-        1 => Just(How::Reject),
-        1 => Just(How::GiveBack),
-    ];
-    prop_oneof![
-        4 => (1..40_usize, prop::bool::weighted(0.2)).prop_map(|(size, making_room)| Step::Push { size, making_room }),
-        5 => Just(Step::Take),
-        4 => (any::<prop::sample::Index>(), how).prop_map(|(which, how)| Step::Settle { which, how }),
-        1 => (0..60_u64).prop_map(|millis| Step::Wait { millis }),
-    ]
-}
-
-/// Where a message is, kept as plainly as possible: lists that are searched.
-#[derive(Default)]
-struct Model {
-    ready: Vec<MessageId>,
-    delayed: Vec<(u64, MessageId)>,
-    in_flight: Vec<MessageId>,
-    attempts: HashMap<MessageId, u32>,
-    sizes: HashMap<MessageId, usize>,
-    over: HashMap<MessageId, &'static str>,
-}
-
-impl Model {
-    fn promote(&mut self, now: u64) {
-        // Stable: among equals the one that failed first.
-        self.delayed.sort_by_key(|(due, _)| *due);
-        let due = self.delayed.iter().take_while(|(due, _)| *due <= now).count();
-        self.ready.extend(self.delayed.drain(..due).map(|(_, id)| id));
+#[test]
+fn of_each_key_one_is_on_its_way_and_a_failing_one_holds_up_only_its_own() {
+    let (mut queue, now) = (queue(10, 1_000), Instant::now());
+    let messages = [(); 4].map(|()| message(1));
+    for (message, lane) in messages.iter().zip([1, 1, 2, 1]) {
+        queue.push(Entry::new(message.clone(), 0).in_lane(NonZeroU64::new(lane)), None);
     }
-
-    fn held(&self) -> Vec<MessageId> {
-        let delayed = self.delayed.iter().map(|(_, id)| id);
-        self.ready.iter().chain(delayed).chain(&self.in_flight).copied().collect()
+    let [first, second, other, third] = messages.map(|message| message.id());
+    let failing = take(&mut queue).unwrap();
+    assert_eq!((failing.id, queue.in_lanes()), (first, 2));
+    queue.retry(failing.token, now + Duration::from_secs(1));
+    let taken = take(&mut queue).unwrap();
+    assert_eq!(taken.id, other);
+    assert!(queue.ack(taken.token).is_some() && take(&mut queue).is_none());
+    let again = take_at(&mut queue, now + Duration::from_secs(2)).unwrap();
+    assert_eq!((again.id, again.attempts), (first, 2));
+    assert!(queue.bury(again.token).is_some());
+    for expected in [second, third] {
+        let taken = take(&mut queue).unwrap();
+        assert_eq!((taken.id, take(&mut queue).is_none()), (expected, true));
+        assert!(queue.ack(taken.token).is_some());
     }
-
-    fn bytes(&self) -> usize {
-        self.held().iter().map(|id| self.sizes[id]).sum()
-    }
-
-    fn drop_one(&mut self) -> MessageId {
-        let id = if self.ready.is_empty() {
-            self.delayed.sort_by_key(|(due, _)| *due);
-            self.delayed.remove(0).1
-        } else {
-            self.ready.remove(0)
-        };
-        self.over.insert(id, "dropped");
-        id
-    }
+    assert_eq!((queue.held(), queue.in_lanes()), (0, 0));
 }
 
-proptest! {
-    #[test]
-    fn it_does_what_the_plain_model_does(steps in prop::collection::vec(step(), 1..300)) {
-        const CAPACITY: usize = 8;
-        const BYTES: usize = 150;
-        let start = Instant::now();
-        let (mut now, mut model, mut leases) = (0, Model::default(), Vec::new());
-        let mut queue = queue(CAPACITY, BYTES);
-        for step in steps {
-            let at = start + Duration::from_millis(now);
-            match step {
-                Step::Push { size, making_room } => {
-                    let fits = model.held().len() < CAPACITY && model.bytes() + size <= BYTES;
-                    prop_assert_eq!(queue.has_room(size), fits);
-                    let flying: usize = model.in_flight.iter().map(|id| model.sizes[id]).sum();
-                    let could = model.in_flight.len() < CAPACITY && flying + size <= BYTES;
-                    prop_assert_eq!(queue.can_make_room(size), could);
-                    let enters = fits || making_room && could;
-                    if !enters {
-                        continue;
-                    }
-                    for entry in queue.make_room(size) {
-                        prop_assert_eq!(entry.message.id(), model.drop_one());
-                    }
-                    let message = message(size);
-                    model.ready.push(message.id());
-                    model.sizes.insert(message.id(), size);
-                    queue.push(Entry::new(message, 0));
-                }
-                Step::Take => {
-                    model.promote(now);
-                    let lease = take_at(&mut queue, at);
-                    let expected = (!model.ready.is_empty()).then(|| model.ready.remove(0));
-                    // Taken from ready, where it got only by being published, failing or being given back.
-                    prop_assert_eq!(lease.map(|l| l.id), expected);
-                    let (Some(id), Some(lease)) = (expected, lease) else { continue };
-                    let attempts = model.attempts.entry(id).or_default();
-                    *attempts += 1;
-                    prop_assert_eq!(lease.attempts, *attempts);
-                    prop_assert!(*attempts <= MAX_ATTEMPTS);
-                    model.in_flight.push(id);
-                    leases.push(lease);
-                }
-                Step::Settle { .. } if leases.is_empty() => {}
-                Step::Settle { which, how } => {
-                    let place = which.index(leases.len());
-                    let (lease, id) = (leases.remove(place), model.in_flight.remove(place));
-                    prop_assert_eq!(lease.id, id);
-                    match how {
-                        How::Ack => {
-                            model.over.insert(id, "acked");
-                            drop(queue.ack(lease.token));
-                        }
-                        How::Fail { millis } if model.attempts[&id] < MAX_ATTEMPTS => {
-                            model.delayed.push((now + millis, id));
-                            queue.retry(lease.token, at + Duration::from_millis(millis));
-                        }
-                        How::Fail { .. } | How::Reject => {
-                            model.over.insert(id, "dead");
-                            drop(queue.bury(lease.token));
-                        }
-                        How::GiveBack => {
-                            model.ready.insert(0, id);
-                            *model.attempts.entry(id).or_default() -= 1;
-                            queue.give_back(lease.token);
-                        }
-                    }
-                }
-                Step::Wait { millis } => now += millis,
-            }
-            prop_assert_eq!(queue.ready() + queue.delayed(), model.ready.len() + model.delayed.len());
-            prop_assert_eq!(queue.in_flight(), model.in_flight.len());
-            prop_assert_eq!(queue.bytes(), model.bytes());
-            // None lost, none twice.
-            let counts = queue.counts;
-            let over = |how| model.over.values().filter(|other| **other == how).count() as u64;
-            prop_assert_eq!((counts.acked, counts.dead, counts.dropped), (over("acked"), over("dead"), over("dropped")));
-            prop_assert_eq!(counts.published, counts.acked + counts.dead + counts.dropped + queue.held() as u64);
-            prop_assert!(queue.held() <= CAPACITY && queue.bytes() <= BYTES);
+#[test]
+fn what_is_published_for_later_does_not_hold_up_its_key() {
+    let (mut queue, now) = (queue(10, 1_000), Instant::now());
+    let (later, soon) = (message(1), message(1));
+    let lane = NonZeroU64::new(1);
+    queue.push(Entry::new(later.clone(), 0).in_lane(lane), Some(now + Duration::from_secs(1)));
+    queue.push(Entry::new(soon.clone(), 0).in_lane(lane), None);
+    let first = take(&mut queue).unwrap();
+    assert_eq!(first.id, soon.id());
+    assert!(take_at(&mut queue, now + Duration::from_secs(2)).is_none(), "its key is busy");
+    assert!(queue.ack(first.token).is_some());
+    assert_eq!(take(&mut queue).unwrap().id, later.id());
+}
+
+#[test]
+fn one_in_nine_is_not_of_high_priority_while_there_are_both() {
+    let mut queue = queue(100, 10_000);
+    let message = |priority| Message::new("s", "").unwrap().with_priority(priority);
+    for _ in 0..30 {
+        for priority in [Priority::Normal, Priority::High] {
+            queue.push(Entry::new(message(priority).into(), 0), None);
         }
     }
+    let order: Vec<_> = (0..20)
+        .map(|_| queue.take(None).unwrap().1.message.priority() == Priority::Normal)
+        .collect();
+    let normal: Vec<_> = (0..20).filter(|place| order[*place]).collect();
+    assert_eq!(normal, [8, 17]);
 }
+
+#[test]
+fn what_is_not_settled_in_time_comes_back_charged_and_its_token_is_worthless() {
+    let (mut queue, now) = (queue(10, 1_000), Instant::now());
+    queue.push(entry(1), None);
+    let token = queue.take(Some(now + Duration::from_secs(1))).unwrap().0;
+    queue.promote(now + Duration::from_millis(900), failure);
+    assert!(queue.extend(token, now + Duration::from_secs(5)));
+    queue.promote(now + Duration::from_secs(4), failure);
+    assert_eq!((queue.in_flight(), queue.ready()), (1, 0));
+    queue.promote(now + Duration::from_secs(6), failure);
+    assert!(queue.ack(token).is_none() && !queue.extend(token, now));
+    let (_, entry) = queue.take(None).unwrap();
+    assert_eq!((entry.attempts, entry.history.as_ref().unwrap().last.attempt), (2, 1));
+    assert_eq!((queue.counts.overdue, queue.next_due()), (1, None));
+}
+
+mod model;

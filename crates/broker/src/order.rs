@@ -1,0 +1,53 @@
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use crate::Message;
+
+type Find = dyn Fn(&Message) -> Option<Cow<'_, str>> + Send + Sync;
+
+/// By which key a group keeps the order of its messages.
+///
+/// Of the messages with one key, one at a time is ready, delayed by a failure or being handled, in the order of publishing; the next goes on when
+/// that one is done or dead. So a key that fails holds up only itself. Messages without a key have no order.
+#[derive(Clone)]
+pub struct OrderBy {
+    name: Arc<str>,
+    key: Arc<Find>,
+}
+
+impl OrderBy {
+    /// By the value of this header.
+    #[must_use]
+    pub fn header(name: impl Into<Arc<str>>) -> Self {
+        let header = name.into();
+        let name = format!("header {header}");
+        Self::key(name, move |message| message.headers().get(&header).map(Cow::Borrowed))
+    }
+
+    /// By what `key` finds in a message; nothing, if the message has no order. It runs in the publish, outside of any lock; what it panics with, the publisher
+    /// gets. The name tells one way from another: all members of a group give the same.
+    #[must_use]
+    pub fn key(
+        name: impl Into<Arc<str>>,
+        key: impl Fn(&Message) -> Option<Cow<'_, str>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name: name.into(), key: Arc::new(key) }
+    }
+
+    /// What tells it from another.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The key of this message.
+    #[must_use]
+    pub fn of<'m>(&self, message: &'m Message) -> Option<Cow<'m, str>> {
+        (self.key)(message)
+    }
+}
+
+impl fmt::Debug for OrderBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OrderBy").field(&self.name).finish()
+    }
+}
