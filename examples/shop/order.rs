@@ -207,6 +207,9 @@ async fn place(
         }
         Ok(Finished::Compensated { failure, .. }) => Err(explain(&failure)),
         Ok(Finished::Stuck { failure, .. }) => Err(explain(&failure).with("stuck", true)),
+        Ok(Finished::Closed(_)) => {
+            Err(problem(StatusCode::CONFLICT, "this order was closed by an operator"))
+        }
         Err(SagaError::IdTaken(_)) => Err(another_order()),
         Err(SagaError::Input(_)) => {
             Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "this order is too long"))

@@ -1,24 +1,15 @@
-use std::{
-    collections::HashSet,
-    fmt,
-    future::Future,
-    marker::PhantomData,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::{fmt, future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, future::ready};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Definition, DefinitionError, Effect, InvalidName, Json, Policy, Shape, StepContext, StepError,
-    StepShape,
-    definition::{Plan, PlannedStep},
-    id::check_name,
+    Definition, DefinitionError, Policy, StepContext, StepError, StepKind,
+    definition::PlannedStep,
+    draft::{Draft, NewStep},
     needs::{Decode, Needs, StepRef},
-    step::{Action, Attempting, Call},
+    past_pivot::PastPivot,
+    step::Action,
+    typed::{acting, acting_on, computing, computing_on, undoing, undoing_on},
 };
 
 /// A definition in the making, whose sagas take an `In`.
@@ -43,9 +34,29 @@ use crate::{
 /// # Ok::<(), gusset_saga::DefinitionError>(())
 /// ```
 ///
+/// # Order
+///
+/// A step begins when the steps are done that it names: those that it [`needs`](Step::needs), and those that it comes [`after`](Step::after).
+/// Steps that do not wait for each other run at the same time. **A step that names none begins when the one defined before it is done**, so that
+/// nothing runs at the same time by oversight.
+///
+/// ```
+/// # use gusset_saga::{Saga, StepContext, StepError};
+/// # async fn step(_: StepContext, _: u32) -> Result<u32, StepError> { Ok(1) }
+/// # async fn join(_: StepContext, _: u32, _: (u32, u32)) -> Result<u32, StepError> { Ok(1) }
+/// let mut saga = Saga::define("trip", 1);
+/// let plan = saga.step("plan").run(step).no_undo();
+/// let hotel = saga.step("hotel").after(&plan).run(step).no_undo();
+/// let flight = saga.step("flight").after(&plan).run(step).no_undo(); // at the same time as the hotel
+/// let bill = saga.step("bill").needs((&hotel, &flight)).run(join).no_undo();
+/// # saga.finish(&bill).unwrap();
+/// ```
+///
+/// # Wrong wiring does not compile
+///
 /// A step can need only steps that were defined before it, and receives what they return:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0631
 /// # use gusset_saga::{Saga, StepContext, StepError};
 /// # async fn reserve(cx: StepContext, items: u32) -> Result<String, StepError> { todo!() }
 /// # async fn pay(cx: StepContext, items: u32, stock: u64) -> Result<u64, StepError> { todo!() }
@@ -53,32 +64,62 @@ use crate::{
 /// let stock = saga.step("reserve-stock").run(reserve).no_undo();
 /// saga.step("pay").needs(&stock).run(pay).no_undo(); // pay takes a u64, stock is a String
 /// ```
+///
+/// An undo must take the effect that its action may have had, known or not:
+///
+/// ```compile_fail
+/// # use gusset_saga::{Saga, StepContext, StepError};
+/// # async fn reserve(cx: StepContext, items: u32) -> Result<String, StepError> { todo!() }
+/// # async fn release(cx: StepContext, items: u32, stock: String) -> Result<(), StepError> { todo!() }
+/// let mut saga = Saga::define("place-order", 1);
+/// saga.step("reserve-stock").run(reserve).undo(release); // release cannot cope with Effect::Unknown
+/// ```
+///
+/// Whether a step is undone has to be said before the saga can go on:
+///
+/// ```compile_fail
+/// # use gusset_saga::{Saga, StepContext, StepError};
+/// # async fn reserve(cx: StepContext, items: u32) -> Result<String, StepError> { todo!() }
+/// # async fn pay(cx: StepContext, items: u32, stock: String) -> Result<u64, StepError> { todo!() }
+/// let mut saga = Saga::define("place-order", 1);
+/// let stock = saga.step("reserve-stock").run(reserve);
+/// saga.step("pay").needs(&stock).run(pay).no_undo();
+/// ```
 pub struct Saga<In> {
-    /// Tells the handles of this definition from those of others.
-    mark: u64,
-    plan: Plan,
-    error: Option<DefinitionError>,
-    input: PhantomData<fn(In)>,
+    pub(crate) draft: Draft,
+    pub(crate) input: PhantomData<fn(In)>,
 }
 
 impl<In: DeserializeOwned + Serialize + 'static> Saga<In> {
     /// Begins a definition. The journal refers to it by `name` and `version`: a change of steps needs a new version, and the old one
     /// stays registered until its last saga is finished.
     pub fn define(name: impl Into<Arc<str>>, version: u32) -> Self {
-        static MARKS: AtomicU64 = AtomicU64::new(0);
-        let shape = Arc::new(Shape { name: name.into(), version, steps: Vec::new() });
-        Self {
-            mark: MARKS.fetch_add(1, Relaxed),
-            plan: Plan { shape, steps: Vec::new() },
-            error: None,
-            input: PhantomData,
-        }
+        Self { draft: Draft::new(name.into(), version), input: PhantomData }
     }
 
-    /// Adds a step behind those that there are. The name is part of its idempotency keys.
+    /// How long a saga may take, from its start on, before it turns back, whatever it is doing. It does not turn back once its pivot has begun.
+    /// Default: as long as it takes. It is kept to the millisecond.
+    pub fn deadline(&mut self, span: Duration) -> &mut Self {
+        self.draft.deadline = Some(millis(span));
+        self
+    }
+
+    /// Adds a step. The name is part of its idempotency keys.
     pub fn step(&mut self, name: impl Into<Arc<str>>) -> Step<'_, In, ()> {
         let (policy, undo_policy) = (Policy::step(), Policy::undo());
-        Step { saga: self, name: name.into(), policy, undo_policy, needs: Vec::new(), decode: () }
+        let wiring =
+            Wiring { name: name.into(), needs: Vec::new(), after: Vec::new(), names: false };
+        Step { draft: &mut self.draft, wiring, policy, undo_policy, decode: (), input: PhantomData }
+    }
+
+    /// Makes the step that was defined last the pivot: once it is done the saga does not turn back. It begins when all others are done, and only steps that
+    /// are [certain](PastPivot::step) can follow.
+    ///
+    /// A pivot with an undo is undone if it is given up and may have had an effect. A pivot without is attempted until its outcome is known.
+    #[must_use = "the rest of the steps go here"]
+    pub fn pivot<Out>(mut self, step: &StepRef<Out>) -> PastPivot<In> {
+        self.draft.pivot(step.parts());
+        PastPivot { draft: self.draft, input: PhantomData }
     }
 
     /// Ends the definition. `result` names the steps whose outputs are the result of the saga: a handle, a tuple of handles, or `()`.
@@ -86,62 +127,32 @@ impl<In: DeserializeOwned + Serialize + 'static> Saga<In> {
     /// # Errors
     ///
     /// When a name is not valid or given twice, a handle is of another definition, or there are no steps.
-    pub fn finish<N: Needs>(
-        mut self,
-        result: N,
-    ) -> Result<Definition<In, N::Values>, DefinitionError> {
-        let name = self.plan.shape.name.clone();
-        check_name(&name)?;
-        let needs = self.places(&result, &name);
-        if let Some(error) = self.error {
-            return Err(error);
-        }
-        let mut names = HashSet::new();
-        for step in &self.plan.shape.steps {
-            check_name(&step.name)?;
-            if step.name.contains('/') {
-                return Err(InvalidName(step.name.to_string()).into());
-            }
-            if !names.insert(&step.name) {
-                return Err(DefinitionError::DuplicateStep(step.name.clone()));
-            }
-        }
-        if names.is_empty() {
-            return Err(DefinitionError::NoSteps);
-        }
-        let decode = result.decoder();
-        Ok(Definition {
-            plan: Arc::new(self.plan),
-            needs: needs.into(),
-            decode,
-            input: PhantomData,
-        })
-    }
-
-    fn places(&mut self, needs: &impl Needs, whose: &Arc<str>) -> Vec<u32> {
-        let mut places = Vec::new();
-        needs.each(&mut |mark, place| {
-            if mark == self.mark {
-                places.push(place);
-            } else {
-                self.error.get_or_insert_with(|| DefinitionError::ForeignStep(whose.clone()));
-            }
-        });
-        places
+    pub fn finish<N: Needs>(self, result: N) -> Result<Definition<In, N::Values>, DefinitionError> {
+        self.draft.finish(&result)
     }
 }
 
-/// A step in the making: its policies, what it needs, and then [`run`](Step::run).
+/// Where a step stands among the others.
+pub(crate) struct Wiring {
+    pub(crate) name: Arc<str>,
+    pub(crate) needs: Vec<u32>,
+    pub(crate) after: Vec<u32>,
+    /// Whether it says what it waits for, and be it nothing.
+    pub(crate) names: bool,
+}
+
+/// A step in the making: its policies, what it waits for, and then what it does: [`run`](Step::run), [`timer`](Step::timer),
+/// [`signal`](Step::signal) or [`child`](Step::child).
 ///
 /// `D` is `()` until [`needs`](Step::needs).
 #[must_use = "a step is part of the saga from `undo` or `no_undo` on"]
 pub struct Step<'a, In, D> {
-    saga: &'a mut Saga<In>,
-    name: Arc<str>,
-    policy: Policy,
-    undo_policy: Policy,
-    needs: Vec<u32>,
-    decode: D,
+    pub(crate) draft: &'a mut Draft,
+    pub(crate) wiring: Wiring,
+    pub(crate) policy: Policy,
+    pub(crate) undo_policy: Policy,
+    pub(crate) decode: D,
+    pub(crate) input: PhantomData<fn(In)>,
 }
 
 impl<'a, In: DeserializeOwned + Serialize + 'static, D> Step<'a, In, D> {
@@ -157,20 +168,48 @@ impl<'a, In: DeserializeOwned + Serialize + 'static, D> Step<'a, In, D> {
         self
     }
 
-    fn acting<Out>(
-        self,
-        action: impl Fn(Call) -> Attempting + Send + Sync + 'static,
-    ) -> Acting<'a, In, D, Out> {
-        Acting { step: self, action: Box::new(action), output: PhantomData }
+    /// Waits for these steps, without a use for their outputs: a handle, a tuple, a slice, or `()` for none, which begins with the saga.
+    pub fn after<N: Needs>(mut self, steps: N) -> Self {
+        self.wiring.after.extend(self.draft.places(&steps, &self.wiring.name));
+        self.wiring.names = true;
+        self
+    }
+
+    /// Lets this much time pass, from when the step begins; it survives crashes, and goes by the store's clock, to the millisecond.
+    pub fn timer(self, span: Duration) -> StepRef<()> {
+        self.wait(StepKind::Timer { millis: millis(span) })
+    }
+
+    /// Waits for a signal of the step's name, which [`Orchestrator::signal`](crate::Orchestrator::signal) sends, before or while the step waits. Its payload
+    /// is the output; one that is no `T` is a failure of whoever needs it.
+    pub fn signal<T>(self) -> StepRef<T> {
+        self.wait(StepKind::Signal { within: None })
+    }
+
+    /// As [`signal`](Self::signal), but the saga turns back if none comes for this long after the step began.
+    pub fn signal_within<T>(self, span: Duration) -> StepRef<T> {
+        self.wait(StepKind::Signal { within: Some(millis(span)) })
+    }
+
+    fn wait<T>(self, kind: StepKind) -> StepRef<T> {
+        let planned = PlannedStep {
+            policy: self.policy,
+            undo_policy: self.undo_policy,
+            input_from: None,
+            action: None,
+            undo: None,
+        };
+        self.draft.add(NewStep { wiring: self.wiring, kind, planned })
     }
 }
 
 impl<'a, In: DeserializeOwned + Serialize + 'static> Step<'a, In, ()> {
-    /// Hands the outputs of earlier steps to the action and to the undo: a handle, or a tuple of at most eight.
+    /// Waits for earlier steps, and hands their outputs to the action and to the undo: a handle, a tuple of at most eight, or a slice.
     pub fn needs<N: Needs>(mut self, needs: N) -> Step<'a, In, Decode<N::Values>> {
-        self.needs = self.saga.places(&needs, &self.name);
-        let Self { saga, name, policy, undo_policy, needs: places, .. } = self;
-        Step { saga, name, policy, undo_policy, needs: places, decode: needs.decoder() }
+        self.wiring.needs = self.draft.places(&needs, &self.wiring.name);
+        self.wiring.names = true;
+        let Self { draft, wiring, policy, undo_policy, input, .. } = self;
+        Step { draft, wiring, policy, undo_policy, decode: needs.decoder(), input }
     }
 
     /// The action. It must be idempotent under [`StepContext::idempotency_key`]: it is called again when an attempt before it left
@@ -181,10 +220,18 @@ impl<'a, In: DeserializeOwned + Serialize + 'static> Step<'a, In, ()> {
         F: Future<Output = Result<Out, StepError>> + Send + 'static,
         Out: Serialize + DeserializeOwned + 'static,
     {
-        self.acting(move |call| match call.input() {
-            Ok(input) => returning(action(call.cx, input)),
-            Err(error) => refusing(error),
-        })
+        Acting { step: self, action: acting(action), output: PhantomData }
+    }
+
+    /// Runs another saga as a part of this one: its steps become steps of this one, named `<step>.<its step>`, with one journal, one lease, and one order of
+    /// undo. `input` makes its input; its result is the output. A deadline of its own does not count here.
+    pub fn child<I, CIn, Out>(self, child: &Definition<CIn, Out>, input: I) -> StepRef<Out>
+    where
+        I: Fn(In) -> CIn + Send + Sync + 'static,
+        CIn: Serialize + DeserializeOwned + 'static,
+        Out: Serialize + DeserializeOwned + 'static,
+    {
+        self.draft.child(self.wiring, child, computing(input))
     }
 }
 
@@ -197,50 +244,54 @@ impl<'a, In: DeserializeOwned + Serialize + 'static, V: 'static> Step<'a, In, De
         F: Future<Output = Result<Out, StepError>> + Send + 'static,
         Out: Serialize + DeserializeOwned + 'static,
     {
-        let decode = self.decode;
-        self.acting(move |call| match (call.input(), needed(decode, &call)) {
-            (Ok(input), Ok(needed)) => returning(action(call.cx, input, needed)),
-            (Err(error), _) | (_, Err(error)) => refusing(error),
-        })
+        let action = acting_on(self.decode, action);
+        Acting { step: self, action, output: PhantomData }
+    }
+
+    /// Runs another saga as a part of this one, whose input is made from what it [`needs`](Step::needs) as well.
+    pub fn child<I, CIn, Out>(self, child: &Definition<CIn, Out>, input: I) -> StepRef<Out>
+    where
+        I: Fn(In, V) -> CIn + Send + Sync + 'static,
+        CIn: Serialize + DeserializeOwned + 'static,
+        Out: Serialize + DeserializeOwned + 'static,
+    {
+        self.draft.child(self.wiring, child, computing_on(self.decode, input))
     }
 }
 
-/// A step that lacks the decision whether it can be undone.
+/// A step with its action, of which remains to be said how it is undone.
 #[must_use = "a step is part of the saga from `undo` or `no_undo` on"]
 pub struct Acting<'a, In, D, Out> {
     step: Step<'a, In, D>,
-    action: Box<Action>,
+    action: Arc<Action>,
     output: PhantomData<fn() -> Out>,
 }
 
-impl<In: DeserializeOwned + Serialize + 'static, D, Out> Acting<'_, In, D, Out> {
-    /// There is nothing to undo, as after a mere query.
+impl<In, D, Out> Acting<'_, In, D, Out> {
+    /// There is nothing to undo: it reads only, or what it does may stay.
     pub fn no_undo(self) -> StepRef<Out> {
         self.add(None)
     }
 
-    fn add(self, undo: Option<Box<Action>>) -> StepRef<Out> {
-        let Step { saga, name, policy, undo_policy, needs, .. } = self.step;
-        let steps = &mut Arc::make_mut(&mut saga.plan.shape).steps;
-        let place = steps.len() as u32;
-        steps.push(StepShape { name, undo: undo.is_some(), needs });
-        saga.plan.steps.push(PlannedStep { policy, undo_policy, action: self.action, undo });
-        StepRef::new(saga.mark, place)
+    fn add(self, undo: Option<Arc<Action>>) -> StepRef<Out> {
+        let Step { draft, wiring, policy, undo_policy, .. } = self.step;
+        let action = Some(self.action);
+        let planned = PlannedStep { policy, undo_policy, input_from: None, action, undo };
+        draft.add(NewStep { wiring, kind: StepKind::Action, planned })
     }
 }
 
-impl<In: DeserializeOwned + Serialize + 'static, Out: DeserializeOwned> Acting<'_, In, (), Out> {
+impl<In: DeserializeOwned + Serialize + 'static, Out: DeserializeOwned + 'static>
+    Acting<'_, In, (), Out>
+{
     /// Undoes what the action did. It must be idempotent under [`StepContext::idempotency_key`], and must cope with
-    /// [`Effect::Unknown`]. A rejection means that it cannot be undone, and leaves the saga stuck without further attempts.
+    /// [`Effect::Unknown`](crate::Effect::Unknown). A rejection means that it cannot be undone, and leaves the saga stuck without further attempts.
     pub fn undo<U, F>(self, undo: U) -> StepRef<Out>
     where
-        U: Fn(StepContext, In, Effect<Out>) -> F + Send + Sync + 'static,
+        U: Fn(StepContext, In, crate::Effect<Out>) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), StepError>> + Send + 'static,
     {
-        self.add(Some(Box::new(move |call| match (call.input(), call.effect()) {
-            (Ok(input), Ok(effect)) => undoing(undo(call.cx, input, effect)),
-            (Err(error), _) | (_, Err(error)) => refusing(error),
-        })))
+        self.add(Some(undoing(undo)))
     }
 }
 
@@ -248,55 +299,33 @@ impl<In, V, Out> Acting<'_, In, Decode<V>, Out>
 where
     In: DeserializeOwned + Serialize + 'static,
     V: 'static,
-    Out: DeserializeOwned,
+    Out: DeserializeOwned + 'static,
 {
     /// Undoes what the action did; it receives what the step [`needs`](Step::needs) as well. See [`Acting::undo`] of a step without
     /// needs for what it must promise.
     pub fn undo<U, F>(self, undo: U) -> StepRef<Out>
     where
-        U: Fn(StepContext, In, V, Effect<Out>) -> F + Send + Sync + 'static,
+        U: Fn(StepContext, In, V, crate::Effect<Out>) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), StepError>> + Send + 'static,
     {
-        let decode = self.step.decode;
-        self.add(Some(Box::new(move |call| {
-            match (call.input(), needed(decode, &call), call.effect()) {
-                (Ok(input), Ok(needed), Ok(effect)) => {
-                    undoing(undo(call.cx, input, needed, effect))
-                }
-                (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => refusing(error),
-            }
-        })))
+        let undo = undoing_on(self.step.decode, undo);
+        self.add(Some(undo))
     }
 }
 
-fn needed<V>(decode: Decode<V>, call: &Call) -> Result<V, StepError> {
-    decode(&call.needed).map_err(|error| StepError::rejected(format!("needed output: {error}")))
-}
-
-fn returning<Out: Serialize>(
-    action: impl Future<Output = Result<Out, StepError>> + Send + 'static,
-) -> Attempting {
-    // The effect is there: an output that cannot be kept must not pass for a clean failure.
-    Box::pin(action.map(|output| Json::encode(&output?).map(Some).map_err(StepError::unknown)))
-}
-
-fn undoing(undo: impl Future<Output = Result<(), StepError>> + Send + 'static) -> Attempting {
-    Box::pin(undo.map(|done| done.map(|()| None)))
-}
-
-fn refusing(error: StepError) -> Attempting {
-    ready(Err(error)).boxed()
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl<In> fmt::Debug for Saga<In> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Saga").field(&self.plan.shape).finish()
+        f.debug_tuple("Saga").field(&self.draft).finish()
     }
 }
 
 impl<In, D> fmt::Debug for Step<'_, In, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Step").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Step").field("name", &self.wiring.name).finish_non_exhaustive()
     }
 }
 

@@ -3,8 +3,9 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use futures_util::{FutureExt, future::ready};
 
 use crate::{
-    Direction, Policy, Shape,
+    Direction, Policy, Shape, StepKind,
     needs::Decode,
+    shape::Graph,
     step::{Action, Attempting, Call},
 };
 
@@ -34,6 +35,12 @@ impl<In, Out> Definition<In, Out> {
     pub fn shape(&self) -> &Shape {
         &self.plan.shape
     }
+
+    /// A Mermaid flow chart of the steps, see [`Shape::to_mermaid`].
+    #[must_use]
+    pub fn to_mermaid(&self) -> String {
+        self.plan.shape.to_mermaid()
+    }
 }
 
 impl<In, Out> Clone for Definition<In, Out> {
@@ -52,14 +59,19 @@ impl<In, Out> fmt::Debug for Definition<In, Out> {
 /// What the runner knows of a definition.
 pub(crate) struct Plan {
     pub(crate) shape: Arc<Shape>,
+    pub(crate) graph: Arc<Graph>,
     pub(crate) steps: Vec<PlannedStep>,
 }
 
+#[derive(Clone)]
 pub(crate) struct PlannedStep {
     pub(crate) policy: Policy,
     pub(crate) undo_policy: Policy,
-    pub(crate) action: Box<Action>,
-    pub(crate) undo: Option<Box<Action>>,
+    /// Of a step of a child: the step whose output is its input.
+    pub(crate) input_from: Option<u32>,
+    /// A step that waits has none.
+    pub(crate) action: Option<Arc<Action>>,
+    pub(crate) undo: Option<Arc<Action>>,
 }
 
 impl Plan {
@@ -71,13 +83,27 @@ impl Plan {
         }
     }
 
+    /// Whether a rejection halts the step instead of turning the saga back.
+    pub(crate) fn is_certain(&self, step: u32) -> bool {
+        self.shape.steps[step as usize].kind == StepKind::Certain
+    }
+
+    /// Whether the saga cannot take back what the step may have done: it has to be found out.
+    pub(crate) fn must_know(&self, step: u32) -> bool {
+        let shape = &self.shape.steps[step as usize];
+        shape.kind == StepKind::Pivot && !shape.undo
+    }
+
     /// Begins an attempt. Runs user code, which may panic.
     pub(crate) fn attempt(&self, step: u32, direction: Direction, call: Call) -> Attempting {
         let step = &self.steps[step as usize];
-        match (direction, &step.undo) {
-            (Direction::Act, _) => (step.action)(call),
-            (Direction::Undo, Some(undo)) => undo(call),
-            (Direction::Undo, None) => ready(Ok(None)).boxed(),
+        let action = match direction {
+            Direction::Act => &step.action,
+            Direction::Undo => &step.undo,
+        };
+        match action {
+            Some(action) => action(call),
+            None => ready(Ok(None)).boxed(),
         }
     }
 }

@@ -2,15 +2,16 @@ use std::{
     collections::HashMap,
     future::Future,
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use gusset_call::Clock;
 use tokio::{
     sync::{Semaphore, watch},
-    time::timeout,
+    task::JoinHandle,
+    time::{sleep, timeout},
 };
 
 use crate::{Options, SagaError, Store, StoreError, definition::Plan, live::Live, stats::Counters};
@@ -30,6 +31,9 @@ pub(crate) struct Engine {
     clock: Clock,
     /// What the store's clock showed when ours showed 0; 0 before that is known.
     anchor: AtomicU64,
+    /// How many tasks recover sagas.
+    recoverers: AtomicUsize,
+    keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 type Plans = HashMap<(Arc<str>, u32), Arc<Plan>>;
@@ -47,6 +51,8 @@ impl Engine {
             plans: RwLock::default(),
             clock: Clock::new(),
             anchor: AtomicU64::new(0),
+            recoverers: AtomicUsize::new(0),
+            keeper: Mutex::new(None),
         }
     }
 
@@ -113,6 +119,34 @@ impl Engine {
         answer
     }
 
+    /// Whether this process fetches sagas from the store again that are due.
+    pub(crate) fn is_recovering(&self) -> bool {
+        self.recoverers.load(Relaxed) > 0
+    }
+
+    pub(crate) fn begin_recovering(&self) {
+        self.recoverers.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn end_recovering(&self) {
+        self.recoverers.fetch_sub(1, Relaxed);
+    }
+
+    /// Sees to it that a task keeps the leases of all sagas under way. It is begun anew if its runtime has gone.
+    pub(crate) fn keep_leases(self: &Arc<Self>) {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if keeper.as_ref().is_none_or(JoinHandle::is_finished) {
+            *keeper = Some(tokio::spawn(keep_leases(self.clone())));
+        }
+    }
+
+    pub(crate) fn end_keeping(&self) {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keeper) = keeper.take() {
+            keeper.abort();
+        }
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }
@@ -121,5 +155,32 @@ impl Engine {
     pub(crate) async fn drained(&self) {
         // It errs only without a sender, and that is ours.
         let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+}
+
+/// Renews all leases each third of a lease, as one batch. A store that fails is not a lost lease: should another process take over, the next append tells.
+async fn keep_leases(engine: Arc<Engine>) {
+    /// Leases in one request.
+    const MOST: usize = 500;
+    let lease = engine.options.lease;
+    loop {
+        sleep(lease / 3).await;
+        for held in engine.live.held().chunks(MOST) {
+            match engine.store(engine.store.renew(held, lease)).await {
+                Ok(renewed) => {
+                    for saga in &renewed.lost {
+                        // One that has come to its end, or was taken up anew since, lost nothing.
+                        let epoch = held.iter().find(|(id, _)| id == saga).map(|(_, epoch)| *epoch);
+                        engine.live.lose(saga, epoch);
+                    }
+                    for saga in &renewed.mail {
+                        if let Some(control) = engine.live.control(saga) {
+                            control.tell_of_mail();
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, sagas = held.len(), "leases not renewed"),
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::{BoxError, InvalidName, SagaId, StoreError};
 /// What an attempt that did not succeed says about its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FailureKind {
     /// There is no effect and never will be: the saga turns back at once.
     Rejected,
@@ -16,6 +17,10 @@ pub enum FailureKind {
     /// There may be an effect: a timeout, a lost connection, a panic, a crash. Retried under the same key; if the saga turns back,
     /// the step is undone with [`Effect::Unknown`](crate::Effect::Unknown).
     Unknown,
+    /// Not an attempt's: the saga's deadline passed.
+    Overdue,
+    /// Not an attempt's: an operator had the saga turn back.
+    Ordered,
 }
 
 /// Error of an action or undo: what went wrong, and what it says about the effect.
@@ -135,11 +140,11 @@ pub(crate) fn shortened(text: &str) -> &str {
     &text[..end]
 }
 
-/// Why a step, or its undo, was given up.
+/// Why a step, or its undo, was given up, or a saga turned back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Failure {
-    /// Name of the step.
+    /// Name of the step; empty where it was none.
     pub step: Arc<str>,
     /// Kind of the last error.
     pub kind: FailureKind,
@@ -150,6 +155,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Of no step.
+    pub(crate) fn of_the_saga(kind: FailureKind, what: String) -> Self {
+        Self { step: "".into(), kind, errors: vec![what.into()], attempts: 0 }
+    }
+
     /// What the last attempt said.
     #[must_use]
     pub fn error(&self) -> &str {
@@ -160,6 +170,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { step, attempts, .. } = self;
+        if step.is_empty() {
+            return f.write_str(self.error());
+        }
         let s = if *attempts == 1 { "" } else { "s" };
         write!(f, "step {step} failed after {attempts} attempt{s}: {}", self.error())
     }
@@ -183,6 +196,12 @@ pub enum DefinitionError {
     /// There are no steps.
     #[error("a saga needs a step")]
     NoSteps,
+    /// A child has a pivot. A saga has one at most, and it is not its child's.
+    #[error("{0:?} is a saga with a pivot, which cannot be a step of another one")]
+    ChildPivot(Arc<str>),
+    /// The pivot is not the step that was defined last, or waits instead of acting.
+    #[error("the pivot is not the step that was defined last")]
+    PivotNotLast,
 }
 
 /// Why there is no result of a saga, or an order to it was not carried out.
@@ -232,7 +251,7 @@ pub enum SagaError {
         /// The saga.
         saga: SagaId,
         /// For what reason.
-        why: &'static str,
+        why: Arc<str>,
     },
     /// The store failed.
     #[error("the saga store failed")]

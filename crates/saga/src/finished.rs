@@ -3,12 +3,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::{
-    Failure, Json, Record, SagaError, SagaId, Skipped, State, StepState, StoreError, needs::Decode,
-    progress::Progress,
+    Failure, Json, Record, SagaError, SagaId, Shape, Skipped, State, StepState, StoreError,
+    needs::Decode, progress::Progress,
 };
 
 /// How a saga ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Finished<Out> {
     /// All steps are done.
     Completed(Out),
@@ -21,15 +21,17 @@ pub enum Finished<Out> {
         /// Undos that an operator settled.
         skipped: Vec<Skipped>,
     },
-    /// A step was given up, and so was at least one undo: an operator has to act. The others are undone.
+    /// A step was given up, and so was at least one undo: an operator has to act. The others are undone. Or a step behind the pivot was given up.
     Stuck {
-        /// What made the saga turn back.
+        /// What made the saga turn back, or halt.
         failure: Failure,
         /// Every undo that failed, the latest last; at most 100.
         undo_failures: Vec<Failure>,
         /// Undos that an operator settled.
         skipped: Vec<Skipped>,
     },
+    /// An operator closed it, with work left to do.
+    Closed(Box<Report>),
 }
 
 impl<Out> Finished<Out> {
@@ -37,14 +39,15 @@ impl<Out> Finished<Out> {
     pub fn completed(self) -> Option<Out> {
         match self {
             Self::Completed(output) => Some(output),
-            Self::Compensated { .. } | Self::Stuck { .. } => None,
+            Self::Compensated { .. } | Self::Stuck { .. } | Self::Closed(_) => None,
         }
     }
 
     /// What made the saga turn back, if it did.
-    pub const fn failure(&self) -> Option<&Failure> {
+    pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Completed(_) => None,
+            Self::Closed(report) => report.failure.as_ref(),
             Self::Compensated { failure, .. } | Self::Stuck { failure, .. } => Some(failure),
         }
     }
@@ -55,7 +58,11 @@ impl<Out> Finished<Out> {
         needs: &[u32],
         decode: Decode<Out>,
     ) -> Result<Self, SagaError> {
-        let Some(failure) = progress.failure.clone() else {
+        if progress.state() == State::Closed {
+            return Ok(Self::Closed(Box::new(Report::of(saga.clone(), progress))));
+        }
+        let halted = progress.halts.last().filter(|_| progress.state() == State::Stuck).cloned();
+        let Some(failure) = progress.failure.clone().or(halted) else {
             let output = |place: &u32| progress.steps[*place as usize].output.clone();
             let outputs: Vec<Json> = needs.iter().filter_map(output).collect();
             return decode(&outputs).map(Self::Completed).map_err(|error| SagaError::Output {
@@ -92,8 +99,11 @@ pub struct Report {
     pub failure: Option<Failure>,
     /// Every undo that failed, the latest last; at most 100.
     pub undo_failures: Vec<Failure>,
+    /// Every time that a step behind the pivot was given up, the latest last; at most 100.
+    pub halts: Vec<Failure>,
     /// Undos that an operator settled.
     pub skipped: Vec<Skipped>,
+    shape: Arc<Shape>,
 }
 
 /// A step in a [`Report`].
@@ -133,7 +143,21 @@ impl Report {
             steps: steps.collect(),
             failure: progress.failure.clone(),
             undo_failures: progress.undo_failures.clone(),
+            halts: progress.halts.clone(),
             skipped: progress.skipped.clone(),
+            shape: progress.shape.clone(),
         }
+    }
+
+    /// The definition that it runs.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// A Mermaid flow chart of the steps, coloured by where they stand; see [`Shape::to_mermaid`].
+    #[must_use]
+    pub fn to_mermaid(&self) -> String {
+        self.shape.draw(Some(&self.steps))
     }
 }

@@ -1,4 +1,7 @@
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -26,6 +29,13 @@ impl Json {
             );
         }
         Ok(Self(text.into()))
+    }
+
+    /// What a step returns that returns nothing.
+    #[must_use]
+    pub fn null() -> Self {
+        static NULL: LazyLock<Json> = LazyLock::new(|| Json(RawValue::NULL.to_owned().into()));
+        NULL.clone()
     }
 
     /// The value that this is the JSON of.

@@ -28,27 +28,33 @@
 //! # }).unwrap();
 //! ```
 //!
+//! # What is guaranteed
+//!
+//! As long as the store keeps what it acknowledged, every saga ends in one of these ways, whatever crashes: **all its steps are done**; or **every step that
+//! had an effect, or may have had one, is undone**; or **it is listed**, as [`State::Stuck`] with what was given up, or as [`State::Blocked`] until a process comes
+//! along that knows its definition. An operator can [close](Orchestrator::close) it, which is a state of its own. [`MemoryStore`] keeps journals until the
+//! process ends: with it a saga survives the crash of a task or of an orchestrator, and not that of the process.
+//!
+//! # What an action must promise
+//!
+//! Actions and undos are called **at least once** per [`StepContext::idempotency_key`]. Under one key an action has one effect,
+//! however often it is called; an answer of rejected means that there is none and will be none. An undo is told by [`Effect`] what it has to undo: that there is
+//! nothing is a success. Who holds a saga can be believed dead while it is not: a participant that remembers the highest [`StepContext::epoch`] it saw can
+//! refuse an older one.
+//!
 //! | item | what it is |
 //! |---|---|
-//! | [`Saga`], [`Step`] | a definition in the making: steps, what they need, how they are undone |
-//! | [`Definition`] | named, versioned, shared by all sagas that run it |
-//! | [`Orchestrator`] | runs sagas, recovers them, and takes the orders of operators |
+//! | [`Saga`], [`Step`] | a definition in the making: steps, what they wait for, how they are undone |
+//! | [`PastPivot`], [`CertainStep`] | the part of it behind the point of no return |
+//! | [`Definition`], [`Shape`] | named, versioned, shared by all sagas that run it; what the journal keeps of it |
+//! | [`Orchestrator`] | runs sagas, recovers them, and takes signals and the orders of operators |
 //! | [`Options`] | how many at once, how long a lease lasts |
 //! | [`StepError`] | what a failed attempt says about its effect: rejected, transient or unknown |
 //! | [`Effect`] | what an undo has to undo: a known output, or possibly something |
 //! | [`Finished`], [`Failure`] | how a saga ended, with every error that led there |
 //! | [`Policy`] | timeout, retries and backoff of a step or an undo |
 //! | [`Store`], [`MemoryStore`] | where journals are kept |
-//! | [`Event`], [`Record`], [`Report`] | what a journal holds, and where a saga stands by it |
-//!
-//! # What is guaranteed
-//!
-//! As long as the store keeps what it acknowledged, every saga ends in one of three ways: all its steps are done; every step that had an
-//! effect, or may have had one, is undone; or it is listed as [`State::Stuck`] with the undos that failed. [`MemoryStore`] keeps it until the process ends,
-//! so with it nothing survives a crash of the process; it does survive that of a task or of an orchestrator.
-//!
-//! Actions and undos are called **at least once** per [`StepContext::idempotency_key`]. What an action must promise: under one key it has one effect,
-//! however often it is called, and an answer of rejected means that there is none and will be none. The same goes for an undo.
+//! | [`Event`], [`Record`], [`Order`], [`Report`] | what a journal holds, and where a saga stands by it |
 //!
 //! # Transitions
 //!
@@ -56,32 +62,37 @@
 //! |---|---|---|
 //! | - | [`Orchestrator::start`] | Running |
 //! | Running | the last step is done | Completed |
-//! | Running | a step is rejected, or all its attempts failed | TurningBack, or Compensated if there is nothing to undo |
+//! | Running | a step is rejected or given up, the [deadline](Saga::deadline) passes, [`Orchestrator::turn_back`] | TurningBack, or Compensated if there is nothing to undo |
+//! | Running | a step behind the pivot is rejected, and nothing else is under way | Stuck |
 //! | TurningBack | the last undo is settled, all succeeded | Compensated |
 //! | TurningBack | the last undo is settled, some were given up | Stuck |
-//! | Stuck | [`Orchestrator::retry`] | TurningBack |
+//! | Stuck | [`Orchestrator::retry`] | TurningBack, or Running |
 //! | Stuck | [`Orchestrator::skip`] of the last undo that was given up | Compensated |
+//! | Stuck | [`Orchestrator::supply`] of what the step behind the pivot should have returned | Running, Completed |
 //! | any but the final ones | recovery does not know the definition | Blocked |
-//! | Blocked | recovery or [`Orchestrator::retry`] knows it | as before |
+//! | Blocked | a recovery that knows it | as before |
+//! | any but the final ones | [`Orchestrator::close`] | Closed |
 //!
-//! Each transition is a record in the journal. A record that says how a step ended also says which one begins, and is written **before** that
-//! one is attempted: N steps in sequence cost N + 1 writes, and no crash leaves an effect that the journal has not heard of.
+//! Each transition is a record in the journal. A record that says how a step ended also says which ones begin, and is written **before** those
+//! are attempted: N steps cost at most N + 1 writes, and no crash leaves an effect that the journal has not heard of.
 //!
 //! # Attempts
 //!
 //! | outcome | what follows | undone when the saga turns back |
 //! |---|---|---|
-//! | done | the next step | yes, with [`Effect::Known`] |
+//! | done | the steps that waited for it | yes, with [`Effect::Known`] |
 //! | rejected | turning back at once | no |
 //! | transient | another attempt, as the [`Policy`] says | no |
 //! | unknown: so reported, timeout, panic, the process died | another attempt under the same key | yes, with [`Effect::Unknown`] |
 //!
-//! A step that had one unknown attempt counts as unknown whatever its later attempts say, short of done.
+//! A step that had one unknown attempt counts as unknown whatever its later attempts say, short of done. Attempts are counted across processes without a record
+//! for each: who shuts down hands the count on, and a crash counts as one. So a step that kills its process is given up like any other.
 //!
 //! # On the way back
 //!
-//! Undos run one after the other in reverse order, each with its own retries, which no forward attempt has used up. One that is
-//! given up does **not** stop those of the earlier steps: stock that stays reserved because a refund failed helps nobody. So an undo must
+//! Undos run in reverse: that of a step begins when all that waited for it are settled, so branches are undone at the same time. Each has its own retries,
+//! which no forward attempt has used up, and nobody's cancellation stops it. What is still under way in another branch is let end first, without a further attempt. An
+//! undo that is given up does **not** stop those of the earlier steps: stock that stays reserved because a refund failed helps nobody. So an undo must
 //! not rely on a later step's having been undone.
 //!
 //! # Cancellation
@@ -89,31 +100,47 @@
 //! A saga runs in its own task. Dropping the future that started it, or its [`Handle`], changes nothing; see [`Orchestrator`] for
 //! what does. An action that exceeds its timeout is dropped at an await, and may go on at the other end: that is what the key is for.
 //!
+//! # Memory
+//!
+//! What runs is held: the outputs of its steps, at most [`Options::max_running`] sagas. While a task of [`Orchestrator::spawn_recovery`] runs, a saga that waits for
+//! 5 s or more, for a timer, a signal or the next attempt, is not held. A journal has at most two records for each step and two more, one for each time that it was
+//! interrupted, and [`Mail::MOST`] for signals and orders. [`Orchestrator::purge`] forgets finished sagas by number and age.
+//!
 //! # Differences from
 //!
 //! - **Temporal, Restate**: a library and a table instead of a server. A definition is data, so there is no replay of code and no rule of determinism; a
-//!   change of steps is a new version. What may have happened counts as an effect: undo is owed from the first attempt on, not from success on.
+//!   change of steps is a new version, and old sagas go on under theirs. Undos are part of the definition instead of code in a `catch`; what may have happened counts as an
+//!   effect: undo is owed from the first attempt on, not from success on; and cancelling does not skip it. There is no history whose size ends a saga.
 //! - **steno**: outputs are typed instead of looked up by name; undos are retried, and one that fails neither stops the others nor passes for done; a
-//!   store can fail without losing a record; N + 1 writes instead of 2 for each step and more.
+//!   store can fail without losing a record; N + 1 writes instead of 2 for each node and more; a panic or a timeout is an unknown outcome instead of a
+//!   hung saga; the cost of a graph is linear in its edges; leases and epochs keep two processes from running one saga.
 //!
 //! # What it does not do
 //!
-//! It does not isolate: others see the effects of a saga that may yet turn back. It does not make actions idempotent. Steps run in sequence; a definition has no
-//! branches yet. The two tables of [`MemoryStore`] and of the running sagas are each behind one lock with short sections.
+//! It does not isolate: others see the effects of a saga that may yet turn back. It does not make actions idempotent. Messages that
+//! [`StepContext::publish`] keeps wait in [`Store::outbox`] for whoever relays them. The two tables of [`MemoryStore`] and of the running sagas are each behind one
+//! lock with short sections.
 //!
 //! # Features
 //!
-//! - `testing`: the module `testing`, a store that fails where it is told to. Adds no dependency.
+//! - `testing`: the module `testing`: what every store must do, as tests, and a store that fails where it is told to. Adds no dependency.
 
 mod builder;
+mod past_pivot;
+
 mod needs;
 mod step;
 
 mod definition;
+mod diagram;
+mod draft;
+mod shape;
+mod typed;
 
 mod finished;
 mod operator;
 mod orchestrator;
+mod recovery;
 
 mod options;
 mod policy;
@@ -128,6 +155,7 @@ mod runner;
 mod stats;
 mod work;
 
+mod event;
 mod record;
 mod store;
 
@@ -146,12 +174,15 @@ pub use gusset_call::BoxError;
 pub use id::{InvalidName, SagaId};
 pub use json::Json;
 pub use needs::{Needs, StepRef};
-pub use operator::{Recovered, Recovery};
 pub use options::Options;
 pub use orchestrator::{Handle, Orchestrator};
+pub use past_pivot::{CertainStep, PastPivot};
 pub use policy::Policy;
+pub use recovery::{Recovered, Recovery};
 
-pub use record::{Event, Record, Shape, StepShape, Unreadable};
+pub use event::{Event, Order};
+pub use record::{Record, Unreadable};
+pub use shape::{Shape, StepKind, StepShape};
 pub use state::{Skipped, State, StepState};
 pub use stats::Stats;
 pub use step::{Direction, Effect, StepContext};

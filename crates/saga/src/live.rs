@@ -2,7 +2,10 @@ use std::{
     collections::{HashMap, hash_map},
     future::Future,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use futures_util::future::{AbortHandle, Abortable};
@@ -30,6 +33,52 @@ struct Entry {
     given: Option<(Arc<Shape>, Json)>,
     phase: watch::Receiver<Phase>,
     abort: AbortHandle,
+    control: Arc<Control>,
+}
+
+/// How the others reach the task of a saga.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// In which epoch this process holds the saga; 0 before it does.
+    epoch: AtomicU64,
+    lost: AtomicBool,
+    mail: AtomicBool,
+    call: Notify,
+}
+
+impl Control {
+    pub(crate) fn hold(&self, epoch: u64) {
+        self.epoch.store(epoch, Relaxed);
+    }
+
+    /// Another process has the saga.
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Relaxed);
+        self.call();
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Relaxed)
+    }
+
+    pub(crate) fn tell_of_mail(&self) {
+        self.mail.store(true, Relaxed);
+        self.call();
+    }
+
+    pub(crate) fn take_mail(&self) -> bool {
+        self.mail.swap(false, Relaxed)
+    }
+
+    /// Has the task look around.
+    pub(crate) fn call(&self) {
+        self.call.notify_one();
+    }
+
+    /// Until somebody wants something. Only one task may wait.
+    pub(crate) async fn called(&self) {
+        self.call.notified().await;
+    }
 }
 
 /// What is known of a saga's task.
@@ -38,6 +87,8 @@ pub(crate) enum Phase {
     Entered,
     /// The journal exists.
     Begun,
+    /// It waits for long: the store has it fetched again.
+    Parked,
     Ended(Ended),
 }
 
@@ -51,6 +102,13 @@ pub(crate) enum Found {
     Other,
     /// One of which that is not known yet: ask again once its phase is another.
     Unsettled(watch::Receiver<Phase>),
+}
+
+/// What the task of a saga is given.
+pub(crate) struct Task {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) control: Arc<Control>,
 }
 
 /// Why a saga got no task.
@@ -67,13 +125,14 @@ impl Live {
         saga: SagaId,
         given: Option<(Arc<Shape>, Json)>,
         permit: OwnedSemaphorePermit,
-        work: impl FnOnce(Arc<Engine>, watch::Sender<Phase>) -> F,
+        work: impl FnOnce(Task) -> F,
     ) -> Result<watch::Receiver<Phase>, NotEntered>
     where
-        F: Future<Output = Ended> + Send + 'static,
+        F: Future<Output = Phase> + Send + 'static,
     {
         let (sender, phase) = watch::channel(Phase::Entered);
         let (abort, registration) = AbortHandle::new_pair();
+        let control = Arc::new(Control::default());
         {
             let mut table = engine.live.table();
             if table.closed {
@@ -82,9 +141,11 @@ impl Live {
             let hash_map::Entry::Vacant(vacant) = table.sagas.entry(saga.clone()) else {
                 return Err(NotEntered::Occupied);
             };
-            vacant.insert(Entry { given, phase: phase.clone(), abort });
+            vacant.insert(Entry { given, phase: phase.clone(), abort, control: control.clone() });
         }
-        let work = Abortable::new(work(engine.clone(), sender.clone()), registration);
+        let task = Task { engine: engine.clone(), phase: sender.clone(), control };
+        let work = Abortable::new(work(task), registration);
+        engine.keep_leases();
         let place = Place { engine: engine.clone(), saga, phase: sender, ended: false, permit };
         // Not under the lock: a runtime that shuts down drops the future here, and with it the place.
         tokio::spawn(async move {
@@ -108,8 +169,41 @@ impl Live {
             (Some(true), Phase::Entered | Phase::Begun | Phase::Ended(Ok(_))) => Found::Same(phase),
             (Some(false), Phase::Begun | Phase::Ended(Ok(_))) => Found::Other,
             // One that has not begun, or whose task failed, may be wrong about the id.
-            (None, _) | (_, Phase::Entered | Phase::Ended(Err(_))) => Found::Unsettled(phase),
+            (None, _) | (_, Phase::Entered | Phase::Parked | Phase::Ended(Err(_))) => {
+                Found::Unsettled(phase)
+            }
         })
+    }
+
+    pub(crate) fn phase(&self, saga: &SagaId) -> Option<watch::Receiver<Phase>> {
+        self.table().sagas.get(saga).map(|entry| entry.phase.clone())
+    }
+
+    pub(crate) fn control(&self, saga: &SagaId) -> Option<Arc<Control>> {
+        self.table().sagas.get(saga).map(|entry| entry.control.clone())
+    }
+
+    /// The sagas that this process holds, with their epochs.
+    pub(crate) fn held(&self) -> Vec<(SagaId, u64)> {
+        let table = self.table();
+        let held =
+            table.sagas.iter().map(|(saga, entry)| (saga, entry.control.epoch.load(Relaxed)));
+        held.filter(|(_, epoch)| *epoch > 0).map(|(saga, epoch)| (saga.clone(), epoch)).collect()
+    }
+
+    /// The store says that this process does not hold the saga in this epoch any more.
+    pub(crate) fn lose(&self, saga: &SagaId, epoch: Option<u64>) {
+        let control = self.control(saga);
+        if let Some(control) = control.filter(|one| Some(one.epoch.load(Relaxed)) == epoch) {
+            control.lose();
+        }
+    }
+
+    /// Has all tasks look around.
+    pub(crate) fn call_all(&self) {
+        for entry in self.table().sagas.values() {
+            entry.control.call();
+        }
     }
 
     pub(crate) fn ids(&self) -> Vec<SagaId> {
@@ -159,11 +253,11 @@ struct Place {
 }
 
 impl Place {
-    fn end(mut self, ended: Ended) {
-        if matches!(ended, Err(SagaError::Interrupted(_))) {
+    fn end(mut self, ended: Phase) {
+        if matches!(ended, Phase::Ended(Err(SagaError::Interrupted(_)))) {
             self.engine.counters.interrupted.add(1);
         }
-        self.phase.send_replace(Phase::Ended(ended));
+        self.phase.send_replace(ended);
         self.ended = true;
     }
 }

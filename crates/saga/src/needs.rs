@@ -15,6 +15,10 @@ impl<Out> StepRef<Out> {
     pub(crate) const fn new(mark: u64, place: u32) -> Self {
         Self { mark, place, output: PhantomData }
     }
+
+    pub(crate) const fn parts(&self) -> (u64, u32) {
+        (self.mark, self.place)
+    }
 }
 
 impl<Out> Clone for StepRef<Out> {
@@ -34,7 +38,7 @@ impl<Out> fmt::Debug for StepRef<Out> {
 /// Reads the outputs of the needed steps.
 pub(crate) type Decode<Values> = fn(&[Json]) -> Result<Values, serde_json::Error>;
 
-/// Outputs that a step, or the result of a saga, is made from: a [`StepRef`], a tuple of at most eight, or `()`.
+/// Outputs that a step, or the result of a saga, is made from: a [`StepRef`], a tuple of at most eight, a slice of any length, or `()`.
 pub trait Needs: sealed::Needs {}
 
 impl<N: sealed::Needs> Needs for N {}
@@ -62,6 +66,20 @@ impl<T: DeserializeOwned + 'static> sealed::Needs for &StepRef<T> {
 
     fn decoder(&self) -> Decode<T> {
         |outputs| at(outputs, 0)
+    }
+}
+
+impl<T: DeserializeOwned + 'static> sealed::Needs for &[StepRef<T>] {
+    type Values = Vec<T>;
+
+    fn each(&self, visit: &mut dyn FnMut(u64, u32)) {
+        for step in *self {
+            visit(step.mark, step.place);
+        }
+    }
+
+    fn decoder(&self) -> Decode<Vec<T>> {
+        |outputs| outputs.iter().map(Json::decode).collect()
     }
 }
 

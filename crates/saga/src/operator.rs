@@ -1,18 +1,26 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use serde::Serialize;
+use tokio::time::sleep;
 
 use crate::{
-    Claim, Journal, Orchestrator, Query, Record, Report, Retention, SagaError, SagaId, StoreError,
-    Summary, Wanted,
+    Event, Json, Mail, Orchestrator, Order, Query, Record, Report, Retention, SagaError, SagaId,
+    State, StoreError, Summary,
     engine::Engine,
     error::shortened,
-    live::{Ended, Live, NotEntered, Phase},
-    orchestrator::shutting_down,
-    work,
+    event::Letter,
+    live::Phase,
+    progress::Progress,
+    recovery::{TakenOver, take_over},
+    work::{self, LOOK_EVERY},
 };
 
-/// For operators: what there is, what happened, and what to do about it. The rest is at the top of the page.
+/// For operators: what there is, what happened, and what to do about it.
+///
+/// Orders go into the saga's mail, and so reach whichever process works on it; each is in the journal with its note. They answer when they are
+/// in the journal: what follows from them is told by [`settled`](Self::settled). All fail with [`SagaError::NoSuchSaga`]; with [`SagaError::Refused`] when they do
+/// not fit the state that the saga is in; with [`SagaError::Blocked`] when no process is known that could carry them out; and when the store fails. Once
+/// given, an order stands, though the future that gave it be dropped.
 impl Orchestrator {
     /// Lists sagas by id.
     ///
@@ -24,18 +32,24 @@ impl Orchestrator {
         Ok(engine.store(engine.store.query(query)).await?)
     }
 
+    /// How many sagas are in each state, in the whole store. [`State::Stuck`] and [`State::Blocked`] wait for somebody: watch them.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn count(&self) -> Result<Vec<(State, u64)>, SagaError> {
+        let engine = self.engine();
+        Ok(engine.store(engine.store.count()).await?)
+    }
+
     /// The journal of a saga.
     ///
     /// # Errors
     ///
     /// [`SagaError::NoSuchSaga`], or when the store fails.
     pub async fn history(&self, saga: &SagaId) -> Result<Vec<Record>, SagaError> {
-        let engine = self.engine();
-        let journal = engine.store(engine.store.load(saga)).await?;
-        journal.map_or_else(
-            || Err(SagaError::NoSuchSaga(saga.clone())),
-            |found| found.records.map_err(|error| StoreError::from(error).into()),
-        )
+        let journal = load(self.engine(), saga).await?;
+        Ok(journal.records.map_err(StoreError::from)?)
     }
 
     /// Where a saga stands, by its journal.
@@ -47,31 +61,98 @@ impl Orchestrator {
         Report::replay(saga.clone(), &self.history(saga).await?)
     }
 
-    /// Tries all undos that were given up again, with new attempts, and answers when the saga is at its end or stuck again. A blocked saga is carried
-    /// on, if its definition is known by now. `note` goes into the journal.
+    /// Until a saga is in a final state or stuck, whoever works on it; a blocked one is waited for.
     ///
     /// # Errors
     ///
-    /// [`SagaError::NoSuchSaga`], [`SagaError::Refused`] when it is finished or under way, [`SagaError::Blocked`] when the definition is
-    /// not registered, [`SagaError::Interrupted`], or when the store fails.
+    /// Those of [`report`](Self::report).
     ///
     /// # Cancellation
     ///
-    /// Once begun, the saga goes on without the caller.
-    pub async fn retry(&self, saga: &SagaId, note: &str) -> Result<Report, SagaError> {
-        let note = shortened(note).into();
-        self.order(saga, |engine, _| work::retry(engine, saga.clone(), note)).await
+    /// Nothing is lost.
+    pub async fn settled(&self, saga: &SagaId) -> Result<Report, SagaError> {
+        let progress = settled(self.engine(), saga).await?;
+        Ok(Report::of(saga.clone(), &progress))
     }
 
-    /// Settles an undo that was given up, because it was carried out by hand, or is not needed. `note` goes into the journal and the
-    /// result. Once all are settled the saga is compensated.
+    /// Tries all that was given up again, undos as well as steps behind the pivot, and all that pauses between two attempts now. A blocked saga is
+    /// carried on, if its definition is known by now.
     ///
     /// # Errors
     ///
-    /// [`SagaError::NoSuchSaga`], [`SagaError::Refused`] when there is no such undo, or when the store fails.
+    /// See [above](#impl-Orchestrator-1).
+    pub async fn retry(&self, saga: &SagaId, note: &str) -> Result<Report, SagaError> {
+        self.order(saga, Order::Retry, note).await
+    }
+
+    /// Settles an undo that was given up or is under way, because it was carried out by hand, or is not needed. Once all are settled the saga is
+    /// compensated.
+    ///
+    /// # Errors
+    ///
+    /// As [`retry`](Self::retry).
     pub async fn skip(&self, saga: &SagaId, step: &str, note: &str) -> Result<Report, SagaError> {
-        let (step, note) = (step.into(), shortened(note).into());
-        self.order(saga, |engine, _| work::skip(engine, saga.clone(), step, note)).await
+        self.order(saga, Order::Skip { step: step.into() }, note).await
+    }
+
+    /// Takes `output` for what a step returned that is under way or was given up behind the pivot, and goes on. An attempt under way is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`retry`](Self::retry), and [`SagaError::Input`] when the output cannot be kept.
+    pub async fn supply<T: Serialize>(
+        &self,
+        saga: &SagaId,
+        step: &str,
+        output: &T,
+        note: &str,
+    ) -> Result<Report, SagaError> {
+        let output = Json::encode(output).map_err(|error| SagaError::Input(error.into()))?;
+        self.order(saga, Order::Supply { step: step.into(), output }, note).await
+    }
+
+    /// Has a saga turn back whose pivot has not begun.
+    ///
+    /// # Errors
+    ///
+    /// As [`retry`](Self::retry).
+    pub async fn turn_back(&self, saga: &SagaId, note: &str) -> Result<Report, SagaError> {
+        self.order(saga, Order::TurnBack, note).await
+    }
+
+    /// Ends a saga as [`State::Closed`], whatever is left to do or to undo. What is under way is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`retry`](Self::retry).
+    pub async fn close(&self, saga: &SagaId, note: &str) -> Result<Report, SagaError> {
+        self.order(saga, Order::Close, note).await
+    }
+
+    /// Sends a signal to a saga: the output of the step named `name` that [waits](crate::Step::signal) for it, be it waiting already or not. Durable when this
+    /// returns. Answers whether it is new: a second one with the same `key` is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`SagaError::Refused`] when no step waits for such a signal or the saga has come to its end; [`SagaError::NoSuchSaga`], [`SagaError::Input`]; or when the
+    /// store fails.
+    pub async fn signal<T: Serialize>(
+        &self,
+        saga: &SagaId,
+        name: &str,
+        key: &str,
+        payload: &T,
+    ) -> Result<bool, SagaError> {
+        let payload = Json::encode(payload).map_err(|error| SagaError::Input(error.into()))?;
+        let progress = Progress::of(&load(self.engine(), saga).await?).map_err(StoreError::from)?;
+        let waits = progress.place(name).map(|place| &progress.shape.steps[place as usize].kind);
+        if !matches!(waits, Some(crate::StepKind::Signal { .. })) {
+            return Err(refused(saga, "waits for no such signal"));
+        }
+        let letter = Letter::Signal { name: name.into(), payload };
+        let new = self.send(saga, format!("signal/{name}/{key}").into(), &letter).await?;
+        self.nudge(saga).await?;
+        Ok(new)
     }
 
     /// Forgets finished sagas that `keep` does not cover. Their ids can be started anew.
@@ -84,161 +165,150 @@ impl Orchestrator {
         Ok(engine.store(engine.store.purge(keep)).await?)
     }
 
-    /// Takes over all sagas that nobody works on, once: those of processes that have shut down, and those whose process fell silent
-    /// longer than its lease. Register the definitions before. Returns when each has its task, not when they end.
-    ///
-    /// A saga whose definition is not known, or whose journal cannot be read, is parked as [`State::Blocked`](crate::State::Blocked) and
-    /// hinders no other; the next recovery looks at it again.
+    /// Gives an order.
     ///
     /// # Errors
     ///
-    /// When the store fails to hand sagas out, or during a shutdown.
-    ///
-    /// # Cancellation
-    ///
-    /// Sagas that were claimed in the very moment are free again after their lease.
-    pub async fn recover(&self) -> Result<Recovered, SagaError> {
-        recover(self.engine()).await
-    }
-
-    /// Spawns a task that calls [`recover`](Self::recover) now and then `every` so often, until the guard is dropped. A failure is a
-    /// `tracing` event, and the next round tries again.
-    #[must_use = "dropping the guard ends the recovery"]
-    pub fn spawn_recovery(&self, every: Duration) -> Recovery {
-        let engine = self.engine().clone();
-        Recovery(tokio::spawn(async move {
-            while !engine.is_draining() {
-                if let Err(error) = recover(&engine).await {
-                    tracing::warn!(%error, "recovery of sagas failed");
-                }
-                tokio::select! {
-                    () = sleep(every) => {}
-                    () = engine.drained() => {}
-                }
-            }
-        }))
-    }
-
-    async fn order<F>(
+    /// As [`retry`](Self::retry).
+    pub async fn order(
         &self,
         saga: &SagaId,
-        work: impl FnOnce(Arc<Engine>, watch::Sender<Phase>) -> F,
-    ) -> Result<Report, SagaError>
-    where
-        F: Future<Output = Ended> + Send + 'static,
-    {
-        let permit = self.permit().await?;
-        let mut phase = match Live::enter(self.engine(), saga.clone(), None, permit, work) {
-            Ok(phase) => phase,
-            Err(NotEntered::Occupied) => {
-                return Err(SagaError::Refused { saga: saga.clone(), why: "is under way" });
+        order: Order,
+        note: &str,
+    ) -> Result<Report, SagaError> {
+        let engine = self.engine();
+        let journal = load(engine, saga).await?;
+        if let Ok(progress) = Progress::of(&journal) {
+            progress.objects_to(&order).map_err(|why| refused(saga, why))?;
+        }
+        let key: Arc<str> = format!("order/{}", uuid::Uuid::now_v7()).into();
+        let note: Arc<str> = shortened(note).into();
+        if let Err(reason) = work::plan_of(engine, &journal) {
+            if order == Order::Close && journal.records.is_ok() {
+                return self.close_without_a_plan(saga, key, note).await;
             }
-            Err(NotEntered::Closed) => return Err(shutting_down()),
+            if Progress::of(&journal).is_err() || self.is_blocked(&journal) {
+                return Err(SagaError::Blocked { saga: saga.clone(), reason });
+            }
+        }
+        self.send(saga, key.clone(), &Letter::Order { order, note }).await?;
+        self.nudge(saga).await?;
+        self.ordered(saga, &key).await
+    }
+
+    fn is_blocked(&self, journal: &crate::Journal) -> bool {
+        Progress::of(journal).is_ok_and(|progress| progress.blocked.is_some())
+    }
+
+    async fn close_without_a_plan(
+        &self,
+        saga: &SagaId,
+        key: Arc<str>,
+        note: Arc<str>,
+    ) -> Result<Report, SagaError> {
+        let engine = self.engine();
+        engine.sync(false).await?;
+        let Some(journal) = work::claim(engine, saga).await? else {
+            return Err(refused(saga, "is under way elsewhere"));
         };
-        let ended = phase.wait_for(|phase| matches!(phase, Phase::Ended(_))).await;
-        match ended.as_deref() {
-            Ok(Phase::Ended(Ok(progress))) => Ok(Report::of(saga.clone(), progress)),
-            Ok(Phase::Ended(Err(error))) => Err(error.clone()),
-            Ok(_) | Err(_) => Err(SagaError::Interrupted(saga.clone())),
+        let event = Event::Ordered { key, order: Order::Close, note, refused: None };
+        work::close(engine, &journal, event).await?;
+        self.report(saga).await
+    }
+
+    async fn send(&self, saga: &SagaId, key: Arc<str>, letter: &Letter) -> Result<bool, SagaError> {
+        let engine = self.engine();
+        let body = Json::encode(letter).map_err(|error| SagaError::Input(error.into()))?;
+        let mail = Mail { saga: saga.clone(), key, body };
+        match engine.store(engine.store.send(&mail)).await {
+            Ok(new) => Ok(new),
+            Err(StoreError::NoSuchSaga(saga)) => Err(SagaError::NoSuchSaga(saga)),
+            Err(StoreError::Ended(saga)) => Err(refused(&saga, "has come to its end")),
+            Err(StoreError::Full(_)) => Err(refused(saga, "has had too much mail")),
+            Err(error) => Err(error.into()),
         }
     }
-}
 
-/// What a recovery found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Recovered {
-    /// Sagas that are carried on.
-    pub resumed: u64,
-    /// Sagas that are parked, now or since earlier.
-    pub blocked: u64,
-}
-
-/// Ends the recovery of [`Orchestrator::spawn_recovery`] when dropped.
-#[derive(Debug)]
-pub struct Recovery(JoinHandle<()>);
-
-impl Drop for Recovery {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
-    /// Sagas claimed at once: few enough that their journals fit into memory.
-    const BATCH: usize = 32;
-    let mut found = Recovered::default();
-    let mut parked_before = Vec::new();
-    loop {
-        let first = engine.permits.clone().acquire_owned().await.map_err(|_| shutting_down())?;
-        let mut permits = vec![first];
-        while let (true, Ok(permit)) =
-            (permits.len() < BATCH, engine.permits.clone().try_acquire_owned())
+    /// Has the saga's mail read soon: by its task, or by taking it over if nobody holds it.
+    async fn nudge(&self, saga: &SagaId) -> Result<(), SagaError> {
+        let engine = self.engine();
+        if let Some(control) = engine.live.control(saga) {
+            control.tell_of_mail();
+            return Ok(());
+        }
+        let journal = load(engine, saga).await?;
+        if journal.node.is_some()
+            || journal.mail.is_empty()
+            || work::plan_of(engine, &journal).is_err()
         {
-            permits.push(permit);
+            return Ok(());
         }
-        let limit = permits.len();
-        let wanted = Wanted::Due {
-            known: engine.known(),
-            orphaned: Duration::ZERO,
-            except: engine.live.ids().into_iter().chain(parked_before.iter().cloned()).collect(),
-            limit,
-        };
-        let (node, lease) = (engine.node.clone(), engine.options.lease);
-        let claim = Claim { node, lease, wanted };
-        let journals = engine.store(engine.store.claim(&claim)).await?;
-        let last = journals.len() < limit;
-        // No await between here and the tasks: what is claimed is not lost by dropping this future.
-        let mut parked = Vec::new();
-        let mut unwanted = Vec::new();
-        for (journal, permit) in journals.into_iter().zip(permits) {
-            match resume(engine, journal, permit) {
-                Resumed::Yes => found.resumed += 1,
-                Resumed::Blocked(journal, reason) => parked.push((journal, reason)),
-                Resumed::Unwanted(journal) => unwanted.push(journal),
+        let permit = self.permit().await?;
+        let Some(journal) = work::claim(engine, saga).await? else { return Ok(()) };
+        match take_over(engine, journal, permit) {
+            TakenOver::Yes => {}
+            TakenOver::Blocked(journal, _) | TakenOver::Unwanted(journal) => {
+                work::give_back(engine, &journal).await;
+                if let Some(control) = engine.live.control(saga) {
+                    control.tell_of_mail();
+                }
             }
         }
-        for (journal, reason) in parked {
-            found.blocked += 1;
-            parked_before.push(journal.saga.clone());
-            work::block(engine, &journal, reason).await;
-        }
-        for journal in unwanted {
-            work::release(engine, &journal).await;
-        }
-        if last {
-            return Ok(found);
+        Ok(())
+    }
+
+    /// Until an order is in the journal.
+    async fn ordered(&self, saga: &SagaId, key: &Arc<str>) -> Result<Report, SagaError> {
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let history = self.history(saga).await?;
+            let ours = history.iter().rev().find_map(|record| match &record.event {
+                Event::Ordered { key: found, refused, .. } if found == key => Some(refused.clone()),
+                _ => None,
+            });
+            let report = Report::replay(saga.clone(), &history)?;
+            match ours {
+                Some(None) => return Ok(report),
+                Some(Some(why)) => return Err(SagaError::Refused { saga: saga.clone(), why }),
+                None if report.state.is_final() => {
+                    return Err(refused(saga, "has come to its end"));
+                }
+                None => {}
+            }
+            sleep(pause).await;
+            pause = (2 * pause).min(LOOK_EVERY);
         }
     }
 }
 
-enum Resumed {
-    Yes,
-    Blocked(Journal, Arc<str>),
-    /// Someone in this process was quicker, or it shuts down.
-    Unwanted(Journal),
+fn refused(saga: &SagaId, why: &str) -> SagaError {
+    SagaError::Refused { saga: saga.clone(), why: why.into() }
 }
 
-fn resume(
-    engine: &Arc<Engine>,
-    journal: Journal,
-    permit: tokio::sync::OwnedSemaphorePermit,
-) -> Resumed {
-    let (plan, progress) = match work::plan_of(engine, &journal) {
-        Ok(found) => found,
-        Err(reason) => return Resumed::Blocked(journal, reason),
-    };
-    let (saga, held) = (journal.saga.clone(), journal.clone());
-    let given = Some((progress.shape.clone(), progress.input.clone()));
-    let entered = Live::enter(engine, saga, given, permit, |engine, phase| {
-        phase.send_replace(Phase::Begun);
-        work::resume(engine, plan, journal, progress)
-    });
-    if entered.is_ok() { Resumed::Yes } else { Resumed::Unwanted(held) }
+async fn load(engine: &Engine, saga: &SagaId) -> Result<crate::Journal, SagaError> {
+    let journal = engine.store(engine.store.load(saga)).await?;
+    journal.ok_or_else(|| SagaError::NoSuchSaga(saga.clone()))
 }
 
-impl fmt::Display for Recovered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} sagas carried on, {} blocked", self.resumed, self.blocked)
+/// Until a saga is in a final state or stuck.
+pub(crate) async fn settled(engine: &Engine, saga: &SagaId) -> Result<Arc<Progress>, SagaError> {
+    loop {
+        if let Some(mut phase) = engine.live.phase(saga) {
+            let over = |phase: &Phase| matches!(phase, Phase::Parked | Phase::Ended(_));
+            if let Ok(Phase::Ended(Ok(progress))) = phase.wait_for(over).await.as_deref() {
+                return Ok(progress.clone());
+            }
+        }
+        let progress = Progress::of(&load(engine, saga).await?).map_err(StoreError::from)?;
+        if progress.state().is_final() || progress.state() == State::Stuck {
+            return Ok(Arc::new(progress));
+        }
+        if engine.is_draining() {
+            return Err(SagaError::Interrupted(saga.clone()));
+        }
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            () = engine.drained() => {}
+        }
     }
 }

@@ -56,6 +56,11 @@ impl Options {
         self
     }
 
+    /// How long a saga is left to processes that know its definition.
+    pub(crate) fn orphaned(&self) -> Duration {
+        self.lease / 3
+    }
+
     /// Pauses while the store fails: up to 5 s, without end.
     pub(crate) const fn store_policy(&self) -> Policy {
         Policy::step().backoff(Duration::from_millis(50), Duration::from_secs(5))

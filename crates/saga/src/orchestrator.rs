@@ -9,6 +9,7 @@ use crate::{
     engine::Engine,
     live::{Found, Live, NotEntered, Phase},
     needs::Decode,
+    operator::settled,
     progress::Progress,
     work,
 };
@@ -32,8 +33,8 @@ use crate::{
 ///
 /// # Tasks
 ///
-/// [`start`](Self::start), [`run`](Self::run), [`recover`](Self::recover) and [`retry`](Self::retry) spawn the sagas' tasks on the
-/// tokio runtime that they are called in. Dropping what these methods return does **not** end them: a saga that began is carried on, forward or
+/// [`start`](Self::start), [`run`](Self::run), [`recover`](Self::recover) and orders spawn the sagas' tasks on the
+/// tokio runtime that they are called in, and one that renews all leases. Dropping what these methods return does **not** end them: a saga that began is carried on, forward or
 /// back, whoever waits for it or not. The orchestrator is their guard: [`shutdown`](Self::shutdown) ends them between two
 /// attempts, and dropping the last clone ends them where they are, as a crash would; their journals stay. An action that owns a clone
 /// of its own orchestrator keeps it alive for ever.
@@ -47,6 +48,7 @@ struct Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.engine.live.abort_all();
+        self.engine.end_keeping();
     }
 }
 
@@ -61,7 +63,7 @@ impl Orchestrator {
         Self(Arc::new(Owner { engine: Arc::new(Engine::new(store, options)) }))
     }
 
-    /// Makes a definition known to [`recover`](Self::recover) and [`retry`](Self::retry). [`start`](Self::start) does so too.
+    /// Makes a definition known to [`recover`](Self::recover) and to orders. [`start`](Self::start) does so too.
     ///
     /// # Errors
     ///
@@ -131,7 +133,7 @@ impl Orchestrator {
         self.register(definition)?;
         let phase = self.enter(definition, &saga, input).await?;
         let (needs, decode) = (definition.needs.clone(), definition.decode);
-        let handle = Handle { saga, phase, needs, decode };
+        let handle = Handle { engine: self.engine().clone(), saga, phase, needs, decode };
         handle.begun().await?;
         Ok(handle)
     }
@@ -150,7 +152,9 @@ impl Orchestrator {
         engine.live.close();
         engine.permits.close();
         engine.draining.send_replace(true);
+        engine.live.call_all();
         engine.live.emptied().await;
+        engine.end_keeping();
     }
 
     /// What happened so far in this process.
@@ -187,7 +191,7 @@ impl Orchestrator {
                 input: input.clone(),
                 trace,
             };
-            let work = |engine, phase| work::begin(engine, phase, job);
+            let work = |task| work::begin(task, job);
             match Live::enter(engine, saga.clone(), given, permit, work) {
                 Ok(phase) => return Ok(phase),
                 // Someone was quicker: theirs is the one.
@@ -218,6 +222,7 @@ impl fmt::Debug for Orchestrator {
 
 /// A saga that has begun. Dropping it changes nothing.
 pub struct Handle<Out> {
+    engine: Arc<Engine>,
     saga: SagaId,
     phase: watch::Receiver<Phase>,
     needs: Arc<[u32]>,
@@ -242,8 +247,11 @@ impl<Out> Handle<Out> {
     ///
     /// Nothing is lost.
     pub async fn outcome(&self) -> Result<Finished<Out>, SagaError> {
-        let progress = self.reached(|phase| matches!(phase, Phase::Ended(_))).await?;
-        let progress = progress.ok_or_else(|| SagaError::Interrupted(self.saga.clone()))?;
+        let over = |phase: &Phase| matches!(phase, Phase::Parked | Phase::Ended(_));
+        let progress = match self.reached(over).await? {
+            Some(progress) => progress,
+            None => settled(&self.engine, &self.saga).await?,
+        };
         Finished::of(&self.saga, &progress, &self.needs, self.decode)
     }
 

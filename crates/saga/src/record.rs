@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, Json};
+use crate::Event;
 
 /// An entry in the journal of a saga.
 ///
@@ -18,6 +18,10 @@ pub struct Record {
     pub epoch: u64,
     /// When, in milliseconds since 1970, by the store's clock as the process knew it. Timers and the saga's deadline count from here.
     pub at: u64,
+    /// Places of steps that may be under way from here on, forward or, if the saga has turned back, backward. The record is durable before
+    /// their first attempt begins, so no effect is ever unheard of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opens: Vec<u32>,
     /// What happened.
     pub event: Event,
 }
@@ -27,7 +31,7 @@ impl Record {
     pub const FORMAT: u32 = 1;
 
     pub(crate) const fn new(sequence: u64, epoch: u64, at: u64, event: Event) -> Self {
-        Self { format: Self::FORMAT, sequence, epoch, at, event }
+        Self { format: Self::FORMAT, sequence, epoch, at, opens: Vec::new(), event }
     }
 
     /// The record as one line of JSON: what a store keeps.
@@ -78,109 +82,4 @@ pub enum Unreadable {
     /// It is no journal.
     #[error("journal is damaged: {0}")]
     Damaged(Arc<str>),
-}
-
-/// What a definition looks like from outside: the part that the journal keeps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Shape {
-    /// Name of the definition.
-    pub name: Arc<str>,
-    /// Version of the definition.
-    pub version: u32,
-    /// The steps in order; events name them by their place here.
-    pub steps: Vec<StepShape>,
-}
-
-/// A step as the journal keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct StepShape {
-    /// Name of the step.
-    pub name: Arc<str>,
-    /// Whether it has an undo.
-    pub undo: bool,
-    /// Places of the steps whose outputs it needs.
-    pub needs: Vec<u32>,
-}
-
-/// What happened to a saga. `opens` names the steps that may be under way from then on: the record is durable before
-/// their first attempt begins, so no effect is ever unheard of.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Event {
-    /// The saga began.
-    Started {
-        /// What it runs.
-        shape: Arc<Shape>,
-        /// What it was given.
-        input: Json,
-        /// W3C `traceparent` of the call that began it.
-        trace: Option<Arc<str>>,
-        /// Steps whose actions begin.
-        opens: Vec<u32>,
-    },
-    /// Steps begin that no earlier record opened, because the saga paused there for a shutdown.
-    Opened {
-        /// Steps whose actions, or undos if the saga has turned back, begin.
-        opens: Vec<u32>,
-    },
-    /// An action succeeded.
-    Done {
-        /// Its step.
-        step: u32,
-        /// What it returned.
-        output: Json,
-        /// Steps whose actions begin.
-        opens: Vec<u32>,
-    },
-    /// An action was given up, and the saga turns back.
-    TurnedBack {
-        /// Its step.
-        step: u32,
-        /// Why.
-        failure: Failure,
-        /// Whether it may have had an effect all the same.
-        maybe: bool,
-        /// Steps whose undos begin.
-        opens: Vec<u32>,
-    },
-    /// An undo succeeded.
-    Undone {
-        /// Its step.
-        step: u32,
-        /// Steps whose undos begin.
-        opens: Vec<u32>,
-    },
-    /// An undo was given up; a human has to look.
-    UndoFailed {
-        /// Its step.
-        step: u32,
-        /// Why.
-        failure: Failure,
-        /// Steps whose undos begin.
-        opens: Vec<u32>,
-    },
-    /// An operator had the undos that were given up tried again.
-    Retried {
-        /// What the operator noted.
-        note: Arc<str>,
-        /// Steps whose undos begin.
-        opens: Vec<u32>,
-    },
-    /// An operator settled an undo by hand.
-    Skipped {
-        /// Its step.
-        step: u32,
-        /// What the operator noted.
-        note: Arc<str>,
-    },
-    /// The saga was parked, since this process could not carry it on.
-    Blocked {
-        /// What was in the way.
-        reason: Arc<str>,
-    },
-    /// What was in the way is gone.
-    Unblocked,
 }

@@ -17,7 +17,7 @@ pub enum State {
     Compensated,
     /// An operator closed it, whatever was left to do. Final.
     Closed,
-    /// All undos that could be carried out are, and at least one could not: an operator has to act.
+    /// All that could be carried out is, and an undo, or a step behind the pivot, was given up: an operator has to act.
     Stuck,
     /// This process does not know the definition, or cannot read the journal: recovery tries again each time.
     Blocked,
@@ -54,6 +54,8 @@ pub enum StepState {
     UndoFailed,
     /// An operator settled its undo by hand.
     Skipped,
+    /// Behind the pivot, and given up: it waits for an operator.
+    Halted,
 }
 
 /// An undo that an operator settled by hand.

@@ -34,6 +34,7 @@ pub(crate) struct Counters {
     pub(crate) resumed: Counter,
     pub(crate) completed: Counter,
     pub(crate) compensated: Counter,
+    pub(crate) closed: Counter,
     pub(crate) stuck: Counter,
     pub(crate) blocked: Counter,
     pub(crate) interrupted: Counter,
@@ -58,6 +59,8 @@ pub struct Stats {
     pub completed: u64,
     /// Sagas undone.
     pub compensated: u64,
+    /// Sagas that an operator closed.
+    pub closed: u64,
     /// Sagas left for an operator; one that was tried again in vain counts again.
     pub stuck: u64,
     /// Sagas found by recovery that cannot be carried on here.
@@ -79,6 +82,7 @@ impl Counters {
             resumed: self.resumed.get(),
             completed: self.completed.get(),
             compensated: self.compensated.get(),
+            closed: self.closed.get(),
             stuck: self.stuck.get(),
             blocked: self.blocked.get(),
             interrupted: self.interrupted.get(),

@@ -1,13 +1,17 @@
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::future::BoxFuture;
 use gusset_call::{Attempt, Deadline};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Json, SagaId, StepError};
+use crate::{BoxError, Json, Message, SagaId, StepError};
 
 /// Which way a step is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// The action.
     Act,
@@ -34,6 +38,17 @@ pub struct StepContext {
     pub(crate) attempt: Attempt,
     pub(crate) epoch: u64,
     pub(crate) deadline: Deadline,
+    pub(crate) outbox: Outbox,
+}
+
+/// Messages of one attempt.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outbox(Arc<Mutex<Vec<Message>>>);
+
+impl Outbox {
+    pub(crate) fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl StepContext {
@@ -82,6 +97,26 @@ impl StepContext {
     #[must_use]
     pub const fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Has a message sent, if and only if this attempt succeeds: it becomes durable in the same write as the success, and is relayed to the broker from the
+    /// store's outbox, in order and at least once. At most 100 for an attempt.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many, or the body has no JSON form or too long a one.
+    pub fn publish<T: Serialize + ?Sized>(
+        &self,
+        topic: impl Into<Arc<str>>,
+        body: &T,
+    ) -> Result<(), BoxError> {
+        let body = Json::encode(body)?;
+        let mut outbox = self.outbox.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if outbox.len() == 100 {
+            return Err("more than 100 messages in one attempt".into());
+        }
+        outbox.push(Message { topic: topic.into(), headers: BTreeMap::new(), body });
+        Ok(())
     }
 
     /// When this attempt is given up. It is also the deadline of [`gusset_call::Context::current`] during the attempt, so

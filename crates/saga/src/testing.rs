@@ -31,7 +31,7 @@ pub enum Fault {
     FailBefore,
     /// The store has the write, but answers with a failure.
     FailAfter,
-    /// The process stands still before the write until [`FaultyStore::thaw`], and then goes on as if nothing had happened.
+    /// The process stands still before the write, its renewals of leases as well, until [`FaultyStore::thaw`], and then goes on as if nothing had happened.
     Freeze,
 }
 
@@ -122,7 +122,14 @@ impl FaultyStore {
     }
 
     async fn other<T>(&self, answer: StoreFuture<'_, T>) -> Result<T, StoreError> {
-        if self.is_crashed() { pending().await } else { answer.await }
+        if self.is_crashed() {
+            pending().await
+        }
+        let frozen = self.0.fault.is_some_and(|(_, fault)| fault == Fault::Freeze);
+        if frozen && *self.0.hit.borrow() {
+            let _ = self.0.frozen.subscribe().wait_for(|frozen| !frozen).await;
+        }
+        answer.await
     }
 }
 

@@ -1,18 +1,22 @@
 use std::{sync::Arc, time::Duration};
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
-use crate::{Failure, FailureKind, Policy, StepError};
+use crate::{Direction, Failure, FailureKind, Policy, StepError};
 
 /// The attempts at one step in one direction.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tries {
-    policy: Policy,
+    pub(crate) direction: Direction,
     /// Attempts begun.
     pub(crate) begun: u32,
     /// Whether one of them, in this process or before, may have had an effect.
     pub(crate) maybe: bool,
     errors: Vec<Arc<str>>,
+    /// Between two attempts.
+    #[serde(skip)]
+    pub(crate) pausing: bool,
 }
 
 /// What to do after a failed attempt.
@@ -25,25 +29,36 @@ pub(crate) enum Verdict {
 impl Tries {
     const KEPT: usize = 16;
 
-    pub(crate) const fn new(policy: Policy, maybe: bool) -> Self {
-        Self { policy, begun: 0, maybe, errors: Vec::new() }
+    pub(crate) const fn new(direction: Direction) -> Self {
+        Self { direction, begun: 0, maybe: false, errors: Vec::new(), pausing: false }
     }
 
-    pub(crate) fn failed(&mut self, error: &StepError, rng: &mut impl Rng) -> Verdict {
+    /// What is to be done after the attempt that began last failed.
+    pub(crate) fn failed(
+        &mut self,
+        error: &StepError,
+        policy: &Policy,
+        rng: &mut impl Rng,
+    ) -> Verdict {
         self.maybe |= error.kind() == FailureKind::Unknown;
         self.note(error.line());
-        if error.kind() == FailureKind::Rejected || self.begun >= self.policy.attempts {
+        if error.kind() == FailureKind::Rejected || self.begun >= policy.attempts {
             return Verdict::GiveUp(error.kind());
         }
-        let wanted = error.wanted_pause().unwrap_or_default().min(self.policy.cap);
-        Verdict::RetryAfter(self.policy.pause(self.begun, rng).max(wanted))
+        Verdict::RetryAfter(self.pause(error, policy, rng))
     }
 
-    pub(crate) fn into_failure(self, step: Arc<str>, kind: FailureKind) -> Failure {
-        Failure { step, kind, errors: self.errors, attempts: self.begun }
+    /// How long until the next attempt.
+    pub(crate) fn pause(&self, error: &StepError, policy: &Policy, rng: &mut impl Rng) -> Duration {
+        let wanted = error.wanted_pause().unwrap_or_default().min(policy.cap);
+        policy.pause(self.begun, rng).max(wanted)
     }
 
-    fn note(&mut self, line: Arc<str>) {
+    pub(crate) fn failure(&self, step: Arc<str>, kind: FailureKind) -> Failure {
+        Failure { step, kind, errors: self.errors.clone(), attempts: self.begun }
+    }
+
+    pub(crate) fn note(&mut self, line: Arc<str>) {
         if self.errors.last() == Some(&line) {
             return;
         }
@@ -59,14 +74,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn tries(attempts: u32) -> Tries {
+    fn tries(attempts: u32) -> (Tries, Policy) {
         let backoff = Duration::from_millis(100);
-        Tries::new(Policy::step().attempts(attempts).backoff(backoff, 10 * backoff), false)
+        let policy = Policy::step().attempts(attempts).backoff(backoff, 10 * backoff);
+        (Tries::new(Direction::Act), policy)
     }
 
-    fn fail(tries: &mut Tries, error: StepError) -> Verdict {
+    fn fail((tries, policy): &mut (Tries, Policy), error: StepError) -> Verdict {
         tries.begun += 1;
-        tries.failed(&error, &mut rand::rng())
+        tries.failed(&error, policy, &mut rand::rng())
     }
 
     #[test]
@@ -80,8 +96,8 @@ mod tests {
         let mut tries = tries(2);
         assert!(matches!(fail(&mut tries, StepError::unknown("lost")), Verdict::RetryAfter(_)));
         fail(&mut tries, StepError::rejected("no"));
-        assert!(tries.maybe);
-        let failure = tries.into_failure("pay".into(), FailureKind::Rejected);
+        assert!(tries.0.maybe);
+        let failure = tries.0.failure("pay".into(), FailureKind::Rejected);
         assert_eq!(failure.errors, ["lost".into(), "no".into()]);
     }
 
@@ -105,7 +121,7 @@ mod tests {
             }
             let verdict = fail(&mut tries, StepError::transient(attempts.to_string()));
             prop_assert_eq!(verdict, Verdict::GiveUp(FailureKind::Transient));
-            let failure = tries.into_failure("x".into(), FailureKind::Transient);
+            let failure = tries.0.failure("x".into(), FailureKind::Transient);
             prop_assert_eq!(failure.attempts, attempts);
             prop_assert_eq!(failure.errors.len(), (attempts as usize).min(Tries::KEPT));
             prop_assert_eq!(&*failure.errors[0], "1");

@@ -1,17 +1,17 @@
-//! What the tasks of sagas do: begin one, carry one on, or try a stuck one again.
+//! What the tasks of sagas do: begin one, or carry one on.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
-    Claim, Commit, Event, Hold, Journal, Json, Record, SagaError, SagaId, State, StoreError,
-    Wanted,
+    Claim, Commit, Event, Hold, Journal, Json, Record, Release, SagaError, SagaId, State,
+    StoreError, Wanted,
     definition::Plan,
     engine::Engine,
-    live::{Ended, Phase},
+    live::{Control, Phase, Task},
     progress::Progress,
-    runner::Runner,
+    runner::{Parted, Runner},
     store,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 const CREATIONS: u32 = 3;
 
 /// How often a saga that another process works on is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A saga to begin.
 pub(crate) struct Begin {
@@ -29,26 +29,37 @@ pub(crate) struct Begin {
     pub(crate) trace: Option<Arc<str>>,
 }
 
-pub(crate) async fn begin(engine: Arc<Engine>, phase: watch::Sender<Phase>, job: Begin) -> Ended {
-    let event = Progress::started(job.plan.shape.clone(), job.input.clone(), job.trace.clone());
-    let progress = Progress::begin(&event).map_err(StoreError::from)?;
+pub(crate) async fn begin(task: Task, job: Begin) -> Phase {
+    begun(task, job).await.unwrap_or_else(|error| Phase::Ended(Err(error)))
+}
+
+async fn begun(task: Task, job: Begin) -> Result<Phase, SagaError> {
+    let engine = &task.engine;
     engine.sync(false).await?;
+    let now = engine.now();
+    let shape = job.plan.shape.clone();
+    let event = Event::Started { shape, input: job.input.clone(), trace: job.trace.clone() };
+    let graph = Some(job.plan.graph.clone());
+    let mut progress = Progress::begin(&event, graph, now).map_err(StoreError::from)?;
+    let opens = progress.ready().to_vec();
+    progress.open(&opens, now).map_err(StoreError::from)?;
     let begin = store::Begin {
         saga: job.saga.clone(),
         definition: job.plan.shape.name.clone(),
         version: job.plan.shape.version,
         node: engine.node.clone(),
         lease: engine.options.lease,
-        records: Arc::new([Record::new(0, 1, engine.now(), event)]),
+        records: Arc::new([Record { opens, ..Record::new(0, 1, now, event) }]),
     };
-    match create(&engine, &begin).await {
+    match create(engine, &begin).await {
         Ok(()) => {
             engine.counters.started.add(1);
-            phase.send_replace(Phase::Begun);
-            let runner = Runner::new(engine.clone(), job.plan, job.saga.clone(), progress);
-            ended(engine, &job.saga, runner).await
+            task.phase.send_replace(Phase::Begun);
+            let Task { engine, control, .. } = task;
+            let runner = Runner::new(engine.clone(), job.plan, job.saga.clone(), progress, control);
+            ended(&engine, job.saga, runner).await
         }
-        Err(StoreError::Exists(_)) => join(engine, phase, job).await,
+        Err(StoreError::Exists(_)) => join(task, job).await,
         Err(error) => Err(error.into()),
     }
 }
@@ -67,8 +78,8 @@ async fn create(engine: &Engine, begin: &store::Begin) -> Result<(), StoreError>
 }
 
 /// The saga exists: tells how it ended, carries it on if nobody does, or watches whoever does.
-async fn join(engine: Arc<Engine>, phase: watch::Sender<Phase>, job: Begin) -> Ended {
-    let saga = &job.saga;
+async fn join(task: Task, job: Begin) -> Result<Phase, SagaError> {
+    let (engine, saga) = (&task.engine, &job.saga);
     loop {
         let Some(journal) = engine.store(engine.store.load(saga)).await? else {
             return Err(SagaError::NoSuchSaga(saga.clone()));
@@ -80,19 +91,22 @@ async fn join(engine: Arc<Engine>, phase: watch::Sender<Phase>, job: Begin) -> E
         if progress.shape != job.plan.shape || !progress.input.same_as(&job.input) {
             return Err(SagaError::IdTaken(saga.clone()));
         }
-        phase.send_replace(Phase::Begun);
+        task.phase.send_replace(Phase::Begun);
         let state = progress.state();
         if state.is_final() || state == State::Stuck {
-            return Ok(Arc::new(progress));
+            return Ok(Phase::Ended(Ok(Arc::new(progress))));
         }
-        if let Some(journal) = claim_one(&engine, saga).await? {
-            // Read anew: whoever held it may have written since.
-            let progress = Progress::of(&journal).map_err(StoreError::from)?;
-            return resume(engine, job.plan, journal, progress).await;
-        }
-        if journal.node.as_ref() == Some(&engine.node) {
-            // A lease in our own name is one that this process lost track of: nobody else in it works on the saga.
-            return resume(engine, job.plan, journal, progress).await;
+        let parked = journal.node.is_none() && journal.mail.is_empty() && waits(engine, &progress);
+        if !parked {
+            if let Some(journal) = claim(engine, saga).await? {
+                // Read anew: whoever held it may have written since.
+                let progress = Progress::of(&journal).map_err(StoreError::from)?;
+                return resume(&task.engine, &task.control, job.plan, journal, progress).await;
+            }
+            if journal.node.as_ref() == Some(&engine.node) {
+                // A lease in our own name is one that this process lost track of: nobody else in it works on the saga.
+                return resume(&task.engine, &task.control, job.plan, journal, progress).await;
+            }
         }
         tokio::select! {
             () = sleep(LOOK_EVERY) => {}
@@ -101,71 +115,57 @@ async fn join(engine: Arc<Engine>, phase: watch::Sender<Phase>, job: Begin) -> E
     }
 }
 
+/// Whether a saga that nobody holds has nothing to do yet.
+fn waits(engine: &Engine, progress: &Progress) -> bool {
+    let ends = progress.waits().iter().filter_map(|step| progress.wait_ends(*step));
+    let next = ends.chain(progress.expires_at()).min();
+    progress.only_waits()
+        && !progress.waits().is_empty()
+        && next.is_none_or(|next| next > engine.now())
+        && engine.is_recovering()
+}
+
 /// Carries on a saga that this process has claimed.
-pub(crate) async fn resume(
-    engine: Arc<Engine>,
+pub(crate) async fn resumed(
+    task: Task,
     plan: Arc<Plan>,
     journal: Journal,
     progress: Progress,
-) -> Ended {
-    engine.counters.resumed.add(1);
-    let runner = Runner::resume(engine.clone(), plan, &journal, progress);
-    // Not for as long as the saga runs: the runner has what it needs of it.
-    let saga = journal.saga.clone();
-    drop(journal);
-    ended(engine, &saga, runner).await
+) -> Phase {
+    let ended = resume(&task.engine, &task.control, plan, journal, progress).await;
+    ended.unwrap_or_else(|error| Phase::Ended(Err(error)))
 }
 
-/// Carries on a saga that is stuck, or that nobody works on, because an operator wants it.
-pub(crate) async fn retry(engine: Arc<Engine>, saga: SagaId, note: Arc<str>) -> Ended {
-    let journal = claim_for_operator(&engine, &saga).await?;
-    let (plan, progress) = match plan_of(&engine, &journal) {
-        Ok(found) => found,
-        Err(reason) => {
-            release(&engine, &journal).await;
-            return Err(SagaError::Blocked { saga, reason });
-        }
-    };
-    let stuck = progress.state() == State::Stuck;
-    let event = stuck.then(|| progress.retried(note));
+async fn resume(
+    engine: &Arc<Engine>,
+    control: &Arc<Control>,
+    plan: Arc<Plan>,
+    journal: Journal,
+    progress: Progress,
+) -> Result<Phase, SagaError> {
     engine.counters.resumed.add(1);
-    let mut runner = Runner::resume(engine.clone(), plan, &journal, progress);
-    if let Some(event) = event {
-        if runner.commit(event).await.is_err() {
-            runner.release().await;
-            return Err(SagaError::Interrupted(saga));
+    engine.sync(false).await?;
+    let saga = journal.saga.clone();
+    let runner = Runner::resume(engine.clone(), plan, journal, progress, control.clone());
+    ended(engine, saga, runner).await
+}
+
+async fn ended(engine: &Engine, saga: SagaId, runner: Runner) -> Result<Phase, SagaError> {
+    let Ok((progress, parted)) = runner.run().await else {
+        return Err(SagaError::Interrupted(saga));
+    };
+    let counters = &engine.counters;
+    match (parted, progress.state()) {
+        (Parted::Parked, _) => return Ok(Phase::Parked),
+        (Parted::Ended, State::Completed) => counters.completed.add(1),
+        (Parted::Ended, State::Compensated) => counters.compensated.add(1),
+        (Parted::Ended, State::Closed) => counters.closed.add(1),
+        _ => {
+            counters.stuck.add(1);
+            tracing::error!(%saga, "saga is stuck: an operator has to act");
         }
     }
-    ended(engine, &saga, runner).await
-}
-
-/// Settles an undo that was given up.
-pub(crate) async fn skip(
-    engine: Arc<Engine>,
-    saga: SagaId,
-    step: Arc<str>,
-    note: Arc<str>,
-) -> Ended {
-    let journal = claim_for_operator(&engine, &saga).await?;
-    let progress = Progress::of(&journal).map_err(StoreError::from);
-    let found = progress.map(|mut progress| {
-        let event = Event::Skipped { step: progress.place(&step), note };
-        let stuck = progress.state() == State::Stuck;
-        (stuck && progress.apply(&event).is_ok()).then_some((event, progress))
-    });
-    let answer = match found {
-        Ok(Some((event, progress))) => {
-            let append = append(&engine, &journal, event, progress.state()).await;
-            if append.is_ok() && progress.state() == State::Compensated {
-                engine.counters.compensated.add(1);
-            }
-            append.map(|()| Arc::new(progress)).map_err(SagaError::from)
-        }
-        Ok(None) => Err(SagaError::Refused { saga, why: "has no undo of that step to skip" }),
-        Err(error) => Err(error.into()),
-    };
-    release(&engine, &journal).await;
-    answer
+    Ok(Phase::Ended(Ok(Arc::new(progress))))
 }
 
 /// The definition that a journal is to be carried on under, and where it stands; or why not.
@@ -184,49 +184,53 @@ pub(crate) fn plan_of(
     }
 }
 
-/// Parks a saga that cannot be carried on here, and lets go of it.
+/// Parks a saga that cannot be carried on here, and lets go of it: who knows its definition may have it at once.
 pub(crate) async fn block(engine: &Engine, journal: &Journal, reason: Arc<str>) {
-    let last = journal.records.as_ref().map(|records| records.last().map(|record| &record.event));
-    if !matches!(last, Ok(Some(Event::Blocked { .. }))) {
+    let progress = Progress::of(journal).ok();
+    let known = progress.as_ref().is_some_and(|progress| progress.blocked.is_some());
+    if !known {
         engine.counters.blocked.add(1);
         tracing::error!(saga = %journal.saga, %reason, "saga is blocked");
     }
-    let readable = last.is_ok();
-    if matches!(last, Ok(last) if !matches!(last, Some(Event::Blocked { .. }))) {
+    let here = progress.as_ref().and_then(|one| engine.plan(&one.shape.name, one.shape.version));
+    let unknown = progress.is_some() && here.is_none();
+    // This process would claim it again at once where it knows the name.
+    let due = engine.now() + if unknown { 0 } else { millis(engine.options.orphaned()) };
+    if progress.is_some() && !known {
+        let hold = Hold::Park { due: Some(due), note: journal.note.clone() };
         let event = Event::Blocked { reason };
-        if let Err(error) = append(engine, journal, event, State::Blocked).await {
-            tracing::warn!(saga = %journal.saga, %error, "saga could not be parked as blocked");
+        match append(engine, journal, event, State::Blocked, hold).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(saga = %journal.saga, %error, "saga could not be parked as blocked");
+            }
         }
     }
-    end_lease(engine, journal, !readable).await;
-}
-
-pub(crate) async fn release(engine: &Engine, journal: &Journal) {
-    end_lease(engine, journal, false).await;
-}
-
-async fn end_lease(engine: &Engine, journal: &Journal, blocked: bool) {
     let (saga, epoch, note) = (journal.saga.clone(), journal.epoch, journal.note.clone());
-    let release = store::Release { saga, epoch, due: Some(0), note, blocked };
-    if let Err(error) = engine.store(engine.store.release(&release)).await {
-        tracing::debug!(saga = %journal.saga, %error, "lease not released");
-    }
+    release(engine, Release { saga, epoch, due: Some(due), note, blocked: true }).await;
 }
 
-async fn ended(engine: Arc<Engine>, saga: &SagaId, runner: Runner) -> Ended {
-    let Ok(progress) = runner.run().await else {
-        return Err(SagaError::Interrupted(saga.clone()));
-    };
-    let counters = &engine.counters;
-    match progress.state() {
-        State::Completed => counters.completed.add(1),
-        State::Compensated => counters.compensated.add(1),
-        _ => {
-            counters.stuck.add(1);
-            tracing::error!(%saga, "saga is stuck: an operator has to retry or skip");
-        }
+/// Closes a saga that is blocked here: that needs no definition.
+pub(crate) async fn close(
+    engine: &Engine,
+    journal: &Journal,
+    event: Event,
+) -> Result<(), StoreError> {
+    append(engine, journal, event, State::Closed, Hold::Keep(engine.options.lease)).await?;
+    engine.counters.closed.add(1);
+    Ok(())
+}
+
+/// Gives back a saga that was claimed in vain.
+pub(crate) async fn give_back(engine: &Engine, journal: &Journal) {
+    let (saga, epoch, note) = (journal.saga.clone(), journal.epoch, journal.note.clone());
+    release(engine, Release { saga, epoch, due: Some(0), note, blocked: false }).await;
+}
+
+async fn release(engine: &Engine, release: Release) {
+    if let Err(error) = engine.store(engine.store.release(&release)).await {
+        tracing::debug!(saga = %release.saga, %error, "lease not released");
     }
-    Ok(Arc::new(progress))
 }
 
 async fn append(
@@ -234,44 +238,22 @@ async fn append(
     journal: &Journal,
     event: Event,
     state: State,
+    hold: Hold,
 ) -> Result<(), StoreError> {
     let (saga, epoch) = (journal.saga.clone(), journal.epoch);
     let next = journal.records.as_ref().map_or(0, Vec::len) as u64;
     let records = Arc::new([Record::new(next, epoch, engine.now(), event)]);
-    let hold = if state == State::Stuck {
-        Hold::Park { due: None, note: None }
-    } else {
-        Hold::Keep(engine.options.lease)
-    };
     let (mail_taken, outbox) = (journal.mail_taken, Arc::new([]));
     let commit = Commit { saga, epoch, records, state, hold, mail_taken, outbox };
     engine.store(engine.store.append(&commit)).await
 }
 
-async fn claim_one(engine: &Engine, saga: &SagaId) -> Result<Option<Journal>, StoreError> {
+pub(crate) async fn claim(engine: &Engine, saga: &SagaId) -> Result<Option<Journal>, StoreError> {
     let (node, lease) = (engine.node.clone(), engine.options.lease);
     let claim = Claim { node, lease, wanted: Wanted::One(saga.clone()) };
     Ok(engine.store(engine.store.claim(&claim)).await?.pop())
 }
 
-async fn claim_for_operator(engine: &Engine, saga: &SagaId) -> Result<Journal, SagaError> {
-    /// Orders are journaled, and a journal must not grow without end.
-    const MOST_RECORDS: usize = 10_000;
-    let Some(journal) = claim_one(engine, saga).await? else {
-        let Some(journal) = engine.store(engine.store.load(saga)).await? else {
-            return Err(SagaError::NoSuchSaga(saga.clone()));
-        };
-        let state = Progress::of(&journal).map(|progress| progress.state());
-        let why = match state {
-            Ok(state) if state.is_final() => "has come to its end",
-            _ => "is under way elsewhere",
-        };
-        return Err(SagaError::Refused { saga: saga.clone(), why });
-    };
-    let steps = Progress::of(&journal).map_or(0, |progress| progress.steps.len());
-    if journal.records.as_ref().map_or(0, Vec::len) > MOST_RECORDS + 2 * steps {
-        release(engine, &journal).await;
-        return Err(SagaError::Refused { saga: saga.clone(), why: "has had too many orders" });
-    }
-    Ok(journal)
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -540,7 +540,7 @@ async fn text_comes_back_as_it_was(bed: &dyn Bed) -> Answer {
     let names = ["a'b", "a\"b", "%", "_", "a\\b", "$1"];
     for (saga, text) in names.into_iter().zip(texts.into_iter().chain([&*long])) {
         store.create(&begin(saga, LONG)).await?;
-        let done = Event::Done { step: 0, output: json(text), opens: vec![] };
+        let done = Event::Done { step: 0, output: json(text) };
         let records = Arc::new([Record::new(1, 1, u64::from(u32::MAX), done)]);
         let (note, due) = (Some(json(text)), Some(i64::MAX as u64));
         let hold = Hold::Park { due, note: note.clone() };

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::Bed;
 use crate::{
     Begin, Claim, Commit, Event, Hold, Json, Mail, Message, MessageId, Outgoing, Query, Record,
-    Release, SagaId, Shape, State, StepShape, Store, StoreError, Wanted,
+    Release, SagaId, Shape, State, StepKind, StepShape, Store, StoreError, Wanted,
 };
 
 /// A lease that does not end during a test, and one that does.
@@ -29,9 +29,11 @@ pub(super) fn json<T: serde::Serialize>(value: T) -> Json {
 }
 
 pub(super) fn started(definition: &str, version: u32) -> Event {
-    let step = StepShape { name: "only".into(), undo: true, needs: vec![] };
-    let shape = Arc::new(Shape { name: definition.into(), version, steps: vec![step] });
-    Event::Started { shape, input: json("input"), trace: None, opens: vec![0] }
+    let (kind, needs, after) = (StepKind::Action, vec![], vec![]);
+    let step = StepShape { name: "only".into(), kind, undo: true, needs, after };
+    let (name, steps) = (definition.into(), vec![step]);
+    let shape = Arc::new(Shape { name, version, deadline: None, steps });
+    Event::Started { shape, input: json("input"), trace: None }
 }
 
 /// A saga of definition `test` 1, held by node `one`.
@@ -51,7 +53,7 @@ pub(super) fn begin_as(saga: &str, (definition, version): (&str, u32), lease: Du
 }
 
 pub(super) fn record(epoch: u64, sequence: u64) -> Record {
-    let event = Event::Done { step: 0, output: json(sequence), opens: vec![] };
+    let event = Event::Done { step: 0, output: json(sequence) };
     Record::new(sequence, epoch, 1_000 + sequence, event)
 }
 
