@@ -1,9 +1,9 @@
 //! Carries messages from publishers to groups of handlers, tries again what fails, and keeps what cannot be handled.
 //!
-//! **Guarantee: at least once within the process, lost with the process.** A publish that returned `Ok` is handled by every
-//! group that matched, or is there to be seen as a dead letter, or was counted as dropped where a policy asked for that;
-//! as long as the process and the group live. Nothing is written to disk. A group that nobody [declared](Broker::declare)
-//! goes with its last subscription, and what it held is counted as [`Stats::discarded`].
+//! **Guarantee: at least once.** A publish that returned `Ok` is handled by every group that matched, or is there to be seen as a dead letter, or was
+//! counted where a policy asked for that: dropped, expired, a duplicate. How long this holds is up to the engine. The one that is here, in **memory**, writes nothing to disk:
+//! all is lost with the process. A group that nobody [declared](Broker::declare) goes with its last subscription, and what it
+//! held is counted as [`Stats::discarded`].
 //!
 //! ```
 //! use gusset_broker::{Broker, Delivery, Filter};
@@ -31,27 +31,32 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`Broker`] | where messages are published and groups made |
-//! | [`Message`], [`Subject`], [`Headers`] | what is published |
+//! | [`Message`], [`Subject`], [`Headers`] | what is published; later, in time, urgent, or once, if it says so |
 //! | [`Pattern`] | which subjects a group wants: `*` is one token, a last `>` the rest |
 //! | [`Subscribe`], [`Subscription`] | a tower service that handles messages, and the guard that ends it |
 //! | [`Delivery`], [`Reply`] | what a handler gets, and what it may answer |
-//! | [`Policy`], [`WhenFull`] | bounds, attempts, backoff of a group |
+//! | [`Pull`], [`Pulled`] | messages taken and answered by hand |
+//! | [`Encode`], [`Decode`], [`Json`] | how bodies are written and read |
+//! | [`Policy`], [`WhenFull`], [`WhenExpired`], [`OrderBy`] | bounds, attempts, backoff, order of a group |
 //! | [`DeadLetters`], [`DeadLetter`] | what was given up: list, look, redrive, purge |
 //! | [`Stats`] | what is held and what happened, for each group |
-//! | [`Limits`] | bounds of the broker as a whole |
+//! | [`engine`], [`Capabilities`] | what keeps the messages, and what it can do |
+//! | [`MemoryEngine`], [`Limits`], [`Retention`], [`Start`] | the engine in memory, its bounds, and what it keeps for groups to come |
 //!
 //! # What happens to a message in a group
 //!
 //! | from | event | to |
 //! |---|---|---|
-//! | | published, or redriven | ready |
+//! | | published, or redriven | ready; delayed, if it is for later; in its lane, if an earlier one with its key is on its way |
 //! | ready | a worker takes it; the attempt is counted | in flight |
-//! | in flight | `()` or [`Reply::Ack`] | done |
-//! | in flight | error, panic, timeout, [`Reply::RetryAfter`] | delayed; after [`Policy::max_attempts`] dead |
+//! | in flight | `()`, [`Reply::Ack`], [`Reply::Answer`] | done; the next of its lane is ready |
+//! | in flight | error, panic, timeout, [`Reply::RetryAfter`], a [`Pulled`] dropped without an answer | delayed; after [`Policy::max_attempts`] dead |
+//! | in flight | pulled and not answered in [`Policy::attempt_timeout`] | ready, last in line |
 //! | in flight | [`Reply::Reject`], payload cannot be decoded | dead |
 //! | in flight | the subscription is dropped, or the broker's closing runs out of time | ready, first in line, the attempt not counted |
 //! | delayed | its time has come | ready, last in line |
-//! | ready, delayed | room is needed, [`WhenFull::DropOldest`] | dropped, counted |
+//! | ready | its time to live is over | dead, or dropped, by [`Policy::when_expired`] |
+//! | ready, delayed, in its lane | room is needed, [`WhenFull::DropOldest`] | dropped, counted |
 //! | dead | [`DeadLetters::redrive`] | ready, attempts counted anew |
 //!
 //! A message that waits for its next attempt occupies no worker, only its place in the group. A slow or failing group delays no
@@ -62,25 +67,37 @@
 //!
 //! # Order
 //!
-//! First come, first served, as long as nothing fails and [`Subscribe::concurrency`] is 1.
+//! First come, first served, as long as nothing fails and [`Subscribe::concurrency`] is 1. With [`Subscribe::ordered_by`], messages with the same key are handled one
+//! after the other in the order of publishing, whatever fails and however many workers there are; a key that fails holds up only itself. When one is dead, the next
+//! goes on; one that is redriven, or was published for later, comes last.
 //!
 //! # Memory
 //!
 //! Each group holds at most [`Policy::capacity`] messages (1,000) of [`Policy::max_bytes`] (64 MiB), what a handler
 //! publishes into its own full group excepted, see [`Broker::publish_message`]; the payload is shared between groups. There
-//! are at most [`Limits::groups`] groups (10,000) and [`Limits::dead_letters`] dead letters (10,000, 64 MiB).
+//! are at most [`Limits::groups`] groups (10,000), [`Limits::dead_letters`] dead letters (10,000, 64 MiB), [`Limits::dedup`] ids (100,000), and what
+//! [`Retention`] says. A group keeps the memory of its slots (about 100 bytes each) for the most messages that it ever held at once.
 //!
 //! # Differences from
 //!
-//! - **`tokio::sync::broadcast`**: a slow receiver loses nothing unless its policy says so.
+//! - **`tokio::sync::broadcast`**: a slow receiver loses nothing unless its policy says so; it holds up publishers instead.
 //! - **NATS**: a group belongs to the broker and has one pattern; groups declared keep what comes while nobody listens.
-//! - **NATS JetStream, SQS**: no message comes back while its handler is still at work; a timeout ends the handler first.
+//! - **NATS JetStream**: an attempt that failed waits for the backoff; what is given up is kept with its payload and errors.
+//! - **NATS JetStream, SQS**: no message comes back while its handler is still at work; a timeout ends the handler first. (What is pulled by hand comes back after its
+//!   time limit, as there.)
+//! - **SQS FIFO**: a key that fails holds up only itself, and other keys of its group go on.
 //! - **RabbitMQ**: a failed message is delayed, not put back at once, and the attempts are counted.
 //!
 //! # What it does not do
 //!
-//! It does not outlive the process and reaches no other one. It keeps no order under failures or among workers. It does not
-//! recognise duplicates: make handlers idempotent by [`Delivery::id`].
+//! In memory it does not outlive the process and reaches no other one. It does not handle a message exactly once: make handlers idempotent by
+//! [`Delivery::id`]. Only messages whose id was [given](Message::with_id) are recognised when they come again.
+//!
+//! # Features
+//!
+//! | feature | adds | costs |
+//! |---|---|---|
+//! | `conformance` | the suite that every engine must pass | nothing but its code |
 
 mod broker;
 mod pull;
@@ -104,6 +121,8 @@ mod policy;
 mod retention;
 
 mod capabilities;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod engine;
 mod memory;
 
