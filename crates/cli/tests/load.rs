@@ -159,8 +159,34 @@ fn heartbeats_over_kept_connections() {
     let beats =
         all(&mut connections, &|n| (format!("agent/check/pass/service:i{n}"), String::new()));
     let memory = registry.resident() / instances as u64;
+    let worst = worst_heartbeat_beside_listings(&registry);
     println!(
-        "{instances} instances: {registered:.0} registrations/s, {beats:.0} heartbeats/s, {memory} bytes each"
+        "{instances} instances: {registered:.0} registrations/s, {beats:.0} heartbeats/s, {memory} bytes each; \
+         beside one that lists everything without end a heartbeat takes at most {worst:?}"
     );
+    assert!(worst < Duration::from_millis(if RELEASE { 200 } else { 2_000 }), "{worst:?}");
     assert!(beats > if RELEASE { 10_000.0 } else { 200.0 }, "{beats}");
+}
+
+/// Of those of a second in which everything is asked for again and again.
+fn worst_heartbeat_beside_listings(registry: &Registry) -> Duration {
+    let (mut beating, mut listing) = (registry.connect(), registry.connect());
+    let until = Instant::now() + Duration::from_secs(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for path in ["health/state/any", "catalog/services", "prometheus"].iter().cycle() {
+                listing.call("GET", path, "");
+                if Instant::now() > until {
+                    return;
+                }
+            }
+        });
+        let mut worst = Duration::ZERO;
+        while Instant::now() < until {
+            let since = Instant::now();
+            beating.call("PUT", "agent/check/pass/service:i0", "");
+            worst = worst.max(since.elapsed());
+        }
+        worst
+    })
 }

@@ -49,6 +49,7 @@ mod services;
 mod silence;
 mod timers;
 mod topic;
+mod walk;
 
 #[cfg(feature = "checks")]
 pub use active::ActiveChecks;

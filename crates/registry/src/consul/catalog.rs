@@ -148,30 +148,16 @@ impl Catalog {
             .unwrap_or_default()
     }
 
+    #[cfg(test)]
     pub(super) fn all_checks(&self) -> Vec<Arc<CheckRecord>> {
         let checks = self.nodes.values().flat_map(|node| node.checks.values());
         checks.map(|check| check.record.clone()).collect()
-    }
-
-    /// All names that have instances, with the records behind them.
-    pub(super) fn names(&self) -> BTreeMap<Arc<str>, Vec<Arc<ServiceRecord>>> {
-        let mut names: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for record in self.nodes.values().flat_map(|node| node.services.values()) {
-            names.entry(record.def.name.clone()).or_default().push(record.clone());
-        }
-        names
     }
 
     /// The instances of a service, in the order of node and id.
     pub(super) fn entries(&self, service: &str) -> Vec<Entry> {
         let Some(service) = self.services.get(service) else { return Vec::new() };
         service.members.iter().filter_map(|(node, id)| self.nodes.get(node)?.entry(id)).collect()
-    }
-
-    pub(super) fn all_entries(&self) -> Vec<Entry> {
-        let entries =
-            self.nodes.values().flat_map(|node| node.services.keys().map(|id| node.entry(id)));
-        entries.flatten().collect()
     }
 
     pub(super) fn feed(&self, service: &str) -> Option<Arc<Feed>> {
@@ -287,7 +273,7 @@ impl Node {
         names.into_iter().collect()
     }
 
-    fn entry(&self, id: &str) -> Option<Entry> {
+    pub(super) fn entry(&self, id: &str) -> Option<Entry> {
         let service = self.services.get(id)?.clone();
         let ids = self.of_node.iter().chain(self.of_service.get(id).into_iter().flatten());
         let checks = ids.filter_map(|id| Some(self.checks.get(id)?.record.clone())).collect();

@@ -15,7 +15,7 @@ use super::{
     catalog::Refused,
     fields::{self, Fields},
     input,
-    record::{CheckRecord, Entry, Status},
+    record::{CheckRecord, Entry, ServiceRecord, Status},
     render,
     request::Call,
     server::{ConsulServer, State},
@@ -90,8 +90,8 @@ impl ConsulServer {
             })?),
         };
         self.block(&call.query, &Subject::Checks).await?;
-        let (checks, index) = self
-            .read(|State { catalog, .. }, _| (catalog.all_checks(), catalog.checks_topic.index));
+        let index = self.read(|State { catalog, .. }, _| catalog.checks_topic.index);
+        let checks = self.all_checks().await;
         let shown = checks
             .iter()
             .filter(|check| wanted.is_none_or(|wanted| check.status == wanted))
@@ -119,15 +119,15 @@ impl ConsulServer {
 
     pub(super) async fn catalog_services(&self, call: &Call) -> Result<Answer, Failure> {
         self.block(&call.query, &Subject::Services).await?;
-        let (names, index) =
-            self.read(|State { catalog, .. }, _| (catalog.names(), catalog.services_topic.index));
-        let tags = |records: &Vec<Arc<_>>| -> Value {
-            let records = records.iter();
-            let tags = records
-                .flat_map(|record: &Arc<super::record::ServiceRecord>| record.def.tags.iter());
-            tags.collect::<BTreeSet<_>>().into_iter().cloned().collect()
-        };
-        let shown = names.iter().map(|(name, records)| (name.to_string(), tags(records)));
+        let index = self.read(|State { catalog, .. }, _| catalog.services_topic.index);
+        let services = self.all_services().await;
+        let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for ServiceRecord { def, .. } in services.iter().map(|record| &**record) {
+            names.entry(&def.name).or_default().extend(def.tags.iter().map(String::as_str));
+        }
+        let shown = names
+            .into_iter()
+            .map(|(name, tags)| (name.to_owned(), tags.into_iter().collect::<Value>()));
         Ok(Answer::json(shown.collect::<Map<_, _>>()).at(index))
     }
 
@@ -207,8 +207,9 @@ impl ConsulServer {
         Ok(Answer::json(true))
     }
 
-    pub(super) fn prometheus(&self, call: &Call) -> Result<Answer, Failure> {
-        let (entries, frame) = self.read(|state, frame| (state.catalog.all_entries(), frame));
+    pub(super) async fn prometheus(&self, call: &Call) -> Result<Answer, Failure> {
+        let frame = self.read(|_, frame| frame);
+        let entries = self.all_entries().await;
         let services: Vec<_> = call.query.all("service").collect();
         let wanted = |entry: &&Entry| {
             let def = &entry.service.def;

@@ -149,7 +149,7 @@ impl ConsulServer {
             Route::Kv => self.kv(call).await,
             Route::Leader => Ok(Answer::json(self.leader())),
             Route::Peers => Ok(Answer::json(vec![self.leader()])),
-            Route::Prometheus => self.prometheus(call),
+            Route::Prometheus => self.prometheus(call).await,
         }
     }
 }

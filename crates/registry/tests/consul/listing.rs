@@ -117,3 +117,39 @@ async fn prometheus_is_told_of_all_targets_with_its_own_labels() {
     assert_eq!(groups[3]["targets"], json!(["[::1]:9"]));
     assert_eq!(server.get("prometheus?service=six").await.json().as_array().unwrap().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_everything_holds_up_no_heartbeat_and_misses_nobody() {
+    let (server, _ticker) = Server::start();
+    for n in 0..1_500 {
+        let node = format!("node-{}", n % 2);
+        let body = json!({
+            "Node": node, "Address": "10.1.1.1",
+            "Service": {"Service": format!("s{}", n % 7), "ID": format!("i{n}"), "Port": 80, "Tags": [format!("t{}", n % 3)]},
+            "Check": {"Name": "up", "CheckID": format!("c{n}"), "ServiceID": format!("i{n}"), "Status": "passing"},
+        });
+        server.put("catalog/register", body.to_string()).await.ok();
+    }
+    let body = r#"{"Name": "beating", "ID": "b", "Check": {"TTL": "10s"}}"#;
+    server.put("agent/service/register", body).await.ok();
+
+    for (path, size) in
+        [("health/state/any", 1_501), ("prometheus", 1_500), ("catalog/services", 8)]
+    {
+        let beaten = std::cell::Cell::new(false);
+        let list = async {
+            let answer = server.get(path).await.ok().json();
+            assert!(beaten.get(), "{path}");
+            answer
+        };
+        let beat = async {
+            server.put("agent/check/pass/service:b", "").await.ok();
+            beaten.set(true);
+        };
+        let (answer, ()) = futures_util::future::join(list, beat).await;
+        let length = answer.as_array().map_or_else(|| answer.as_object().unwrap().len(), Vec::len);
+        assert_eq!(length, size, "{path}");
+    }
+    let services = server.get("catalog/services").await.json();
+    assert_eq!(services["s3"], json!(["t0", "t1", "t2"]));
+}
