@@ -19,6 +19,7 @@
 //! | `etcd` | of [`registry`]: the registry that etcd keeps |
 //! | `checks`, `file`, `consul`, `remote` | of [`registry`]: active checks, a snapshot file over restarts, Consul's HTTP API, its client |
 //! | `redis` | of [`ratelimit`]: limits that processes share |
+//! | `sqlite` | of [`saga`]: journals in a file, which survive the process |
 //! | `reqwest` | of [`call`]: a reqwest client as an HTTP service |
 //! | `full` | all of the modules, with none of the features of theirs |
 //!

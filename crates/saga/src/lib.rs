@@ -54,6 +54,7 @@
 //! | [`Finished`], [`Failure`] | how a saga ended, with every error that led there |
 //! | [`Policy`] | timeout, retries and backoff of a step or an undo |
 //! | [`Store`], [`MemoryStore`] | where journals are kept |
+//! | `SqliteStore` (feature `sqlite`) | journals in a file, which survive the process |
 //! | [`Event`], [`Record`], [`Order`], [`Report`] | what a journal holds, and where a saga stands by it |
 //!
 //! # Transitions
@@ -123,6 +124,7 @@
 //!
 //! # Features
 //!
+//! - `sqlite`: `SqliteStore`. Adds rusqlite and builds SQLite in C, which takes a minute and a half of processor time. Needs Rust 1.89.
 //! - `testing`: the module `testing`: what every store must do, as tests, and a store that fails where it is told to. Adds no dependency.
 
 mod builder;
@@ -190,3 +192,5 @@ pub use store::{
     Begin, Claim, Commit, Hold, Journal, Mail, MemoryStore, Message, MessageId, Outgoing, Post,
     Query, Relay, Release, Renewed, Retention, Store, StoreError, StoreFuture, Summary, Wanted,
 };
+#[cfg(feature = "sqlite")]
+pub use store::{SqliteError, SqliteStore};

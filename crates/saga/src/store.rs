@@ -3,6 +3,8 @@
 mod answers;
 mod memory;
 mod requests;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -16,6 +18,8 @@ pub use memory::MemoryStore;
 pub use requests::{
     Begin, Claim, Commit, Hold, Mail, Message, MessageId, Query, Relay, Release, Retention, Wanted,
 };
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteError, SqliteStore};
 
 /// Future of a [`Store`].
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
