@@ -1,5 +1,6 @@
 //! The binary of the family: `gusset registry`.
 
+mod log;
 mod options;
 mod registry;
 mod serve;
@@ -19,7 +20,9 @@ fn main() -> ExitCode {
             let _ = stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Ok(Command::Registry(options)) => finish(registry::run(options)),
+        Ok(Command::Registry(options)) => {
+            finish(log::begin().and_then(|()| registry::run(options)))
+        }
         Err(error) => finish(Err(format!("{error}; see gusset --help"))),
     }
 }

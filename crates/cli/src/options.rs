@@ -21,6 +21,7 @@ gusset registry [OPTIONS]
   --token TOKEN   what clients have to show [$GUSSET_TOKEN]; needed to listen on anything but loopback
   --help          this text
 
+It says what it has to say on the standard error output; $GUSSET_LOG is off, error, warn, info, debug or trace [info].
 SIGTERM or Ctrl-C answers who waits, finishes what is under way, and ends; a second one ends at once.
 The exit code is 0, or 2 if it could not start, or not save what it knew at its end.
 ";

@@ -212,3 +212,39 @@ fn what_was_acknowledged_of_the_keys_is_there_however_often_it_is_killed() {
         }
     }
 }
+
+#[test]
+fn a_second_process_in_the_folder_is_refused_and_a_torn_log_is_told() {
+    let folder = Folder::new("crash-folder");
+    let registry = Registry::start("127.0.0.1:0", &folder.0);
+    call(&registry.address, "PUT", "kv/a", "1").unwrap();
+    let start = |log: &str| {
+        Command::new(env!("CARGO_BIN_EXE_gusset"))
+            .args(["registry", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(&folder.0)
+            .env_remove("GUSSET_TOKEN")
+            .env("GUSSET_LOG", log)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let refused = start("info").wait_with_output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said.contains("is in use by another registry"), "{said}");
+    registry.kill();
+
+    let mut log = fs::OpenOptions::new().append(true).open(folder.0.join("kv.log")).unwrap();
+    log.write_all(b"torn").unwrap();
+    let mut mended = start("info");
+    let mut line = String::new();
+    BufReader::new(mended.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    mended.kill().unwrap();
+    mended.wait().unwrap();
+    assert!(line.contains("WARN") && line.contains("the end of the log was torn off"), "{line}");
+
+    let wrong = start("loud").wait_with_output().unwrap();
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert!(said.starts_with("gusset: GUSSET_LOG: \"loud\" is none of off"), "{said}");
+}

@@ -46,6 +46,12 @@ pub enum SnapshotError {
         /// Which line, from 1.
         line: usize,
     },
+    /// Another process, or another registry of this one, keeps its files there.
+    #[error("{path} is in use by another registry")]
+    InUse {
+        /// The file by which the folder is locked.
+        path: PathBuf,
+    },
     /// A later release wrote it. It was left as it is.
     #[error("{path} has format {format}, and up to {understood} is understood")]
     Newer {
@@ -98,6 +104,27 @@ fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let aside = with_suffix(path, &format!("unreadable-{n}"));
     fs::rename(path, &aside)?;
     Ok(aside)
+}
+
+/// A folder that is for one at a time, for as long as this lives. The system ends it with the process.
+#[cfg(feature = "consul")]
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+#[cfg(feature = "consul")]
+impl Lock {
+    pub(crate) fn take(folder: &Path) -> Result<Self, SnapshotError> {
+        let path = folder.join("lock");
+        let io = |source| SnapshotError::Io { path: path.clone(), source };
+        let file = File::options().create(true).append(true).open(&path).map_err(io)?;
+        match fs4::FileExt::try_lock(&file) {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(fs4::TryLockError::WouldBlock) => Err(SnapshotError::InUse { path }),
+            Err(fs4::TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
 }
 
 /// Either the old file or the new one is there, whenever the power goes. Returns the new one.

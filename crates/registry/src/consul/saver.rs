@@ -16,7 +16,7 @@ use super::{
     record::{CheckRecord, NodeRecord, ServiceRecord},
     server::{ConsulServer, State},
 };
-use crate::file::{Saver, SnapshotError, Source, load};
+use crate::file::{Lock, Saver, SnapshotError, Source, load};
 
 /// Version of the catalog's file that is written. This and none other is read so far.
 const FORMAT: u32 = 1;
@@ -50,7 +50,7 @@ pub(super) struct SavedService {
 
 impl ConsulServer {
     /// Takes in what `folder` holds, and keeps in it what changes: the key-value store in `kv.log`, the catalog in `catalog.json`. To be called before the
-    /// server serves. The folder is made if there is none, and is for one server at a time.
+    /// server serves. The folder is made if there is none, and locked: it is for one server at a time.
     ///
     /// **Keys**: a write that was answered is on the disk (`fdatasync`), and nobody sees one before it is. Those that come together share one write to the
     /// disk. One that fails is answered with 500 and may or may not be there after a crash; the log is then written anew before any other.
@@ -79,6 +79,7 @@ impl ConsulServer {
             move |source| SnapshotError::Io { path, source }
         };
         std::fs::create_dir_all(folder).map_err(io(folder))?;
+        let lock = Lock::take(folder)?;
         let (catalog, keys) = (folder.join("catalog.json"), folder.join("kv.log"));
         // The log first: a broken catalog is moved aside, and would be gone when a broken log is mended.
         let replayed = kv_log::load(&keys)?;
@@ -106,7 +107,7 @@ impl ConsulServer {
         let writer = KvWriter::spawn(self.clone(), log);
         let _ = self.0.kv_queue.set(writer.queue());
         let catalog = Saver::spawn(Kept(self.clone()), catalog, interval);
-        Ok(ConsulSaver { catalog, writer })
+        Ok(ConsulSaver { catalog, writer, _lock: lock })
     }
 
     pub(super) fn kv_queue(&self) -> Option<&Queue> {
@@ -173,6 +174,8 @@ impl Catalog {
 pub struct ConsulSaver {
     catalog: Saver,
     writer: KvWriter,
+    // The last to go.
+    _lock: Lock,
 }
 
 impl ConsulSaver {

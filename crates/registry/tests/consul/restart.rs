@@ -233,3 +233,15 @@ async fn heartbeats_write_nothing_to_the_disk() {
     }
     assert_eq!(modified().unwrap(), before);
 }
+
+#[tokio::test]
+async fn a_folder_is_for_one_server_at_a_time() {
+    let folder = Folder::new();
+    let (_server, _ticker, saver) = folder.start();
+    let second = ConsulServer::new(ConsulPolicy::default());
+    let refused = second.spawn_saver(&folder.0, OFTEN).unwrap_err();
+    let lock = folder.0.join("lock");
+    assert_eq!(refused.to_string(), format!("{} is in use by another registry", lock.display()));
+    saver.close().await.unwrap();
+    second.spawn_saver(&folder.0, OFTEN).unwrap().close().await.unwrap();
+}
