@@ -125,7 +125,8 @@
 //! # Features
 //!
 //! - `sqlite`: `SqliteStore`. Adds rusqlite and builds SQLite in C, which takes a minute and a half of processor time. Needs Rust 1.89.
-//! - `testing`: the module `testing`: what every store must do, as tests, and a store that fails where it is told to. Adds no dependency.
+//! - `testing`: the module `testing`: `crash::Suite` crashes your own definitions at every write under every outcome of every step; `conformance` tells what every store must
+//!   do, as tests; `FaultyStore` fails where it is told to. Adds no dependency.
 
 mod builder;
 mod past_pivot;

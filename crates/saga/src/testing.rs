@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 
 pub mod conformance;
+pub mod crash;
 
 use crate::{
     Begin, Claim, Commit, Journal, Mail, MessageId, Outgoing, Post, Query, Relay, Release, Renewed,
