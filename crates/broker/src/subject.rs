@@ -47,6 +47,8 @@ impl Subject {
 pub struct Pattern {
     text: Arc<str>,
     literal: bool,
+    /// How many bytes come before the first wildcard.
+    literal_bytes: usize,
 }
 
 impl Pattern {
@@ -58,8 +60,9 @@ impl Pattern {
     pub fn new(pattern: impl Into<Arc<str>>) -> Result<Self, InvalidSubject> {
         let text = pattern.into();
         check(&text, Wildcards::Allowed)?;
-        let literal = !text.contains(['*', '>']);
-        Ok(Self { text, literal })
+        let wildcard = text.find(['*', '>']);
+        let literal_bytes = wildcard.unwrap_or(text.len());
+        Ok(Self { text, literal: wildcard.is_none(), literal_bytes })
     }
 
     /// Whether `subject` is among those meant.
@@ -68,23 +71,48 @@ impl Pattern {
         if self.literal {
             return self.text == subject.0;
         }
-        let mut tokens = subject.0.split('.');
-        for wanted in self.text.split('.') {
-            match (wanted, tokens.next()) {
-                (_, None) => return false,
-                (">", Some(_)) => return true,
-                ("*", Some(_)) => {}
-                (wanted, Some(token)) if wanted == token => {}
-                _ => return false,
-            }
+        let (pattern, subject) = (self.text.as_bytes(), subject.0.as_bytes());
+        // What comes before the first wildcard is compared as a whole; both are then at the beginning of a token.
+        let literal = self.literal_bytes;
+        if subject.len() <= literal || subject[..literal] != pattern[..literal] {
+            return false;
         }
-        tokens.next().is_none()
+        tokens_match(&pattern[literal..], &subject[literal..])
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+}
+
+/// Both begin with a token, and have at least one.
+fn tokens_match(mut pattern: &[u8], mut subject: &[u8]) -> bool {
+    loop {
+        let (wanted, more_pattern) = first_token(pattern);
+        if wanted == b">" {
+            return true;
+        }
+        let (token, more_subject) = first_token(subject);
+        if wanted != b"*" && wanted != token {
+            return false;
+        }
+        match (more_pattern, more_subject) {
+            (Some(more_pattern), Some(more_subject)) => {
+                (pattern, subject) = (more_pattern, more_subject)
+            }
+            (None, None) => return true,
+            _ => return false,
+        }
+    }
+}
+
+/// The first token, and what comes after its dot.
+fn first_token(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match text.iter().position(|byte| *byte == b'.') {
+        Some(dot) => (&text[..dot], Some(&text[dot + 1..])),
+        None => (text, None),
     }
 }
 
@@ -269,7 +297,35 @@ mod tests {
         "[a-c]{1,2}"
     }
 
+    /// As the definition says, token by token.
+    fn plainly(pattern: &str, subject: &str) -> bool {
+        let mut tokens = subject.split('.');
+        for wanted in pattern.split('.') {
+            match (wanted, tokens.next()) {
+                (_, None) => return false,
+                (">", Some(_)) => return true,
+                ("*", Some(_)) => {}
+                (wanted, Some(token)) if wanted == token => {}
+                _ => return false,
+            }
+        }
+        tokens.next().is_none()
+    }
+
     proptest! {
+        #[test]
+        fn it_matches_what_the_definition_says(
+            pattern in prop::collection::vec("[ab]{1,2}|\\*", 0..5), rest: bool, subject in prop::collection::vec("[ab]{1,2}", 1..6)
+        ) {
+            let mut pattern = pattern;
+            if rest || pattern.is_empty() {
+                pattern.push(">".into());
+            }
+            let (pattern, subject) = (pattern.join("."), subject.join("."));
+            let matches = Pattern::new(&*pattern).unwrap().matches(&Subject::new(&*subject).unwrap());
+            prop_assert_eq!(matches, plainly(&pattern, &subject), "{} {}", pattern, subject);
+        }
+
         #[test]
         fn no_text_panics(text in ".{0,300}") {
             let _ = (Subject::new(&*text), Pattern::new(&*text));

@@ -121,10 +121,8 @@ impl Morgue {
 
     /// The newest is kept whatever its size.
     pub(crate) fn insert(&self, group: &Arc<str>, remains: Remains, reason: Reason) {
-        let (first_failure, last_failure) = match remains.history {
-            Some(History { first, last }) => (Some(first), Some(last)),
-            None => (None, None),
-        };
+        let last_failure = remains.history.as_ref().map(|history| history.last().clone());
+        let first_failure = remains.history.map(|history| history.first);
         let mut letter = DeadLetter {
             id: DeadLetterId::new(0),
             message: remains.message,

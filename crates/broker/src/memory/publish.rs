@@ -11,7 +11,7 @@ use gusset_call::{Context, Deadline, DeadlineExceeded};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    group::{Admission, Group, Standing},
+    group::{Admission, Group, Standing, State},
     morgue::Remains,
     place::Place,
     queue::Entry,
@@ -121,10 +121,16 @@ impl Shared {
     ) -> Result<usize, Blocked> {
         let (subject, size) = (message.subject(), message.size());
         let groups = self.groups.load();
+        let mut wanting = groups.iter().filter(|group| group.pattern.matches(subject));
+        let (first, second) = match (wanting.next(), wanting.next()) {
+            (None, _) => return Ok(0),
+            (Some(only), None) => return only.enter_alone(message, size, publisher),
+            (Some(first), Some(second)) => (first, second),
+        };
         // Foreign code, so before any lock.
-        let wanting: Vec<_> = groups
-            .iter()
-            .filter(|group| group.pattern.matches(subject))
+        let wanting: Vec<_> = [first, second]
+            .into_iter()
+            .chain(wanting)
             .map(|group| (group, group.lane_of(message)))
             .collect();
         let mut entered = Vec::with_capacity(wanting.len());
@@ -135,12 +141,7 @@ impl Shared {
                 Admission::Enter => entered.push((group, lane, state)),
                 Admission::Gone => {}
                 Admission::Wait => blocked = blocked.or(Some(group)),
-                Admission::Refuse(error) => {
-                    if !matches!(error, Error::Closed) {
-                        state.count_refusal();
-                    }
-                    return Err(Blocked::Refused(error));
-                }
+                Admission::Refuse(error) => return Err(refusal(&mut state, error)),
             }
         }
         if let Some(group) = blocked {
@@ -149,14 +150,8 @@ impl Shared {
         let times = Times::of(message);
         let (count, mut dropped, mut called) = (entered.len(), Vec::new(), Vec::new());
         for (group, lane, state) in &mut entered {
-            if group.policy().when_full == WhenFull::DropOldest {
-                dropped.extend(state.queue.make_room(size));
-            }
             let entry = Entry::new(message.clone(), 0).in_lane(*lane).until(times.expires);
-            state.queue.push(entry, times.due);
-            if let Some(due) = times.due {
-                group.expect(due);
-            }
+            dropped.extend(group.put(state, entry, times.due));
             called.extend(state.call_worker());
         }
         // All are unlocked before anybody is woken.
@@ -184,6 +179,54 @@ impl Shared {
             self.dead.insert(&"".into(), remains, Reason::Unheard);
         }
     }
+}
+
+impl Group {
+    /// [`Shared::enter_groups`] where this is the only group that wants the message, as it mostly is.
+    fn enter_alone(
+        self: &Arc<Self>,
+        message: &Arc<Message>,
+        size: usize,
+        publisher: &Publisher,
+    ) -> Result<usize, Blocked> {
+        let (lane, times) = (self.lane_of(message), Times::of(message));
+        let entry = Entry::new(message.clone(), 0).in_lane(lane).until(times.expires);
+        let mut state = self.lock();
+        match self.admission(&state, size, publisher.standing(self)) {
+            Admission::Enter => {}
+            Admission::Gone => return Ok(0),
+            Admission::Wait => return Err(Blocked::By(self.clone())),
+            Admission::Refuse(error) => return Err(refusal(&mut state, error)),
+        }
+        let dropped = self.put(&mut state, entry, times.due);
+        let called = state.call_worker();
+        drop(state);
+        drop(dropped);
+        if let Some(worker) = called {
+            worker.wake();
+        }
+        Ok(1)
+    }
+
+    /// Puts in what was admitted; what had to make room for it comes back.
+    fn put(&self, state: &mut State, entry: Entry, due: Option<Instant>) -> Vec<Entry> {
+        let dropped = match self.policy().when_full {
+            WhenFull::DropOldest => state.queue.make_room(entry.size()),
+            _ => Vec::new(),
+        };
+        state.queue.push(entry, due);
+        if let Some(due) = due {
+            self.expect(due);
+        }
+        dropped
+    }
+}
+
+fn refusal(state: &mut State, error: Error) -> Blocked {
+    if !matches!(error, Error::Closed) {
+        state.count_refusal();
+    }
+    Blocked::Refused(error)
 }
 
 /// When a message is to be delivered, and until when.

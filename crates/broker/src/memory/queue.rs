@@ -62,7 +62,14 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     pub(crate) first: Failure,
-    pub(crate) last: Failure,
+    /// None if it is the first.
+    pub(crate) later: Option<Failure>,
+}
+
+impl History {
+    pub(crate) fn last(&self) -> &Failure {
+        self.later.as_ref().unwrap_or(&self.first)
+    }
 }
 
 impl Entry {
@@ -97,8 +104,8 @@ impl Entry {
 
     pub(crate) fn note(&mut self, failure: Failure) {
         match &mut self.history {
-            Some(history) => history.last = failure,
-            None => self.history = Some(History { first: failure.clone(), last: failure }.into()),
+            Some(history) => history.later = Some(failure),
+            None => self.history = Some(History { first: failure, later: None }.into()),
         }
     }
 }

@@ -93,7 +93,7 @@ fn the_first_and_the_last_failure_are_kept() {
         entry.note(failure(attempt));
     }
     let history = entry.history.unwrap();
-    assert_eq!((history.first.attempt, history.last.attempt), (1, 4));
+    assert_eq!((history.first.attempt, history.last().attempt), (1, 4));
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn what_is_not_settled_in_time_comes_back_charged_and_its_token_is_worthless() {
     queue.promote(now + Duration::from_secs(6), failure);
     assert!(queue.ack(token).is_none() && !queue.extend(token, now));
     let (_, entry) = queue.take(None).unwrap();
-    assert_eq!((entry.attempts, entry.history.as_ref().unwrap().last.attempt), (2, 1));
+    assert_eq!((entry.attempts, entry.history.as_ref().unwrap().last().attempt), (2, 1));
     assert_eq!((queue.counts.overdue, queue.next_due()), (1, None));
 }
 
