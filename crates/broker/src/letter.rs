@@ -160,6 +160,16 @@ impl Filter {
         self
     }
 
+    #[cfg(feature = "nats")]
+    pub(crate) fn wanted_group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
+    #[cfg(feature = "nats")]
+    pub(crate) const fn wanted_subjects(&self) -> Option<&Pattern> {
+        self.subjects.as_ref()
+    }
+
     pub(crate) fn matches(&self, letter: &DeadLetter) -> bool {
         self.group.as_ref().is_none_or(|name| *name == letter.group)
             && self.subjects.as_ref().is_none_or(|p| p.matches(letter.message.subject()))

@@ -125,6 +125,8 @@ mod capabilities;
 pub mod conformance;
 pub mod engine;
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 
 mod dead_letters;
 mod error;
@@ -141,6 +143,8 @@ pub use letter::{DeadLetter, DeadLetterId, Failure, FailureKind, Filter, Reason}
 pub use limits::Limits;
 pub use memory::MemoryEngine;
 pub use message::{Headers, Message, MessageId, Priority};
+#[cfg(feature = "nats")]
+pub use nats::{NatsEngine, NatsError, NatsOptions};
 pub use order::OrderBy;
 pub use policy::{Policy, WhenExpired, WhenFull};
 pub use pull::{Pull, Pulled};

@@ -247,6 +247,24 @@ impl Message {
         self.subject.as_str().len() + self.payload.len() + self.headers().size()
     }
 
+    /// A message that was published before, as an engine found it.
+    #[cfg(feature = "nats")]
+    pub(crate) const fn restored(
+        id: MessageId,
+        subject: Subject,
+        payload: Bytes,
+        published_at: SystemTime,
+    ) -> Self {
+        Self { id, subject, payload, published_at, extras: None }
+    }
+
+    /// The same with these headers.
+    #[cfg(feature = "nats")]
+    pub(crate) fn with_headers(mut self, headers: Headers) -> Self {
+        self.extras().headers = headers;
+        self
+    }
+
     /// Notes time and trace of publishing.
     pub(crate) fn stamp(&mut self) {
         self.published_at = wall_clock();
@@ -311,6 +329,13 @@ impl Headers {
 
     fn size(&self) -> usize {
         self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
+#[cfg(feature = "nats")]
+impl FromIterator<(String, String)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(headers: I) -> Self {
+        Self(headers.into_iter().map(|(name, value)| (name.into(), value)).collect())
     }
 }
 

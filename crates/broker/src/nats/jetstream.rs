@@ -1,0 +1,281 @@
+//! The few questions to JetStream that this engine asks. Written by hand rather than with the client's own types, which
+//! demand fields that a server may lack and leave out what one may ignore: here a field that is missing has a default, and
+//! what matters is checked in the answer.
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::link::{Fault, Link};
+
+pub(crate) const STREAM_NOT_FOUND: u64 = 10_059;
+pub(crate) const STREAM_EXISTS: u64 = 10_058;
+pub(crate) const CONSUMER_NOT_FOUND: u64 = 10_014;
+pub(crate) const MESSAGE_NOT_FOUND: u64 = 10_037;
+const STORE_FAILED: u64 = 10_077;
+const NO_RESOURCES: [u64; 3] = [10_023, 10_047, 10_028];
+const NOT_ENABLED: [u64; 2] = [10_039, 10_076];
+
+/// What the server says when it says no.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    #[serde(default)]
+    pub(crate) code: u64,
+    #[serde(default)]
+    pub(crate) err_code: u64,
+    #[serde(default)]
+    pub(crate) description: String,
+}
+
+impl Refusal {
+    /// A stream is at its bounds, or the server at its own.
+    pub(crate) fn is_full(&self) -> bool {
+        self.err_code == STORE_FAILED || NO_RESOURCES.contains(&self.err_code)
+    }
+
+    pub(crate) fn is_not_enabled(&self) -> bool {
+        NOT_ENABLED.contains(&self.err_code)
+    }
+}
+
+impl Fault {
+    pub(crate) fn is_refusal(&self, err_code: u64) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.err_code == err_code)
+    }
+}
+
+/// What the server said about a message that was published.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Stored {
+    /// Not looked at, but an answer without it is none.
+    #[serde(rename = "seq")]
+    _seq: u64,
+    /// It was there already.
+    #[serde(default)]
+    pub(crate) duplicate: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct StreamInfo {
+    pub(crate) config: StreamConfig,
+}
+
+/// Only what this engine sets and checks.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct StreamConfig {
+    #[serde(default)]
+    pub(crate) description: String,
+    #[serde(default)]
+    pub(crate) subjects: Vec<String>,
+    #[serde(default)]
+    pub(crate) retention: String,
+    #[serde(default)]
+    pub(crate) discard: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ConsumerInfo {
+    pub(crate) config: ConsumerConfig,
+    #[serde(default)]
+    pub(crate) delivered: Progress,
+    #[serde(default)]
+    pub(crate) num_ack_pending: u64,
+    #[serde(default)]
+    pub(crate) num_pending: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(crate) struct Progress {
+    #[serde(default)]
+    pub(crate) stream_seq: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct ConsumerConfig {
+    #[serde(default)]
+    pub(crate) description: String,
+    #[serde(default)]
+    pub(crate) filter_subject: String,
+}
+
+/// A message as it lies in a stream.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) subject: String,
+    pub(crate) seq: u64,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Bytes,
+}
+
+impl Link {
+    /// Asks JetStream's API.
+    pub(crate) async fn api<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        body: &(impl Serialize + Sync),
+        until: Instant,
+    ) -> Result<T, Fault> {
+        let body = serde_json::to_vec(body).map_err(|error| Fault::Strange(error.to_string()))?;
+        let subject = format!("$JS.API.{subject}");
+        let answer = self.ask(&subject, None, body.into(), until).await?;
+        read(&answer.payload)
+    }
+
+    /// Puts a message into a stream; ready when the server has it. Sent again after a reconnection, so it carries an
+    /// id by which the server recognises it.
+    pub(crate) async fn store(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        payload: Bytes,
+        until: Instant,
+    ) -> Result<Stored, Fault> {
+        let answer = self.ask(subject, Some(headers), payload, until).await?;
+        read(&answer.payload)
+    }
+
+    pub(crate) async fn stream(&self, name: &str, until: Instant) -> Result<StreamInfo, Fault> {
+        self.api(&format!("STREAM.INFO.{name}"), &json!({}), until).await
+    }
+
+    pub(crate) async fn create_stream(
+        &self,
+        name: &str,
+        config: &Value,
+        until: Instant,
+    ) -> Result<StreamInfo, Fault> {
+        self.api(&format!("STREAM.CREATE.{name}"), config, until).await
+    }
+
+    pub(crate) async fn consumer(
+        &self,
+        stream: &str,
+        name: &str,
+        until: Instant,
+    ) -> Result<ConsumerInfo, Fault> {
+        self.api(&format!("CONSUMER.INFO.{stream}.{name}"), &json!({}), until).await
+    }
+
+    pub(crate) async fn create_consumer(
+        &self,
+        stream: &str,
+        name: &str,
+        config: &Value,
+        until: Instant,
+    ) -> Result<ConsumerInfo, Fault> {
+        let body = json!({ "stream_name": stream, "config": config });
+        self.api(&format!("CONSUMER.DURABLE.CREATE.{stream}.{name}"), &body, until).await
+    }
+
+    /// True if there was one.
+    pub(crate) async fn delete_consumer(
+        &self,
+        stream: &str,
+        name: &str,
+        until: Instant,
+    ) -> Result<bool, Fault> {
+        let subject = format!("CONSUMER.DELETE.{stream}.{name}");
+        match self.api::<Value>(&subject, &json!({}), until).await {
+            Ok(_) => Ok(true),
+            Err(fault) if fault.is_refusal(CONSUMER_NOT_FOUND) => Ok(false),
+            Err(fault) if fault.is_refusal(STREAM_NOT_FOUND) => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The message that `question` means; none if there is none.
+    pub(crate) async fn look_up(
+        &self,
+        stream: &str,
+        question: &Value,
+        until: Instant,
+    ) -> Result<Option<Kept>, Fault> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: Raw,
+        }
+        #[derive(Deserialize)]
+        struct Raw {
+            subject: String,
+            seq: u64,
+            #[serde(default)]
+            hdrs: String,
+            #[serde(default)]
+            data: String,
+        }
+        let subject = format!("STREAM.MSG.GET.{stream}");
+        let raw = match self.api::<Answer>(&subject, question, until).await {
+            Ok(answer) => answer.message,
+            Err(fault) if fault.is_refusal(MESSAGE_NOT_FOUND) => return Ok(None),
+            Err(fault) => return Err(fault),
+        };
+        let headers = super::wire::parse_headers(&decoded(&raw.hdrs)?);
+        Ok(Some(Kept {
+            subject: raw.subject,
+            seq: raw.seq,
+            headers,
+            payload: decoded(&raw.data)?.into(),
+        }))
+    }
+
+    /// False if there is none.
+    pub(crate) async fn delete_message(
+        &self,
+        stream: &str,
+        seq: u64,
+        until: Instant,
+    ) -> Result<bool, Fault> {
+        // Without erasing: overwriting the bytes with noise costs another write and serves nobody here.
+        let body = json!({ "seq": seq, "no_erase": true });
+        match self.api::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &body, until).await {
+            Ok(_) => Ok(true),
+            // This call says so in several ways, by the version of the server and by whether there ever was one.
+            Err(Fault::Refused(refusal))
+                if matches!(refusal.err_code, 10_037 | 10_043 | 10_057) =>
+            {
+                Ok(false)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Deletes what has this subject; how many that were.
+    pub(crate) async fn purge(
+        &self,
+        stream: &str,
+        filter: &str,
+        until: Instant,
+    ) -> Result<u64, Fault> {
+        #[derive(Deserialize)]
+        struct Purged {
+            #[serde(default)]
+            purged: u64,
+        }
+        let body = json!({ "filter": filter });
+        let purged: Purged = self.api(&format!("STREAM.PURGE.{stream}"), &body, until).await?;
+        Ok(purged.purged)
+    }
+}
+
+/// Reads an answer, of which `error` may be all there is.
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Fault> {
+    #[derive(Deserialize)]
+    struct Failed {
+        error: Option<Refusal>,
+    }
+    let strange = |error: serde_json::Error| Fault::Strange(error.to_string());
+    let failed: Failed = serde_json::from_slice(answer).map_err(strange)?;
+    match failed.error {
+        Some(refusal) => Err(Fault::Refused(refusal)),
+        None => serde_json::from_slice(answer).map_err(strange),
+    }
+}
+
+fn decoded(text: &str) -> Result<Vec<u8>, Fault> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .map_err(|error| Fault::Strange(error.to_string()))
+}
