@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod conformance;
 mod delivery;
 mod letters;
 mod outage;
