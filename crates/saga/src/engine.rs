@@ -3,7 +3,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -25,7 +25,9 @@ pub(crate) struct Engine {
     pub(crate) live: Live,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) counters: Counters,
-    pub(crate) draining: watch::Sender<bool>,
+    draining: watch::Sender<bool>,
+    /// The same, cheap to read.
+    drains: AtomicBool,
     /// By name and version. Bounded by the program: definitions are part of it.
     plans: RwLock<Plans>,
     clock: Clock,
@@ -48,6 +50,7 @@ impl Engine {
             live: Live::default(),
             counters: Counters::default(),
             draining: watch::Sender::new(false),
+            drains: AtomicBool::new(false),
             plans: RwLock::default(),
             clock: Clock::new(),
             anchor: AtomicU64::new(0),
@@ -148,7 +151,12 @@ impl Engine {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+        self.drains.load(Relaxed)
+    }
+
+    pub(crate) fn drain(&self) {
+        self.drains.store(true, Relaxed);
+        self.draining.send_replace(true);
     }
 
     /// Until the shutdown begins.

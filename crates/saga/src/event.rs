@@ -114,6 +114,18 @@ pub enum Order {
     Close,
 }
 
+/// What the mail of a saga is kept as.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Envelope<L> {
+    pub(crate) format: u32,
+    pub(crate) letter: L,
+}
+
+impl<L> Envelope<L> {
+    /// The form that this release writes, and the newest that it reads.
+    pub(crate) const FORMAT: u32 = 1;
+}
+
 /// What the mail of a saga says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

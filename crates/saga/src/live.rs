@@ -214,6 +214,10 @@ impl Live {
         self.table().sagas.len()
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.table().closed
+    }
+
     pub(crate) fn close(&self) {
         self.table().closed = true;
     }

@@ -8,7 +8,7 @@ use crate::{
     State, StoreError, Summary,
     engine::Engine,
     error::shortened,
-    event::Letter,
+    event::{Envelope, Letter},
     live::Phase,
     progress::Progress,
     recovery::{TakenOver, take_over},
@@ -144,7 +144,13 @@ impl Orchestrator {
         payload: &T,
     ) -> Result<bool, SagaError> {
         let payload = Json::encode(payload).map_err(|error| SagaError::Input(error.into()))?;
-        let progress = Progress::of(&load(self.engine(), saga).await?).map_err(StoreError::from)?;
+        /// What is left for orders.
+        const ORDERS: u64 = 100;
+        let journal = load(self.engine(), saga).await?;
+        if journal.mail_taken + journal.mail.len() as u64 >= Mail::MOST - ORDERS {
+            return Err(refused(saga, "has had too many signals"));
+        }
+        let progress = Progress::of(&journal).map_err(StoreError::from)?;
         let waits = progress.place(name).map(|place| &progress.shape.steps[place as usize].kind);
         if !matches!(waits, Some(crate::StepKind::Signal { .. })) {
             return Err(refused(saga, "waits for no such signal"));
@@ -218,7 +224,8 @@ impl Orchestrator {
 
     async fn send(&self, saga: &SagaId, key: Arc<str>, letter: &Letter) -> Result<bool, SagaError> {
         let engine = self.engine();
-        let body = Json::encode(letter).map_err(|error| SagaError::Input(error.into()))?;
+        let body = Envelope { format: Envelope::<Letter>::FORMAT, letter };
+        let body = Json::encode(&body).map_err(|error| SagaError::Input(error.into()))?;
         let mail = Mail { saga: saga.clone(), key, body };
         match engine.store(engine.store.send(&mail)).await {
             Ok(new) => Ok(new),
@@ -303,7 +310,7 @@ pub(crate) async fn settled(engine: &Engine, saga: &SagaId) -> Result<Arc<Progre
         if progress.state().is_final() || progress.state() == State::Stuck {
             return Ok(Arc::new(progress));
         }
-        if engine.is_draining() {
+        if engine.live.is_closed() {
             return Err(SagaError::Interrupted(saga.clone()));
         }
         tokio::select! {

@@ -151,7 +151,7 @@ impl Orchestrator {
         let engine = self.engine();
         engine.live.close();
         engine.permits.close();
-        engine.draining.send_replace(true);
+        engine.drain();
         engine.live.call_all();
         engine.live.emptied().await;
         engine.end_keeping();

@@ -261,8 +261,8 @@ impl Progress {
     pub(crate) fn wait_ends(&self, step: u32) -> Option<u64> {
         let opened_at = self.steps[step as usize].opened_at;
         match self.shape.steps[step as usize].kind {
-            StepKind::Timer { millis } => Some(opened_at.saturating_add(millis)),
-            StepKind::Signal { within } => within.map(|span| opened_at.saturating_add(span)),
+            StepKind::Timer { millis } => Some(later(opened_at, millis)),
+            StepKind::Signal { within } => within.map(|span| later(opened_at, span)),
             _ => None,
         }
     }
@@ -270,7 +270,7 @@ impl Progress {
     /// When the saga turns back if it is not past its pivot by then.
     pub(crate) fn expires_at(&self) -> Option<u64> {
         let deadline = self.shape.deadline.filter(|_| self.may_turn())?;
-        Some(self.started_at.saturating_add(deadline))
+        Some(later(self.started_at, deadline))
     }
 
     /// Whether it may turn back: it is on its way forward, and its pivot has not begun.
@@ -339,6 +339,11 @@ impl Progress {
 }
 
 use StepState::{Acting, Undoing};
+
+/// No later than what a store can keep: a signed number of 64 bits.
+fn later(at: u64, span: u64) -> u64 {
+    at.saturating_add(span).min(i64::MAX as u64)
+}
 
 fn keep(failures: &mut Vec<Failure>, failure: &Failure) {
     if failures.len() == Progress::KEPT {

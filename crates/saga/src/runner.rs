@@ -44,6 +44,8 @@ pub(crate) struct Runner {
     batch: journal::Batch,
     /// Whether there may be steps that get no further attempt.
     reconsider: bool,
+    /// Whether the lease is ours still.
+    held: bool,
 }
 
 /// This process must not go on with the saga, or does not want to.
@@ -59,6 +61,8 @@ pub(crate) enum Parted {
 
 /// Waits of this length and longer are not held in memory, where a recovery fetches the saga again.
 const LONG: Duration = Duration::from_secs(5);
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// How often a step that cannot be given up may take the process with it, before an operator has to look.
 const FATAL: u32 = 20;
@@ -97,6 +101,7 @@ impl Runner {
             mail_taken: 0,
             batch: journal::Batch::default(),
             reconsider: false,
+            held: true,
         }
     }
 
@@ -124,8 +129,10 @@ impl Runner {
     /// To the end of the saga, or to where an operator is needed, or to where it waits for long.
     pub(crate) async fn run(mut self) -> Result<(Progress, Parted), Stopped> {
         let parted = self.drive().await;
-        if parted.is_err() && !self.control.is_lost() {
-            self.release(Some(0)).await;
+        if self.held && !self.control.is_lost() {
+            // Where nothing was written that says more: stopped, or stuck as before.
+            let due = if parted.is_err() { Some(0) } else { self.next_due() };
+            self.release(due).await;
         }
         parted.map(|parted| (self.progress, parted))
     }
@@ -157,6 +164,7 @@ impl Runner {
             if self.is_long_wait() {
                 let due = self.next_due().map(|due| due.max(1));
                 self.release(due).await;
+                self.held = false;
                 return Ok(Parted::Parked);
             }
             if let Some(happened) = self.wait().await? {
@@ -171,7 +179,8 @@ impl Runner {
             return Ok(Some(happened));
         }
         let due = self.next_wait().map(|due| due.saturating_sub(self.engine.now()));
-        let due = due.map(|span| Instant::now() + Duration::from_millis(span));
+        // No clock overflows by a day; then it looks again.
+        let due = due.map(|span| Instant::now() + Duration::from_millis(span).min(DAY));
         let control = self.control.clone();
         tokio::select! {
             biased;
@@ -201,7 +210,7 @@ impl Runner {
         let attempts = if !forward {
             self.plan.policy(step, Direction::Undo).attempts
         } else if self.plan.is_certain(step) {
-            FATAL
+            return tries.crashes >= FATAL;
         } else if self.plan.must_know(step) {
             u32::MAX
         } else {
@@ -265,7 +274,8 @@ impl Runner {
         for step in over {
             self.running.drop_step(step);
             let Some(tries) = self.tries.remove(&step) else { continue };
-            let event = self.gave_up(step, &tries, FailureKind::Unknown);
+            let kind = if tries.maybe { FailureKind::Unknown } else { FailureKind::Transient };
+            let event = self.gave_up(step, &tries, kind);
             self.write(event)?;
         }
         Ok(())

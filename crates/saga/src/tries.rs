@@ -14,6 +14,9 @@ pub(crate) struct Tries {
     /// Whether one of them, in this process or before, may have had an effect.
     pub(crate) maybe: bool,
     errors: Vec<Arc<str>>,
+    /// How many holders fell silent over it without anything else happening.
+    #[serde(skip)]
+    pub(crate) crashes: u32,
     /// Between two attempts.
     #[serde(skip)]
     pub(crate) pausing: bool,
@@ -30,7 +33,7 @@ impl Tries {
     const KEPT: usize = 16;
 
     pub(crate) const fn new(direction: Direction) -> Self {
-        Self { direction, begun: 0, maybe: false, errors: Vec::new(), pausing: false }
+        Self { direction, begun: 0, maybe: false, errors: Vec::new(), crashes: 0, pausing: false }
     }
 
     /// What is to be done after the attempt that began last failed.

@@ -538,3 +538,47 @@ async fn diagrams_show_the_definition_and_where_a_saga_stands() {
     assert!(drawn.contains("s0[[\"re#34;serve<br/>undone\"]]:::back"), "{drawn}");
     assert!(drawn.contains("s2{{\"pay<br/>failed\"}}:::bad"), "{drawn}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_certain_step_is_not_given_up_for_the_number_of_its_attempts_by_a_takeover() {
+    let pause = 6 * SECOND;
+    let define = || {
+        let mut saga = Saga::define("certain", 1);
+        let first = saga.step("first").run(|_, (): ()| async { Ok(()) }).no_undo();
+        let mut saga = saga.pivot(&first);
+        saga.step("try").backoff(pause, pause).run(|cx, (): ()| async move {
+            let later = StepError::transient("later").retry_after(Duration::from_secs(6));
+            if cx.attempt().number() < 60 { Err(later) } else { Ok(()) }
+        });
+        saga.finish(()).unwrap()
+    };
+    let (store, sagas) = memory();
+    let recovery = sagas.spawn_recovery(SECOND);
+    sagas.start(&define(), id("s-1"), ()).await.unwrap();
+    sleep(200 * SECOND).await;
+    assert_eq!(sagas.stats().running, 0, "it pauses in the store");
+    drop((recovery, sagas));
+    let next = Orchestrator::new(store);
+    next.register(&define()).unwrap();
+    let _recovery = next.spawn_recovery(SECOND);
+    assert_eq!(next.settled(&id("s-1")).await.unwrap().state, State::Completed);
+    assert_eq!(next.history(&id("s-1")).await.unwrap().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stuck_saga_that_is_told_nothing_new_is_let_go_again() {
+    let mut saga = Saga::define("stuck", 1);
+    let fails = |_, (): (), _: Effect<()>| async { Err(no()) };
+    saga.step("a").run(|_, (): ()| async { Ok(()) }).undo(fails);
+    saga.step("b").run(|_, (): ()| async { Err::<(), _>(no()) }).no_undo();
+    let (store, sagas) = memory();
+    sagas.run_as(&saga.finish(()).unwrap(), id("s-1"), ()).await.unwrap();
+    for _ in 0..3 {
+        sagas.retry(&id("s-1"), "").await.unwrap();
+        sagas.settled(&id("s-1")).await.unwrap();
+    }
+    let _recovery = sagas.spawn_recovery(SECOND);
+    sleep(600 * SECOND).await;
+    let journal = store.load(&id("s-1")).await.unwrap().unwrap();
+    assert_eq!((journal.epoch, journal.node), (4, None), "taken over for each order and no more");
+}

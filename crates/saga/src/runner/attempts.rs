@@ -164,7 +164,10 @@ impl Runner {
             _ => return,
         };
         let turned = direction == Direction::Act && self.progress.failure.is_some();
-        if turned || self.progress.shape.steps[step as usize].kind.waits() {
+        if turned
+            || self.engine.is_draining()
+            || self.progress.shape.steps[step as usize].kind.waits()
+        {
             return;
         }
         let before = self.tries.get_mut(&step).map_or(0, |tries| {
@@ -283,6 +286,7 @@ pub(super) fn inherited(progress: &Progress, journal: &Journal) -> BTreeMap<u32,
         let mut tries = noted.unwrap_or_else(|| Tries::new(direction));
         tries.maybe |= !known;
         tries.begun = tries.begun.saturating_add(journal.crashes);
+        tries.crashes = journal.crashes;
         if journal.crashes > 0 {
             tries.note("a process that may have attempted it fell silent".into());
         }

@@ -74,6 +74,7 @@ impl Runner {
         };
         self.append(&commit, end).await?;
         self.sequence = end;
+        self.held = matches!(commit.hold, Hold::Keep(_)) && !commit.state.is_final();
         for step in opens {
             self.start(step);
         }

@@ -1,7 +1,10 @@
 //! Signals and orders.
 
 use super::{Runner, Stopped};
-use crate::{Direction, Event, Order, Post, event::Letter};
+use crate::{
+    Direction, Event, Order, Post,
+    event::{Envelope, Letter},
+};
 
 impl Runner {
     pub(super) async fn fetch_mail(&mut self) {
@@ -35,14 +38,19 @@ impl Runner {
     }
 
     fn event_of(&self, Post { key, body, .. }: Post) -> Event {
-        match body.decode() {
-            Ok(Letter::Signal { name, payload }) => Event::Signalled { name, payload },
-            Ok(Letter::Order { order, note }) => {
+        let letter = body.decode::<Envelope<Letter>>().ok();
+        let letter = letter.filter(|letter| letter.format <= Envelope::<Letter>::FORMAT);
+        match letter.map(|letter| letter.letter) {
+            Some(Letter::Signal { name, payload }) => Event::Signalled { name, payload },
+            Some(Letter::Order { order, note }) => {
                 let refused = self.progress.objects_to(&order).err().map(Into::into);
                 Event::Ordered { key, order, note, refused }
             }
             // Kept, since mail that is in no record would come again and again.
-            Err(_) => Event::Signalled { name: "".into(), payload: body },
+            None => {
+                tracing::error!(saga = %self.saga, %key, "mail of a later release is not understood");
+                Event::Signalled { name: "".into(), payload: body }
+            }
         }
     }
 
