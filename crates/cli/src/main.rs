@@ -4,6 +4,7 @@ mod log;
 mod options;
 mod registry;
 mod serve;
+mod tls;
 
 use std::{
     io::{Write, stderr, stdout},

@@ -18,6 +18,8 @@ gusset registry [OPTIONS]
   --listen ADDR   address and port, port 0 for any free one [127.0.0.1:8500]
   --checks WHICH  HTTP, TCP and gRPC checks that clients may have it make: none, instance (of where the instance is), any [instance]
   --data-dir DIR  keeps what it knows: keys before they are acknowledged, instances within a second; for one process at a time
+  --tls-cert FILE PEM, with --tls-key: certificates to show, that of this server first; it speaks HTTPS then
+  --tls-key FILE  PEM, with --tls-cert: the private key of the certificate
   --token TOKEN   what clients have to show [$GUSSET_TOKEN]; needed to listen on anything but loopback
   --help          this text
 
@@ -39,6 +41,8 @@ pub(crate) struct Registry {
     pub(crate) checks: ActiveChecks,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) token: Option<String>,
+    /// Certificates and key.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
 }
 
 impl Command {
@@ -63,7 +67,9 @@ impl Command {
 
 fn registry(args: &mut lexopt::Parser, token: Option<String>) -> Result<Command, lexopt::Error> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 8_500));
-    let mut options = Registry { listen, checks: ActiveChecks::OfInstance, data_dir: None, token };
+    let checks_of = ActiveChecks::OfInstance;
+    let mut options = Registry { listen, checks: checks_of, data_dir: None, token, tls: None };
+    let (mut certificates, mut key) = (None, None);
     while let Some(arg) = args.next()? {
         match arg {
             Long("listen") => {
@@ -74,11 +80,19 @@ fn registry(args: &mut lexopt::Parser, token: Option<String>) -> Result<Command,
             }
             Long("checks") => options.checks = checks(&args.value()?.string()?)?,
             Long("data-dir") => options.data_dir = Some(args.value()?.into()),
+            Long("tls-cert") => certificates = Some(PathBuf::from(args.value()?)),
+            Long("tls-key") => key = Some(PathBuf::from(args.value()?)),
             Long("token") => options.token = Some(args.value()?.string()?),
             Long("help") | Short('h') => return Ok(Command::Help(REGISTRY_HELP)),
             _ => return Err(arg.unexpected()),
         }
     }
+    options.tls = match (certificates, key) {
+        (Some(certificates), Some(key)) => Some((certificates, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err("--tls-cert needs --tls-key as well".into()),
+        (None, Some(_)) => return Err("--tls-key needs --tls-cert as well".into()),
+    };
     if options.token.as_ref().is_some_and(String::is_empty) {
         return Err("the token is empty".into());
     }
@@ -113,7 +127,7 @@ mod tests {
     fn without_options_it_listens_where_consul_does() {
         let listen = "127.0.0.1:8500".parse().unwrap();
         let checks = ActiveChecks::OfInstance;
-        let expected = Registry { listen, checks, data_dir: None, token: None };
+        let expected = Registry { listen, checks, data_dir: None, token: None, tls: None };
         assert_eq!(parse(&["registry"]), Ok(Command::Registry(expected)));
         assert_eq!(parse(&["--help"]), Ok(Command::Help(HELP)));
         assert_eq!(parse(&["registry", "-h"]), Ok(Command::Help(REGISTRY_HELP)));
@@ -133,6 +147,7 @@ mod tests {
             ),
             (&["registry", "--token", ""], "the token is empty"),
             (&["registry", "--checks", "all"], "--checks: 'all' is none of none, instance, any"),
+            (&["registry", "--tls-key", "k.pem"], "--tls-key needs --tls-cert as well"),
             (&["registry", "more"], "unexpected argument \"more\""),
         ] {
             assert_eq!(parse(args).unwrap_err(), said, "{args:?}");

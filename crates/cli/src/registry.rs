@@ -10,7 +10,7 @@ use std::{
 use gusset_registry::{ConsulPolicy, ConsulServer};
 use tokio::{net::TcpListener, signal::unix};
 
-use crate::{options::Registry, serve};
+use crate::{options::Registry, serve, tls};
 
 /// How old the saved instances are at most, as long as it takes little time to save them.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -21,6 +21,9 @@ pub(crate) fn run(options: Registry) -> Result<(), String> {
 }
 
 async fn registry(options: Registry) -> Result<(), String> {
+    let tls = options.tls.as_ref().map(|(certificates, key)| tls::acceptor(certificates, key));
+    let tls = tls.transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let listener =
         TcpListener::bind(options.listen).await.map_err(|error| reason(options.listen, &error))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
@@ -42,10 +45,10 @@ async fn registry(options: Registry) -> Result<(), String> {
     let ticker = server.spawn_ticker();
     let _ = writeln!(
         stdout(),
-        "gusset registry: Consul's HTTP API on http://{address}; Ctrl-C ends it"
+        "gusset registry: Consul's HTTP API on {scheme}://{address}; Ctrl-C ends it"
     );
 
-    let serving = serve::Serving::spawn(listener, server.clone());
+    let serving = serve::Serving::spawn(listener, tls, server.clone());
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

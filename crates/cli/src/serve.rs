@@ -1,4 +1,4 @@
-//! HTTP/1.1 over a listener, until it is told to end.
+//! HTTP/1.1 over a listener, with or without TLS, until it is told to end.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -9,16 +9,20 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::{Semaphore, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// At the bound further connections wait in the backlog.
 const CONNECTIONS: usize = 20_000;
 /// For how long a connection may say nothing between two requests.
 const IDLE: Duration = Duration::from_secs(120);
+/// For how long a client may take to agree on keys.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 const LONGEST_END: Duration = Duration::from_secs(10);
 
 /// Accepts connections, in tasks of its own. Dropping it ends them all.
@@ -29,10 +33,14 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    pub(crate) fn spawn(listener: TcpListener, server: ConsulServer) -> Self {
+    pub(crate) fn spawn(
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        server: ConsulServer,
+    ) -> Self {
         let (closing, closed) = watch::channel(false);
         let places = Arc::new(Semaphore::new(CONNECTIONS));
-        let accepting = tokio::spawn(accept(listener, server, places.clone(), closed));
+        let accepting = tokio::spawn(accept((listener, tls), server, places.clone(), closed));
         Self { closing, accepting, places }
     }
 
@@ -55,7 +63,7 @@ impl Drop for Serving {
 }
 
 async fn accept(
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<TlsAcceptor>),
     server: ConsulServer,
     places: Arc<Semaphore>,
     mut closed: watch::Receiver<bool>,
@@ -71,9 +79,18 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, server.clone(), closed.clone());
+                // Answers are written as a whole.
+                let _ = stream.set_nodelay(true);
+                let (tls, server, closed) = (tls.clone(), server.clone(), closed.clone());
                 tokio::spawn(async move {
-                    connection.await;
+                    match tls {
+                        None => connection(stream, server, closed).await,
+                        Some(tls) => {
+                            if let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(stream)).await {
+                                connection(stream, server, closed).await;
+                            }
+                        }
+                    }
                     drop(place);
                 });
             }
@@ -83,9 +100,11 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, server: ConsulServer, mut closed: watch::Receiver<bool>) {
-    // Answers are written as a whole.
-    let _ = stream.set_nodelay(true);
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    server: ConsulServer,
+    mut closed: watch::Receiver<bool>,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
