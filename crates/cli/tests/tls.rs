@@ -1,4 +1,4 @@
-//! HTTPS, as curl sees it.
+//! HTTPS, as curl and the client of the family see it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
+
+use gusset_registry::{Instance, Registry as _, RemotePolicy, RemoteRegistry, RemoteTls};
 
 /// A folder with a certificate for `localhost` and its key; gone afterwards.
 struct Folder(PathBuf);
@@ -65,15 +67,48 @@ fn curl(args: &[&str]) -> Output {
     })
 }
 
+/// A registry over TLS, and its port.
+fn serving(folder: &Folder) -> (Ended, String) {
+    let (certificates, key) = (folder.file("cert.pem"), folder.file("key.pem"));
+    let mut process = Ended(registry(&certificates, &key).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(process.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let port = line.split("https://127.0.0.1:").nth(1).unwrap().split(';').next().unwrap();
+    (process, port.into())
+}
+
+#[tokio::test]
+async fn the_client_of_the_family_finds_services_over_https_if_it_knows_the_certificate() {
+    let folder = Folder::new("tls-client");
+    let (_process, port) = serving(&folder);
+    let url = format!("https://localhost:{port}");
+    let trusting = |name: &str| {
+        let tls = RemoteTls::new(&fs::read(folder.file(name)).unwrap()).unwrap();
+        RemoteRegistry::new(&url, RemotePolicy::default().tls(tls)).unwrap()
+    };
+    let registry = trusting("cert.pem");
+    registry.register(Instance::new("cart", "10.0.0.7", 80)).await.unwrap();
+    let found = registry.instances("cart").await.unwrap();
+    assert_eq!(&*found.instances()[0].host, "10.0.0.7");
+    assert!(registry.kv().put("a", "1").await.is_ok());
+
+    let other = Folder::new("tls-stranger");
+    fs::copy(other.file("cert.pem"), folder.file("other.pem")).unwrap();
+    let refused = trusting("other.pem").services().await.unwrap_err();
+    let mut said = refused.to_string();
+    let mut cause = std::error::Error::source(&refused);
+    while let Some(error) = cause {
+        said = format!("{said}: {error}");
+        cause = error.source();
+    }
+    assert!(said.contains("certificate"), "{said}");
+}
+
 #[test]
 fn with_a_certificate_it_speaks_https_and_nothing_else() {
     let folder = Folder::new("tls");
-    let mut process =
-        Ended(registry(&folder.file("cert.pem"), &folder.file("key.pem")).spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(process.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let address = line.split("https://127.0.0.1:").nth(1).unwrap().split(';').next().unwrap();
-    let url = |scheme: &str| format!("{scheme}://localhost:{address}/v1/kv/a?raw");
+    let (_process, port) = serving(&folder);
+    let url = |scheme: &str| format!("{scheme}://localhost:{port}/v1/kv/a?raw");
     let authority = folder.file("cert.pem");
     let trusting = ["--cacert", authority.to_str().unwrap()];
 

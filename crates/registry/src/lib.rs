@@ -129,7 +129,8 @@
 //! - `etcd-tls`: `EtcdTls`, the same over TLS and with client certificates. Adds rustls with ring.
 //! - `file`: [`MemoryRegistry`] can keep a snapshot file, and `ConsulServer` a folder (`spawn_saver`), so that they are not empty after a restart. Adds `serde_json`.
 //! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
-//! - `remote`: `RemoteRegistry` and `RemoteKv`, over HTTP/1.1 without TLS. Adds hyper's client, `serde_json` and `base64`.
+//! - `remote`: `RemoteRegistry` and `RemoteKv`, over HTTP/1.1. Adds hyper's client, `serde_json` and `base64`.
+//! - `remote-tls`: `RemoteTls`, the same over HTTPS, with client certificates. Adds rustls with ring.
 //! - `tower`: `Discovered`, and `Balance::spawn_follower`. Adds tower's `discover`, which brings nothing else.
 //! - `consul`: `ConsulServer`, a tower service of HTTP requests. Adds `http`, `http-body`, `http-body-util`, `bytes`, `serde_json` and
 //!   `base64`, and no server: hyper or axum is the caller's.
@@ -202,6 +203,8 @@ pub use memory::{Lease, MemoryRegistry, Stats, Sweeper};
 pub use policy::Policy;
 pub use registration::{Registration, RegistrationState};
 pub use registry::Registry;
+#[cfg(feature = "remote-tls")]
+pub use remote::RemoteTls;
 #[cfg(feature = "remote")]
 pub use remote::{
     KvEntry, KvSnapshot, KvWatch, RemoteKv, RemotePolicy, RemoteRegistry, RemoteState, RemoteStats,

@@ -7,6 +7,8 @@ mod registry;
 
 mod policy;
 mod state;
+#[cfg(feature = "remote-tls")]
+mod tls;
 
 mod kv_watch;
 mod service;
@@ -30,3 +32,5 @@ pub use kv_watch::{KvSnapshot, KvWatch};
 pub use policy::RemotePolicy;
 pub use registry::RemoteRegistry;
 pub use state::{RemoteState, RemoteStats};
+#[cfg(feature = "remote-tls")]
+pub use tls::RemoteTls;

@@ -1,5 +1,7 @@
 //! Where the registry is, and how names stand in a path.
 
+use std::fmt;
+
 use http::Uri;
 
 use crate::Error;
@@ -10,24 +12,34 @@ pub(super) struct Address {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) authority: String,
+    /// Over TLS.
+    pub(super) secure: bool,
 }
 
 impl Address {
-    /// Of `http://host:port` or `host:port`.
-    pub(super) fn parse(url: &str) -> Result<Self, Error> {
+    /// Of `http://host:port`, `https://host:port` or `host:port`, the last with TLS if there is some to speak.
+    pub(super) fn parse(url: &str, tls: bool) -> Result<Self, Error> {
         let wrong = |reason| {
             let value = url.chars().take(80).collect();
             Err(Error::Invalid { field: "address of the registry", value, reason })
         };
-        if url.starts_with("https:") {
-            return wrong("asks for TLS, which is not spoken here");
+        let secure = url.starts_with("https:") || (tls && !url.contains("://"));
+        if secure && !tls {
+            return wrong(
+                "asks for TLS; say by RemotePolicy::tls whom to believe (feature remote-tls)",
+            );
+        }
+        if tls && !secure {
+            return wrong("asks for no TLS, and the policy for some");
         }
         let whole = if url.contains("://") { url.into() } else { format!("http://{url}") };
         let Ok(uri) = whole.parse::<Uri>() else {
-            return wrong("is neither host:port nor http://host:port");
+            return wrong("is none of host:port, http://host:port, https://host:port");
         };
-        let Some(authority) = uri.authority().filter(|_| uri.scheme_str() == Some("http")) else {
-            return wrong("is neither host:port nor http://host:port");
+        let Some(authority) =
+            uri.authority().filter(|_| matches!(uri.scheme_str(), Some("http" | "https")))
+        else {
+            return wrong("is none of host:port, http://host:port, https://host:port");
         };
         if authority.as_str().contains('@') {
             return wrong("names a user; a token belongs into the policy");
@@ -42,7 +54,13 @@ impl Address {
         if host.is_empty() {
             return wrong("has no host");
         }
-        Ok(Self { host: host.into(), port, authority: authority.as_str().into() })
+        Ok(Self { host: host.into(), port, authority: authority.as_str().into(), secure })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http{}://{}", if self.secure { "s" } else { "" }, self.authority)
     }
 }
 
@@ -71,7 +89,8 @@ mod tests {
             ("http://registry:8500/", "registry", "registry:8500"),
             ("http://[::1]:8500", "::1", "[::1]:8500"),
         ] {
-            let address = Address::parse(url).unwrap();
+            let address = Address::parse(url, false).unwrap();
+            assert!(!address.secure);
             assert_eq!((&*address.host, &*address.authority), (host, authority));
             assert_eq!(address.port, 8500);
         }
@@ -80,17 +99,30 @@ mod tests {
     #[test]
     fn what_is_wrong_with_an_address_is_said() {
         for (url, reason) in [
-            ("https://registry:8501", "asks for TLS, which is not spoken here"),
+            (
+                "https://registry:8501",
+                "asks for TLS; say by RemotePolicy::tls whom to believe (feature remote-tls)",
+            ),
             ("registry", "has no port"),
             ("http://registry:0", "has no port"),
             ("http://u:p@registry:8500", "names a user; a token belongs into the policy"),
             ("http://registry:8500/consul", "has a path; the API stands at /v1"),
-            ("", "is neither host:port nor http://host:port"),
-            ("ftp://registry:8500", "is neither host:port nor http://host:port"),
+            ("", "is none of host:port, http://host:port, https://host:port"),
+            ("ftp://registry:8500", "is none of host:port, http://host:port, https://host:port"),
         ] {
-            let error = Address::parse(url).unwrap_err().to_string();
+            let error = Address::parse(url, false).unwrap_err().to_string();
             assert_eq!(error, format!("address of the registry {url:?} {reason}"));
         }
+    }
+
+    #[test]
+    fn whether_tls_is_spoken_is_said_by_policy_and_address_together() {
+        for url in ["https://registry:8501", "registry:8501"] {
+            let address = Address::parse(url, true).unwrap();
+            assert_eq!(address.to_string(), "https://registry:8501");
+        }
+        let error = Address::parse("http://registry:8501", true).unwrap_err().to_string();
+        assert!(error.ends_with("asks for no TLS, and the policy for some"), "{error}");
     }
 
     #[test]

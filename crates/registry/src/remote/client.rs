@@ -82,7 +82,7 @@ impl Client {
             None => None,
         };
         Ok(Self {
-            address: Address::parse(url)?,
+            address: Address::parse(url, policy.has_tls())?,
             token,
             calls: Pool::new(policy.connections),
             watches: Pool::new(policy.watches),
@@ -149,7 +149,9 @@ impl Client {
                 other => return other,
             }
         }
-        let opened = timeout(self.policy.connect_within, Connection::open(&self.address)).await;
+        let opened =
+            timeout(self.policy.connect_within, Connection::open(&self.address, &self.policy))
+                .await;
         let connection = match opened {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(self.failure(ask, "cannot connect", error.into())),
@@ -235,7 +237,7 @@ impl Client {
     }
 
     fn url(&self, ask: &Ask) -> String {
-        format!("http://{}{}", self.address.authority, ask.path)
+        format!("{}{}", self.address, ask.path)
     }
 
     pub(super) fn failure(&self, ask: &Ask, what: &'static str, cause: BoxError) -> Failure {

@@ -1,4 +1,8 @@
-use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{fmt, io, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use tokio::net::TcpStream;
+
+use super::pool::Stream;
 
 /// How a [`RemoteRegistry`](crate::RemoteRegistry) or [`RemoteKv`](crate::RemoteKv) asks.
 ///
@@ -19,6 +23,8 @@ pub struct RemotePolicy {
     pub(super) connections: usize,
     pub(super) watches: usize,
     pub(super) capacity: usize,
+    #[cfg(feature = "remote-tls")]
+    pub(super) tls: Option<super::RemoteTls>,
 }
 
 impl RemotePolicy {
@@ -26,6 +32,14 @@ impl RemotePolicy {
     #[must_use]
     pub fn token(mut self, token: impl Into<Arc<str>>) -> Self {
         self.token = Some(token.into());
+        self
+    }
+
+    /// Speaks TLS, as an address that begins with `https://` asks for. Default none. Feature `remote-tls`.
+    #[cfg(feature = "remote-tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: super::RemoteTls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -92,6 +106,23 @@ impl RemotePolicy {
         self
     }
 
+    pub(super) const fn has_tls(&self) -> bool {
+        #[cfg(feature = "remote-tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "remote-tls"))]
+        false
+    }
+
+    /// The connection as HTTP goes over it.
+    pub(super) async fn secured(&self, host: &str, stream: TcpStream) -> io::Result<Stream> {
+        #[cfg(feature = "remote-tls")]
+        if let Some(tls) = &self.tls {
+            return Ok(Box::new(tls.connect(host, stream).await?));
+        }
+        let _ = host;
+        Ok(Box::new(stream))
+    }
+
     /// No span of this policy makes a loop a busy one.
     pub(super) fn checked(mut self) -> Self {
         const DAY: Duration = Duration::from_secs(86_400);
@@ -116,6 +147,8 @@ impl Default for RemotePolicy {
             connections: 16,
             watches: 256,
             capacity: 10_000,
+            #[cfg(feature = "remote-tls")]
+            tls: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Connections: how many there are at a time, and those that wait for the next call.
 
 use std::{
+    fmt,
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
@@ -19,12 +20,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
 
-use super::address::Address;
+use super::{RemotePolicy, address::Address};
 
 /// More than 10,000 instances with much metadata have.
 const LARGEST_ANSWER: usize = 64 << 20;
@@ -48,11 +50,18 @@ pub(super) struct Place<'a> {
     _permit: SemaphorePermit<'a>,
 }
 
+/// What HTTP goes over.
+pub(super) type Stream = Box<dyn Duplex>;
+
+pub(super) trait Duplex: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Duplex for T {}
+
 /// One HTTP/1.1 connection. Nothing is spawned for it: it is driven by whoever uses it.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
-    driver: Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+    driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
     used: Instant,
 }
 
@@ -118,12 +127,13 @@ impl Place<'_> {
 }
 
 impl Connection {
-    pub(super) async fn open(address: &Address) -> Result<Self, io::Error> {
+    pub(super) async fn open(address: &Address, policy: &RemotePolicy) -> Result<Self, io::Error> {
         let stream = TcpStream::connect((&*address.host, address.port)).await?;
         // Requests are written as a whole.
         stream.set_nodelay(true)?;
-        let io = TokioIo::new(stream);
-        let (sender, driver) = http1::handshake(io).await.map_err(io::Error::other)?;
+        let stream = policy.secured(&address.host, stream).await?;
+        let (sender, driver) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self { sender, driver: Box::pin(driver), used: Instant::now() })
     }
 
@@ -156,7 +166,7 @@ impl Connection {
 
 /// Polls the connection beside what goes over it.
 async fn drive<T, E: Into<BoxError>>(
-    driver: &mut Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+    driver: &mut Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, BoxError> {
     let mut answer = pin!(answer);
