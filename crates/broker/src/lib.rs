@@ -110,6 +110,7 @@ mod subject;
 mod delivery;
 mod handling;
 mod inbox;
+mod journal;
 mod judge;
 mod tasks;
 mod worker;

@@ -25,7 +25,9 @@ use self::{
 };
 use crate::{
     Capabilities, Error, Leftover, Limits, Message, Retention, Stats, WhenUnheard,
-    engine::{BoxFuture, DeadLetterStore, Engine, GroupSpec, Member, Publishing},
+    engine::{
+        BoxFuture, DeadLetterStore, Engine, GroupChange, GroupSpec, Journal, Member, Publishing,
+    },
 };
 
 /// Keeps messages in the memory of this process, and loses them with it.
@@ -47,7 +49,21 @@ impl MemoryEngine {
     /// An engine with these bounds, which retains these messages for groups to come, and does this with those that no group wants.
     #[must_use]
     pub fn new(limits: Limits, retention: Option<Retention>, when_unheard: WhenUnheard) -> Self {
-        Self { shared: Arc::new(Shared::new(limits, retention, when_unheard)) }
+        Self { shared: Arc::new(Shared::new(limits, retention, when_unheard, None)) }
+    }
+}
+
+impl MemoryEngine {
+    /// [`new`](Self::new) with a journal that is told of every change, and that publishes wait for.
+    #[must_use]
+    pub fn journaled(
+        limits: Limits,
+        retention: Option<Retention>,
+        when_unheard: WhenUnheard,
+        journal: Arc<dyn Journal>,
+    ) -> Self {
+        let shared = Shared::new(limits, retention, when_unheard, Some(journal));
+        Self { shared: Arc::new(shared) }
     }
 }
 
@@ -73,7 +89,10 @@ impl Engine for MemoryEngine {
     fn declare(&self, group: GroupSpec) -> BoxFuture<'_, Result<(), Error>> {
         let mut registry = self.shared.registry();
         let found = self.shared.find_or_add(&mut registry, group);
-        let result = found.map(|group| group.lock().declare());
+        let result = found.map(|group| {
+            group.lock().declare();
+            group.tell(GroupChange::Declared);
+        });
         Box::pin(std::future::ready(result))
     }
 
@@ -123,6 +142,7 @@ impl Shared {
             state.undeclare();
             state.has_members()
         };
+        group.tell(GroupChange::Undeclared);
         if in_use {
             return Ok(0);
         }

@@ -13,12 +13,14 @@ use tokio::{
 
 use super::{
     morgue::Morgue,
-    queue::{Entry, Queue},
+    queue::{Entry, Queue, Told},
     sleepers::Sleepers,
     turnstile::Turnstile,
 };
 use crate::{
-    Error, GroupStats, Message, OrderBy, Pattern, Policy, WhenFull, engine::GroupInfo, judge,
+    Error, GroupStats, Message, OrderBy, Pattern, Policy, WhenFull,
+    engine::{GroupChange, GroupInfo},
+    judge,
 };
 
 /// One group: its queue, those who wait to put in, and those who wait to take out.
@@ -78,8 +80,9 @@ impl Group {
         order: Option<OrderBy>,
         morgue: Arc<Morgue>,
     ) -> Self {
+        let told = morgue.journal.clone().map(|journal| Told { group: info.id, journal });
         let state = State {
-            queue: Queue::new(info.policy.capacity, info.policy.max_bytes, Instant::now()),
+            queue: Queue::new(info.policy.capacity, info.policy.max_bytes, Instant::now(), told),
             turnstile: Turnstile::default(),
             sleepers: Sleepers::default(),
             members: 0,
@@ -97,6 +100,12 @@ impl Group {
             hasher: RandomState::new(),
             next_due,
             idle,
+        }
+    }
+
+    pub(crate) fn tell(&self, change: GroupChange) {
+        if let Some(journal) = &self.morgue.journal {
+            journal.group(&self.info, &self.pattern, change);
         }
     }
 

@@ -171,10 +171,7 @@ impl Keeper for Group {
             Verdict::Retry { after: span, failure } => {
                 let due = after(Instant::now(), span);
                 self.locked(|state| {
-                    if let Some(entry) = state.queue.lent(token) {
-                        entry.note(failure);
-                    }
-                    let known = state.queue.retry(token, due);
+                    let known = state.queue.retry(token, due, Some(&failure));
                     if known {
                         self.expect(due);
                     }
@@ -183,6 +180,8 @@ impl Keeper for Group {
             }
             Verdict::Bury { reason, failure, .. } => {
                 let remains = self.locked(|state| {
+                    // It must not come back while its record is written.
+                    state.queue.hold(token);
                     let entry = state.queue.lent(token)?;
                     if let Some(failure) = failure {
                         entry.note(failure);

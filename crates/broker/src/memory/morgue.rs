@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     DeadLetter, DeadLetterId, Error, Filter, Limits, Message, Reason,
-    engine::{BoxFuture, DeadLetterStore},
+    engine::{BoxFuture, DeadLetterStore, Journal, LetterChange},
 };
 
 impl DeadLetterStore for Shared {
@@ -42,6 +42,7 @@ impl DeadLetterStore for Shared {
         let ids: Vec<_> =
             dead.letters.values().filter(|l| filter.matches(l)).map(|l| l.id).collect();
         let removed: Vec<_> = ids.iter().filter_map(|id| dead.remove(id.get())).collect();
+        removed.iter().for_each(|letter| self.dead.tell(letter, LetterChange::Purged));
         drop(dead);
         Box::pin(std::future::ready(Ok(removed.len())))
     }
@@ -57,6 +58,7 @@ impl Shared {
         let letter = dead.letters.get(&id.get()).ok_or(Error::NoSuchDeadLetter)?;
         if letter.reason == Reason::Unheard {
             self.publish_again(&letter.message)?;
+            self.dead.tell(letter, LetterChange::Redriven);
             let removed = dead.remove(id.get());
             drop(dead);
             drop(removed);
@@ -68,6 +70,7 @@ impl Shared {
         // is ever held while that lock is taken.
         let lane = group.lane_of(&letter.message);
         group.redrive(Entry::new(letter.message.clone(), letter.redrives + 1).in_lane(lane))?;
+        self.dead.tell(letter, LetterChange::Redriven);
         let removed = dead.remove(id.get());
         drop(dead);
         drop(removed);
@@ -99,6 +102,7 @@ impl Remains {
 #[derive(Debug)]
 pub(crate) struct Morgue {
     limits: Limits,
+    pub(crate) journal: Option<Arc<dyn Journal>>,
     state: Mutex<State>,
 }
 
@@ -111,8 +115,8 @@ pub(crate) struct State {
 }
 
 impl Morgue {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, state: Mutex::default() }
+    pub(crate) fn new(limits: Limits, journal: Option<Arc<dyn Journal>>) -> Self {
+        Self { limits, journal, state: Mutex::default() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -140,11 +144,13 @@ impl Morgue {
         state.last += 1;
         letter.id = DeadLetterId::new(state.last);
         state.bytes += letter.size();
+        self.tell(&letter, LetterChange::Buried);
         state.letters.insert(letter.id.get(), letter.into());
         while state.letters.len() > 1 && self.is_over(&state) {
             let Some((_, oldest)) = state.letters.pop_first() else { break };
             state.bytes -= oldest.size();
             state.dropped += 1;
+            self.tell(&oldest, LetterChange::Evicted);
             evicted.push(oldest);
         }
         drop(state);
@@ -154,6 +160,12 @@ impl Morgue {
                 id = %letter.message.id(),
                 "oldest dead letter dropped to make room"
             );
+        }
+    }
+
+    fn tell(&self, letter: &DeadLetter, change: LetterChange) {
+        if let Some(journal) = &self.journal {
+            journal.letter(letter, change);
         }
     }
 

@@ -52,7 +52,13 @@ impl Shared {
         let publisher =
             Publisher { handling: handling(), place: None, borrows: Vec::new(), began: None };
         match self.enter(&message, &publisher) {
-            Ok(receipt) => Publishing::Done(Ok(receipt)),
+            Ok(receipt) => match &self.dead.journal {
+                None => Publishing::Done(Ok(receipt)),
+                Some(journal) => {
+                    let written = journal.written();
+                    Publishing::Waiting(Box::pin(async move { written.await.map(|()| receipt) }))
+                }
+            },
             Err(Blocked::Refused(error)) => Publishing::Done(Err(error)),
             Err(Blocked::By(group)) => {
                 Publishing::Waiting(Box::pin(self.clone().keep_trying(message, publisher, group)))
@@ -69,7 +75,12 @@ impl Shared {
         loop {
             publisher.wait(&self, blocked_by, message.size()).await?;
             match self.enter(&message, &publisher) {
-                Ok(receipt) => return Ok(receipt),
+                Ok(receipt) => {
+                    if let Some(journal) = &self.dead.journal {
+                        journal.written().await?;
+                    }
+                    return Ok(receipt);
+                }
                 Err(Blocked::Refused(error)) => return Err(error),
                 Err(Blocked::By(group)) => blocked_by = group,
             }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{group::Group, ledger::Ledger, morgue::Morgue, queue::Entry, waits::Waits};
 use crate::{
     Error, Limits, Message, Retention, Start, WhenUnheard,
-    engine::{GroupInfo, GroupSpec},
+    engine::{GroupChange, GroupInfo, GroupSpec, Journal},
 };
 
 /// What all clones share.
@@ -43,6 +43,7 @@ impl Shared {
         limits: Limits,
         retention: Option<Retention>,
         when_unheard: WhenUnheard,
+        journal: Option<Arc<dyn Journal>>,
     ) -> Self {
         Self {
             limits,
@@ -55,7 +56,7 @@ impl Shared {
             unroutable: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             discarded: AtomicU64::new(0),
-            dead: Morgue::new(limits).into(),
+            dead: Morgue::new(limits, journal).into(),
             waits: Waits::default(),
         }
     }
@@ -116,6 +117,7 @@ impl Shared {
         let info = GroupInfo { id, name, policy: spec.policy.unwrap_or_default() };
         let group = Arc::new(Group::new(info, spec.pattern, spec.order, self.dead.clone()));
         groups.push(group.clone());
+        group.tell(GroupChange::Made);
         if spec.start == Start::New {
             self.groups.store(groups.into());
         } else {
@@ -135,6 +137,7 @@ impl Shared {
         // First out of sight, then emptied: a publisher that still saw it finds it gone and goes on without it.
         self.groups.store(groups.into());
         let (unhandled, in_flight) = group.end();
+        group.tell(GroupChange::Removed);
         self.discarded.fetch_add((unhandled.len() + in_flight) as u64, Relaxed);
         unhandled
     }
