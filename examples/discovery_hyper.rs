@@ -11,7 +11,7 @@ use std::{
 use axum::{Router, routing::get};
 use bytes::Bytes;
 use gusset::registry::{
-    Balance, Http, Instance, LeastLoaded, MemoryRegistry, Registration, Registry,
+    Balance, Http, Instance, LeastLoaded, MemoryRegistry, Registration, Registry, ToInstance,
 };
 use http::Request;
 use http_body_util::{BodyExt, Empty};
@@ -32,12 +32,7 @@ async fn main() -> Result<()> {
     // One client with one pool of connections; each endpoint points the request at its instance.
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let shop = Balance::new(registry.watch("shop"), move |instance: &Instance| {
-        let authority = instance.authority();
-        client.clone().map_request(move |mut request: Request<Empty<Bytes>>| {
-            let uri = format!("http://{authority}{}", request.uri().path());
-            *request.uri_mut() = uri.parse().unwrap_or_default();
-            request
-        })
+        ToInstance::new(client.clone(), instance)
     })
     .protocol(Http)
     .pick(LeastLoaded::new());

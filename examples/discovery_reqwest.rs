@@ -11,7 +11,9 @@ use std::{
 use axum::{Router, routing::get};
 use gusset::{
     call::Reqwest,
-    registry::{Balance, Http, Instance, LeastLoaded, MemoryRegistry, Registration, Registry},
+    registry::{
+        Balance, Http, Instance, LeastLoaded, MemoryRegistry, Registration, Registry, ToInstance,
+    },
 };
 use http::Request;
 use http_body_util::BodyExt;
@@ -32,12 +34,7 @@ async fn main() -> Result<()> {
     // One client with one pool of connections; each endpoint points the request at its instance.
     let client = Reqwest::new(Client::new());
     let shop = Balance::new(registry.watch("shop"), move |instance: &Instance| {
-        let authority = instance.authority();
-        client.clone().map_request(move |mut request: Request<Body>| {
-            let uri = format!("http://{authority}{}", request.uri().path());
-            *request.uri_mut() = uri.parse().unwrap_or_default();
-            request
-        })
+        ToInstance::new(client.clone(), instance)
     })
     .protocol(Http)
     .pick(LeastLoaded::new());

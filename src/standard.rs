@@ -65,21 +65,16 @@
 //! # is_service(payments);
 //! ```
 
-use std::{
-    fmt,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use gusset_breaker::{Breaker, BreakerLayer, Circuit, Circuits, HttpStatus};
 use gusset_registry::{
     Balance, Ejection, Fleet, Http, Instance, LeastLoaded, MakeEndpoint, SuccessRate, Watch,
 };
 use gusset_sidecar::{Measure, Retry, Sidecar, Trace, WithDeadline};
-use http::{Request, Uri, uri};
 use tower_layer::Layer;
-use tower_service::Service;
+
+pub use gusset_registry::ToInstance;
 
 /// The client that [`standard`] builds around `S`.
 pub type Standard<S> = Trace<Measure<Retry<WithDeadline<Balanced<S>>>>>;
@@ -124,8 +119,7 @@ impl<S: Clone> MakeEndpoint for ToInstances<S> {
     type Service = Breaker<ToInstance<S>, HttpStatus>;
 
     fn make(&self, instance: &Instance) -> Self::Service {
-        let authority = instance.authority().parse().ok();
-        let client = ToInstance { client: self.client.clone(), authority };
+        let client = ToInstance::new(self.client.clone(), instance);
         let circuit = self.circuits.get(instance.id.clone());
         BreakerLayer::new(circuit).classify(HttpStatus).layer(client)
     }
@@ -138,45 +132,5 @@ impl<S: Clone> MakeEndpoint for ToInstances<S> {
 impl<S> fmt::Debug for ToInstances<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ToInstances").field("circuits", &self.circuits).finish_non_exhaustive()
-    }
-}
-
-/// Points every request at one instance.
-///
-/// # Readiness
-///
-/// That of the client.
-///
-/// # Cancellation
-///
-/// That of the client.
-#[derive(Clone, Debug)]
-pub struct ToInstance<S> {
-    client: S,
-    /// `None` if the registry holds something that is no host and port: the client then refuses the request.
-    authority: Option<uri::Authority>,
-}
-
-impl<S, B> Service<Request<B>> for ToInstance<S>
-where
-    S: Service<Request<B>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.client.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> S::Future {
-        let mut target = uri::Parts::default();
-        target.path_and_query = request.uri().path_and_query().cloned();
-        if self.authority.is_some() {
-            target.scheme = Some(uri::Scheme::HTTP);
-            target.authority = self.authority.clone();
-        }
-        *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
-        self.client.call(request)
     }
 }

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use gusset::{broker::Filter, registry::Registry};
-use shop::{notification::POISON_EMAIL, payment::Bank};
+use shop::{notification::POISON_EMAIL, payment::Bank, settings::price_key};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
@@ -46,6 +46,11 @@ impl Story {
     async fn the_services_come_up(&mut self) -> Result<(), Failed> {
         self.terminal.act(1, "the services come up and find each other");
         self.terminal.try_it(format!("curl -s {}/api/products", self.gateway));
+        // Its port is a free one, so nobody would find it before the act that is about it.
+        self.terminal.try_it(format!(
+            "curl -sX PUT -d 1 {}   # prices are here",
+            self.shop.setting_url(&price_key("desk-lamp"))
+        ));
         for service in self.shop.registry.services().await? {
             let snapshot = self.shop.registry.discover(&service).await?;
             let at: Vec<_> = snapshot.healthy().map(|instance| instance.authority()).collect();

@@ -3,6 +3,8 @@ mod service;
 mod future;
 mod make;
 mod protocol;
+#[cfg(feature = "http")]
+mod to_instance;
 
 mod candidates;
 mod consistent;
@@ -61,3 +63,5 @@ pub use protocol::{Opaque, Protocol};
 pub use random::Random;
 pub use round_robin::{LocalRoundRobin, RoundRobin, WeightedRoundRobin};
 pub use service::Balance;
+#[cfg(feature = "http")]
+pub use to_instance::ToInstance;

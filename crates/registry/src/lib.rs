@@ -12,7 +12,7 @@
 //! one.registered().await;
 //! two.registered().await;
 //!
-//! // A real maker returns a client for the instance.
+//! // A real maker returns a client for the instance: `ToInstance` (feature `http`), or a channel of tonic.
 //! let cart = Balance::new(registry.watch("cart"), |instance: &Instance| {
 //!     let host = instance.host.clone();
 //!     service_fn(move |_: ()| std::future::ready(Ok::<_, std::io::Error>(host.clone())))
@@ -37,6 +37,7 @@
 //! | [`Balance`] | a service that sends each call to a healthy instance |
 //! | [`MakeEndpoint`] | how an instance is reached, and whether calls should go there now |
 //! | [`Chooser`] | the same by hand, without connections: which instance a call should go to |
+//! | `ToInstance` (feature `http`) | points a client of hyper-util or reqwest at an instance |
 //! | [`Connector`] | keeps the endpoints of a [`Balance`] connected in the background |
 //! | [`RoundRobin`], [`LeastLoaded`], … [`Pick`] | which instance is next; [see below](#choosing-an-instance) |
 //! | `Discovered` (feature `tower`) | the same instances for tower's own `Balance` and tonic's `balance_channel` |
@@ -128,7 +129,7 @@
 //! - `etcd`: `EtcdRegistry`, with user and password. It adds tonic's client and prost, needs Rust 1.88 and no protoc.
 //! - `etcd-tls`: `EtcdTls`, the same over TLS and with client certificates. Adds rustls with ring.
 //! - `file`: [`MemoryRegistry`] can keep a snapshot file, and `ConsulServer` a folder (`spawn_saver`), so that they are not empty after a restart. Adds `serde_json`.
-//! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
+//! - `http`: `Http`, the [`Protocol`] of HTTP and gRPC, and `ToInstance`. Adds the `http` crate, and `http-body`, `bytes` and `serde_json` by `gusset-call`.
 //! - `remote`: `RemoteRegistry` and `RemoteKv`, over HTTP/1.1. Adds hyper's client, `serde_json` and `base64`.
 //! - `remote-tls`: `RemoteTls`, the same over HTTPS, with client certificates. Adds rustls with ring.
 //! - `tower`: `Discovered`, and `Balance::spawn_follower`. Adds tower's `discover`, which brings nothing else.
@@ -171,8 +172,6 @@ mod table;
 #[cfg(any(feature = "consul", feature = "remote"))]
 mod wire;
 
-#[cfg(feature = "http")]
-pub use balance::Http;
 pub use balance::{
     Balance, BalanceStats, Candidates, Chooser, Chosen, Connector, Consistent, Ejection, Eligible,
     Endpoint, Fleet, LeastLoaded, LocalRoundRobin, MakeEndpoint, Needs, Opaque, Pick, Protocol,
@@ -180,6 +179,8 @@ pub use balance::{
 };
 #[cfg(feature = "tower")]
 pub use balance::{Discovered, Followed, FollowedFuture, FollowedService, Follower};
+#[cfg(feature = "http")]
+pub use balance::{Http, ToInstance};
 #[cfg(feature = "checks")]
 pub use checks::{Check, CheckError, CheckGuard, Checker};
 #[cfg(all(feature = "consul", feature = "checks"))]
@@ -211,3 +212,8 @@ pub use remote::{
 };
 pub use selector::{Selection, Selector};
 pub use snapshot::{Publisher, Snapshot, Watch};
+
+/// The program in the README compiles.
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

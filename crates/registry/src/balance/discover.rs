@@ -22,6 +22,37 @@ use crate::{Instance, Watch};
 /// An instance that is at another place than before is removed and inserted. It never ends and never fails. Changes that nobody
 /// polls for become one; nothing is kept but the last state.
 ///
+/// tonic has a `Change` of its own, so its channel is told by a few lines of the caller:
+///
+/// ```
+/// use gusset_registry::{Discovered, Instance, MemoryRegistry, Registry};
+/// use tonic::transport::{Channel, Endpoint, channel};
+/// use tower::discover::Change;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let registry = MemoryRegistry::default();
+/// let endpoint = |instance: &Instance| Endpoint::from_shared(format!("http://{}", instance.authority()));
+/// let mut carts = Discovered::new(registry.watch("cart"), endpoint);
+/// let (channel, changes) = Channel::balance_channel(64);
+/// let follower = tokio::spawn(async move {
+///     loop {
+///         let change = match carts.next_change().await {
+///             Change::Insert(id, Ok(endpoint)) => channel::Change::Insert(id, endpoint),
+///             Change::Insert(id, Err(_)) | Change::Remove(id) => channel::Change::Remove(id),
+///         };
+///         if changes.send(change).await.is_err() {
+///             break; // nobody calls any more
+///         }
+///     }
+/// });
+/// // CartClient::new(channel).items(request).await
+/// # drop((channel, follower));
+/// # });
+/// ```
+///
+/// A [`Balance`](crate::Balance) around channels needs none of that: `Balance::new(watch, |instance: &Instance| endpoint(instance).connect_lazy())` is a client for
+/// tonic's generated code as it is.
+///
 /// # Cancellation
 ///
 /// Nothing is lost by not polling any more.

@@ -12,6 +12,15 @@ use std::time::Duration;
 /// |---|---|
 /// | after so many [failures in a row](Self::consecutive) | 5 |
 /// | when its [success rate](Self::success_rate) is far below the mean | off |
+///
+/// ```
+/// use gusset_registry::{Balance, Ejection, Instance, MemoryRegistry, Registry};
+///
+/// # let client = |authority: String| authority;
+/// let registry = MemoryRegistry::default();
+/// let cart = Balance::new(registry.watch("cart"), move |instance: &Instance| client(instance.authority()))
+///     .eject(Ejection::default().consecutive(3));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Ejection {
     pub(crate) consecutive: u32,

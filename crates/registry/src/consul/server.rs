@@ -50,6 +50,25 @@ use super::{
 ///
 /// Who embeds it registers and follows services without HTTP: it is a [`Registry`](crate::Registry).
 ///
+/// Beside routes of one's own, in axum; a blocked request would hold up a graceful shutdown for minutes, so it begins with [`ConsulServer::close`]:
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+/// use gusset_registry::{ConsulPolicy, ConsulServer};
+///
+/// # async fn serve(listener: tokio::net::TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+/// let server = ConsulServer::new(ConsulPolicy::default());
+/// let _ticker = server.spawn_ticker();
+/// let app = Router::new().route("/mine", get(|| async { "mine" })).fallback_service(server.clone());
+/// axum::serve(listener, app)
+///     .with_graceful_shutdown(async move {
+///         shutdown.await;
+///         server.close();
+///     })
+///     .await
+/// # }
+/// ```
+///
 /// | served, under `/v1` | notes |
 /// |---|---|
 /// | `agent/service/register` (`replace-existing-checks`), `deregister/:id`, `maintenance/:id`; `agent/service/:id`, `agent/services` | `filter` |
@@ -71,6 +90,7 @@ use super::{
 /// - One node. What it knows ends with the process, unless it is given a folder (`ConsulServer::spawn_saver`, feature `file`). No sessions, locks, transactions, intentions, mesh, and one token for all.
 /// - A pause of the server's process is held against no TTL. When most TTL checks of a service fall silent at once, they keep their status for a
 ///   while; one that falls silent again and again needs several heartbeats to pass ([`ConsulPolicy::health`]). What a check says of itself is believed at once.
+/// - Fields that are not known are passed over, as in Consul: a `Prot` is no `Port`. An active check is made once a second at most.
 /// - An index that is higher than the server's is answered at once, not waited for.
 /// - `filter` has no `matches`; of what is not in an answer it says that it equals nothing, rather than refuse it.
 /// - Of what a check put out, who was blocked may get what it was up to a second ago: many who wait for one service get one answer.
