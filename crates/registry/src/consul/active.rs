@@ -83,6 +83,9 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Option<Arc<Active>>, Wrong> {
     let (host, port) = split(&authority).ok_or_else(|| wrong("is not host:port"))?;
     let interval = fields.span("Interval")?;
     let interval = interval.ok_or_else(|| fields.wrong("Interval", "missing"))?;
+    if interval.is_zero() {
+        return Err(fields.wrong("Interval", "must be above 0"));
+    }
     let timeout = fields.span("Timeout")?.filter(|timeout| !timeout.is_zero());
     Ok(Some(Arc::new(Active {
         ask,
@@ -150,15 +153,19 @@ fn split(authority: &str) -> Option<(String, u16)> {
 
 impl ActiveChecks {
     /// Whether a check of `host` may be made for what is registered at `address`; if not, why.
-    pub(super) fn permit(self, host: &str, address: &str) -> Result<(), &'static str> {
+    pub(super) fn permit(self, host: &str, address: &str) -> Result<(), String> {
         match self {
-            Self::Refused => Err("active checks are not made here, only TTL checks are served"),
+            Self::Refused => {
+                Err("active checks are not made here, only TTL checks are served".into())
+            }
             Self::Anywhere => Ok(()),
             Self::OfInstance => {
                 let own = host.eq_ignore_ascii_case(address);
                 match own || (is_loopback(host) && is_loopback(address)) {
                     true => Ok(()),
-                    false => Err("is not the address of the instance, and no other is asked here"),
+                    false => Err(format!(
+                        "{host:?} is not the address of the instance ({address:?}), and no other is asked here"
+                    )),
                 }
             }
         }
@@ -243,6 +250,7 @@ mod tests {
             (json!({"TCP": "::1:80", "Interval": "1s"}), "TCP: is not host:port"),
             (json!({"TCP": "h", "Interval": "1s"}), "TCP: is not host:port"),
             (json!({"TCP": "h:1"}), "Interval: missing"),
+            (json!({"TCP": "h:1", "Interval": "0s"}), "Interval: must be above 0"),
             (json!({"GRPC": "h:1", "GRPCUseTLS": true}), "GRPCUseTLS: TLS is not spoken here"),
             (json!({"TCP": "h:1", "GRPC": "h:1"}), "GRPC: a check is of one kind only"),
         ] {
@@ -256,6 +264,10 @@ mod tests {
         assert!(may("10.0.0.7", "10.0.0.7") && may("Cart.internal", "cart.internal"));
         assert!(may("localhost", "127.0.0.1") && may("127.0.0.2", "::1"));
         assert!(!may("10.0.0.8", "10.0.0.7") && !may("127.0.0.1", "10.0.0.7"));
+        assert_eq!(
+            ActiveChecks::OfInstance.permit("10.0.0.8", "10.0.0.7").unwrap_err(),
+            "\"10.0.0.8\" is not the address of the instance (\"10.0.0.7\"), and no other is asked here"
+        );
         assert!(ActiveChecks::Refused.permit("h", "h").is_err());
         assert!(ActiveChecks::Anywhere.permit("g", "h").is_ok());
         for ip in ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "0.0.0.0", "224.0.0.1"] {

@@ -25,18 +25,22 @@ fn is_name(sent: &str, name: &str) -> bool {
 
 /// Parses a body.
 pub(super) fn parse(body: &[u8]) -> Result<Value, Wrong> {
+    if body.trim_ascii().is_empty() {
+        return Err(Wrong("Request decode failed: the body is empty, JSON is expected".into()));
+    }
     serde_json::from_slice(body).map_err(|error| Wrong(format!("Request decode failed: {error}")))
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
+/// What was sent: itself where it is short, or what it is.
+fn shown(value: &Value) -> String {
+    let kind = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => return value.to_string(),
+        Value::String(text) if text.len() <= 32 => return format!("{text:?}"),
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
-    }
+    };
+    kind.into()
 }
 
 impl<'a> Fields<'a> {
@@ -186,7 +190,7 @@ impl<'a> Fields<'a> {
 const ENTRIES: usize = 64;
 
 fn mismatch(place: &str, wanted: &str, value: &Value) -> Wrong {
-    Wrong(format!("{place}: expected {wanted}, found {}", kind(value)))
+    Wrong(format!("{place}: expected {wanted}, found {}", shown(value)))
 }
 
 #[cfg(test)]
@@ -223,13 +227,24 @@ mod tests {
         let said = |wrong: Wrong| wrong.0;
         assert_eq!(
             said(fields.number("Port", 65_535).unwrap_err()),
-            "Port: expected a whole number from 0 to 65535, found a string"
+            "Port: expected a whole number from 0 to 65535, found \"80\""
+        );
+        let value_above = json!({"Port": 70_000, "Name": {}});
+        let above = Fields::top(&value_above).unwrap();
+        assert_eq!(
+            said(above.number("Port", 65_535).unwrap_err()),
+            "Port: expected a whole number from 0 to 65535, found 70000"
+        );
+        assert_eq!(
+            said(above.text("Name", 9).unwrap_err()),
+            "Name: expected a string, found an object"
+        );
+        assert_eq!(
+            said(parse(b" ").unwrap_err()),
+            "Request decode failed: the body is empty, JSON is expected"
         );
         assert!(said(fields.texts("Tags").unwrap_err()).starts_with("Tags[1]: expected a string"));
-        assert_eq!(
-            said(fields.meta("Meta").unwrap_err()),
-            "Meta.a: expected a string, found a number"
-        );
+        assert_eq!(said(fields.meta("Meta").unwrap_err()), "Meta.a: expected a string, found 1");
         let checks = fields.objects("Checks").unwrap();
         assert_eq!(
             said(checks[1].span("TTL").unwrap_err()),

@@ -105,8 +105,15 @@ pub(super) fn authorize(token: &str, headers: &HeaderMap, query: &Query) -> Resu
     let shown = text("x-consul-token").or(bearer).or_else(|| query.get("token"));
     match shown {
         Some(shown) if is_equal(shown.as_bytes(), token.as_bytes()) => Ok(()),
-        Some(_) => Err(Failure::new(StatusCode::FORBIDDEN, "ACL not found")),
-        None => Err(Failure::new(StatusCode::FORBIDDEN, "Permission denied: a token is needed")),
+        // Consul's clients look for these beginnings.
+        Some(_) => Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "ACL not found: that is not the token of this server",
+        )),
+        None => Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "Permission denied: a token is needed, in X-Consul-Token or as Authorization: Bearer",
+        )),
     }
 }
 

@@ -9,17 +9,17 @@ use crate::server::Server;
 async fn malformed_json_gets_400_with_what_is_wrong_and_where() {
     let (server, _ticker) = Server::start();
     for (body, said) in [
-        ("", "Request decode failed: EOF while parsing a value at line 1 column 0"),
+        ("", "Request decode failed: the body is empty, JSON is expected"),
         ("{\"Name\": \"a\",\n}", "Request decode failed: trailing comma at line 2 column 1"),
         ("[]", "the body: expected an object, found an array"),
         ("{}", "Name: missing"),
         (r#"{"Name": ""}"#, "Name: empty"),
-        (r#"{"Name": 1}"#, "Name: expected a string, found a number"),
+        (r#"{"Name": 1}"#, "Name: expected a string, found 1"),
         (
             r#"{"Name": "a", "Port": 65536}"#,
-            "Port: expected a whole number from 0 to 65535, found a number",
+            "Port: expected a whole number from 0 to 65535, found 65536",
         ),
-        (r#"{"Name": "a", "Tags": "b"}"#, "Tags: expected an array, found a string"),
+        (r#"{"Name": "a", "Tags": "b"}"#, "Tags: expected an array, found \"b\""),
         (
             r#"{"Name": "a", "Check": {"TTL": "10"}}"#,
             "Check.TTL: \"10\" is no duration like \"10s\"",

@@ -83,7 +83,10 @@ async fn what_is_wrong_is_said_with_its_place() {
     assert!(matches!(&error, Error::Refused(_)) && error.is_refusal(), "{error}");
     let cause = std::error::Error::source(&error).unwrap().to_string();
     let url = format!("http://{}/v1/kv/a", server.address());
-    assert_eq!(cause, format!("GET {url}: 403 Forbidden: ACL not found"));
+    assert_eq!(
+        cause,
+        format!("GET {url}: 403 Forbidden: ACL not found: that is not the token of this server")
+    );
     let right = RemoteKv::new(&server.address(), policy().token("right")).unwrap();
     right.put("a", "1").await.unwrap();
 
