@@ -8,7 +8,10 @@ The members of the gusset family that run as a process of their own.
 
 gusset registry [OPTIONS]   a service registry and key-value store over Consul's HTTP API
 gusset registry --help      its options
+gusset --version
 ";
+
+pub(crate) const VERSION: &str = concat!("gusset ", env!("CARGO_PKG_VERSION"), "\n");
 
 pub(crate) const REGISTRY_HELP: &str = "\
 A service registry and key-value store over Consul's HTTP API. Without --data-dir what it knows ends with the process.
@@ -55,6 +58,7 @@ impl Command {
         let command = match args.next().map_err(|error| error.to_string())? {
             Some(Value(command)) => command,
             Some(Long("help") | Short('h')) => return Ok(Self::Help(HELP)),
+            Some(Long("version") | Short('V')) => return Ok(Self::Help(VERSION)),
             Some(other) => return Err(other.unexpected().to_string()),
             None => return Err("no command".into()),
         };
@@ -130,6 +134,7 @@ mod tests {
         let expected = Registry { listen, checks, data_dir: None, token: None, tls: None };
         assert_eq!(parse(&["registry"]), Ok(Command::Registry(expected)));
         assert_eq!(parse(&["--help"]), Ok(Command::Help(HELP)));
+        assert_eq!(parse(&["--version"]), Ok(Command::Help(VERSION)));
         assert_eq!(parse(&["registry", "-h"]), Ok(Command::Help(REGISTRY_HELP)));
     }
 
