@@ -17,7 +17,8 @@
 //! | [`shutdown`] | ends a process without losing a request |
 //! | `telemetry`, `otlp` | of [`sidecar`]: logs with trace ids, spans over OTLP |
 //! | `etcd`, `etcd-tls` | of [`registry`]: the registry that etcd keeps, and that over TLS |
-//! | `checks`, `file`, `consul`, `remote` | of [`registry`]: active checks, a snapshot file over restarts, Consul's HTTP API, its client |
+//! | `checks`, `file`, `consul` | of [`registry`]: active checks, a snapshot file over restarts, Consul's HTTP API |
+//! | `remote`, `remote-tls` | of [`registry`]: the client of that API, and that over HTTPS |
 //! | `tower` | of [`registry`]: to and from tower's `Discover`, for its own balancer and tonic's |
 //! | `redis` | of [`ratelimit`]: limits that processes share |
 //! | `sqlite` | of [`saga`]: journals in a file, which survive the process |
