@@ -22,6 +22,7 @@
 //! | `tower` | of [`registry`]: to and from tower's `Discover`, for its own balancer and tonic's |
 //! | `redis` | of [`ratelimit`]: limits that processes share |
 //! | `sqlite` | of [`saga`]: journals in a file, which survive the process |
+//! | `postgres` | of [`saga`]: journals in a PostgreSQL database, which nodes share |
 //! | `reqwest` | of [`call`]: a reqwest client as an HTTP service |
 //! | `full` | all of the modules, with none of the features of theirs |
 //!

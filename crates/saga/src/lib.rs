@@ -55,6 +55,7 @@
 //! | [`Policy`] | timeout, retries and backoff of a step or an undo |
 //! | [`Store`], [`MemoryStore`] | where journals are kept |
 //! | `SqliteStore` (feature `sqlite`) | journals in a file, which survive the process |
+//! | `PostgresStore` (feature `postgres`) | journals in a database, which nodes share |
 //! | [`Event`], [`Record`], [`Order`], [`Report`] | what a journal holds, and where a saga stands by it |
 //!
 //! # Transitions
@@ -124,6 +125,7 @@
 //!
 //! # Features
 //!
+//! - `postgres`: `PostgresStore`. Adds tokio-postgres, without TLS: bring a connector for that.
 //! - `sqlite`: `SqliteStore`. Adds rusqlite and builds SQLite in C, which takes a minute and a half of processor time. Needs Rust 1.89.
 //! - `testing`: the module `testing`: `crash::Suite` crashes your own definitions at every write under every outcome of every step; `conformance` tells what every store must
 //!   do, as tests; `FaultyStore` fails where it is told to. Adds no dependency.
@@ -193,5 +195,7 @@ pub use store::{
     Begin, Claim, Commit, Hold, Journal, Mail, MemoryStore, Message, MessageId, Outgoing, Post,
     Query, Relay, Release, Renewed, Retention, Store, StoreError, StoreFuture, Summary, Wanted,
 };
+#[cfg(feature = "postgres")]
+pub use store::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::{SqliteError, SqliteStore};

@@ -2,6 +2,8 @@
 
 mod answers;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod requests;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -15,6 +17,8 @@ use crate::{BoxError, SagaId, State};
 
 pub use answers::{Journal, Outgoing, Post, Renewed, Summary};
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use requests::{
     Begin, Claim, Commit, Hold, Mail, Message, MessageId, Query, Relay, Release, Retention, Wanted,
 };
