@@ -23,7 +23,7 @@ pub(crate) struct Server {
     guard: Option<Child>,
 }
 
-fn root() -> bool {
+pub(crate) fn root() -> bool {
     let own = Command::new("id").arg("-u").output().unwrap();
     own.stdout.trim_ascii() == b"0"
 }
@@ -62,7 +62,7 @@ pub(crate) fn folder(what: &str) -> PathBuf {
     folder
 }
 
-fn give_to_postgres(folder: &Path) {
+pub(crate) fn give_to_postgres(folder: &Path) {
     if root() {
         run(Command::new("chown").arg("postgres:postgres").arg(folder));
     }

@@ -1,7 +1,12 @@
 //! Sagas in a PostgreSQL that the tests start, kill, freeze and fill, and nodes that share it.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-#[expect(dead_code, reason = "outages come next")]
 mod harness;
+mod orders;
+mod proxy;
+
+mod nodes;
+mod outage;
+mod speed;
 mod store;

@@ -1,0 +1,177 @@
+//! Nodes, each a process of its own, that share one database and are killed and frozen.
+//!
+//! This program is the node as well: it runs one of its tests, which otherwise does nothing.
+
+use std::{
+    io::Read,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use gusset_saga::{PostgresOptions, PostgresStore};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    harness::{Server, send, times},
+    orders::{LEASE, Ledger, STEPS, definition, orchestrator, place},
+};
+
+const URL: &str = "GUSSET_SAGA_NODE";
+
+/// A process that places all orders that are `number` modulo `nodes`, and takes over what others leave.
+struct Node {
+    child: Child,
+    arguments: [String; 2],
+}
+
+impl Node {
+    fn start(server: &Server, number: usize, nodes: usize, orders: usize) -> Self {
+        let arguments = [server.url(), format!("{number} {nodes} {orders}")];
+        Self { child: Self::spawn(&arguments), arguments }
+    }
+
+    fn spawn(arguments: &[String; 2]) -> Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "nodes::as_a_node", "--nocapture"])
+            .env(URL, &arguments[0])
+            .env("GUSSET_SAGA_ORDERS", &arguments[1])
+            // It ends with this process, which holds the other end.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.kill();
+        self.child = Self::spawn(&self.arguments);
+    }
+
+    fn signal(&self, signal: &str) {
+        send(self.child.id(), signal);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[test]
+fn as_a_node() {
+    let Ok(url) = std::env::var(URL) else { return };
+    let numbers = std::env::var("GUSSET_SAGA_ORDERS").unwrap();
+    let [number, nodes, orders] =
+        std::array::from_fn(|n| numbers.split(' ').nth(n).unwrap().parse::<u32>().unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async move {
+        let store = PostgresStore::connect(PostgresOptions::new(&url).unwrap()).await.unwrap();
+        let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(link);
+        let definition = Arc::new(definition(&Ledger::Table(Arc::new(client))));
+        let sagas = orchestrator(store);
+        sagas.register(&definition).unwrap();
+        let _recovery = sagas.spawn_recovery(Duration::from_millis(100));
+        let mut all = JoinSet::new();
+        for order in (number..orders).step_by(nodes as usize) {
+            let (sagas, definition) = (sagas.clone(), definition.clone());
+            all.spawn(async move {
+                sleep(Duration::from_millis(u64::from(order))).await;
+                place(sagas, definition, order).await;
+            });
+        }
+        // Until the end of who began it.
+        std::thread::spawn(|| {
+            let _ = std::io::stdin().read(&mut [0]);
+            std::process::exit(0);
+        });
+        std::future::pending::<()>().await;
+    });
+}
+
+/// Waits until all orders are there and have ended, and looks at what happened in effect.
+async fn all_end(server: &Server, orders: usize) {
+    let begin = Instant::now();
+    loop {
+        let sql = "SELECT count(*), count(finished_at) FROM gusset.sagas";
+        let counts = tokio::task::block_in_place(|| server.psql(sql));
+        if counts == format!("{orders}|{orders}") {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(120 + orders as u64 / 20), "ended: {counts}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    // Of orders that are refused nothing is left, of the others everything.
+    let wrong = format!(
+        "SELECT s.id, s.state, count(*) FILTER (WHERE l.acted AND NOT l.undone) AS effects
+         FROM gusset.sagas s JOIN ledger l ON l.saga = s.id GROUP BY s.id, s.state
+         HAVING count(*) FILTER (WHERE l.acted AND NOT l.undone) <>
+           CASE WHEN split_part(s.id, '-', 2)::int % 3 = 0 THEN 0 ELSE {} END
+         OR s.state <> CASE WHEN split_part(s.id, '-', 2)::int % 3 = 0 THEN 'compensated' ELSE 'completed' END",
+        STEPS.len()
+    );
+    assert_eq!(server.psql(&wrong), "");
+    assert_eq!(server.psql("SELECT count(DISTINCT saga) FROM ledger"), orders.to_string());
+    // Each journal is one story: no place twice, none left out.
+    let gaps = "SELECT s.id FROM gusset.sagas s JOIN gusset.journal j ON j.saga = s.id GROUP BY s.id, s.next
+        HAVING count(*) <> s.next OR max(j.sequence) <> s.next - 1";
+    assert_eq!(server.psql(gaps), "");
+}
+
+fn server() -> Server {
+    let server = Server::start();
+    server.psql(Ledger::TABLE);
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_killed_again_and_again_leaves_balanced_ledgers() {
+    let server = server();
+    let kills = times(20, 200);
+    let orders = 30 * kills;
+    let mut node = Node::start(&server, 0, 1, orders);
+    for kill in 0..kills as u64 {
+        // At any time, from its first steps on.
+        sleep(Duration::from_millis(60 + kill * 7919 % 340)).await;
+        node.restart();
+    }
+    all_end(&server, orders).await;
+    let epochs: u64 = server.psql("SELECT max(epoch) FROM gusset.sagas").parse().unwrap();
+    assert!(epochs > 1, "some saga was taken over");
+}
+
+async fn nodes_share(nodes: usize, orders: usize) {
+    let server = server();
+    let mut all: Vec<_> =
+        (0..nodes).map(|number| Node::start(&server, number, nodes, orders)).collect();
+    for round in 0..times(4, 40) {
+        sleep(Duration::from_millis(500)).await;
+        let (frozen, killed) = (round % nodes, (round + 1) % nodes);
+        all[frozen].signal("-STOP");
+        all[killed].restart();
+        sleep(LEASE * 3 / 2).await;
+        // Whatever it was about to do it does now, on sagas that others have taken over.
+        all[frozen].signal("-CONT");
+    }
+    all_end(&server, orders).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_that_are_killed_and_frozen_do_nothing_twice() {
+    nodes_share(2, times(800, 10_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_nodes_that_are_killed_and_frozen_do_nothing_twice() {
+    nodes_share(4, times(800, 10_000)).await;
+}
