@@ -5,6 +5,8 @@
 
 #[path = "sqlite/dir.rs"]
 mod dir;
+#[path = "sqlite/kill.rs"]
+mod kill;
 
 use std::sync::Arc;
 

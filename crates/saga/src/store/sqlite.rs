@@ -94,10 +94,11 @@ struct Shared {
     reader: Queue,
 }
 
-const WRITER: Mode = Mode { name: "saga-sqlite-w", begin: "BEGIN IMMEDIATE", together: 256 };
+const WRITER: Mode =
+    Mode { name: "saga-sqlite-w", begin: "BEGIN IMMEDIATE", end: "COMMIT", together: 256 };
 
-/// A transaction that reads keeps the log from being taken over, so it is short.
-const READER: Mode = Mode { name: "saga-sqlite-r", begin: "BEGIN", together: 16 };
+/// A transaction that reads keeps the log from being taken over, so it is short. There is nothing to commit, and one that met damage could not be.
+const READER: Mode = Mode { name: "saga-sqlite-r", begin: "BEGIN", end: "ROLLBACK", together: 16 };
 
 impl SqliteStore {
     /// Opens the file, or makes it. Its directory must exist.
@@ -172,8 +173,13 @@ impl Store for SqliteStore {
 
     fn claim<'a>(&'a self, claim: &'a Claim) -> StoreFuture<'a, Vec<Journal>> {
         let work = async {
-            let claim = claim.clone();
+            let (claim, node) = (claim.clone(), claim.node.clone());
             let claimed = self.0.writer.ask(move |file| write::claim(file, &claim, now())).await?;
+            if claimed.is_empty() {
+                return Ok(Vec::new());
+            }
+            let claimed =
+                self.0.reader.ask(move |file| read::claimed(file, &claimed, &node)).await?;
             // One without a proper id cannot be carried on by anybody.
             Ok(claimed.into_iter().filter_map(|raw| raw.journal().ok()).collect())
         };
@@ -261,3 +267,6 @@ fn now() -> u64 {
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,8 @@ pub(super) struct Mode {
     pub(super) name: &'static str,
     /// What a transaction begins with.
     pub(super) begin: &'static str,
+    /// What it ends with.
+    pub(super) end: &'static str,
     /// Most in one transaction.
     pub(super) together: usize,
 }
@@ -123,11 +125,11 @@ where
 fn serve(connection: &Connection, mode: Mode, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
     let mut batch = Vec::new();
     while jobs.blocking_recv_many(&mut batch, mode.together) > 0 {
-        match transact(connection, mode.begin, &mut batch) {
+        match transact(connection, mode, &mut batch) {
             Err(error) if batch.len() > 1 && !is_locked(&error) => {
                 // One of them is to blame, or there is room for some of them: each by itself.
                 for mut job in batch.drain(..) {
-                    let done = transact(connection, mode.begin, std::slice::from_mut(&mut job));
+                    let done = transact(connection, mode, std::slice::from_mut(&mut job));
                     job.answer(done.err().map(StoreError::from));
                 }
             }
@@ -141,12 +143,12 @@ fn serve(connection: &Connection, mode: Mode, mut jobs: mpsc::Receiver<Box<dyn J
 
 fn transact(
     connection: &Connection,
-    begin: &str,
+    mode: Mode,
     jobs: &mut [Box<dyn Job>],
 ) -> rusqlite::Result<()> {
-    connection.prepare_cached(begin)?.execute(())?;
+    connection.prepare_cached(mode.begin)?.execute(())?;
     let done = jobs.iter_mut().try_for_each(|job| job.run(connection));
-    let done = done.and_then(|()| connection.prepare_cached("COMMIT")?.execute(()).map(drop));
+    let done = done.and_then(|()| connection.prepare_cached(mode.end)?.execute(()).map(drop));
     // Some errors have taken it back already.
     if done.is_err() && !connection.is_autocommit() {
         connection.execute_batch("ROLLBACK")?;

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, types::Value};
 use serde::{Deserialize, de::IntoDeserializer};
 
-use super::{SqliteError, error::is_local, queue::Worked};
+use super::{SqliteError, error::is_local, queue::Worked, write::Claimed};
 use crate::{
     Journal, Json, Outgoing, Post, Query, Record, SagaId, State, StoreError, Summary, Unreadable,
     Wanted,
@@ -50,11 +50,17 @@ pub(super) fn raw_by_id(connection: &Connection, saga: &SagaId) -> Worked<Option
     raw(connection, connection.prepare_cached(sql)?, saga.as_str().to_owned().into())
 }
 
-/// The journal of the saga of this number.
-pub(super) fn raw_by_number(connection: &Connection, number: i64) -> Worked<Option<Raw>> {
+/// The journals of sagas that `node` has just claimed. Should others have claimed them since, whoever did this claim has its epoch, and can write nothing.
+pub(super) fn claimed(connection: &Connection, sagas: &[Claimed], node: &str) -> Worked<Vec<Raw>> {
     let sql =
         "SELECT number, id, epoch, node, crashes, note, mail_taken FROM saga WHERE number = ?1";
-    raw(connection, connection.prepare_cached(sql)?, number.into())
+    let mut found = Vec::new();
+    for &Claimed { number, epoch, crashes } in sagas {
+        let saga = raw(connection, connection.prepare_cached(sql)?, number.into())?;
+        let node = Some(node.to_owned());
+        found.extend(saga.map(|saga| Raw { epoch, crashes, node, ..saga }));
+    }
+    Ok(found)
 }
 
 fn raw(

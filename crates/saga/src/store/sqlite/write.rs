@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{
     millis,
     queue::{Fault, Worked},
-    read::{self, Raw, RawMessage, int, state_text, uint},
+    read::{self, RawMessage, int, state_text, uint},
 };
 use crate::{
     Begin, Claim, Commit, Hold, Json, Mail, MessageId, Relay, Release, Renewed, Retention, SagaId,
@@ -143,14 +143,23 @@ pub(super) fn append(connection: &Connection, append: &Append, now: u64) -> Work
     Ok(())
 }
 
-pub(super) fn claim(connection: &Connection, claim: &Claim, now: u64) -> Worked<Vec<Raw>> {
+/// What a claim got, to be read outside its transaction: one that meets damage can write no more.
+pub(super) struct Claimed {
+    pub(super) number: i64,
+    pub(super) epoch: u64,
+    pub(super) crashes: u32,
+}
+
+pub(super) fn claim(connection: &Connection, claim: &Claim, now: u64) -> Worked<Vec<Claimed>> {
     let sql = "UPDATE saga SET epoch = epoch + 1, crashes = min(crashes + (node IS NOT NULL), 4294967295), node = ?2, due = ?3 \
-        WHERE number = ?1";
+        WHERE number = ?1 RETURNING epoch, crashes";
     let due = int(now.saturating_add(millis(claim.lease)));
+    let mut update = connection.prepare_cached(sql)?;
     let mut claimed = Vec::new();
     for number in read::wanted(connection, &claim.wanted, now)? {
-        connection.prepare_cached(sql)?.execute((number, &*claim.node, due))?;
-        claimed.extend(read::raw_by_number(connection, number)?);
+        claimed.push(update.query_row((number, &*claim.node, due), |row| {
+            Ok(Claimed { number, epoch: uint(row.get(0)?), crashes: row.get(1)? })
+        })?);
     }
     Ok(claimed)
 }
@@ -259,7 +268,10 @@ fn shrink(connection: &Connection) -> Worked<()> {
     let (free, all) = (pragma("PRAGMA freelist_count")?, pragma("PRAGMA page_count")?);
     let pages = (free - all / 4).min(SHRINK);
     if pages > 0 {
-        connection.execute_batch(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        // Each step gives one page back.
+        let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut steps = vacuum.query(())?;
+        while steps.next()?.is_some() {}
     }
     Ok(())
 }
