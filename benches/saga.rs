@@ -5,6 +5,9 @@
 //! - `steno` runs the same steps as a chain of nodes under its `InMemorySecStore`, with its log discarded and the graph made once for all
 //!   sagas. It keeps every finished saga for ever; gusset the last 10,000.
 //!
+//! `two_wide_16_deep` is a ladder: 16 stages of two steps, each of which waits for both of the stage before. What steno pays for it doubles with
+//! each stage, so it is run on its own, with few samples.
+//!
 //! Everything runs on a current-thread runtime, so a switch between tasks is a poll and no wake-up of a thread.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
@@ -33,6 +36,23 @@ fn definition() -> Definition<u32, u32> {
     saga.finish(&last).expect("its steps have different names")
 }
 
+/// Stages of two steps that wait for both of the stage before.
+const DEPTH: u32 = 16;
+
+fn ladder() -> Definition<u32, Vec<u32>> {
+    let mut saga = Saga::define("ladder", 1);
+    let act = |_: StepContext, input: u32| step(input);
+    let mut stage = [0, 1].map(|n| saga.step(format!("0-{n}")).after(()).run(act).no_undo());
+    for depth in 1..DEPTH {
+        let before = stage;
+        stage = [0, 1].map(|n| {
+            let step = saga.step(format!("{depth}-{n}")).after((&before[0], &before[1]));
+            step.run(act).no_undo()
+        });
+    }
+    saga.finish(&stage[..]).expect("its steps have different names")
+}
+
 #[derive(Debug)]
 struct Bench;
 
@@ -53,6 +73,24 @@ fn steno_saga() -> (Arc<SagaDag>, Arc<ActionRegistry<Bench>>) {
         registry.register(action);
     }
     let dag = dag.build().expect("it is a chain");
+    (Arc::new(SagaDag::new(dag, serde_json::json!(7))), Arc::new(registry))
+}
+
+fn steno_ladder() -> (Arc<SagaDag>, Arc<ActionRegistry<Bench>>) {
+    let mut registry = ActionRegistry::new();
+    let mut dag = DagBuilder::new(SagaName::new("ladder"));
+    let action = new_action_noop_undo("step", steno_step);
+    registry.register(action.clone());
+    for depth in 0..DEPTH {
+        let stage = [0, 1].map(|n| {
+            let name = format!("{depth}-{n}");
+            Node::action(name.clone(), name, action.as_ref())
+        });
+        dag.append_parallel(stage.into());
+    }
+    // A graph of steno ends in one node.
+    dag.append(Node::action("order", "order", action.as_ref()));
+    let dag = dag.build().expect("its nodes have different names");
     (Arc::new(SagaDag::new(dag, serde_json::json!(7))), Arc::new(registry))
 }
 
@@ -90,6 +128,19 @@ fn saga(criterion: &mut Criterion) {
     let log = slog::Logger::root(slog::Discard, slog::o!());
     let sec = runtime.block_on(async { steno::sec(log, Arc::new(steno::InMemorySecStore::new())) });
     group.bench_function("three_steps/steno", |bencher| {
+        bencher.iter(|| runtime.block_on(run_steno(&sec, &dag, &registry)));
+    });
+
+    let ladder = ladder();
+    group.bench_function("two_wide_16_deep/gusset", |bencher| {
+        bencher.iter(|| {
+            let finished = runtime.block_on(sagas.run(&ladder, black_box(7)));
+            assert!(matches!(finished, Ok(Finished::Completed(_))));
+        });
+    });
+    let (dag, registry) = steno_ladder();
+    group.sample_size(10);
+    group.bench_function("two_wide_16_deep/steno", |bencher| {
         bencher.iter(|| runtime.block_on(run_steno(&sec, &dag, &registry)));
     });
     group.finish();

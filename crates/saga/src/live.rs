@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use foldhash::fast::RandomState;
 use futures_util::future::{AbortHandle, Abortable};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
@@ -23,7 +24,7 @@ pub(crate) struct Live {
 
 #[derive(Default)]
 struct Table {
-    sagas: HashMap<SagaId, Entry>,
+    sagas: HashMap<SagaId, Entry, RandomState>,
     /// No further saga enters.
     closed: bool,
 }
@@ -272,7 +273,12 @@ impl Drop for Place {
             self.engine.counters.interrupted.add(1);
             self.phase.send_replace(Phase::Ended(Err(SagaError::Interrupted(self.saga.clone()))));
         }
-        self.engine.live.table().sagas.remove(&self.saga);
-        self.engine.live.left.notify_waiters();
+        let mut table = self.engine.live.table();
+        table.sagas.remove(&self.saga);
+        // Nobody waits for it before.
+        if table.closed {
+            drop(table);
+            self.engine.live.left.notify_waiters();
+        }
     }
 }

@@ -75,7 +75,7 @@ impl Runner {
         saga: SagaId,
         progress: Progress,
         control: Arc<Control>,
-    ) -> Self {
+    ) -> Box<Self> {
         control.hold(1);
         Self::holding(engine, plan, saga, progress, control)
     }
@@ -86,8 +86,8 @@ impl Runner {
         saga: SagaId,
         progress: Progress,
         control: Arc<Control>,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             engine,
             plan,
             saga,
@@ -102,7 +102,7 @@ impl Runner {
             batch: journal::Batch::default(),
             reconsider: false,
             held: true,
-        }
+        })
     }
 
     /// Of a saga that this process has claimed. `progress` is what its journal tells.
@@ -112,22 +112,21 @@ impl Runner {
         journal: Journal,
         progress: Progress,
         control: Arc<Control>,
-    ) -> Self {
+    ) -> Box<Self> {
         control.hold(journal.epoch);
         let tries = attempts::inherited(&progress, &journal);
-        Self {
-            epoch: journal.epoch,
-            sequence: journal.records.map_or(0, |records| records.len()) as u64,
-            reconsider: true,
-            tries,
-            mail: journal.mail.into(),
-            mail_taken: journal.mail_taken,
-            ..Self::holding(engine, plan, journal.saga, progress, control)
-        }
+        let mut runner = Self::holding(engine, plan, journal.saga, progress, control);
+        runner.epoch = journal.epoch;
+        runner.sequence = journal.records.map_or(0, |records| records.len()) as u64;
+        runner.reconsider = true;
+        runner.tries = tries;
+        runner.mail = journal.mail.into();
+        runner.mail_taken = journal.mail_taken;
+        runner
     }
 
     /// To the end of the saga, or to where an operator is needed, or to where it waits for long.
-    pub(crate) async fn run(mut self) -> Result<(Progress, Parted), Stopped> {
+    pub(crate) async fn run(mut self: Box<Self>) -> Result<(Progress, Parted), Stopped> {
         let parted = self.drive().await;
         if self.held && !self.control.is_lost() {
             // Where nothing was written that says more: stopped, or stuck as before.

@@ -150,7 +150,7 @@ async fn resume(
     ended(engine, saga, runner).await
 }
 
-async fn ended(engine: &Engine, saga: SagaId, runner: Runner) -> Result<Phase, SagaError> {
+async fn ended(engine: &Engine, saga: SagaId, runner: Box<Runner>) -> Result<Phase, SagaError> {
     let Ok((progress, parted)) = runner.run().await else {
         return Err(SagaError::Interrupted(saga));
     };

@@ -1,10 +1,11 @@
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use foldhash::fast::RandomState;
 use futures_util::{FutureExt, future::ready};
 use gusset_call::Clock;
 
@@ -53,8 +54,8 @@ impl Shared {
 
 #[derive(Default)]
 struct Tables {
-    unfinished: HashMap<SagaId, Entry>,
-    finished: HashMap<SagaId, Entry>,
+    unfinished: HashMap<SagaId, Entry, RandomState>,
+    finished: HashMap<SagaId, Entry, RandomState>,
     /// Those of `finished`, oldest first.
     order: VecDeque<(u64, SagaId)>,
     purged: u64,
@@ -80,7 +81,7 @@ struct Entry {
     /// Batches as they were written.
     records: Vec<Arc<[Record]>>,
     mail: Vec<Post>,
-    keys: HashSet<Arc<str>>,
+    keys: BTreeSet<Arc<str>>,
     mail_taken: u64,
 }
 
@@ -300,7 +301,7 @@ impl Store for MemoryStore {
                 next: begin.records.len() as u64,
                 records: vec![begin.records.clone()],
                 mail: Vec::new(),
-                keys: HashSet::new(),
+                keys: BTreeSet::new(),
                 mail_taken: 0,
             };
             tables.unfinished.insert(begin.saga.clone(), entry);
