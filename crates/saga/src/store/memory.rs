@@ -1,18 +1,20 @@
+mod tables;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use foldhash::fast::RandomState;
 use futures_util::{FutureExt, future::ready};
 use gusset_call::Clock;
 
+use tables::{Entry, Tables, millis};
+
 use crate::{
-    Begin, Claim, Commit, Hold, Journal, Json, Mail, Message, MessageId, Outgoing, Post, Query,
-    Record, Relay, Release, Renewed, Retention, SagaId, State, Store, StoreError, StoreFuture,
-    Summary, Wanted,
+    Begin, Claim, Commit, Journal, Mail, MessageId, Outgoing, Post, Query, Relay, Release, Renewed,
+    Retention, SagaId, State, Store, StoreError, StoreFuture, Summary,
 };
 
 /// Journals in memory: they end with the process. Clones share them.
@@ -52,39 +54,6 @@ impl Shared {
     }
 }
 
-#[derive(Default)]
-struct Tables {
-    unfinished: HashMap<SagaId, Entry, RandomState>,
-    finished: HashMap<SagaId, Entry, RandomState>,
-    /// Those of `finished`, oldest first.
-    order: VecDeque<(u64, SagaId)>,
-    purged: u64,
-    outbox: BTreeMap<MessageId, Message>,
-    /// Who relays messages, and until when nobody else may.
-    relay: Option<(Arc<str>, u64)>,
-}
-
-struct Entry {
-    definition: Arc<str>,
-    version: u32,
-    state: State,
-    epoch: u64,
-    node: Option<Arc<str>>,
-    /// With a node: until when it holds the saga. Without: from when on it may be claimed.
-    due: Option<u64>,
-    crashes: u32,
-    note: Option<Json>,
-    created_at: u64,
-    changed_at: u64,
-    /// Number of the next record.
-    next: u64,
-    /// Batches as they were written.
-    records: Vec<Arc<[Record]>>,
-    mail: Vec<Post>,
-    keys: BTreeSet<Arc<str>>,
-    mail_taken: u64,
-}
-
 impl MemoryStore {
     /// Default bound of sagas that are not in a final state.
     pub const UNFINISHED: usize = 10_000;
@@ -119,155 +88,6 @@ impl MemoryStore {
 
     fn time(&self) -> u64 {
         self.0.since + millis(self.0.clock.now())
-    }
-}
-
-impl Tables {
-    fn get(&self, saga: &SagaId) -> Option<&Entry> {
-        self.unfinished.get(saga).or_else(|| self.finished.get(saga))
-    }
-
-    fn append(&mut self, commit: &Commit, now: u64, keep: usize) -> Result<(), StoreError> {
-        let saga = &commit.saga;
-        let Some(entry) = self.unfinished.get_mut(saga) else {
-            return Err(match self.finished.get(saga) {
-                Some(entry) => entry.admit(commit).err().unwrap_or_else(|| entry.conflict(saga)),
-                None => StoreError::NoSuchSaga(saga.clone()),
-            });
-        };
-        entry.admit(commit)?;
-        if self.outbox.len() + commit.outbox.len() > MemoryStore::MESSAGES {
-            return Err(StoreError::full("saga outbox"));
-        }
-        entry.write(commit, now);
-        for Outgoing { id, message } in &*commit.outbox {
-            self.outbox.insert(id.clone(), message.clone());
-        }
-        if commit.state.is_final() {
-            if let Some((saga, mut entry)) = self.unfinished.remove_entry(saga) {
-                (entry.node, entry.due) = (None, None);
-                self.order.push_back((now, saga.clone()));
-                self.finished.insert(saga, entry);
-                self.forget(keep, 0);
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets the oldest until at most `keep` are left, and none that finished before `limit`.
-    fn forget(&mut self, keep: usize, limit: u64) -> u64 {
-        let mut forgotten = 0;
-        while let Some((at, _)) = self.order.front() {
-            if self.order.len() <= keep && *at >= limit {
-                break;
-            }
-            if let Some((_, saga)) = self.order.pop_front() {
-                self.finished.remove(&saga);
-                forgotten += 1;
-            }
-        }
-        self.purged += forgotten;
-        forgotten
-    }
-
-    fn wanted(&self, wanted: &Wanted, now: u64) -> Vec<SagaId> {
-        match wanted {
-            Wanted::One(saga) => {
-                let free = |entry: &&Entry| entry.node.is_none() || entry.is_due(now);
-                let entry = self.unfinished.get(saga).filter(free);
-                entry.map(|_| saga.clone()).into_iter().collect()
-            }
-            Wanted::Due { known, orphaned, except, limit } => {
-                let known: HashSet<_> = known.iter().map(|(name, v)| (&**name, *v)).collect();
-                let except: HashSet<_> = except.iter().collect();
-                let overdue = now.saturating_sub(millis(*orphaned));
-                let wanted = |(saga, entry): &(&SagaId, &Entry)| {
-                    let since = if known.contains(&(&*entry.definition, entry.version)) {
-                        now
-                    } else {
-                        overdue
-                    };
-                    entry.is_due(since) && !except.contains(saga)
-                };
-                let due = self.unfinished.iter().filter(wanted);
-                let mut due: Vec<_> = due.map(|(saga, entry)| (entry.due, saga)).collect();
-                due.sort_unstable();
-                due.into_iter().take(*limit).map(|(_, saga)| saga.clone()).collect()
-            }
-        }
-    }
-}
-
-impl Entry {
-    fn is_due(&self, now: u64) -> bool {
-        self.due.is_some_and(|due| due <= now)
-    }
-
-    fn admit(&self, commit: &Commit) -> Result<(), StoreError> {
-        if commit.epoch != self.epoch {
-            return Err(StoreError::Fenced { saga: commit.saga.clone(), epoch: commit.epoch });
-        }
-        if commit.records.is_empty() || commit.expected() != self.next {
-            return Err(self.conflict(&commit.saga));
-        }
-        Ok(())
-    }
-
-    fn conflict(&self, saga: &SagaId) -> StoreError {
-        StoreError::Conflict { saga: saga.clone(), next: self.next }
-    }
-
-    fn write(&mut self, commit: &Commit, now: u64) {
-        self.next += commit.records.len() as u64;
-        self.records.push(commit.records.clone());
-        self.state = commit.state;
-        self.mail_taken = commit.mail_taken;
-        self.changed_at = now;
-        self.crashes = 0;
-        match &commit.hold {
-            Hold::Keep(lease) => self.due = Some(now.saturating_add(millis(*lease))),
-            Hold::Park { due, note } => self.park(*due, note.clone(), now),
-        }
-    }
-
-    fn park(&mut self, due: Option<u64>, note: Option<Json>, now: u64) {
-        self.node = None;
-        self.note = note;
-        self.due = if self.has_mail() { Some(now) } else { due };
-    }
-
-    fn has_mail(&self) -> bool {
-        (self.mail.len() as u64) > self.mail_taken
-    }
-
-    fn post(&self, from: u64) -> Vec<Post> {
-        let from = usize::try_from(from).unwrap_or(usize::MAX);
-        self.mail.get(from..).unwrap_or_default().to_vec()
-    }
-
-    fn journal(&self, saga: &SagaId) -> Journal {
-        let records = self.records.iter().flat_map(|batch| batch.iter());
-        Journal {
-            node: self.node.clone(),
-            crashes: self.crashes,
-            note: self.note.clone(),
-            mail: self.post(self.mail_taken),
-            mail_taken: self.mail_taken,
-            ..Journal::new(saga.clone(), self.epoch, records.map(Record::readable).collect())
-        }
-    }
-
-    fn summary(&self, saga: &SagaId) -> Summary {
-        Summary {
-            state: self.state,
-            epoch: self.epoch,
-            records: self.next,
-            created_at: self.created_at,
-            changed_at: self.changed_at,
-            node: self.node.clone(),
-            due: self.due,
-            ..Summary::new(saga.clone(), self.definition.clone(), self.version)
-        }
     }
 }
 
@@ -463,10 +283,6 @@ impl fmt::Debug for MemoryStore {
             .field("purged", &tables.purged)
             .finish()
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::Event;
+use crate::{Event, Hold, Json, Message, Record};
 
 const LEASE: Duration = Duration::from_secs(30);
 

@@ -1,0 +1,205 @@
+//! What the memory store holds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use foldhash::fast::RandomState;
+
+use crate::{
+    Commit, Hold, Journal, Json, MemoryStore, Message, MessageId, Outgoing, Post, Record, SagaId,
+    State, StoreError, Summary, Wanted,
+};
+
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) unfinished: HashMap<SagaId, Entry, RandomState>,
+    pub(super) finished: HashMap<SagaId, Entry, RandomState>,
+    /// Those of `finished`, oldest first.
+    pub(super) order: VecDeque<(u64, SagaId)>,
+    pub(super) purged: u64,
+    pub(super) outbox: BTreeMap<MessageId, Message>,
+    /// Who relays messages, and until when nobody else may.
+    pub(super) relay: Option<(Arc<str>, u64)>,
+}
+
+pub(super) struct Entry {
+    pub(super) definition: Arc<str>,
+    pub(super) version: u32,
+    pub(super) state: State,
+    pub(super) epoch: u64,
+    pub(super) node: Option<Arc<str>>,
+    /// With a node: until when it holds the saga. Without: from when on it may be claimed.
+    pub(super) due: Option<u64>,
+    pub(super) crashes: u32,
+    pub(super) note: Option<Json>,
+    pub(super) created_at: u64,
+    pub(super) changed_at: u64,
+    /// Number of the next record.
+    pub(super) next: u64,
+    /// Batches as they were written.
+    pub(super) records: Vec<Arc<[Record]>>,
+    pub(super) mail: Vec<Post>,
+    pub(super) keys: BTreeSet<Arc<str>>,
+    pub(super) mail_taken: u64,
+}
+
+impl Tables {
+    pub(super) fn get(&self, saga: &SagaId) -> Option<&Entry> {
+        self.unfinished.get(saga).or_else(|| self.finished.get(saga))
+    }
+
+    pub(super) fn append(
+        &mut self,
+        commit: &Commit,
+        now: u64,
+        keep: usize,
+    ) -> Result<(), StoreError> {
+        let saga = &commit.saga;
+        let Some(entry) = self.unfinished.get_mut(saga) else {
+            return Err(match self.finished.get(saga) {
+                Some(entry) => entry.admit(commit).err().unwrap_or_else(|| entry.conflict(saga)),
+                None => StoreError::NoSuchSaga(saga.clone()),
+            });
+        };
+        entry.admit(commit)?;
+        if self.outbox.len() + commit.outbox.len() > MemoryStore::MESSAGES {
+            return Err(StoreError::full("saga outbox"));
+        }
+        entry.write(commit, now);
+        for Outgoing { id, message } in &*commit.outbox {
+            self.outbox.insert(id.clone(), message.clone());
+        }
+        if commit.state.is_final() {
+            if let Some((saga, mut entry)) = self.unfinished.remove_entry(saga) {
+                (entry.node, entry.due) = (None, None);
+                self.order.push_back((now, saga.clone()));
+                self.finished.insert(saga, entry);
+                self.forget(keep, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the oldest until at most `keep` are left, and none that finished before `limit`.
+    pub(super) fn forget(&mut self, keep: usize, limit: u64) -> u64 {
+        let mut forgotten = 0;
+        while let Some((at, _)) = self.order.front() {
+            if self.order.len() <= keep && *at >= limit {
+                break;
+            }
+            if let Some((_, saga)) = self.order.pop_front() {
+                self.finished.remove(&saga);
+                forgotten += 1;
+            }
+        }
+        self.purged += forgotten;
+        forgotten
+    }
+
+    pub(super) fn wanted(&self, wanted: &Wanted, now: u64) -> Vec<SagaId> {
+        match wanted {
+            Wanted::One(saga) => {
+                let free = |entry: &&Entry| entry.node.is_none() || entry.is_due(now);
+                let entry = self.unfinished.get(saga).filter(free);
+                entry.map(|_| saga.clone()).into_iter().collect()
+            }
+            Wanted::Due { known, orphaned, except, limit } => {
+                let known: HashSet<_> = known.iter().map(|(name, v)| (&**name, *v)).collect();
+                let except: HashSet<_> = except.iter().collect();
+                let overdue = now.saturating_sub(millis(*orphaned));
+                let wanted = |(saga, entry): &(&SagaId, &Entry)| {
+                    let since = if known.contains(&(&*entry.definition, entry.version)) {
+                        now
+                    } else {
+                        overdue
+                    };
+                    entry.is_due(since) && !except.contains(saga)
+                };
+                let due = self.unfinished.iter().filter(wanted);
+                let mut due: Vec<_> = due.map(|(saga, entry)| (entry.due, saga)).collect();
+                due.sort_unstable();
+                due.into_iter().take(*limit).map(|(_, saga)| saga.clone()).collect()
+            }
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn is_due(&self, now: u64) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    pub(super) fn admit(&self, commit: &Commit) -> Result<(), StoreError> {
+        if commit.epoch != self.epoch {
+            return Err(StoreError::Fenced { saga: commit.saga.clone(), epoch: commit.epoch });
+        }
+        if commit.records.is_empty() || commit.expected() != self.next {
+            return Err(self.conflict(&commit.saga));
+        }
+        Ok(())
+    }
+
+    pub(super) fn conflict(&self, saga: &SagaId) -> StoreError {
+        StoreError::Conflict { saga: saga.clone(), next: self.next }
+    }
+
+    pub(super) fn write(&mut self, commit: &Commit, now: u64) {
+        self.next += commit.records.len() as u64;
+        self.records.push(commit.records.clone());
+        self.state = commit.state;
+        self.mail_taken = commit.mail_taken;
+        self.changed_at = now;
+        self.crashes = 0;
+        match &commit.hold {
+            Hold::Keep(lease) => self.due = Some(now.saturating_add(millis(*lease))),
+            Hold::Park { due, note } => self.park(*due, note.clone(), now),
+        }
+    }
+
+    pub(super) fn park(&mut self, due: Option<u64>, note: Option<Json>, now: u64) {
+        self.node = None;
+        self.note = note;
+        self.due = if self.has_mail() { Some(now) } else { due };
+    }
+
+    pub(super) fn has_mail(&self) -> bool {
+        (self.mail.len() as u64) > self.mail_taken
+    }
+
+    pub(super) fn post(&self, from: u64) -> Vec<Post> {
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        self.mail.get(from..).unwrap_or_default().to_vec()
+    }
+
+    pub(super) fn journal(&self, saga: &SagaId) -> Journal {
+        let records = self.records.iter().flat_map(|batch| batch.iter());
+        Journal {
+            node: self.node.clone(),
+            crashes: self.crashes,
+            note: self.note.clone(),
+            mail: self.post(self.mail_taken),
+            mail_taken: self.mail_taken,
+            ..Journal::new(saga.clone(), self.epoch, records.map(Record::readable).collect())
+        }
+    }
+
+    pub(super) fn summary(&self, saga: &SagaId) -> Summary {
+        Summary {
+            state: self.state,
+            epoch: self.epoch,
+            records: self.next,
+            created_at: self.created_at,
+            changed_at: self.changed_at,
+            node: self.node.clone(),
+            due: self.due,
+            ..Summary::new(saga.clone(), self.definition.clone(), self.version)
+        }
+    }
+}
+
+pub(super) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
