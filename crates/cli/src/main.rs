@@ -1,5 +1,7 @@
-//! The binary of the family: `gusset registry`.
+//! The binary of the family: `gusset registry`, `gusset deadletters`.
 
+#[cfg(feature = "nats")]
+mod deadletters;
 mod log;
 mod options;
 mod registry;
@@ -24,6 +26,11 @@ fn main() -> ExitCode {
         Ok(Command::Registry(options)) => {
             finish(log::begin().and_then(|()| registry::run(options)))
         }
+        #[cfg(feature = "nats")]
+        Ok(Command::DeadLetters(asked)) => match deadletters::run(&asked) {
+            Ok(false) => ExitCode::from(1),
+            result => finish(result.map(drop)),
+        },
         Err(error) => finish(Err(format!("{error}; see gusset --help"))),
     }
 }

@@ -109,6 +109,9 @@ impl Core {
         for (name, config) in self.layout.streams(&self.options, &self.limits) {
             let made = match self.link.stream(&name, until).await {
                 Ok(info) => info,
+                Err(fault) if fault.is_refusal(STREAM_NOT_FOUND) && self.options.existing => {
+                    return Err(NatsError::NoBroker(name));
+                }
                 Err(fault) if fault.is_refusal(STREAM_NOT_FOUND) => {
                     tracing::info!(stream = name, "stream is made");
                     match self.link.create_stream(&name, &config, until).await {

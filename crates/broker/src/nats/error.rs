@@ -21,6 +21,9 @@ pub enum NatsError {
     /// Not a name for a namespace.
     #[error("{0:?} is no namespace")]
     Namespace(String),
+    /// There is no such stream, and none was to be [made](crate::NatsOptions::existing).
+    #[error("no broker there: no stream {0}")]
+    NoBroker(String),
     /// A stream or a consumer of this name is there, and was not made by this engine.
     #[error("{0} exists and is none of this broker's")]
     Foreign(String),

@@ -27,6 +27,7 @@ pub struct NatsOptions {
     pub(crate) publish_window: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) ping_interval: Duration,
+    pub(crate) existing: bool,
 }
 
 #[derive(Clone)]
@@ -54,6 +55,7 @@ impl NatsOptions {
             publish_window: 1_024,
             request_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(5),
+            existing: false,
         }
     }
 
@@ -147,6 +149,14 @@ impl NatsOptions {
     #[must_use]
     pub const fn ping_interval(mut self, span: Duration) -> Self {
         self.ping_interval = span;
+        self
+    }
+
+    /// Only looks at a broker that is there: connecting to one whose streams are not there fails with
+    /// [`NatsError::NoBroker`] instead of making them. For tools, which may have the name wrong.
+    #[must_use]
+    pub const fn existing(mut self) -> Self {
+        self.existing = true;
         self
     }
 
