@@ -109,10 +109,9 @@ async fn bare(url: &str, name: &str, size: usize) -> Result<Duration, Failure> {
     let publishes = iter(0..MESSAGES).map(|n| {
         let id = format!("{name}-{n}");
         let message = PublishMessage::build().payload(payload(size)).message_id(id);
-        let message = message.outbound_message(subject.clone());
-        let context = context.clone();
+        let (subject, context) = (subject.clone(), context.clone());
         async move {
-            context.publish_message(message).await?.await?;
+            context.send_publish(subject, message).await?.await?;
             Ok::<_, Failure>(())
         }
     });

@@ -182,7 +182,7 @@ impl Core {
         let headers = wire::write(message, route);
         loop {
             let payload = message.payload().clone();
-            let stored = self.link.store(&place, headers.clone(), payload, until).await;
+            let stored = self.link.store(&place, &headers, payload, until).await;
             let fault = match stored {
                 Ok(stored) => return Ok(stored),
                 Err(fault) => fault,

@@ -4,7 +4,7 @@
 //! been counted as delivered by the server, so none shall lie here while nobody has time for it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -31,8 +31,10 @@ struct State {
     ready: VecDeque<(Instant, u64, Lease)>,
     /// Workers that wait for a message, or were woken for one.
     asking: usize,
-    /// Those of them that wait, in the order of their coming.
-    waiting: VecDeque<(u64, Waker)>,
+    /// Those of them that wait.
+    waiting: HashMap<u64, Waker>,
+    /// In the order of their coming; some may wait no longer.
+    line: VecDeque<u64>,
     stopped: bool,
 }
 
@@ -67,9 +69,9 @@ impl Hall {
             return;
         }
         state.ready.push_back((Instant::now(), token, lease));
-        let waker = state.waiting.pop_front();
+        let waker = state.first();
         drop(state);
-        if let Some((_, waker)) = waker {
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
@@ -149,13 +151,10 @@ impl Source for Door {
         }
         let newly = !std::mem::replace(&mut self.asking, true);
         state.asking += usize::from(newly);
-        let replaced = match state.waiting.iter_mut().find(|(id, _)| *id == self.id) {
-            Some((_, present)) => Some(std::mem::replace(present, waker)),
-            None => {
-                state.waiting.push_back((self.id, waker));
-                None
-            }
-        };
+        let replaced = state.waiting.insert(self.id, waker);
+        if replaced.is_none() {
+            state.line_up(self.id);
+        }
         drop(state);
         drop(replaced);
         if newly {
@@ -170,10 +169,10 @@ impl Source for Door {
         }
         let mut state = self.hall.lock();
         let own = state.retire(self.id);
-        let next = if state.ready.is_empty() { None } else { state.waiting.pop_front() };
+        let next = if state.ready.is_empty() { None } else { state.first() };
         drop(state);
         drop(own);
-        if let Some((_, waker)) = next {
+        if let Some(waker) = next {
             waker.wake();
         }
         self.hall.changed.notify_one();
@@ -190,8 +189,28 @@ impl State {
     /// This worker asks no longer; its waker, to be dropped outside of the lock.
     fn retire(&mut self, id: u64) -> Option<Waker> {
         self.asking = self.asking.saturating_sub(1);
-        let place = self.waiting.iter().position(|(other, _)| *other == id)?;
-        self.waiting.remove(place).map(|(_, waker)| waker)
+        self.waiting.remove(&id)
+    }
+
+    /// Who has waited longest, and waits no longer.
+    fn first(&mut self) -> Option<Waker> {
+        loop {
+            let id = self.line.pop_front()?;
+            if let Some(waker) = self.waiting.remove(&id) {
+                return Some(waker);
+            }
+        }
+    }
+
+    fn line_up(&mut self, id: u64) {
+        // Whoever gave up left a place in the line behind, and lining up again would be another.
+        if self.line.len() > 2 * self.waiting.len() + 16 {
+            let mut seen = HashSet::new();
+            let waiting = &self.waiting;
+            self.line
+                .retain(|other| *other != id && waiting.contains_key(other) && seen.insert(*other));
+        }
+        self.line.push_back(id);
     }
 }
 

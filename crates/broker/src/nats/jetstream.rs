@@ -128,7 +128,7 @@ impl Link {
     pub(crate) async fn store(
         &self,
         subject: &str,
-        headers: HeaderMap,
+        headers: &HeaderMap,
         payload: Bytes,
         until: Instant,
     ) -> Result<Stored, Fault> {

@@ -23,7 +23,7 @@ const MARK: &str = "gusset-broker format ";
 /// For how long it is remembered how a message failed; afterwards it goes on without.
 const NOTES_LAST: Duration = Duration::from_secs(7 * 24 * 3600);
 const NOTES: u64 = 100_000;
-const NOTES_BYTES: u64 = 256 << 20;
+const NOTES_BYTES: u64 = 64 << 20;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {

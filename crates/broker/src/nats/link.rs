@@ -88,7 +88,7 @@ impl Link {
     pub(crate) async fn ask(
         &self,
         subject: &str,
-        headers: Option<HeaderMap>,
+        headers: Option<&HeaderMap>,
         payload: Bytes,
         until: Instant,
     ) -> Result<Message, Fault> {
@@ -96,7 +96,7 @@ impl Link {
             let mut connections = self.connections();
             // The limit of time stands here, for the whole of it.
             let mut request = Request::new().payload(payload.clone()).timeout(None);
-            if let Some(headers) = &headers {
+            if let Some(headers) = headers {
                 request = request.headers(headers.clone());
             }
             let answer = tokio::select! {

@@ -97,7 +97,8 @@ impl NatsOptions {
         self
     }
 
-    /// The same in bytes. Default 1 GiB.
+    /// The same in bytes. The server sets them aside on its disk, beside 64 MiB for notes and
+    /// [`Limits::dead_letter_bytes`](crate::Limits::dead_letter_bytes), and refuses to make streams that do not fit. Default 1 GiB.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;

@@ -190,12 +190,12 @@ async fn store(
     payload: bytes::Bytes,
 ) -> Result<Stored, Error> {
     let until = core.link.patience();
-    let stored = core.link.store(place, headers.clone(), payload.clone(), until).await;
+    let stored = core.link.store(place, &headers, payload.clone(), until).await;
     if !matches!(stored, Err(Fault::Nobody)) {
         return Ok(stored?);
     }
     core.restore().await?;
-    Ok(core.link.store(place, headers, payload, core.link.patience()).await?)
+    Ok(core.link.store(place, &headers, payload, core.link.patience()).await?)
 }
 
 /// The dead letter that lies in the stream.

@@ -149,7 +149,8 @@ impl Server {
     }
 
     pub(crate) fn options(&self) -> NatsOptions {
-        NatsOptions::new(self.url())
+        // The server sets aside what a stream may grow to, and tests have many.
+        NatsOptions::new(self.url()).max_bytes(16 << 20)
     }
 
     pub(crate) async fn broker(&self) -> Broker {

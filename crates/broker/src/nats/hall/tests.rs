@@ -130,3 +130,17 @@ fn what_nobody_takes_in_time_goes_back() {
     assert_eq!(hall.unwanted(now + Duration::from_secs(1)).len(), 1);
     assert_eq!((demand(&hall), back.0.load(SeqCst)), ((0, 0), 1));
 }
+
+#[test]
+fn the_line_does_not_grow_with_those_who_give_up() {
+    let hall = Arc::<Hall>::default();
+    let [mut stays, mut goes] = [(); 2].map(|()| Door::new(hall.clone(), None));
+    let (bell, _) = ask(&mut stays);
+    for _ in 0..1_000 {
+        let _ = ask(&mut goes);
+        goes.rest();
+    }
+    assert!(hall.lock().line.len() <= 40, "{}", hall.lock().line.len());
+    hall.bring(lease(&Arc::default()));
+    assert_eq!(bell.rung(), 1);
+}
