@@ -1,4 +1,5 @@
 mod batch;
+mod columns;
 mod options;
 mod pool;
 mod rows;
@@ -15,7 +16,8 @@ use tokio_postgres::{
 };
 
 use self::{
-    batch::{Queue, Write},
+    batch::Queue,
+    columns::Write,
     pool::{Lent, Pool},
     sql::Sql,
 };

@@ -10,10 +10,13 @@ use std::{
 
 use futures_util::future;
 use tokio::{sync::oneshot, time::timeout};
-use tokio_postgres::error::SqlState;
 
-use super::{Failure, Shared, rows::state_name, signed};
-use crate::{Begin, Commit, Hold, Record, SagaId, State, StoreError};
+use super::{
+    Failure, Shared,
+    columns::{Appends, Creates, Job, Write},
+    signed,
+};
+use crate::StoreError;
 
 /// Writers at once: while the database commits for one, the other's statement is made and read.
 const WRITERS: usize = 2;
@@ -31,55 +34,6 @@ type Answer = oneshot::Sender<Result<(), StoreError>>;
 struct Waiting {
     write: Write,
     answer: Answer,
-}
-
-pub(super) struct Write {
-    job: Job,
-    /// Records as the database keeps them.
-    records: Vec<(i64, String)>,
-    messages: Vec<(i64, i64, SagaId, String)>,
-}
-
-enum Job {
-    Create(Begin),
-    Append(Commit),
-}
-
-impl Write {
-    pub(super) fn create(begin: &Begin) -> Result<Self, StoreError> {
-        let records = encoded(&begin.records)?;
-        Ok(Self { job: Job::Create(begin.clone()), records, messages: Vec::new() })
-    }
-
-    pub(super) fn append(commit: &Commit) -> Result<Self, StoreError> {
-        let message = |out: &crate::Outgoing| {
-            let text = serde_json::to_string(&out.message).map_err(StoreError::failed)?;
-            Ok((signed(out.id.sequence), i64::from(out.id.index), out.id.saga.clone(), text))
-        };
-        let messages = commit.outbox.iter().map(message).collect::<Result<_, StoreError>>()?;
-        Ok(Self { records: encoded(&commit.records)?, messages, job: Job::Append(commit.clone()) })
-    }
-
-    const fn saga(&self) -> &SagaId {
-        match &self.job {
-            Job::Create(begin) => &begin.saga,
-            Job::Append(commit) => &commit.saga,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let records = self.records.iter().map(|(_, text)| text.len());
-        records.chain(self.messages.iter().map(|(_, _, _, text)| text.len())).sum()
-    }
-}
-
-fn encoded(records: &[Record]) -> Result<Vec<(i64, String)>, StoreError> {
-    let text = |record: &Record| Ok((signed(record.sequence), record.to_json()?));
-    records
-        .iter()
-        .map(text)
-        .collect::<Result<_, _>>()
-        .map_err(|e: serde_json::Error| StoreError::failed(e))
 }
 
 #[derive(Default)]
@@ -217,8 +171,8 @@ impl Failure {
     /// Whether the database took offence at something in the values: data exceptions, constraints, limits.
     fn is_about_a_value(&self) -> bool {
         let Self::Said(error) = self else { return false };
-        let class = |code: &SqlState| ["22", "23", "54"].contains(&&code.code()[..2]);
-        error.code().is_some_and(class)
+        let class = error.code().and_then(|code| code.code().get(..2));
+        class.is_some_and(|class| ["22", "23", "54"].contains(&class))
     }
 }
 
@@ -292,161 +246,4 @@ fn outcomes(
             }
         })
         .collect())
-}
-
-/// Columns of a statement: one entry for each write, then one for each record, then one for each message.
-#[derive(Default)]
-struct Creates<'a> {
-    sagas: Vec<&'a str>,
-    definitions: Vec<&'a str>,
-    versions: Vec<i64>,
-    nodes: Vec<&'a str>,
-    leases: Vec<i64>,
-    counts: Vec<i64>,
-    state: String,
-    records: Records<'a>,
-}
-
-#[derive(Default)]
-struct Records<'a> {
-    places: Vec<i64>,
-    sequences: Vec<i64>,
-    texts: Vec<&'a str>,
-}
-
-type Values<'a, const N: usize> = [&'a (dyn tokio_postgres::types::ToSql + Sync); N];
-
-impl<'a> Records<'a> {
-    /// `place` is that of their write in the batch, from 1 on.
-    fn add(&mut self, place: usize, records: &'a [(i64, String)]) {
-        for (sequence, text) in records {
-            self.places.push(place as i64);
-            self.sequences.push(*sequence);
-            self.texts.push(text);
-        }
-    }
-}
-
-impl<'a> Creates<'a> {
-    fn of(writes: &'a [Write]) -> Self {
-        let mut all = Self { state: state_name(State::Running), ..Self::default() };
-        for write in writes {
-            let Job::Create(begin) = &write.job else { continue };
-            all.sagas.push(begin.saga.as_str());
-            all.definitions.push(&begin.definition);
-            all.versions.push(begin.version.into());
-            all.nodes.push(&begin.node);
-            all.leases.push(super::millis(begin.lease));
-            all.counts.push(write.records.len() as i64);
-            all.records.add(all.sagas.len(), &write.records);
-        }
-        all
-    }
-
-    fn is_empty(&self) -> bool {
-        self.sagas.is_empty()
-    }
-
-    fn values(&self) -> Values<'_, 10> {
-        let records = &self.records;
-        [
-            &self.sagas,
-            &self.definitions,
-            &self.versions,
-            &self.nodes,
-            &self.leases,
-            &self.counts,
-            &self.state,
-            &records.places,
-            &records.sequences,
-            &records.texts,
-        ]
-    }
-}
-
-#[derive(Default)]
-struct Appends<'a> {
-    sagas: Vec<&'a str>,
-    epochs: Vec<i64>,
-    expected: Vec<i64>,
-    counts: Vec<i64>,
-    states: Vec<String>,
-    finals: Vec<bool>,
-    keeps: Vec<Option<i64>>,
-    dues: Vec<Option<i64>>,
-    notes: Vec<Option<&'a str>>,
-    mail_taken: Vec<i64>,
-    records: Records<'a>,
-    message_places: Vec<i64>,
-    message_sagas: Vec<&'a str>,
-    message_sequences: Vec<i64>,
-    message_indexes: Vec<i64>,
-    messages: Vec<&'a str>,
-}
-
-impl<'a> Appends<'a> {
-    fn of(writes: &'a [Write]) -> Self {
-        let mut all = Self::default();
-        for write in writes {
-            let Job::Append(commit) = &write.job else { continue };
-            all.add(write, commit);
-        }
-        all
-    }
-
-    fn add(&mut self, write: &'a Write, commit: &'a Commit) {
-        self.sagas.push(commit.saga.as_str());
-        self.epochs.push(signed(commit.epoch));
-        self.expected.push(signed(commit.expected()));
-        self.counts.push(write.records.len() as i64);
-        self.states.push(state_name(commit.state));
-        self.finals.push(commit.state.is_final());
-        self.mail_taken.push(signed(commit.mail_taken));
-        let (keep, due, note) = match &commit.hold {
-            Hold::Keep(lease) => (Some(super::millis(*lease)), None, None),
-            Hold::Park { due, note } => {
-                (None, due.map(signed), note.as_ref().map(crate::Json::get))
-            }
-        };
-        self.keeps.push(keep);
-        self.dues.push(due);
-        self.notes.push(note);
-        let place = self.sagas.len();
-        self.records.add(place, &write.records);
-        for (sequence, index, saga, text) in &write.messages {
-            self.message_places.push(place as i64);
-            self.message_sagas.push(saga.as_str());
-            self.message_sequences.push(*sequence);
-            self.message_indexes.push(*index);
-            self.messages.push(text);
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.sagas.is_empty()
-    }
-
-    fn values(&self) -> Values<'_, 18> {
-        let records = &self.records;
-        [
-            &self.sagas,
-            &self.epochs,
-            &self.expected,
-            &self.counts,
-            &self.states,
-            &self.finals,
-            &self.keeps,
-            &self.dues,
-            &self.notes,
-            &self.mail_taken,
-            &records.places,
-            &records.sequences,
-            &records.texts,
-            &self.message_places,
-            &self.message_sagas,
-            &self.message_sequences,
-            &self.message_indexes,
-            &self.messages,
-        ]
-    }
 }
