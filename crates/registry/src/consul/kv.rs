@@ -206,12 +206,7 @@ impl Kv {
                 self.touch(indexes, &pair.key);
             }
             Change::Delete(key, index) => self.remove(indexes, &key, index),
-            Change::DeleteUnder(prefix, index) => {
-                let keys: Vec<_> = self.under(&prefix).map(|pair| pair.key.clone()).collect();
-                for key in keys {
-                    self.remove(indexes, &key, index);
-                }
-            }
+            Change::DeleteUnder(prefix, index) => self.remove_under(indexes, &prefix, index),
         }
     }
 
@@ -234,14 +229,43 @@ impl Kv {
     }
 
     fn remove(&mut self, indexes: &mut Indexes, key: &Arc<str>, index: u64) {
-        let Some(pair) = self.entries.remove(key) else { return };
+        if self.bury(key, index) {
+            self.touch(indexes, key);
+        }
+    }
+
+    /// Who waits is looked at once, and not once for each key: heartbeats wait for the same lock.
+    fn remove_under(&mut self, indexes: &mut Indexes, prefix: &str, index: u64) {
+        let keys: Vec<_> = self.under(prefix).map(|pair| pair.key.clone()).collect();
+        if keys.is_empty() {
+            return;
+        }
+        for (wanted, topic) in &mut self.waits {
+            let concerned = match wanted {
+                Wanted::Key(key) => key.starts_with(prefix) && self.entries.contains_key(key),
+                Wanted::Prefix(within) if within.starts_with(prefix) => {
+                    starting_with(&self.entries, within).next().is_some()
+                }
+                Wanted::Prefix(around) => prefix.starts_with(&**around),
+            };
+            if concerned {
+                indexes.touch(topic);
+            }
+        }
+        for key in keys {
+            self.bury(&key, index);
+        }
+    }
+
+    fn bury(&mut self, key: &Arc<str>, index: u64) -> bool {
+        let Some(pair) = self.entries.remove(key) else { return false };
         self.bytes -= pair.size();
         if self.graves.len() >= GRAVES {
             self.graves.clear();
             self.floor = index;
         }
         self.graves.insert(key.clone(), index);
-        self.touch(indexes, key);
+        true
     }
 
     fn touch(&mut self, indexes: &mut Indexes, key: &str) {
@@ -342,7 +366,58 @@ mod tests {
         assert!(kv.graves.len() <= GRAVES && kv.waits.len() <= 64);
     }
 
+    #[test]
+    fn many_keys_that_go_at_once_wake_many_who_wait_without_a_look_at_each_pair_of_them() {
+        let mut indexes = Indexes::new(100);
+        let mut kv = Kv::new(Limits { keys: 100_000, bytes: 64 << 20 }, &indexes);
+        let key = |n: usize| format!("jobs/{n:06}");
+        for n in 0..20_000 {
+            put(&mut kv, &mut indexes, &key(n), "");
+        }
+        let wanted = |n: usize| Wanted::Key(key(n).into());
+        let waiting: Vec<_> = (0..10_000).map(|n| kv.topic(&wanted(n))).collect();
+        // 200,000,000 comparisons are seconds, in which no heartbeat would be heard.
+        let began = std::time::Instant::now();
+        kv.write(&mut indexes, Write::DeleteUnder("jobs/".into())).unwrap();
+        let took = began.elapsed();
+        assert!(took < std::time::Duration::from_millis(500), "{took:?}");
+        for (n, before) in waiting.iter().enumerate() {
+            assert!(kv.topic(&wanted(n)).index > before.index);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn who_waits_is_woken_by_a_prefix_that_goes_if_and_only_if_a_key_of_theirs_went(
+            present in prop::collection::vec(0..6_usize, 0..6), gone in 0..7_usize,
+        ) {
+            const KEYS: [&str; 7] = ["a", "a/b", "a/b/c", "a/c", "b", "b/a", ""];
+            let (mut kv, mut indexes) = store();
+            for key in present {
+                put(&mut kv, &mut indexes, KEYS[key], "1");
+            }
+            let wanted: Vec<_> = KEYS.iter().flat_map(|key| {
+                [Wanted::Key((*key).into()), Wanted::Prefix((*key).into())]
+            }).collect();
+            let topics: Vec<_> = wanted.iter().map(|wanted| kv.topic(wanted)).collect();
+            let before: Vec<_> = kv.entries.keys().cloned().collect();
+            let mut waits: Vec<_> =
+                topics.iter().map(|topic| tokio_test::task::spawn(topic.changed())).collect();
+            waits.iter_mut().for_each(|wait| assert!(wait.poll().is_pending()));
+            let _ = indexes.take_wakes();
+            kv.write(&mut indexes, Write::DeleteUnder(KEYS[gone].into())).unwrap();
+            indexes.take_wakes().wake();
+            for (wanted, mut wait) in wanted.iter().zip(waits) {
+                let concerned = before.iter().filter(|key| key.starts_with(KEYS[gone])).any(|key| {
+                    match wanted {
+                        Wanted::Key(wanted) => wanted == key,
+                        Wanted::Prefix(prefix) => key.starts_with(&**prefix),
+                    }
+                });
+                prop_assert_eq!(wait.poll().is_ready(), concerned, "{:?}", wanted);
+            }
+        }
+
         #[test]
         fn the_index_of_what_is_wanted_never_falls_and_rises_with_each_change(
             steps in prop::collection::vec((0..6_usize, any::<bool>(), 0..3_u8), 0..200),
