@@ -45,7 +45,19 @@ impl Catalog {
             check.scheduled = Some(due);
             let timer = (due, check.record.node.clone(), id.clone());
             self.timers.0.push(Reverse(timer));
+            if self.timers.0.len() > 3 * self.checks + 64 {
+                self.clean_timers();
+            }
         }
+    }
+
+    /// Who registers and deregisters again and again, with a TTL of days, would leave a timer each time.
+    fn clean_timers(&mut self) {
+        let mut timers = std::mem::take(&mut self.timers.0);
+        timers.retain(|Reverse((at, node, id))| {
+            self.check(node, id).is_some_and(|check| check.scheduled == Some(*at))
+        });
+        self.timers.0 = timers;
     }
 
     /// Does what is due, but not too much at once. Says whether there is more.
@@ -183,6 +195,27 @@ mod tests {
             assert!(catalog.timers() <= 200, "{}", catalog.timers());
         }
         assert_eq!(catalog.instances(), 100);
+    }
+
+    #[test]
+    fn checks_that_come_and_go_leave_no_timers_behind_and_no_living_one_loses_its_own() {
+        let (mut catalog, mut indexes) = catalog(10);
+        let def = catalog.all_checks()[0].def.clone();
+        for second in 0..10_000 {
+            let id: Arc<str> = format!("passing-{second}").into();
+            let ttl = Some(seconds(1_000_000));
+            let short = CheckDef { id: id.clone(), ttl, ..def.clone() };
+            let added = catalog.add_check(&mut indexes, NODE, short, seconds(1));
+            assert_eq!(added, Ok(()));
+            assert_eq!(catalog.remove_check(&mut indexes, NODE, &id), Ok(()));
+            let _ = indexes.take_wakes();
+        }
+        assert!(catalog.timers() <= 100, "{}", catalog.timers());
+        while catalog.tick(&mut indexes, seconds(90)) {}
+        while catalog.tick(&mut indexes, seconds(90)) {}
+        assert_eq!(catalog.instances(), 10, "critical since then");
+        while catalog.tick(&mut indexes, seconds(150)) {}
+        assert_eq!(catalog.instances(), 0);
     }
 
     #[test]

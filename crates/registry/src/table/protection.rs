@@ -73,7 +73,7 @@ impl Protection {
         }
         self.on = Some(on);
         // Those who come back do so within a heartbeat; a TTL is time enough for all.
-        let over = on.calm.is_some_and(|calm| tick >= calm + span);
+        let over = on.calm.is_some_and(|calm| tick >= calm.saturating_add(span));
         if !over && tick < on.since.saturating_add(bound) && has_suspects {
             return false;
         }
@@ -148,5 +148,20 @@ impl Member {
         };
         let beats = !self.draining && !self.failing && !self.written_off && self.may_fall_silent();
         was_well && beats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ttl_without_end_does_not_overflow_and_the_bound_ends_it() {
+        let mut protection = Protection::default();
+        assert!(protection.begin(7, || true));
+        let times = (u64::MAX, 100);
+        assert!(!protection.end(8, times, (false, true)));
+        assert!(!protection.end(106, times, (false, true)));
+        assert!(protection.end(107, times, (false, true)));
     }
 }
