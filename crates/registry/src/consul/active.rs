@@ -1,6 +1,11 @@
 //! Checks that the server makes itself: what clients ask for, and what they may.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, Method, Uri};
 use serde::{Deserialize, Serialize};
@@ -40,8 +45,8 @@ pub enum ActiveChecks {
     /// None; they get 400. The default: what is embedded in a process makes connections only if it is told to.
     #[default]
     Refused,
-    /// Only of the address under which the instance is registered, or of loopback where that is loopback, at any port; and never of a link-local address,
-    /// which is where clouds have their metadata. A name is looked up once for each attempt, and what it resolves to is what is connected to.
+    /// Only of the address under which the instance is registered, or of loopback where that is loopback, at any port; and never of a link-local address
+    /// or another one at which a cloud is known to have its metadata. A name is looked up once for each attempt, and what it resolves to is what is connected to.
     OfInstance,
     /// All.
     Anywhere,
@@ -173,11 +178,37 @@ impl ActiveChecks {
 
     /// Whether what a host resolved to may be connected to.
     pub(super) fn permits(self, ip: IpAddr) -> bool {
-        let local = match ip.to_canonical() {
+        let ip = embedded(ip).map_or(ip.to_canonical(), IpAddr::V4);
+        let local = match ip {
             IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
-        self == Self::Anywhere || !(local || ip.is_unspecified() || ip.is_multicast())
+        let nobody = ip.is_unspecified() || ip.is_multicast();
+        self == Self::Anywhere || !(local || nobody || METADATA.contains(&ip))
+    }
+}
+
+/// Where clouds have their metadata beside link-local addresses: Amazon's and Google's over IPv6, Alibaba's, Azure's, and Oracle's.
+const METADATA: [IpAddr; 5] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+];
+
+/// The IPv4 address that a packet to this one may end up at: through NAT64 (RFC 6052) or 6to4 (RFC 3056), or compatible as was meant once.
+fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(ip) = ip else { return None };
+    let from = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(from(high, low)),
+        [0x2002, high, low, ..] => Some(from(high, low)),
+        [0, 0, 0, 0, 0, 0, high, low] if high > 0 => Some(from(high, low)),
+        _ => None,
     }
 }
 
@@ -270,10 +301,25 @@ mod tests {
         );
         assert!(ActiveChecks::Refused.permit("h", "h").is_err());
         assert!(ActiveChecks::Anywhere.permit("g", "h").is_ok());
-        for ip in ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "0.0.0.0", "224.0.0.1"] {
+        for ip in [
+            "169.254.169.254",
+            "fe80::1",
+            "::ffff:169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "::169.254.169.254",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "100.100.100.200",
+            "168.63.129.16",
+        ] {
             let ip = ip.parse().unwrap();
             assert!(!ActiveChecks::OfInstance.permits(ip) && ActiveChecks::Anywhere.permits(ip));
         }
-        assert!(ActiveChecks::OfInstance.permits("10.0.0.7".parse().unwrap()));
+        for ip in ["10.0.0.7", "::1", "fd00::7", "2001:db8::1", "64:ff9b::a00:7"] {
+            assert!(ActiveChecks::OfInstance.permits(ip.parse().unwrap()), "{ip}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use tokio::{net::lookup_host, sync::Semaphore, task::JoinSet, time::timeout};
 use super::{
     active::{Active, ActiveChecks, Ask},
     record::Status,
+    rounds::Probe,
     server::{ConsulServer, State},
 };
 use crate::{Check, CheckError};
@@ -35,15 +36,32 @@ impl Prober {
         let probes = server.read(|state, _| std::mem::take(&mut state.catalog.probes));
         for probe in probes {
             let (server, places) = (server.clone(), self.places.clone());
+            let attempt = Attempt { server, probe, found: None };
             self.tasks.spawn(async move {
+                let mut attempt = attempt;
                 // It is closed by nobody.
                 let _place = places.acquire().await.ok();
-                let found = probe.active.attempt(server.policy().checks).await;
-                server.change(|State { catalog, indexes, .. }, now| {
-                    catalog.probed(indexes, &probe, found, now);
-                });
+                let policy = attempt.server.policy().checks;
+                attempt.found = Some(attempt.probe.active.attempt(policy).await);
             });
         }
+    }
+}
+
+/// One that is under way. However it ends, the check has its next turn: also after a panic, and when the ticker is dropped and another one spawned.
+struct Attempt {
+    server: ConsulServer,
+    probe: Probe,
+    found: Option<(Status, String)>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let found = self.found.take();
+        self.server.change(|State { catalog, indexes, .. }, now| match found {
+            Some(found) => catalog.probed(indexes, &self.probe, found, now),
+            None => catalog.probe_again(&self.probe, now),
+        });
     }
 }
 

@@ -92,6 +92,16 @@ impl Catalog {
         }
         self.schedule(&probe.node, &id);
     }
+
+    /// An attempt ended without a word.
+    pub(super) fn probe_again(&mut self, probe: &Probe, now: Duration) {
+        let Some(check) = self.check_mut(&probe.node, &probe.id) else { return };
+        let same = |active: &Arc<Active>| Arc::ptr_eq(active, &probe.active);
+        if check.round.next.is_none() && check.record.def.active.as_ref().is_some_and(same) {
+            check.begin_round(now);
+            self.schedule(&probe.node, &probe.id);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -180,3 +180,55 @@ async fn no_more_than_64_attempts_are_made_at_once_and_a_slow_one_holds_up_nobod
     let most = site.most.load(SeqCst);
     assert!((20..=64).contains(&most), "{most}");
 }
+
+#[tokio::test]
+async fn a_check_that_was_under_way_when_the_ticker_ended_is_made_by_the_next_one() {
+    let site = Site::start(Duration::from_secs(60)).await;
+    let (server, ticker) = start(ActiveChecks::OfInstance);
+    let url = format!("http://127.0.0.1:{}/", site.port);
+    let check = json!({"HTTP": url, "Interval": "1s", "Timeout": "50s"});
+    assert_eq!(register(&server, "127.0.0.1", check).await.0, 200);
+    let asked = async |times| {
+        let all = async {
+            while site.most.load(SeqCst) < times {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(SOON, all).await.is_ok()
+    };
+    assert!(asked(1).await);
+    drop(ticker);
+    let _ticker = server.0.spawn_ticker();
+    assert!(asked(2).await, "never again");
+}
+
+#[tokio::test]
+async fn a_header_that_says_something_false_of_the_request_ends_no_checks() {
+    let site = Site::start(Duration::ZERO).await;
+    let (server, _ticker) = start(ActiveChecks::OfInstance);
+    let url = format!("http://127.0.0.1:{}/", site.port);
+    for (name, value) in [
+        ("Content-Length", "100"),
+        ("Content-Length", "x"),
+        ("Transfer-Encoding", "chunked"),
+        ("Transfer-Encoding", "gzip"),
+        ("Connection", "upgrade"),
+        ("Expect", "100-continue"),
+        ("Host", ""),
+    ] {
+        let check = json!({
+            "HTTP": url, "Interval": "1s", "Timeout": "2s", "Header": {name: [value]},
+            "Method": "GET", "Status": "critical",
+        });
+        assert_eq!(register(&server, "127.0.0.1", check).await.0, 200);
+        let before = server.get("agent/checks").await.json();
+        assert_eq!(before["service:cart"]["Status"], "critical", "{name}: {value}");
+        let judged = async {
+            while server.get("agent/checks").await.json()["service:cart"]["Output"] == "" {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(SOON, judged).await.unwrap_or_else(|_| panic!("never judged: {name}: {value}"));
+        server.put("agent/service/deregister/cart", "").await.ok();
+    }
+}
