@@ -23,6 +23,9 @@ const CONNECTIONS: usize = 20_000;
 const IDLE: Duration = Duration::from_secs(120);
 /// For how long a client may take to agree on keys.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Of what is read at once: more than any request line and its headers have. Whoever shows no token can make the server hold so much of each
+/// connection.
+const BUFFER: usize = 64 << 10;
 const LONGEST_END: Duration = Duration::from_secs(10);
 
 /// Accepts connections, in tasks of its own. Dropping it ends them all.
@@ -108,6 +111,7 @@ async fn connection(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
+        .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(server));
     let mut connection = pin!(connection);
     tokio::select! {

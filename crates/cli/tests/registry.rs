@@ -149,3 +149,24 @@ fn with_a_token_only_who_shows_it_is_served() {
     let answer = registry.call("GET", "/v1/catalog/services?token=s3cret", "");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
+
+#[test]
+fn a_request_with_endless_headers_is_refused_and_a_large_value_is_not() {
+    let registry = Registry::start(&[]);
+    let answer = |head: &str| {
+        let mut stream = TcpStream::connect(&registry.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut answer = String::new();
+        // It may hang up before it has read all.
+        let _ = write!(stream, "GET /v1/status/leader HTTP/1.1\r\nHost: h\r\n{head}\r\n\r\n");
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    let long = |bytes: usize| format!("Connection: close\r\nX-A: {}", "a".repeat(bytes));
+    assert!(answer(&long(8_000)).starts_with("HTTP/1.1 200"));
+    let refused = answer(&long(200_000));
+    assert!(!refused.starts_with("HTTP/1.1 200"), "{refused}");
+    let value = "v".repeat(512 << 10);
+    assert!(registry.call("PUT", "/v1/kv/large", &value).ends_with("true"));
+    assert!(registry.call("GET", "/v1/kv/large?raw", "").ends_with(&value));
+}

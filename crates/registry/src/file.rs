@@ -1,7 +1,7 @@
 //! Snapshot files: there as a whole or not at all, and taken in only if they are understood.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -49,7 +49,7 @@ pub enum SnapshotError {
     /// Another process, or another registry of this one, keeps its files there.
     #[error("{path} is in use by another registry")]
     InUse {
-        /// The file by which the folder is locked.
+        /// The file by which it is locked.
         path: PathBuf,
     },
     /// A later release wrote it. It was left as it is.
@@ -106,19 +106,26 @@ fn move_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// A folder that is for one at a time, for as long as this lives. The system ends it with the process.
-#[cfg(feature = "consul")]
+/// What is for one at a time, for as long as this lives. The system ends it with the process.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-#[cfg(feature = "consul")]
 impl Lock {
-    pub(crate) fn take(folder: &Path) -> Result<Self, SnapshotError> {
-        let path = folder.join("lock");
+    #[cfg(feature = "consul")]
+    pub(crate) fn of_folder(folder: &Path) -> Result<Self, SnapshotError> {
+        Self::take(folder.join("lock"))
+    }
+
+    /// By a file beside it, as the file itself is replaced with each save.
+    pub(crate) fn of_file(path: &Path) -> Result<Self, SnapshotError> {
+        Self::take(with_suffix(path, "lock"))
+    }
+
+    fn take(path: PathBuf) -> Result<Self, SnapshotError> {
         let io = |source| SnapshotError::Io { path: path.clone(), source };
-        let file = File::options().create(true).append(true).open(&path).map_err(io)?;
+        let file = private().create(true).append(true).open(&path).map_err(io)?;
         match fs4::FileExt::try_lock(&file) {
             Ok(()) => Ok(Self { _file: file }),
             Err(fs4::TryLockError::WouldBlock) => Err(SnapshotError::InUse { path }),
@@ -127,10 +134,24 @@ impl Lock {
     }
 }
 
+/// New files are for their owner alone: keys may be secrets.
+fn private() -> OpenOptions {
+    #[cfg_attr(not(unix), allow(unused_mut, reason = "it has no modes"))]
+    let mut options = File::options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
 /// Either the old file or the new one is there, whenever the power goes. Returns the new one.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = with_suffix(path, "new");
-    let mut file = File::create(&new)?;
+    // Not one that was left behind, whose owner and mode may be others.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = private().create_new(true).write(true).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -165,6 +186,8 @@ pub(crate) trait Source: Send + Sync + 'static {
 #[derive(Debug)]
 #[must_use = "dropping it ends the saving"]
 pub struct Saver {
+    /// Of its file, where nothing else is locked.
+    _lock: Option<Lock>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<io::Result<()>>,
 }
@@ -202,7 +225,13 @@ impl Saver {
                 }
             }
         });
-        Self { stop: Some(stop), task }
+        Self { _lock: None, stop: Some(stop), task }
+    }
+
+    /// Keeps it for as long.
+    pub(crate) fn holding(mut self, lock: Lock) -> Self {
+        self._lock = Some(lock);
+        self
     }
 
     /// Saves what has changed since, and ends the task.

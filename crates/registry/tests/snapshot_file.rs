@@ -38,6 +38,7 @@ impl Folder {
         let entries = fs::read_dir(&self.0).unwrap();
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| !name.ends_with(".lock"));
         names.sort();
         names
     }
@@ -224,4 +225,22 @@ async fn more_than_fits_is_left_out_and_counted() {
     let small = MemoryRegistry::new(Policy::default().capacity(NonZeroUsize::new(2).unwrap()));
     let _saver = small.spawn_saver(folder.file(), OFTEN).unwrap();
     assert_eq!((small.stats().instances, small.stats().refused), (2, 1));
+}
+
+#[tokio::test]
+async fn a_file_is_kept_by_one_registry_at_a_time_and_read_by_its_owner_alone() {
+    let folder = Folder::new();
+    let (registry, saver) = start(&folder.file());
+    registry.register(instance("a")).await.unwrap();
+    let refused = MemoryRegistry::default().spawn_saver(folder.file(), OFTEN).unwrap_err();
+    assert!(matches!(refused, SnapshotError::InUse { .. }), "{refused}");
+    saver.close().await.unwrap();
+    #[cfg(unix)]
+    for name in folder.names() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(folder.0.join(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}");
+    }
+    let (registry, _saver) = start(&folder.file());
+    assert!(registry.discover("cart").await.is_ok());
 }

@@ -50,7 +50,7 @@ pub(super) struct SavedService {
 
 impl ConsulServer {
     /// Takes in what `folder` holds, and keeps in it what changes: the key-value store in `kv.log`, the catalog in `catalog.json`. To be called before the
-    /// server serves. The folder is made if there is none, and locked: it is for one server at a time.
+    /// server serves. The folder is made if there is none, and locked: it is for one server at a time. Its files are for their owner alone.
     ///
     /// **Keys**: a write that was answered is on the disk (`fdatasync`), and nobody sees one before it is. Those that come together share one write to the
     /// disk. One that fails is answered with 500 and may or may not be there after a crash; the log is then written anew before any other.
@@ -79,7 +79,7 @@ impl ConsulServer {
             move |source| SnapshotError::Io { path, source }
         };
         std::fs::create_dir_all(folder).map_err(io(folder))?;
-        let lock = Lock::take(folder)?;
+        let lock = Lock::of_folder(folder)?;
         let (catalog, keys) = (folder.join("catalog.json"), folder.join("kv.log"));
         // The log first: a broken catalog is moved aside, and would be gone when a broken log is mended.
         let replayed = kv_log::load(&keys)?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::MemoryRegistry;
 use crate::{
     Instance,
-    file::{Saver, SnapshotError, Source, load},
+    file::{Lock, Saver, SnapshotError, Source, load},
 };
 
 /// Version of the file's format that is written. This and none other is read so far.
@@ -36,7 +36,8 @@ impl MemoryRegistry {
     /// left out, and counted by [`Stats::refused`](super::Stats::refused).
     ///
     /// What happens within `interval` before a crash is not in the file: an instance that registered then registers again by its
-    /// [`Registration`](crate::Registration), one that left is suspect for a TTL. The file is for one registry at a time. Without a file at `path` it
+    /// [`Registration`](crate::Registration), one that left is suspect for a TTL. The file is for one registry at a time, and locked by one beside it that
+    /// ends in `.lock`; both are for their owner alone. Without a file at `path` it
     /// begins as it is.
     ///
     /// # Errors
@@ -52,9 +53,10 @@ impl MemoryRegistry {
         interval: Duration,
     ) -> Result<Saver, SnapshotError> {
         let path = path.into();
+        let lock = Lock::of_file(&path)?;
         let read: Option<Read> = load(&path, FORMAT)?;
         self.restore(read.map(|read| read.instances).unwrap_or_default());
-        Ok(Saver::spawn(self.clone(), path, interval))
+        Ok(Saver::spawn(self.clone(), path, interval).holding(lock))
     }
 
     fn restore(&self, instances: Vec<Instance>) {
