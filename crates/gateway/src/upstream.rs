@@ -94,8 +94,12 @@ impl Instances {
     /// Circuits per upstream. Where there are more instances, those of others make room.
     const CIRCUITS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 
+    /// That of this run: a process that died and was started again under its id, perhaps at another port, does not inherit an open one.
     fn circuit(&self, instance: &Instance) -> Circuit {
-        self.circuits.get(instance.id.clone())
+        self.circuits.get(match instance.incarnation {
+            0 => instance.id.clone(),
+            run => format!("{}#{run}", instance.id).into(),
+        })
     }
 }
 
@@ -169,18 +173,33 @@ mod tests {
     use gusset_registry::MemoryRegistry;
     use gusset_sidecar::Recorder;
 
-    #[tokio::test]
-    async fn a_circuit_that_opened_meanwhile_is_tried_elsewhere_at_once_if_there_is_an_elsewhere() {
-        let addresses = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().unwrap());
-        let setup = Setup {
+    fn setup() -> Setup {
+        Setup {
             registry: Arc::new(MemoryRegistry::default()),
             connections: connections(),
             traces: TraceLayer::client(Recorder::with_capacity("test", 0)),
             breaker: Policy::default(),
             pick: LeastLoaded::new(),
             fleet: Fleet::new(),
-        };
-        let upstream = Shared::new(&Upstream::fixed(addresses), &setup);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_started_again_under_its_id_does_not_inherit_an_open_circuit() {
+        let address = "10.0.0.1:80".parse().unwrap();
+        let upstream = Shared::new(&Upstream::fixed([address]), &setup());
+        let run = |run| Instance::new("shop", "10.0.0.1", 80).with_incarnation(run);
+        let circuit = |of| upstream.instances.circuit(&run(of));
+        circuit(7).force_open();
+        assert!(!circuit(7).is_eligible() && circuit(8).is_eligible());
+        circuit(0).force_open();
+        assert!(!circuit(0).is_eligible(), "one of no particular run keeps its own");
+    }
+
+    #[tokio::test]
+    async fn a_circuit_that_opened_meanwhile_is_tried_elsewhere_at_once_if_there_is_an_elsewhere() {
+        let addresses = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().unwrap());
+        let upstream = Shared::new(&Upstream::fixed(addresses), &setup());
         let judge = Judge { upstream: upstream.clone() };
         let half_a_minute = Duration::from_secs(30);
         let verdict = || {
