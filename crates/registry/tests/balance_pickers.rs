@@ -260,6 +260,20 @@ async fn an_endpoint_that_fails_fast_is_not_preferred() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_that_failed_is_tried_again_every_five_seconds_though_nobody_has_anything_to_do() {
+    for picker in [LeastLoaded::new(), LeastLoaded::peak_ewma(Duration::from_secs(10))] {
+        let mut chooser = Chooser::new(weighted(&[1; 3])).pick(picker);
+        // Ten calls a second, one after the other, for a minute.
+        let fails = |id: &str| if id == "000" { (100, true) } else { (100, false) };
+        let counts = serve(&mut chooser, 600, fails).await;
+        assert!((8..=14).contains(&counts["000"]), "{picker:?}: {counts:?}");
+        // Well again, it has its share within seconds.
+        let counts = serve(&mut chooser, 600, |_| (100, false)).await;
+        assert!(counts["000"] > 100, "{picker:?}: {counts:?}");
+    }
+}
+
 // By key.
 
 fn by_key(publisher: &Publisher) -> Chooser<impl Pick<usize> + Clone + use<>> {

@@ -170,6 +170,12 @@ impl Candidates<'_> {
         self.load(index).is_some_and(Load::has_failures)
     }
 
+    /// Whether it failed, has nothing under way, and had no call for so long that it is to be tried again.
+    pub(crate) fn is_owed_a_trial(&self, index: usize) -> bool {
+        self.load(index).is_some_and(|load| load.is_owed_a_trial(self.now.nanos()))
+            && self.pending(index) == 0
+    }
+
     #[inline]
     pub(crate) fn shares(&self, weighted: bool) -> &Shares {
         if weighted { &self.roster.shares.weighted } else { &self.roster.shares.even }

@@ -16,6 +16,8 @@ impl Failures {
     const HALF_LIFE_MILLIS: f64 = 5_000.0;
     /// A share below this counts as none, or a single failure would never be forgotten.
     const NONE_BELOW: f64 = 0.01;
+    /// Silence after which one that failed is owed a call. As long as a call of the last one is remembered by half.
+    const TRIAL_AFTER_MILLIS: u64 = 5_000;
     const SHARE_BITS: u32 = 24;
     const ONE: f64 = ((1_u64 << Self::SHARE_BITS) - 1) as f64;
 
@@ -28,6 +30,12 @@ impl Failures {
         let silence = millis(now).saturating_sub(self.0 >> Self::SHARE_BITS) as f64;
         let ratio = share * (-silence / Self::HALF_LIFE_MILLIS).exp2();
         if ratio < Self::NONE_BELOW { 0.0 } else { ratio }
+    }
+
+    /// Whether it has failures, and no call has ended for so long that one should find out whether it still does.
+    pub(crate) fn is_owed_a_trial(self, now: u64) -> bool {
+        let silence = millis(now).saturating_sub(self.0 >> Self::SHARE_BITS);
+        !self.is_none() && silence >= Self::TRIAL_AFTER_MILLIS
     }
 
     pub(crate) fn after(self, failed: bool, now: u64) -> Self {
@@ -64,6 +72,17 @@ mod tests {
         let once = Failures(0).after(true, SECOND);
         assert!(once.ratio(23 * SECOND) > 0.0);
         assert_eq!(once.ratio(25 * SECOND), 0.0);
+    }
+
+    #[test]
+    fn one_that_failed_is_owed_a_call_after_five_seconds_of_silence() {
+        let failed = Failures(0).after(true, SECOND);
+        assert!(!failed.is_owed_a_trial(SECOND) && !failed.is_owed_a_trial(5 * SECOND));
+        assert!(failed.is_owed_a_trial(6 * SECOND));
+        let again = failed.after(true, 6 * SECOND);
+        assert!(!again.is_owed_a_trial(10 * SECOND) && again.is_owed_a_trial(11 * SECOND));
+        assert!(!Failures(0).is_owed_a_trial(99 * SECOND), "it never failed");
+        assert!(!failed.is_owed_a_trial(0), "by a clock that lags behind");
     }
 
     #[test]

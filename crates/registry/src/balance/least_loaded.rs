@@ -14,8 +14,9 @@ use crate::{
 /// | [`LeastLoaded::peak_ewma`] | the same, times how long its calls take (Finagle's peak EWMA) |
 ///
 /// It is divided by the cube of its share of recent successes: an instance that fails at once has nothing under way and
-/// is fast, and would draw all traffic if only that counted. Failures are forgotten with time, half of them every 5 s,
-/// so it needs no traffic to be tried again. The time of a call that failed, or that its caller gave
+/// is fast, and would draw all traffic if only that counted. Failures are forgotten with time, half of them every 5 s. And
+/// whoever failed and had no call for 5 s gets the next one that it is drawn for: where the others have nothing under way it would get none for half a
+/// minute, and an open circuit not its probe. So one that always fails costs a call every 5 s. The time of a call that failed, or that its caller gave
 /// up, counts only where it is long.
 ///
 /// The two are drawn in proportion to the weights of the instances.
@@ -72,6 +73,11 @@ impl LeastLoaded {
     }
 
     fn cheaper_by_cost(self, candidates: &Candidates<'_>, first: usize, second: usize) -> usize {
+        // With little to do the others always cost less, and nobody would find out that it is well again.
+        if let Some(owed) = [first, second].into_iter().find(|&one| candidates.is_owed_a_trial(one))
+        {
+            return owed;
+        }
         let cost = |index| match self.memory {
             None => {
                 let pending = candidates.pending(index) as f64;

@@ -83,6 +83,10 @@ impl Load {
         if failures.is_none() { 0.0 } else { failures.ratio(now()) }
     }
 
+    pub(crate) fn is_owed_a_trial(&self, now: u64) -> bool {
+        Failures(self.failures.load(Acquire)).is_owed_a_trial(now)
+    }
+
     #[inline]
     pub(crate) fn has_failures(&self) -> bool {
         !Failures(self.failures.load(Relaxed)).is_none()
