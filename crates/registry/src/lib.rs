@@ -166,6 +166,8 @@ mod remote;
 mod error;
 
 #[cfg(any(feature = "etcd", feature = "remote"))]
+mod last_known;
+#[cfg(any(feature = "etcd", feature = "remote"))]
 mod pause;
 mod sync;
 mod table;

@@ -58,8 +58,9 @@ pub enum RegistrationState {
     Registered,
     /// The same, and callers were told not to use the instance any more.
     Draining,
-    /// The registry answers, and will not have it: a younger run of the same id is registered, or the instance
-    /// [cannot be](Instance::validate), or the registry is full. [`Registration::last_error`] says which. The task asks again with each heartbeat.
+    /// The registry answers, and will not have it: it wants another token or right ([`Error::Refused`]), a younger run of the same id is
+    /// registered ([`Error::Superseded`]), the instance [cannot be](Instance::validate), or the registry is full. [`Registration::last_error`] says
+    /// which. The task asks again with each heartbeat, so it ends by itself once the cause does.
     Lost,
     /// The task has ended: closed, or the runtime is shutting down.
     Ended,
@@ -158,6 +159,20 @@ impl Registration {
 
     /// Drains, waits for `grace`, and then [closes](Registration::close). For a server that goes on serving meanwhile: within `grace`, at least
     /// the time that a change needs to get to all callers, they stop sending, and no request is lost.
+    ///
+    /// The server is to be stopped after this, and not before: whoever stops it first refuses those who do not know yet.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use gusset_registry::{Error, Registration};
+    /// # async fn shut_down(registration: Registration, stop: tokio::sync::oneshot::Sender<()>, server: tokio::task::JoinHandle<()>) {
+    /// // Callers leave while the server still answers.
+    /// let told = registration.close_after(Duration::from_secs(1)).await;
+    /// // Then it takes no more, and finishes what it has.
+    /// let _ = stop.send(());
+    /// let _ = server.await;
+    /// # drop(told); }
+    /// ```
     ///
     /// Where the registry cannot be reached, the wait for it to know ends after a third of the TTL.
     ///

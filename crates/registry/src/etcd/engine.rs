@@ -13,7 +13,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, timeout},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
     calls::{self, Listing, On, Swap},
@@ -107,7 +107,7 @@ impl Engine {
         match timeout(2 * self.policy.call_within, waiting).await {
             Ok(Ok(Verdict::Done)) => Ok(()),
             Ok(Ok(Verdict::Superseded)) => Err(self.refused(Refused::Superseded, key)),
-            Ok(Ok(Verdict::Failed(cause))) => Err(Error::Unavailable((*cause).into())),
+            Ok(Ok(Verdict::Failed(cause))) => Err(Error::Refused((*cause).into())),
             // Another wish for the same instance came in between, or time is over.
             Ok(Err(_)) | Err(_) => Err(self.line.unavailable()),
         }
@@ -240,6 +240,12 @@ impl Engine {
     }
 }
 
+/// A failed call: etcd answered that it will not, or it cannot, or nobody knows.
 pub(super) fn unavailable(status: Status) -> Error {
-    Error::Unavailable(status.into())
+    match status.code() {
+        Code::PermissionDenied | Code::InvalidArgument | Code::ResourceExhausted => {
+            Error::Refused(status.into())
+        }
+        _ => Error::Unavailable(status.into()),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::Instance;
+use crate::{Instance, last_known};
 
 /// The machine. Listings and events may come in any order; the result is that of the youngest.
 #[derive(Debug)]
@@ -83,13 +83,15 @@ impl Mirror {
             None => Applied::Yes,
         }
     }
+}
 
+impl last_known::Mirror for Mirror {
     /// Whether there ever was a listing.
-    pub(super) const fn is_known(&self) -> bool {
+    fn is_known(&self) -> bool {
         self.generation > 0
     }
 
-    pub(super) fn instances(&self) -> Vec<Arc<Instance>> {
+    fn instances(&self) -> Vec<Arc<Instance>> {
         self.instances.values().cloned().collect()
     }
 }

@@ -1,8 +1,7 @@
 //! One service as this process sees it, and the task that keeps it so.
 
 use std::{
-    mem,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -22,29 +21,17 @@ use super::{
     mirror::{Applied, Change, Mirror},
     rpc::{Ask, Event, KeyValue, WatchCreate, WatchProgress, WatchRequest, WatchResponse, path},
 };
-use crate::{Instance, LastSeen, Publisher, Snapshot, Watch};
-
-/// For how long a service that nobody watches is still followed after it was last asked for.
-const IDLE: Duration = Duration::from_secs(300);
+use crate::{
+    Instance, Snapshot, Watch,
+    last_known::{IDLE, LastKnown},
+};
 
 /// What is known of a service, and who is told.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) name: Arc<str>,
     span: Span,
-    publisher: Publisher,
-    state: Mutex<State>,
-    epoch: Instant,
-    /// Shared by all instances of the service: what confirms one confirms all.
-    confirmed: LastSeen,
-}
-
-#[derive(Debug)]
-struct State {
-    mirror: Mirror,
-    asked: Instant,
-    /// What is known is old, and says so.
-    suspect: bool,
+    known: LastKnown<Mirror>,
 }
 
 /// Why a watch ended that might have gone on.
@@ -62,36 +49,27 @@ impl From<Status> for End {
 
 impl Service {
     pub(super) fn new(name: Arc<str>, span: Span, capacity: usize) -> Self {
-        let now = Instant::now();
-        Self {
-            publisher: Publisher::new(name.clone()),
-            name,
-            span,
-            state: Mutex::new(State { mirror: Mirror::new(capacity), asked: now, suspect: false }),
-            epoch: now,
-            confirmed: LastSeen::never(now),
-        }
+        Self { known: LastKnown::new(name.clone(), Mirror::new(capacity)), name, span }
     }
 
     pub(super) fn watch(&self) -> Watch {
-        self.publisher.watch()
+        self.known.watch()
     }
 
     /// The last known set, if any is known.
     pub(super) fn last_known(&self) -> Option<Arc<Snapshot>> {
-        let mut state = self.lock();
-        state.asked = Instant::now();
-        state.mirror.is_known().then(|| self.publisher.snapshot())
+        self.known.ask();
+        self.known.snapshot()
     }
 
     /// For how long nothing has confirmed what is known.
     pub(super) fn age(&self) -> Option<Duration> {
-        self.confirmed.age()
+        self.known.age()
     }
 
     /// Whether nobody has watched it, or asked for it, for a while.
     pub(super) fn is_idle(&self) -> bool {
-        self.publisher.is_alone() && self.lock().asked.elapsed() > IDLE
+        self.known.is_idle()
     }
 
     /// Takes a listing in.
@@ -103,55 +81,22 @@ impl Service {
             engine.meters.left_out.fetch_add(1, Relaxed);
             tracing::warn!(service = &*self.name, "more instances than there is room for");
         }
-        self.change(|mirror| mirror.list(link.generation, revision, instances, more));
+        self.known.confirm(|mirror, _| mirror.list(link.generation, revision, instances, more));
     }
 
     fn apply(&self, engine: &Engine, link: &Link, events: &[Event]) -> Result<(), End> {
         let changes: Vec<_> = events.iter().filter_map(|event| self.read(engine, event)).collect();
         let mut end = Ok(());
-        self.change(|mirror| {
-            let mut changed = false;
+        self.known.confirm(|mirror, _| {
             for change in changes {
                 match mirror.apply(link.generation, change) {
-                    Applied::Yes => changed = true,
-                    Applied::Known => {}
+                    Applied::Yes | Applied::Known => {}
                     Applied::Cut => _ = engine.meters.left_out.fetch_add(1, Relaxed),
-                    Applied::Room => (changed, end) = (true, Err(End::List)),
+                    Applied::Room => end = Err(End::List),
                 }
             }
-            changed
         });
         end
-    }
-
-    /// Changes the mirror, and publishes if that changed something. Nobody is woken under the lock.
-    fn change(&self, change: impl FnOnce(&mut Mirror) -> bool) {
-        self.confirmed.hear(self.epoch.elapsed());
-        let mut state = self.lock();
-        let believed = !mem::take(&mut state.suspect);
-        let changed = change(&mut state.mirror) || !believed;
-        if changed {
-            self.publisher.store(state.mirror.instances());
-        }
-        drop(state);
-        if changed {
-            self.publisher.wake();
-        }
-    }
-
-    /// Marks what is known as suspect, until something confirms it.
-    fn doubt(&self) {
-        let mut state = self.lock();
-        if mem::replace(&mut state.suspect, true) {
-            return;
-        }
-        let mut instances = state.mirror.instances();
-        for instance in &mut instances {
-            Arc::make_mut(instance).suspect = true;
-        }
-        self.publisher.store(instances);
-        drop(state);
-        self.publisher.wake();
     }
 
     fn read(&self, engine: &Engine, event: &Event) -> Option<Change> {
@@ -176,12 +121,8 @@ impl Service {
         instance.id = id.into();
         instance.service = self.name.clone();
         instance.suspect = false;
-        instance.last_seen = self.confirmed.clone();
+        instance.last_seen = self.known.confirmed().clone();
         Some(instance)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lists and watches until nobody needs it any more.
@@ -210,7 +151,7 @@ impl Service {
         {
             return link;
         }
-        self.doubt();
+        self.known.doubt(Duration::ZERO);
         engine.line.link().await
     }
 

@@ -14,7 +14,7 @@ use super::{
     address::encoded,
     client::{Ask, Client},
     failure::Failure,
-    follow::{Followed as _, Seen, follow},
+    follow::{Seen, follow},
     service::{Names, Service, agent_ids},
 };
 use crate::{Error, Health, Instance, InstanceKey, Snapshot, Watch, wire};
@@ -93,17 +93,32 @@ impl Engine {
         taken
     }
 
+    /// Who asks for names that do not exist must not fill the memory.
+    fn forget_if_vain(&self, name: &str) {
+        let known = &mut self.services().known;
+        if known.get(name).is_some_and(|service| service.is_vain()) {
+            known.remove(name);
+        }
+    }
+
+    /// How many are remembered.
+    pub(super) fn remembered(&self) -> usize {
+        self.services().known.len()
+    }
+
     pub(super) async fn read(&self, name: &str) -> Result<Arc<Snapshot>, Error> {
-        let (service, ask) = self.service(name, |service| (service.clone(), service.ask()));
+        let (service, (ask, answers)) =
+            self.service(name, |service| (service.clone(), service.ask()));
         let answered = match self.client.call(&ask).await {
             Ok(answer) => {
                 let index = answer.index.unwrap_or(0);
                 let seen = Seen { breaks: self.client.breaks(), index, reset: false };
-                service.take(&self.client, (&ask, answer), seen)
+                service.take_read(&self.client, (&ask, answer), seen, answers)
             }
             Err(failure) => Err(failure),
         };
         let missing = || Error::NoSuchService { service: name.into() };
+        self.forget_if_vain(name);
         match (answered, service.last_known()) {
             (_, Some(known)) if known.instances().is_empty() => Err(missing()),
             (_, Some(known)) => Ok(known),

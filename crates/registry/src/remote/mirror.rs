@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::follow::Seen;
-use crate::{Health, Instance};
+use crate::{Health, Instance, last_known};
 
 /// The machine. Answers may come in any order; the result is that of the youngest.
 ///
@@ -41,7 +41,9 @@ impl Mirror {
         if !seen.reset && (seen.breaks, seen.index) < (self.breaks, self.index) {
             return;
         }
-        let outage = self.known && (self.failed || seen.breaks != self.breaks);
+        // Behind a proxy no connection breaks when the server is another one; then only its index tells.
+        let other = seen.breaks != self.breaks || seen.index < self.index;
+        let outage = self.known && (self.failed || other);
         (self.breaks, self.index) = (seen.breaks, seen.index);
         (self.known, self.failed) = (true, false);
         let entry = |instance: Instance| (instance.id.clone(), Arc::new(instance));
@@ -69,17 +71,19 @@ impl Mirror {
         self.held.remove(id);
     }
 
-    /// Whether there ever was an answer.
-    pub(super) const fn is_known(&self) -> bool {
-        self.known
-    }
-
     /// When somebody is held no longer.
     pub(super) fn next(&self) -> Option<Duration> {
         self.held.values().map(|(_, until)| *until).min()
     }
+}
 
-    pub(super) fn instances(&self) -> Vec<Arc<Instance>> {
+impl last_known::Mirror for Mirror {
+    /// Whether there ever was an answer.
+    fn is_known(&self) -> bool {
+        self.known
+    }
+
+    fn instances(&self) -> Vec<Arc<Instance>> {
         let held = self.held.values().map(|(instance, _)| instance);
         self.listed.values().chain(held).cloned().collect()
     }
@@ -88,6 +92,7 @@ impl Mirror {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::last_known::Mirror as _;
 
     const TTL: Duration = Duration::from_secs(30);
 
@@ -124,7 +129,15 @@ mod tests {
         assert_eq!(shown(&mirror), "ab");
         mirror.list(seen(0, 8), instances("b"), at(0));
         assert_eq!(shown(&mirror), "b");
-        mirror.list(Seen { reset: true, ..seen(0, 2) }, instances("c"), at(0));
+    }
+
+    #[test]
+    fn an_index_that_fell_is_that_of_another_server_and_who_is_missing_there_is_held() {
+        let mut mirror = Mirror::new(TTL);
+        mirror.list(seen(0, 8), instances("b"), at(0));
+        mirror.list(Seen { reset: true, ..seen(0, 2) }, instances("c"), at(1));
+        assert_eq!((shown(&mirror).as_str(), mirror.next()), ("Bc", Some(at(31))));
+        mirror.list(seen(0, 3), instances("c"), at(31));
         assert_eq!(shown(&mirror), "c");
     }
 

@@ -7,7 +7,6 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::time::Instant;
 
 use super::{
     address::encoded,
@@ -17,99 +16,88 @@ use super::{
     follow::{Followed, Seen},
     mirror::Mirror,
 };
-use crate::{Instance, LastSeen, Publisher, Snapshot, Watch};
+use crate::{Instance, LastSeen, Snapshot, Watch, last_known::LastKnown};
 
-/// For how long a service that nobody watches is remembered after it was last asked for.
-const IDLE: Duration = Duration::from_secs(300);
+/// Of the answer to a question of a watch, which has its own rules.
+const NONE: u64 = u64::MAX;
 
 /// What is known of a service, and who is told.
 #[derive(Debug)]
 pub(super) struct Service {
     name: Arc<str>,
     path: String,
-    publisher: Publisher,
-    epoch: Instant,
-    /// Shared by all instances: what confirms one confirms all.
-    confirmed: LastSeen,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    mirror: Mirror,
-    asked: Instant,
-    /// What is known is old, and says so.
-    suspect: bool,
+    known: LastKnown<Mirror>,
     /// There is a task that follows it.
-    followed: bool,
+    followed: Mutex<bool>,
 }
 
 impl Service {
     pub(super) fn new(name: Arc<str>, ttl: Duration) -> Self {
-        let now = Instant::now();
-        let state = State { mirror: Mirror::new(ttl), asked: now, suspect: false, followed: false };
         Self {
             path: format!("/v1/health/service/{}", encoded(&name)),
-            publisher: Publisher::new(name.clone()),
+            known: LastKnown::new(name.clone(), Mirror::new(ttl)),
             name,
-            epoch: now,
-            confirmed: LastSeen::never(now),
-            state: Mutex::new(state),
+            followed: Mutex::new(false),
         }
     }
 
     /// A watch, and whether somebody has to follow the service from now on.
     pub(super) fn watch(&self) -> (Watch, bool) {
-        let mut state = self.lock();
-        let watch = self.publisher.watch();
-        (watch, !mem::replace(&mut state.followed, true))
+        let mut followed = self.followed();
+        let watch = self.known.watch();
+        (watch, !mem::replace(&mut followed, true))
     }
 
-    pub(super) fn ask(&self) -> Ask {
-        self.lock().asked = Instant::now();
-        Ask::get(self.path.clone())
+    /// The question, and how often it was answered so far.
+    pub(super) fn ask(&self) -> (Ask, u64) {
+        (Ask::get(self.path.clone()), self.known.ask())
     }
 
     /// The last known set, if any is known.
     pub(super) fn last_known(&self) -> Option<Arc<Snapshot>> {
-        let state = self.lock();
-        state.mirror.is_known().then(|| self.publisher.snapshot())
+        self.known.snapshot()
     }
 
     /// For how long nothing has confirmed what is known.
     pub(super) fn age(&self) -> Option<Duration> {
-        self.confirmed.age()
+        self.known.age()
     }
 
     /// Whether nobody watches it, follows it, or has asked for it for a while.
     pub(super) fn is_idle(&self) -> bool {
-        let state = self.lock();
-        self.publisher.is_alone() && !state.followed && state.asked.elapsed() > IDLE
+        !*self.followed() && self.known.is_idle()
+    }
+
+    /// Whether it is of no use to anybody: there is none, as far as is known.
+    pub(super) fn is_vain(&self) -> bool {
+        let empty = self.last_known().is_none_or(|known| known.instances().is_empty());
+        empty && !*self.followed() && !self.known.is_watched()
     }
 
     /// Somebody took an instance out.
     pub(super) fn remove(&self, id: &str) {
-        self.change(|mirror, _| mirror.remove(id));
+        self.known.change(|mirror| mirror.remove(id));
     }
 
-    /// Changes the mirror, and publishes what comes of it. Nobody is woken under the lock.
-    fn change(&self, change: impl FnOnce(&mut Mirror, Duration)) -> Option<Duration> {
-        let mut state = self.lock();
-        let now = self.epoch.elapsed();
-        change(&mut state.mirror, now);
-        let mut instances = state.mirror.instances();
-        if state.suspect {
-            instances.iter_mut().for_each(|instance| Arc::make_mut(instance).suspect = true);
-        }
-        self.publisher.store(instances);
-        let next = state.mirror.next().map(|next| next.saturating_sub(now));
-        drop(state);
-        self.publisher.wake();
-        next
+    /// Takes the answer to a question in that was put when there had been so many `answers`. If there were no others since, it is the youngest
+    /// of all, whatever its index is: another server may have answered, or one that was started again.
+    pub(super) fn take_read(
+        &self,
+        client: &Client,
+        answer: (&Ask, Answer),
+        seen: Seen,
+        answers: u64,
+    ) -> Result<Option<Duration>, Failure> {
+        let instances = self.instances(client, answer)?;
+        Ok(self.known.confirm(|mirror, heard| {
+            let reset = seen.reset || heard.answers == answers;
+            mirror.list(Seen { reset, ..seen }, instances, heard.at);
+            mirror.next().map(|next| next.saturating_sub(heard.at))
+        }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn followed(&self) -> MutexGuard<'_, bool> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn instances(
@@ -122,7 +110,7 @@ impl Service {
             serde_json::from_slice(&answer.body).map_err(|error| client.garbled(ask, error))?;
         let mut instances = Vec::with_capacity(entries.len());
         for entry in entries {
-            match entry.instance(&self.name, &self.confirmed) {
+            match entry.instance(&self.name, self.known.confirmed()) {
                 Some(instance) => instances.push(instance),
                 None => _ = client.meters.unreadable.fetch_add(1, Relaxed),
             }
@@ -149,34 +137,18 @@ impl Followed for Service {
         answer: (&Ask, Answer),
         seen: Seen,
     ) -> Result<Option<Duration>, Failure> {
-        let instances = self.instances(client, answer)?;
-        self.confirmed.hear(self.epoch.elapsed());
-        self.lock().suspect = false;
-        Ok(self.change(|mirror, now| mirror.list(seen, instances, now)))
+        self.take_read(client, answer, seen, NONE)
     }
 
     fn doubt(&self, old: Duration) -> Option<Duration> {
-        let mut state = self.lock();
-        state.mirror.fail();
-        let age = self.age()?;
-        if age < old {
-            return Some(old - age);
-        }
-        let doubted = mem::replace(&mut state.suspect, true);
-        drop(state);
-        if !doubted {
-            self.change(|_, _| ());
-        }
-        None
+        self.known.failed(Mirror::fail);
+        self.known.doubt(old)
     }
 
     fn is_done(&self) -> bool {
-        let mut state = self.lock();
-        let done = self.publisher.is_alone();
-        if done {
-            state.followed = false;
-        }
-        done
+        let mut followed = self.followed();
+        *followed = self.known.is_watched();
+        !*followed
     }
 }
 
@@ -194,3 +166,46 @@ pub(super) fn agent_ids(body: &[u8]) -> Result<Vec<(String, Arc<str>)>, serde_js
 #[derive(Deserialize)]
 #[serde(transparent)]
 pub(super) struct Names(pub(super) std::collections::BTreeMap<Arc<str>, serde::de::IgnoredAny>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RemotePolicy;
+
+    fn answer(ids: &[&str]) -> Answer {
+        let entries: Vec<_> = ids
+            .iter()
+            .map(|id| serde_json::json!({"Node": {"Address": "h"}, "Service": {"ID": id, "Port": 1}}))
+            .collect();
+        let body = serde_json::to_vec(&entries).unwrap().into();
+        Answer { status: http::StatusCode::OK, index: None, body }
+    }
+
+    fn shown(service: &Service) -> String {
+        let known = service.last_known().unwrap();
+        let fresh = known.instances().iter().filter(|instance| !instance.suspect);
+        fresh.map(|instance| &*instance.id).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_believes_a_server_whose_index_is_lower_unless_something_younger_is_known() {
+        let client = Client::new("127.0.0.1:1", RemotePolicy::default()).unwrap();
+        let service = Service::new("s".into(), Duration::from_secs(30));
+        let seen = |index| Seen { breaks: 0, index, reset: false };
+        let read = |ids: &[&str], index, answers| {
+            let ask = Ask::get(String::new());
+            service.take_read(&client, (&ask, answer(ids)), seen(index), answers).unwrap();
+        };
+        let (_, answers) = service.ask();
+        read(&["a"], 900, answers);
+        // Behind a proxy, so that no connection broke, another server answers.
+        let (_, answers) = service.ask();
+        read(&["b"], 3, answers);
+        assert_eq!(shown(&service), "b");
+        // Of two that were asked at once the older answer comes last.
+        let (_, answers) = service.ask();
+        read(&["b", "c"], 5, answers);
+        read(&["b"], 4, answers);
+        assert_eq!(shown(&service), "bc");
+    }
+}

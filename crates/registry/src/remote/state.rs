@@ -33,6 +33,8 @@ impl RemoteState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemoteStats {
+    /// Services that a registry remembers now; 0 for keys.
+    pub services: usize,
     /// Connections made.
     pub connected: u64,
     /// Calls answered, whatever the answer was; questions of watches among them.
@@ -60,6 +62,7 @@ pub(super) struct Meters {
 impl Meters {
     pub(super) fn stats(&self) -> RemoteStats {
         RemoteStats {
+            services: 0,
             connected: self.connected.load(Relaxed),
             answered: self.answered.load(Relaxed),
             failed: self.failed.load(Relaxed),

@@ -101,14 +101,15 @@ async fn a_younger_run_that_fell_silent_gives_its_place_back() {
 #[tokio::test]
 async fn a_dropped_watch_ends_its_question_and_a_new_one_asks_again() {
     let server = Server::start().await;
-    let registry = registry_at(&server.address());
+    let policy = policy().ttl(ms(60_000));
+    let registry = RemoteRegistry::new(&server.address(), policy).unwrap();
     registry.register(instance("cart", "a")).await.unwrap();
     let watch = registry.watch("cart");
     shows(&watch, "a").await;
     eventually("it waits", async || server.consul.stats().watchers == 1).await;
     drop(watch);
     // Between two questions nobody waits either: only after longer than a question lasts is it sure that none will come.
-    let silence = 3 * ms(1_000);
+    let silence = 2 * ms(1_000);
     eventually("given up", async || registry.age("cart").is_some_and(|age| age > silence)).await;
     assert_eq!(server.consul.stats().watchers, 0);
     registry.register(instance("cart", "b")).await.unwrap();
@@ -172,4 +173,24 @@ async fn heartbeats_of_many_registrations_share_few_connections() {
     }
     assert!(server.connections.load(Relaxed) <= 4);
     assert_eq!(registry.discover("cart").await.unwrap().healthy().count(), 200);
+}
+
+#[tokio::test]
+async fn names_that_do_not_exist_are_not_remembered_whether_the_server_answers_or_not() {
+    let mut server = Server::start().await;
+    let registry = registry_at(&server.address());
+    registry.register(instance("cart", "a")).await.unwrap();
+    for n in 0..100 {
+        let missing = registry.instances(&format!("no-{n}")).await.unwrap_err();
+        assert!(matches!(missing, Error::NoSuchService { .. }), "{missing}");
+    }
+    registry.instances("cart").await.unwrap();
+    let _watch = registry.watch("not-yet");
+    assert_eq!(registry.stats().services, 2);
+    server.kill().await;
+    for n in 0..100 {
+        assert!(registry.instances(&format!("no-{n}")).await.is_err());
+    }
+    assert!(registry.instances("cart").await.is_ok(), "the last known");
+    assert_eq!(registry.stats().services, 2);
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::last_known::Mirror as _;
 
 fn instance(id: &str, version: i64) -> Instance {
     Instance::new("s", "h", 1).with_id(id).with_version(version.to_string())
