@@ -12,6 +12,7 @@ mod conformance;
 mod keys;
 mod listing;
 mod local;
+mod nonsense;
 mod requests;
 #[cfg(feature = "file")]
 mod restart;

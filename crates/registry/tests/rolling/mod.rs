@@ -52,13 +52,33 @@ impl Running {
         Self { registration, answered, stop, server }
     }
 
-    /// Leaves as a server should: it says so, goes on serving until everybody knows, and finishes what it has begun.
-    async fn stop(self, grace: Duration) -> usize {
-        self.registration.close_after(grace).await.unwrap();
-        self.stop.send(true).unwrap();
-        self.server.await.unwrap();
+    async fn stop(self, how: Stop) -> usize {
+        if let Stop::AfterItSaidSo(grace) = how {
+            self.registration.close_after(grace).await.unwrap();
+            self.stop.send(true).unwrap();
+            self.server.await.unwrap();
+        } else {
+            self.stop.send(true).unwrap();
+            self.server.await.unwrap();
+            self.registration.close().await.unwrap();
+        }
         self.answered.load(SeqCst)
     }
+}
+
+/// How a server leaves. Either way it finishes what it has begun.
+#[derive(Clone, Copy)]
+enum Stop {
+    /// As it should: it goes on serving until everybody knows.
+    AfterItSaidSo(Duration),
+    BeforeItSaysSo,
+}
+
+/// What came of calls during a rolling restart.
+struct Outcome {
+    lost: Vec<String>,
+    answered: usize,
+    sent: usize,
 }
 
 /// Answers with its own address, after 1 to 8 ms, until it is stopped. What is under way by then is finished, and nothing more is accepted.
@@ -105,8 +125,22 @@ async fn read(response: Response<Incoming>) -> Result<(), BoxError> {
     if is_whole { Ok(()) } else { Err(format!("{status} {body:?}").into()) }
 }
 
-/// Eight callers without a retry between them and the balancer.
 pub(crate) async fn loses_no_request(engine: Engine) {
+    let grace = Stop::AfterItSaidSo(Duration::from_millis(500));
+    let Outcome { lost, answered, sent } = restart_all(engine, grace).await;
+    assert_eq!(lost, Vec::<String>::new(), "lost");
+    assert_eq!(answered, sent, "each was answered once");
+}
+
+/// So the other test would notice.
+#[allow(dead_code, reason = "one engine is enough")]
+pub(crate) async fn loses_requests_if_servers_stop_before_they_say_so(engine: Engine) {
+    let Outcome { lost, answered, sent } = restart_all(engine, Stop::BeforeItSaysSo).await;
+    assert!(!lost.is_empty() && answered < sent, "{answered} of {sent}");
+}
+
+/// Eight callers without a retry between them and the balancer.
+async fn restart_all(engine: Engine, how: Stop) -> Outcome {
     let ids = ["one", "two", "three"];
     let mut running = BTreeMap::new();
     for id in ids {
@@ -150,7 +184,7 @@ pub(crate) async fn loses_no_request(engine: Engine) {
             sleep(Duration::from_millis(1)).await;
         }
         let Some(one) = running.remove(id) else { unreachable!("it was started") };
-        answered += one.stop(Duration::from_millis(500)).await;
+        answered += one.stop(how).await;
         running.insert(id, Running::start(&engine, id).await);
     }
     // Those that came take their part.
@@ -159,11 +193,12 @@ pub(crate) async fn loses_no_request(engine: Engine) {
         sleep(Duration::from_millis(1)).await;
     }
     going.store(false, SeqCst);
+    let mut lost = Vec::new();
     for caller in callers {
-        assert_eq!(caller.await.unwrap(), Vec::<String>::new(), "lost");
+        lost.extend(caller.await.unwrap());
     }
     for (_, one) in running {
-        answered += one.stop(Duration::ZERO).await;
+        answered += one.stop(Stop::AfterItSaidSo(Duration::ZERO)).await;
     }
-    assert_eq!(answered, sent.load(SeqCst), "each was answered once");
+    Outcome { lost, answered, sent: sent.load(SeqCst) }
 }
