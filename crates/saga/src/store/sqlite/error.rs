@@ -22,8 +22,8 @@ pub enum SqliteError {
     /// Another process held it for longer than five seconds. Nothing was written.
     #[error("another process holds the file")]
     Locked(#[source] Cause),
-    /// It cannot be written, by this user or at all.
-    #[error("file cannot be written")]
+    /// It cannot be written, by this user or at all, or its directory is not there.
+    #[error("file cannot be opened and written")]
     ReadOnly(#[source] Cause),
     /// No room on the disk, or beyond the bound that was set. Nothing was written.
     #[error("no room for the file to grow")]

@@ -146,6 +146,10 @@ fn transact(
     mode: Mode,
     jobs: &mut [Box<dyn Job>],
 ) -> rusqlite::Result<()> {
+    // The one before could not even be taken back.
+    if !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK")?;
+    }
     connection.prepare_cached(mode.begin)?.execute(())?;
     let done = jobs.iter_mut().try_for_each(|job| job.run(connection));
     let done = done.and_then(|()| connection.prepare_cached(mode.end)?.execute(()).map(drop));
