@@ -5,6 +5,9 @@
 //! all is lost with the process. A group that nobody [declared](Broker::declare) goes with its last subscription, and what it
 //! held is counted as [`Stats::discarded`].
 //!
+//! With `FileEngine` (feature `file`): **a publish that returned `Ok` is on the disk** for every named group, and so are attempts, declared groups and
+//! dead letters; a process or a machine that ends, however it ends, loses none of them.
+//!
 //! ```
 //! use gusset_broker::{Broker, Delivery, Filter};
 //! use tower::service_fn;
@@ -90,7 +93,7 @@
 //!
 //! # What it does not do
 //!
-//! In memory it does not outlive the process and reaches no other one. It does not handle a message exactly once: make handlers idempotent by
+//! In memory it does not outlive the process; in memory and in files it reaches no other one. It does not handle a message exactly once: make handlers idempotent by
 //! [`Delivery::id`]. Only messages whose id was [given](Message::with_id) are recognised when they come again.
 //!
 //! # Features
@@ -98,6 +101,7 @@
 //! | feature | adds | costs |
 //! |---|---|---|
 //! | `conformance` | the suite that every engine must pass | nothing but its code |
+//! | `file` | `FileEngine`, which keeps messages in a directory | `crc32fast`, a thread, Rust 1.89 |
 
 mod broker;
 mod pull;
@@ -125,6 +129,8 @@ mod capabilities;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod engine;
+#[cfg(feature = "file")]
+mod file;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
@@ -140,6 +146,8 @@ pub use codec::{Decode, Encode, Json};
 pub use dead_letters::{DeadLetters, Redrive, Redriven};
 pub use delivery::{Answer, Delivery, IntoReply, Reply};
 pub use error::Error;
+#[cfg(feature = "file")]
+pub use file::{FileEngine, FileError, FileOptions};
 pub use letter::{DeadLetter, DeadLetterId, Failure, FailureKind, Filter, Reason};
 pub use limits::Limits;
 pub use memory::MemoryEngine;

@@ -7,8 +7,12 @@ mod member;
 mod morgue;
 mod place;
 mod publish;
-mod queue;
-mod shared;
+pub(crate) mod queue;
+#[cfg(feature = "file")]
+pub(crate) mod restore;
+#[cfg_attr(not(feature = "file"), expect(dead_code, reason = "read only by what writes it down"))]
+pub(crate) mod scribe;
+pub(crate) mod shared;
 mod sleepers;
 mod ticks;
 mod turnstile;
@@ -19,10 +23,8 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use gusset_call::Deadline;
 
-use self::{
-    member::MemoryMember,
-    shared::{Shared, bury_unhandled},
-};
+pub(crate) use self::member::MemoryMember;
+use self::shared::{Shared, bury_unhandled};
 use crate::{
     Capabilities, Error, Leftover, Limits, Message, Retention, Stats, WhenUnheard,
     engine::{
@@ -49,7 +51,7 @@ impl MemoryEngine {
     /// An engine with these bounds, which retains these messages for groups to come, and does this with those that no group wants.
     #[must_use]
     pub fn new(limits: Limits, retention: Option<Retention>, when_unheard: WhenUnheard) -> Self {
-        Self { shared: Arc::new(Shared::new(limits, retention, when_unheard, None)) }
+        Self { shared: Arc::new(Shared::new(limits, retention, when_unheard, None, None)) }
     }
 }
 
@@ -62,7 +64,7 @@ impl MemoryEngine {
         when_unheard: WhenUnheard,
         journal: Arc<dyn Journal>,
     ) -> Self {
-        let shared = Shared::new(limits, retention, when_unheard, Some(journal));
+        let shared = Shared::new(limits, retention, when_unheard, Some(journal), None);
         Self { shared: Arc::new(shared) }
     }
 }
@@ -87,13 +89,7 @@ impl Engine for MemoryEngine {
     }
 
     fn declare(&self, group: GroupSpec) -> BoxFuture<'_, Result<(), Error>> {
-        let mut registry = self.shared.registry();
-        let found = self.shared.find_or_add(&mut registry, group);
-        let result = found.map(|group| {
-            group.lock().declare();
-            group.tell(GroupChange::Declared);
-        });
-        Box::pin(std::future::ready(result))
+        Box::pin(std::future::ready(self.shared.declare(group)))
     }
 
     fn remove(&self, group: Arc<str>) -> BoxFuture<'_, Result<usize, Error>> {
@@ -112,20 +108,7 @@ impl Engine for MemoryEngine {
 
     /// Each group's numbers are of one instant; those of different groups are not.
     fn stats(&self) -> Stats {
-        let groups = self.shared.groups.load().iter().map(|group| group.stats()).collect();
-        let (retained, retained_bytes) = self.shared.ledger().retained();
-        let dead = self.shared.dead.lock();
-        Stats {
-            duplicates: self.shared.duplicates.load(Relaxed),
-            retained,
-            retained_bytes,
-            unroutable: self.shared.unroutable.load(Relaxed),
-            discarded: self.shared.discarded.load(Relaxed),
-            dead_letters: dead.len(),
-            dead_letter_bytes: dead.bytes,
-            dead_letters_dropped: dead.dropped,
-            groups,
-        }
+        self.shared.stats()
     }
 
     fn close(&self, deadline: Deadline) -> BoxFuture<'_, Leftover> {
@@ -134,12 +117,37 @@ impl Engine for MemoryEngine {
 }
 
 impl Shared {
-    fn remove(&self, group: &str) -> Result<usize, Error> {
+    pub(crate) fn declare(&self, group: GroupSpec) -> Result<(), Error> {
+        let mut registry = self.registry();
+        let group = self.find_or_add(&mut registry, group)?;
+        group.set_declared(&mut group.lock(), true);
+        group.tell(GroupChange::Declared);
+        Ok(())
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let groups = self.groups.load().iter().map(|group| group.stats()).collect();
+        let (retained, retained_bytes) = self.ledger().retained();
+        let dead = self.dead.lock();
+        Stats {
+            duplicates: self.duplicates.load(Relaxed),
+            retained,
+            retained_bytes,
+            unroutable: self.unroutable.load(Relaxed),
+            discarded: self.discarded.load(Relaxed),
+            dead_letters: dead.len(),
+            dead_letter_bytes: dead.bytes,
+            dead_letters_dropped: dead.dropped,
+            groups,
+        }
+    }
+
+    pub(crate) fn remove(&self, group: &str) -> Result<usize, Error> {
         let registry = self.registry();
         let group = self.group(group).ok_or_else(|| Error::NoSuchGroup(group.into()))?;
         let in_use = {
             let mut state = group.lock();
-            state.undeclare();
+            group.set_declared(&mut state, false);
             state.has_members()
         };
         group.tell(GroupChange::Undeclared);
@@ -151,7 +159,7 @@ impl Shared {
         Ok(bury_unhandled(&group, dropped))
     }
 
-    async fn close(&self, deadline: Deadline) -> Leftover {
+    pub(crate) async fn close(&self, deadline: Deadline) -> Leftover {
         self.refuse_publishers();
         let groups = self.groups.load_full();
         groups.iter().for_each(|group| group.stop());

@@ -275,6 +275,14 @@ impl Message {
         }
     }
 
+    /// The message that was written down: what this is, with the id and the time of then.
+    #[cfg(feature = "file")]
+    pub(crate) const fn written(mut self, id: MessageId, published_at: SystemTime) -> Self {
+        self.id = id;
+        self.published_at = published_at;
+        self
+    }
+
     fn extras(&mut self) -> &mut Extras {
         self.extras.get_or_insert_default()
     }

@@ -11,6 +11,8 @@ type Find = dyn Fn(&Message) -> Option<Cow<'_, str>> + Send + Sync;
 #[derive(Clone)]
 pub struct OrderBy {
     name: Arc<str>,
+    /// Set if the key is the value of a header.
+    header: Option<Arc<str>>,
     key: Arc<Find>,
 }
 
@@ -18,9 +20,11 @@ impl OrderBy {
     /// By the value of this header.
     #[must_use]
     pub fn header(name: impl Into<Arc<str>>) -> Self {
-        let header = name.into();
-        let name = format!("header {header}");
-        Self::key(name, move |message| message.headers().get(&header).map(Cow::Borrowed))
+        let header: Arc<str> = name.into();
+        let (name, own) = (format!("header {header}"), header.clone());
+        let order =
+            Self::key(name, move |message| message.headers().get(&header).map(Cow::Borrowed));
+        Self { header: Some(own), ..order }
     }
 
     /// By what `key` finds in a message; nothing, if the message has no order. It runs in the publish, outside of any lock; what it panics with, the publisher
@@ -30,13 +34,17 @@ impl OrderBy {
         name: impl Into<Arc<str>>,
         key: impl Fn(&Message) -> Option<Cow<'_, str>> + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), key: Arc::new(key) }
+        Self { name: name.into(), header: None, key: Arc::new(key) }
     }
 
     /// What tells it from another.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn header_name(&self) -> Option<&str> {
+        self.header.as_deref()
     }
 
     /// The key of this message.

@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     morgue::Morgue,
     queue::{Entry, Queue, Told},
+    scribe::{Event, GroupRecord, Scribe},
     sleepers::Sleepers,
     turnstile::Turnstile,
 };
@@ -31,6 +32,8 @@ pub(crate) struct Group {
     pub(crate) pattern: Pattern,
     pub(crate) order: Option<OrderBy>,
     pub(crate) morgue: Arc<Morgue>,
+    /// Where its changes are written down; nowhere, if it ends with its members or with the process.
+    scribe: Option<Arc<dyn Scribe>>,
     state: Mutex<State>,
     hasher: RandomState,
     /// When the first of the delayed comes due, or earlier.
@@ -81,6 +84,7 @@ impl Group {
         morgue: Arc<Morgue>,
     ) -> Self {
         let told = morgue.journal.clone().map(|journal| Told { group: info.id, journal });
+        let scribe = morgue.scribe().filter(|_| !info.name.starts_with('_')).cloned();
         let state = State {
             queue: Queue::new(info.policy.capacity, info.policy.max_bytes, Instant::now(), told),
             turnstile: Turnstile::default(),
@@ -96,6 +100,7 @@ impl Group {
             pattern,
             order,
             morgue,
+            scribe,
             state: Mutex::new(state),
             hasher: RandomState::new(),
             next_due,
@@ -186,6 +191,32 @@ impl Group {
         self.next_due.subscribe()
     }
 
+    /// Writes down what happens, if anybody does. Called under the lock.
+    pub(crate) fn note(&self, event: impl FnOnce(u64) -> Event) {
+        if let Some(scribe) = &self.scribe {
+            scribe.note(event(self.info.id));
+        }
+    }
+
+    pub(crate) const fn is_scribed(&self) -> bool {
+        self.scribe.is_some()
+    }
+
+    pub(crate) fn set_declared(&self, state: &mut State, declared: bool) {
+        state.declared = declared;
+        self.note(|group| Event::Group(group, self.record(declared).into()));
+    }
+
+    pub(crate) fn record(&self, declared: bool) -> GroupRecord {
+        GroupRecord {
+            name: self.info.name.clone(),
+            pattern: self.pattern.clone(),
+            policy: self.info.policy,
+            header: self.order.as_ref().and_then(OrderBy::header_name).map(Into::into),
+            declared,
+        }
+    }
+
     /// The lane of a message: a hash of its key. Runs foreign code.
     pub(crate) fn lane_of(&self, message: &Message) -> Option<NonZeroU64> {
         let key = self.order.as_ref()?.of(message)?;
@@ -207,7 +238,7 @@ impl Group {
     }
 
     /// A dead letter comes back. It waits for nobody and drops nobody.
-    pub(crate) fn redrive(&self, entry: Entry) -> Result<(), Error> {
+    pub(crate) fn redrive(&self, letter: u64, mut entry: Entry) -> Result<(), Error> {
         let mut state = self.lock();
         if state.gone {
             return Err(Error::NoSuchGroup(self.info.name.clone()));
@@ -217,6 +248,11 @@ impl Group {
         }
         if !state.queue.has_room(entry.size()) {
             return Err(self.full());
+        }
+        if let Some(scribe) = &self.scribe {
+            entry.serial = scribe.serial();
+            let (group, serial) = (self.info.id, entry.serial);
+            scribe.note(Event::Redriven { letter, group, serial });
         }
         state.queue.push(entry, None);
         let called = state.call_worker();
@@ -255,6 +291,7 @@ impl Group {
         let (dropped, in_flight, waiting) = {
             let mut state = self.lock();
             state.gone = true;
+            self.note(Event::GroupGone);
             (state.queue.clear(), state.queue.in_flight(), state.everyone())
         };
         waiting.into_iter().for_each(Waker::wake);
@@ -329,12 +366,9 @@ impl State {
         self.members == 0 && !self.declared
     }
 
-    pub(crate) const fn declare(&mut self) {
-        self.declared = true;
-    }
-
-    pub(crate) const fn undeclare(&mut self) {
-        self.declared = false;
+    #[cfg(feature = "file")]
+    pub(crate) const fn restore_declared(&mut self, declared: bool) {
+        self.declared = declared;
     }
 
     pub(crate) const fn has_members(&self) -> bool {

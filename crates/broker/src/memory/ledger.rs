@@ -78,6 +78,12 @@ impl Ledger {
         self.retained.iter().filter(wanted).map(|retained| retained.message.clone()).collect()
     }
 
+    #[cfg(feature = "file")]
+    /// Ids that an earlier process was given, with their ages.
+    pub(crate) fn restore(&mut self, known: impl Iterator<Item = (MessageId, Instant)>) {
+        known.for_each(|(id, at)| self.known.insert(id, at));
+    }
+
     pub(crate) fn retained(&self) -> (usize, usize) {
         (self.retained.len(), self.retained_bytes)
     }

@@ -3,7 +3,10 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll},
     time::Duration,
@@ -18,12 +21,14 @@ use tokio::{
 use super::{
     group::Group,
     morgue::Remains,
-    queue::Token,
+    queue::{Entry, Token},
+    scribe::Event,
     shared::{Shared, bury_unhandled},
 };
 use crate::{
-    Error,
+    Error, Failure,
     engine::{GroupInfo, GroupSpec, Keeper, Lease, Member, Settling, Source, Verdict},
+    message::wall_clock,
     policy::after,
 };
 
@@ -63,7 +68,9 @@ impl Drop for MemoryMember {
     fn drop(&mut self) {
         self.clock.abort();
         let registry = self.shared.registry();
-        let group_goes = self.group.lock().leave();
+        // What is closed keeps what is written down for the process after this.
+        let lasts = self.group.is_scribed() && self.shared.closed.load(SeqCst);
+        let group_goes = self.group.lock().leave() && !lasts;
         let dropped = group_goes.then(|| self.shared.drop_group(&registry, &self.group));
         drop(registry);
         if let Some(dropped) = dropped {
@@ -106,7 +113,8 @@ impl Source for MemorySource {
         let mut state = self.group.lock();
         let (token, entry) = state.queue.take(until)?;
         let (message, attempt) = (entry.message.clone(), entry.attempts);
-        let expires = entry.expires;
+        let (expires, serial) = (entry.expires, entry.serial);
+        self.group.note(|group| Event::Attempts { group, serial, attempts: attempt });
         if let Some(until) = until {
             self.group.expect(until);
         }
@@ -162,15 +170,27 @@ impl Drop for MemorySource {
     }
 }
 
+impl Group {
+    fn gone(&self, entry: Option<Entry>) -> Option<Entry> {
+        let serial = entry.as_ref()?.serial;
+        self.note(|group| Event::Gone { group, serial });
+        entry
+    }
+}
+
 impl Keeper for Group {
     fn settle(self: Arc<Self>, token: u64, verdict: Verdict) -> Settling {
         let token = Token::from_bits(token);
         // Entries, and with them perhaps the owners of payloads, are dropped outside of the lock.
         let known = match verdict {
-            Verdict::Ack => self.locked(|state| state.queue.ack(token)).is_some(),
+            Verdict::Ack => self.locked(|state| self.gone(state.queue.ack(token))).is_some(),
             Verdict::Retry { after: span, failure } => {
                 let due = after(Instant::now(), span);
                 self.locked(|state| {
+                    let serial = state.queue.lent(token).map(|entry| entry.serial);
+                    if let Some(serial) = serial {
+                        self.note(|group| retried(group, serial, failure.clone(), span));
+                    }
                     let known = state.queue.retry(token, due, Some(&failure));
                     if known {
                         self.expect(due);
@@ -190,13 +210,19 @@ impl Keeper for Group {
                 });
                 // The record is written before the message leaves the group, so that it is always in one of them.
                 remains.is_some_and(|remains| {
-                    self.morgue.insert(&self.info.name, remains, reason);
+                    self.morgue.insert(&self.info.name, self.info.id, remains, reason);
                     self.locked(|state| state.queue.bury(token)).is_some()
                 })
             }
-            Verdict::Expire => self.locked(|state| state.queue.expire(token)).is_some(),
+            Verdict::Expire => self.locked(|state| self.gone(state.queue.expire(token))).is_some(),
             Verdict::GiveBack => {
-                let known = self.locked(|state| state.queue.give_back(token));
+                let known = self.locked(|state| {
+                    let standing = state.queue.lent(token).map(|e| (e.serial, e.attempts - 1));
+                    if let Some((serial, attempts)) = standing {
+                        self.note(|group| Event::Attempts { group, serial, attempts });
+                    }
+                    state.queue.give_back(token)
+                });
                 self.pass_on();
                 known
             }
@@ -209,6 +235,10 @@ impl Keeper for Group {
         let known = self.locked(|state| state.queue.lent(Token::from_bits(token)).is_some());
         Settling::Done(if known { Ok(()) } else { Err(Error::LeaseLost) })
     }
+}
+
+fn retried(group: u64, serial: u64, failure: Failure, after: Duration) -> Event {
+    Event::Retried { group, serial, failure, at: wall_clock(), after }
 }
 
 /// Settles deliveries that have a time limit.

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     queue::{Entry, History},
+    scribe::{Event, Scribe},
     shared::Shared,
 };
 use crate::{
@@ -43,6 +44,7 @@ impl DeadLetterStore for Shared {
             dead.letters.values().filter(|l| filter.matches(l)).map(|l| l.id).collect();
         let removed: Vec<_> = ids.iter().filter_map(|id| dead.remove(id.get())).collect();
         removed.iter().for_each(|letter| self.dead.tell(letter, LetterChange::Purged));
+        removed.iter().for_each(|letter| self.dead.note(Event::LetterGone(letter.id.get())));
         drop(dead);
         Box::pin(std::future::ready(Ok(removed.len())))
     }
@@ -60,6 +62,7 @@ impl Shared {
             self.publish_again(&letter.message)?;
             self.dead.tell(letter, LetterChange::Redriven);
             let removed = dead.remove(id.get());
+            self.dead.note(Event::LetterGone(id.get()));
             drop(dead);
             drop(removed);
             return Ok(());
@@ -69,7 +72,8 @@ impl Shared {
         // Under the lock of the dead letters, so that two operators cannot redrive one letter twice. No group's lock
         // is ever held while that lock is taken.
         let lane = group.lane_of(&letter.message);
-        group.redrive(Entry::new(letter.message.clone(), letter.redrives + 1).in_lane(lane))?;
+        let entry = Entry::new(letter.message.clone(), letter.redrives + 1).in_lane(lane);
+        group.redrive(id.get(), entry)?;
         self.dead.tell(letter, LetterChange::Redriven);
         let removed = dead.remove(id.get());
         drop(dead);
@@ -82,6 +86,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Remains {
     message: Arc<Message>,
+    serial: u64,
     attempts: u32,
     redrives: u32,
     history: Option<History>,
@@ -91,6 +96,7 @@ impl Remains {
     pub(crate) fn of(entry: &Entry) -> Self {
         Self {
             message: entry.message.clone(),
+            serial: entry.serial,
             attempts: entry.attempts,
             redrives: entry.redrives,
             history: entry.history.as_deref().cloned(),
@@ -103,6 +109,7 @@ impl Remains {
 pub(crate) struct Morgue {
     limits: Limits,
     pub(crate) journal: Option<Arc<dyn Journal>>,
+    scribe: Option<Arc<dyn Scribe>>,
     state: Mutex<State>,
 }
 
@@ -115,8 +122,33 @@ pub(crate) struct State {
 }
 
 impl Morgue {
-    pub(crate) fn new(limits: Limits, journal: Option<Arc<dyn Journal>>) -> Self {
-        Self { limits, journal, state: Mutex::default() }
+    pub(crate) fn new(
+        limits: Limits,
+        journal: Option<Arc<dyn Journal>>,
+        scribe: Option<Arc<dyn Scribe>>,
+    ) -> Self {
+        Self { limits, journal, scribe, state: Mutex::default() }
+    }
+
+    pub(crate) const fn scribe(&self) -> Option<&Arc<dyn Scribe>> {
+        self.scribe.as_ref()
+    }
+
+    fn note(&self, event: Event) {
+        if let Some(scribe) = &self.scribe {
+            scribe.note(event);
+        }
+    }
+
+    #[cfg(feature = "file")]
+    /// What an earlier process has buried. `last` is the highest id that was given.
+    pub(crate) fn restore(&self, letters: Vec<Arc<DeadLetter>>, last: u64) {
+        let mut state = self.lock();
+        state.last = last;
+        for letter in letters {
+            state.bytes += letter.size();
+            state.letters.insert(letter.id.get(), letter);
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -124,7 +156,8 @@ impl Morgue {
     }
 
     /// The newest is kept whatever its size.
-    pub(crate) fn insert(&self, group: &Arc<str>, remains: Remains, reason: Reason) {
+    pub(crate) fn insert(&self, group: &Arc<str>, id: u64, remains: Remains, reason: Reason) {
+        let serial = remains.serial;
         let last_failure = remains.history.as_ref().map(|history| history.last().clone());
         let first_failure = remains.history.map(|history| history.first);
         let mut letter = DeadLetter {
@@ -145,12 +178,15 @@ impl Morgue {
         letter.id = DeadLetterId::new(state.last);
         state.bytes += letter.size();
         self.tell(&letter, LetterChange::Buried);
-        state.letters.insert(letter.id.get(), letter.into());
+        let letter = Arc::new(letter);
+        self.note(Event::Died { group: id, serial, letter: letter.clone() });
+        state.letters.insert(letter.id.get(), letter);
         while state.letters.len() > 1 && self.is_over(&state) {
             let Some((_, oldest)) = state.letters.pop_first() else { break };
             state.bytes -= oldest.size();
             state.dropped += 1;
             self.tell(&oldest, LetterChange::Evicted);
+            self.note(Event::LetterGone(oldest.id.get()));
             evicted.push(oldest);
         }
         drop(state);

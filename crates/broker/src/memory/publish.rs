@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     group::{Admission, Group, Standing, State},
-    morgue::Remains,
+    morgue::{Morgue, Remains},
     place::Place,
     queue::Entry,
+    scribe::Event,
     shared::Shared,
     waits::Arrow,
 };
@@ -134,7 +135,10 @@ impl Shared {
         let groups = self.groups.load();
         let mut wanting = groups.iter().filter(|group| group.pattern.matches(subject));
         let (first, second) = match (wanting.next(), wanting.next()) {
-            (None, _) => return Ok(0),
+            (None, _) => {
+                self.dead.write_down(message, std::iter::empty());
+                return Ok(0);
+            }
             (Some(only), None) => return only.enter_alone(message, size, publisher),
             (Some(first), Some(second)) => (first, second),
         };
@@ -159,9 +163,11 @@ impl Shared {
             return Err(Blocked::By(group.clone()));
         }
         let times = Times::of(message);
+        let serial = self.dead.write_down(message, entered.iter().map(|(group, ..)| &***group));
         let (count, mut dropped, mut called) = (entered.len(), Vec::new(), Vec::new());
         for (group, lane, state) in &mut entered {
             let entry = Entry::new(message.clone(), 0).in_lane(*lane).until(times.expires);
+            let entry = entry.numbered(serial);
             dropped.extend(group.put(state, entry, times.due));
             called.extend(state.call_worker());
         }
@@ -187,8 +193,26 @@ impl Shared {
         tracing::debug!(id = %message.id(), "message matches no group");
         if self.when_unheard == WhenUnheard::Bury {
             let remains = Remains::of(&Entry::new(message.clone(), 0));
-            self.dead.insert(&"".into(), remains, Reason::Unheard);
+            self.dead.insert(&"".into(), 0, remains, Reason::Unheard);
         }
+    }
+}
+
+impl Morgue {
+    /// Its serial. Called under the locks of the groups, so that nothing is written of it before this.
+    fn write_down<'g>(
+        &self,
+        message: &Arc<Message>,
+        entered: impl Iterator<Item = &'g Group>,
+    ) -> u64 {
+        let Some(scribe) = self.scribe() else { return 0 };
+        let groups: Vec<_> =
+            entered.filter(|group| group.is_scribed()).map(|group| group.info.id).collect();
+        let serial = scribe.serial();
+        if !groups.is_empty() || message.is_known_by_id() {
+            scribe.note(Event::Published { serial, message: message.clone(), groups });
+        }
+        serial
     }
 }
 
@@ -209,7 +233,8 @@ impl Group {
             Admission::Wait => return Err(Blocked::By(self.clone())),
             Admission::Refuse(error) => return Err(refusal(&mut state, error)),
         }
-        let dropped = self.put(&mut state, entry, times.due);
+        let serial = self.morgue.write_down(message, std::iter::once(&**self));
+        let dropped = self.put(&mut state, entry.numbered(serial), times.due);
         let called = state.call_worker();
         drop(state);
         drop(dropped);
@@ -225,6 +250,9 @@ impl Group {
             WhenFull::DropOldest => state.queue.make_room(entry.size()),
             _ => Vec::new(),
         };
+        for Entry { serial, .. } in &dropped {
+            self.note(|group| Event::Gone { group, serial: *serial });
+        }
         state.queue.push(entry, due);
         if let Some(due) = due {
             self.expect(due);

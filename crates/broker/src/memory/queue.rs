@@ -51,6 +51,8 @@ pub(crate) struct Entry {
     number: u64,
     /// How often an operator took it back from the dead letters.
     pub(crate) redrives: u32,
+    /// Names it in the journal, if there is one.
+    pub(crate) serial: u64,
     /// Which delivery is under way; 0 if none is.
     lease: u32,
     /// Hash of the key whose order is kept; two keys that share it only wait for each other. None: no order.
@@ -86,12 +88,18 @@ impl Entry {
             number: 0,
             attempts: 0,
             redrives,
+            serial: 0,
             lease: 0,
             lane: None,
             expires: None,
             leads: false,
             history: None,
         }
+    }
+
+    pub(crate) const fn numbered(mut self, serial: u64) -> Self {
+        self.serial = serial;
+        self
     }
 
     pub(crate) const fn in_lane(mut self, lane: Option<NonZeroU64>) -> Self {

@@ -9,7 +9,14 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::{group::Group, ledger::Ledger, morgue::Morgue, queue::Entry, waits::Waits};
+use super::{
+    group::Group,
+    ledger::Ledger,
+    morgue::Morgue,
+    queue::Entry,
+    scribe::{Event, Scribe},
+    waits::Waits,
+};
 use crate::{
     Error, Limits, Message, Retention, Start, WhenUnheard,
     engine::{GroupChange, GroupInfo, GroupSpec, Journal},
@@ -44,6 +51,7 @@ impl Shared {
         retention: Option<Retention>,
         when_unheard: WhenUnheard,
         journal: Option<Arc<dyn Journal>>,
+        scribe: Option<Arc<dyn Scribe>>,
     ) -> Self {
         Self {
             limits,
@@ -56,7 +64,7 @@ impl Shared {
             unroutable: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             discarded: AtomicU64::new(0),
-            dead: Morgue::new(limits, journal).into(),
+            dead: Morgue::new(limits, journal, scribe).into(),
             waits: Waits::default(),
         }
     }
@@ -116,6 +124,7 @@ impl Shared {
         let name = spec.name.unwrap_or_else(|| format!("_{id}").into());
         let info = GroupInfo { id, name, policy: spec.policy.unwrap_or_default() };
         let group = Arc::new(Group::new(info, spec.pattern, spec.order, self.dead.clone()));
+        group.note(|id| Event::Group(id, group.record(false).into()));
         groups.push(group.clone());
         group.tell(GroupChange::Made);
         if spec.start == Start::New {

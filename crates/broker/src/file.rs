@@ -1,0 +1,324 @@
+//! The engine in memory whose changes are written down.
+
+mod codec;
+mod error;
+mod frame;
+mod log;
+mod source;
+mod state;
+mod writer;
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use gusset_call::{Deadline, Overloaded};
+
+pub use self::error::FileError;
+use self::{log::Log, source::FileMember, state::State, writer::Writer};
+use crate::{
+    Capabilities, DeadLetter, DeadLetterId, Error, Filter, Leftover, Limits, Message, Stats,
+    WhenUnheard,
+    engine::{BoxFuture, DeadLetterStore, Engine, GroupSpec, Member, Publishing},
+    memory::{MemoryMember, shared::Shared},
+};
+
+/// Keeps messages in memory and in a directory, and finds them there when the process starts again.
+///
+/// **Guarantee.** A publish that returned `Ok` is on the disk, synced, for every named group that it entered; the next engine on the
+/// directory has it, whether this process ended well, by a signal, or with the machine. So have
+/// [declared](crate::Broker::declare) groups, dead letters, redrives and purges. An attempt is written before the handler sees the message: one that kills the
+/// process each time becomes a dead letter after [`Policy::max_attempts`](crate::Policy::max_attempts). An acknowledgement is not waited for, but is
+/// written before the same worker is handed its next message. So a process that is killed repeats at most one message for each worker, and what was
+/// [pulled](crate::Subscribe::pull) and not yet written as done. With the machine go, too, attempts and acknowledgements since the last sync, a few
+/// milliseconds before.
+///
+/// ```
+/// use gusset_broker::{Broker, FileEngine, FileOptions, Policy};
+///
+/// # let dir = std::env::temp_dir().join(format!("gusset-broker-doc-{}", std::process::id()));
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+/// # runtime.block_on(async {
+/// {
+///     let broker = Broker::on(FileEngine::open(&dir, FileOptions::new())?);
+///     broker.declare("mails", "order.*", Policy::new()).await?;
+///     broker.publish("order.created", &7).await?;
+/// }
+/// let broker = Broker::on(FileEngine::open(&dir, FileOptions::new())?);
+/// assert_eq!(broker.stats().groups[0].ready, 1);
+/// # drop(broker);
+/// # std::fs::remove_dir_all(&dir)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Groups
+///
+/// A named group that was not declared goes with its last subscription, as in memory. The end of the process is no end of a subscription,
+/// unless its guard is dropped on the way; [`Broker::close`](crate::Broker::close) before keeps the group. It comes back with its messages and waits for
+/// its subscribers. Subscriptions without a group are of this process, and nothing of them is written.
+///
+/// # Disk
+///
+/// One file, `log`, beside an empty one, `lock`. It is written anew when it is 64 MiB longer than twice what must be in it, and needs as much room again
+/// as that while this is done; publishers wait meanwhile. At [`FileOptions::max_bytes`] publishes are refused with [`Error::Full`], and everything else
+/// goes on. When the disk itself is full or fails, publishes return [`Error::Engine`] with a [`FileError`], deliveries pause, since attempts could not be
+/// written, and what has happened is tried again ten times a second until it is written. A publish that fails so may have happened.
+///
+/// A last frame that is torn was never acknowledged, and is left out. Anything else that is not as it was written is [`FileError::Damaged`].
+///
+/// # Clocks
+///
+/// In the process, delays follow the monotonic clock. Across a restart they follow the wall clock: set forward meanwhile, a message comes early by as
+/// much; set back, it waits no longer than its whole delay anew.
+///
+/// # Threads
+///
+/// One, which writes. Dropping the engine, with the last [`Broker`](crate::Broker) and the last worker of its subscriptions, waits until it has written
+/// what is left, and frees the directory.
+#[derive(Debug)]
+pub struct FileEngine {
+    shared: Arc<Shared>,
+    log: Arc<Log>,
+    max_bytes: u64,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// Far below what the length of a frame can tell.
+const LARGEST: usize = 1 << 30;
+
+/// How a [`FileEngine`] is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct FileOptions {
+    limits: Limits,
+    when_unheard: WhenUnheard,
+    max_bytes: u64,
+}
+
+impl FileOptions {
+    /// All defaults.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { limits: Limits::new(), when_unheard: WhenUnheard::Drop, max_bytes: 1 << 30 }
+    }
+
+    /// Bounds, the same as in memory, where everything is as well.
+    #[must_use]
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What becomes of messages that no group wants. Default: they are dropped and counted.
+    #[must_use]
+    pub const fn when_unheard(mut self, choice: WhenUnheard) -> Self {
+        self.when_unheard = choice;
+        self
+    }
+
+    /// How many bytes of messages and dead letters the disk may hold, a message once for each of its groups; beyond it publishes are refused with
+    /// [`Error::Full`]. What is on its way to the disk then may still come. Default 1 GiB, since as much is in memory.
+    #[must_use]
+    pub const fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FileEngine {
+    /// Opens the directory, which is made if it is not there, and takes up what it holds. Reads and writes it as a whole before it returns: in a
+    /// runtime, call it before there is work, or in `spawn_blocking`.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`]. What is on the disk then is as it was.
+    pub fn open(dir: impl AsRef<Path>, options: FileOptions) -> Result<Self, FileError> {
+        let dir = dir.as_ref();
+        let lock = lock(dir)?;
+        let mut state = State::new(options.limits);
+        let path = dir.join(writer::LOG);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                if frame::replay(&path, &bytes, |event| state.apply(&event))? {
+                    let path = path.display();
+                    tracing::warn!(%path, "a write that a crash cut short was left out");
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(FileError::io(&path)(error)),
+        }
+        let log = Arc::new(Log::new(dir, state.last_serial(), state.bytes()));
+        let (scribe, limits) = (Some(log.clone() as _), options.limits);
+        let shared = Arc::new(Shared::new(limits, None, options.when_unheard, None, scribe));
+        shared.restore_groups(state.renumber());
+        shared.restore_letters(state.letters(), state.last_letter());
+        shared.restore_known(state.known());
+        let writer = Writer::new(dir, state)?;
+        let scribe = log.clone();
+        let thread = thread::Builder::new().name("gusset-broker".into());
+        let writer = thread
+            .spawn(move || {
+                writer.run(&scribe);
+                drop(lock);
+            })
+            .map_err(FileError::io(dir))?;
+        Ok(Self { shared, log, max_bytes: options.max_bytes, writer: Some(writer) })
+    }
+
+    /// When what `done` did is on the disk, its result.
+    async fn lasting<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
+        let done = done?;
+        self.log.synced(self.log.noted()).await?;
+        Ok(done)
+    }
+}
+
+/// Ends when the file is closed, so also with the process.
+#[expect(
+    clippy::incompatible_msrv,
+    reason = "this feature needs Rust 1.89, as its documentation says"
+)]
+fn lock(dir: &Path) -> Result<File, FileError> {
+    fs::create_dir_all(dir).map_err(FileError::io(dir))?;
+    let path: PathBuf = dir.join("lock");
+    let file = File::options().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(FileError::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(FileError::InUse { path: dir.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(FileError::io(&path)(error)),
+    }
+}
+
+impl Engine for FileEngine {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durable: true,
+            delay: true,
+            expiry: true,
+            priority: true,
+            dedup: true,
+            ordered: true,
+            drop_oldest: true,
+            requests: true,
+            ..Capabilities::new("file")
+        }
+    }
+
+    /// Dropped while it waits for the disk, the message is published.
+    fn publish(&self, message: Message) -> Publishing {
+        if let Err(error) = self.log.trouble() {
+            return Publishing::Done(Err(error));
+        }
+        let (size, limit) = (message.size(), LARGEST);
+        if size > limit {
+            return Publishing::Done(Err(Error::Engine(
+                FileError::TooLarge { size, limit }.into(),
+            )));
+        }
+        if self.log.live() >= self.max_bytes {
+            return Publishing::Done(Err(Error::Full(Overloaded::new("disk of the broker"))));
+        }
+        let (publishing, log) = (self.shared.publish(message), self.log.clone());
+        Publishing::Waiting(Box::pin(async move {
+            let receipt = publishing.await?;
+            log.synced(log.noted()).await?;
+            Ok(receipt)
+        }))
+    }
+
+    fn declare(&self, group: GroupSpec) -> BoxFuture<'_, Result<(), Error>> {
+        let declared = can_keep(&group).and_then(|()| self.shared.declare(group));
+        Box::pin(self.lasting(declared))
+    }
+
+    fn remove(&self, group: Arc<str>) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(self.lasting(self.shared.remove(&group)))
+    }
+
+    fn join(&self, group: GroupSpec) -> BoxFuture<'_, Result<Arc<dyn Member>, Error>> {
+        let joined = can_keep(&group).and_then(|()| MemoryMember::join(&self.shared, group));
+        let member = joined.map(|member| {
+            Arc::new(FileMember { member, log: self.log.clone() }) as Arc<dyn Member>
+        });
+        Box::pin(std::future::ready(member))
+    }
+
+    fn dead_letters(&self) -> &dyn DeadLetterStore {
+        self
+    }
+
+    fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    fn close(&self, deadline: Deadline) -> BoxFuture<'_, Leftover> {
+        Box::pin(async move {
+            let leftover = self.shared.close(deadline).await;
+            let written = self.log.synced(self.log.noted());
+            let _ = tokio::time::timeout_at(deadline.instant(), written).await;
+            leftover
+        })
+    }
+}
+
+/// A closure is not to be written down.
+fn can_keep(group: &GroupSpec) -> Result<(), Error> {
+    let lasts = group.name.is_some();
+    match &group.order {
+        Some(order) if lasts && order.header_name().is_none() => Err(Error::Unsupported {
+            engine: "file",
+            what: "keep the order of keys other than headers",
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl DeadLetterStore for FileEngine {
+    fn list(
+        &self,
+        filter: Filter,
+        after: Option<DeadLetterId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arc<DeadLetter>>, Error>> {
+        self.shared.list(filter, after, limit)
+    }
+
+    fn get(&self, id: DeadLetterId) -> BoxFuture<'_, Result<Option<Arc<DeadLetter>>, Error>> {
+        self.shared.get(id)
+    }
+
+    fn redrive(&self, id: DeadLetterId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move { self.lasting(self.shared.redrive(id).await).await })
+    }
+
+    fn max_redrives(&self) -> u32 {
+        self.shared.max_redrives()
+    }
+
+    fn purge(&self, filter: Filter) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(async move { self.lasting(self.shared.purge(filter).await).await })
+    }
+}
+
+impl Drop for FileEngine {
+    fn drop(&mut self) {
+        self.log.end();
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

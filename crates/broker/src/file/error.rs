@@ -1,0 +1,63 @@
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Why a [`FileEngine`](crate::FileEngine) cannot open its directory or write to it. Found as the source of
+/// [`Error::Engine`](crate::Error::Engine).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The system refused. [`io::Error::kind`] tells why: `StorageFull`, `PermissionDenied`, `ReadOnlyFilesystem` and so on.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another engine, in this process or another, has the directory open.
+    #[error("{} is in use by another broker", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What was written has changed since, before its end. Nothing was taken from it, and the file is as it was.
+    #[error("{} is damaged at byte {offset}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the first frame begins that is not as it was written, in bytes from the beginning.
+        offset: u64,
+    },
+    /// The file is of a later version of this crate. It is as it was.
+    #[error("{} has format {format}, newer than {understood}", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+        /// The newest that this version reads.
+        understood: u32,
+    },
+    /// The message is larger than anything that is written.
+    #[error("message of {size} bytes exceeds {limit}")]
+    TooLarge {
+        /// [`Message::size`](crate::Message::size) of it.
+        size: usize,
+        /// 1 GiB.
+        limit: usize,
+    },
+    /// The thread that writes has ended by a panic. Nothing is written any more; what was acknowledged is on the disk.
+    #[error("the writer of {} has ended", path.display())]
+    Ended {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl FileError {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        |source| Self::Io { path: path.to_owned(), source }
+    }
+}

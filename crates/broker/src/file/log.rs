@@ -1,0 +1,214 @@
+use std::{
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::FileError;
+use crate::{
+    Error,
+    memory::scribe::{Event, Scribe},
+};
+
+/// What lies between those who make things happen and the thread that writes them down.
+#[derive(Debug)]
+pub(super) struct Log {
+    path: PathBuf,
+    queue: Mutex<Queue>,
+    called: Condvar,
+    serial: AtomicU64,
+    /// Bytes of messages and letters that are on the disk and not done.
+    live: AtomicU64,
+    /// How many events the system has got.
+    written: watch::Sender<u64>,
+    synced: watch::Sender<Synced>,
+    #[cfg(test)]
+    full: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: Vec<Event>,
+    /// Events so far.
+    noted: u64,
+    ends: bool,
+}
+
+/// How far the disk is.
+#[derive(Clone, Debug, Default)]
+struct Synced {
+    events: u64,
+    /// Why it gets no further.
+    trouble: Option<Trouble>,
+}
+
+#[derive(Clone, Debug)]
+enum Trouble {
+    Io(io::ErrorKind, Arc<str>),
+    Ended,
+}
+
+/// What the writer writes at once.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) events: Vec<Event>,
+    /// How many there were with these.
+    pub(super) upto: u64,
+}
+
+impl Log {
+    pub(super) fn new(path: &Path, last_serial: u64, live: u64) -> Self {
+        Self {
+            path: path.to_owned(),
+            queue: Mutex::default(),
+            called: Condvar::new(),
+            serial: AtomicU64::new(last_serial),
+            live: AtomicU64::new(live),
+            written: watch::Sender::new(0),
+            synced: watch::Sender::default(),
+            #[cfg(test)]
+            full: false.into(),
+        }
+    }
+
+    /// The file of the writer is full from now on.
+    #[cfg(test)]
+    pub(super) fn fill(&self) {
+        self.full.store(true, Release);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_filled(&self) -> bool {
+        self.full.swap(false, Acquire)
+    }
+
+    /// How many events there were so far.
+    pub(super) fn noted(&self) -> u64 {
+        self.queue().noted
+    }
+
+    pub(super) fn live(&self) -> u64 {
+        self.live.load(Acquire)
+    }
+
+    /// The trouble that the disk is in.
+    pub(super) fn trouble(&self) -> Result<(), Error> {
+        self.synced.borrow().trouble.as_ref().map_or(Ok(()), |trouble| Err(self.error(trouble)))
+    }
+
+    /// Waits until so many events would survive the machine, or cannot be written now.
+    pub(super) fn synced(
+        self: &Arc<Self>,
+        events: u64,
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let (log, mut synced) = (self.clone(), self.synced.subscribe());
+        async move {
+            let done = |s: &Synced| s.events >= events || s.trouble.is_some();
+            match synced.wait_for(done).await {
+                Ok(state) if state.events >= events => Ok(()),
+                Ok(state) => Err(state.trouble.as_ref().map_or(Error::Closed, |t| log.error(t))),
+                Err(_) => Err(Error::Closed),
+            }
+        }
+    }
+
+    pub(super) fn is_written(&self, events: u64) -> bool {
+        *self.written.borrow() >= events
+    }
+
+    /// Waits until so many events would survive this process.
+    pub(super) fn written(&self, events: u64) -> impl Future<Output = ()> + Send + use<> {
+        let mut written = self.written.subscribe();
+        async move {
+            let _ = written.wait_for(|written| *written >= events).await;
+        }
+    }
+
+    /// No events come after those that are there.
+    pub(super) fn end(&self) {
+        self.queue().ends = true;
+        self.called.notify_all();
+    }
+
+    /// What is to be written next, as soon as there is something; none at the end.
+    pub(super) fn next(&self, empty: Vec<Event>) -> Option<Batch> {
+        let mut queue = self.queue();
+        while queue.events.is_empty() {
+            if queue.ends {
+                return None;
+            }
+            queue = self.called.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let events = std::mem::replace(&mut queue.events, empty);
+        Some(Batch { events, upto: queue.noted })
+    }
+
+    /// Waits a while before the next attempt to write. Whether it is worth while: not at the end.
+    pub(super) fn pause(&self, span: Duration) -> bool {
+        let queue = self.queue();
+        let (queue, _) = self
+            .called
+            .wait_timeout_while(queue, span, |queue| !queue.ends)
+            .unwrap_or_else(PoisonError::into_inner);
+        !queue.ends
+    }
+
+    pub(super) fn tell_written(&self, upto: u64) {
+        self.written.send_replace(upto);
+    }
+
+    pub(super) fn tell_synced(&self, upto: u64, live: u64) {
+        self.live.store(live, Release);
+        self.synced.send_replace(Synced { events: upto, trouble: None });
+    }
+
+    pub(super) fn tell_trouble(&self, error: &io::Error) {
+        let trouble = Some(Trouble::Io(error.kind(), error.to_string().into()));
+        self.synced.send_modify(|synced| synced.trouble = trouble);
+    }
+
+    pub(super) fn tell_ended(&self) {
+        self.synced.send_modify(|synced| synced.trouble = Some(Trouble::Ended));
+    }
+
+    fn error(&self, trouble: &Trouble) -> Error {
+        let path = self.path.clone();
+        Error::Engine(Box::new(match trouble {
+            Trouble::Io(kind, text) => {
+                FileError::Io { path, source: io::Error::new(*kind, text.to_string()) }
+            }
+            Trouble::Ended => FileError::Ended { path },
+        }))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Scribe for Log {
+    fn serial(&self) -> u64 {
+        self.serial.fetch_add(1, Relaxed) + 1
+    }
+
+    fn note(&self, event: Event) {
+        let mut queue = self.queue();
+        queue.noted += 1;
+        queue.events.push(event);
+        let first = queue.events.len() == 1;
+        drop(queue);
+        if first {
+            self.called.notify_one();
+        }
+    }
+}
