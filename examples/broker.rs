@@ -1,5 +1,7 @@
 //! Groups, a poison message, its dead letter, and the redrive: `cargo run --example broker`.
 
+#![allow(clippy::print_stdout, reason = "a program that tells a story")]
+
 use std::{
     sync::{
         Arc,
