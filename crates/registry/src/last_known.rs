@@ -46,6 +46,7 @@ pub(crate) struct Heard {
     /// Since the service was first thought of.
     pub(crate) at: Duration,
     /// How often it was before.
+    #[cfg_attr(not(feature = "remote"), allow(dead_code, reason = "etcd tells by revisions"))]
     pub(crate) answers: u64,
 }
 
@@ -111,6 +112,7 @@ impl<M: Mirror> LastKnown<M> {
     }
 
     /// Changes what is known, and nothing of whether it is believed.
+    #[cfg(feature = "remote")]
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut M) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state.mirror);
@@ -119,6 +121,7 @@ impl<M: Mirror> LastKnown<M> {
     }
 
     /// Nothing is learnt at the moment.
+    #[cfg(feature = "remote")]
     pub(crate) fn failed(&self, note: impl FnOnce(&mut M)) {
         note(&mut self.lock().mirror);
     }
