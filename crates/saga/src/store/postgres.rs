@@ -33,7 +33,7 @@ pub use options::PostgresOptions;
 /// ```no_run
 /// use gusset_saga::{Orchestrator, PostgresOptions, PostgresStore};
 ///
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let options = PostgresOptions::new("postgres://shop@db.internal/shop")?;
 /// let sagas = Orchestrator::new(PostgresStore::connect(options).await?);
 /// # Ok(())
