@@ -8,6 +8,9 @@
 //! With `FileEngine` (feature `file`): **a publish that returned `Ok` is on the disk** for every named group, and so are attempts, declared groups and
 //! dead letters; a process or a machine that ends, however it ends, loses none of them.
 //!
+//! With `NatsEngine` (feature `nats`): a publish that returned `Ok` is in the file of a JetStream server, and outlives every process; what a machine loses
+//! that loses power is up to how often that server syncs.
+//!
 //! ```
 //! use gusset_broker::{Broker, Delivery, Filter};
 //! use tower::service_fn;
