@@ -21,8 +21,6 @@ use crate::{
     Pattern, Policy, Reason, Receipt, Start, Stats,
 };
 
-pub use crate::journal::{Change, GroupChange, Journal, LetterChange};
-
 /// A future on the heap, for what asks a network or a disk.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

@@ -159,7 +159,7 @@ impl FileEngine {
         }
         let log = Arc::new(Log::new(dir, state.last_serial(), state.bytes()));
         let (scribe, limits) = (Some(log.clone() as _), options.limits);
-        let shared = Arc::new(Shared::new(limits, None, options.when_unheard, None, scribe));
+        let shared = Arc::new(Shared::new(limits, None, options.when_unheard, scribe));
         shared.restore_groups(state.renumber());
         shared.restore_letters(state.letters(), state.last_letter());
         shared.restore_known(state.known());

@@ -82,7 +82,7 @@
 //! Each group holds at most [`Policy::capacity`] messages (1,000) of [`Policy::max_bytes`] (64 MiB), what a handler
 //! publishes into its own full group excepted, see [`Broker::publish_message`]; the payload is shared between groups. There
 //! are at most [`Limits::groups`] groups (10,000), [`Limits::dead_letters`] dead letters (10,000, 64 MiB), [`Limits::dedup`] ids (100,000), and what
-//! [`Retention`] says. A group keeps the memory of its slots (about 100 bytes each) for the most messages that it ever held at once.
+//! [`Retention`] says. A group keeps the memory of its slots for the most messages that it ever held at once.
 //!
 //! # Differences from
 //!
@@ -117,7 +117,6 @@ mod subject;
 mod delivery;
 mod handling;
 mod inbox;
-mod journal;
 mod judge;
 mod tasks;
 mod worker;

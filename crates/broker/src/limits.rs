@@ -56,7 +56,7 @@ impl Limits {
     }
 
     /// How long an id that was [given](crate::Message::with_id) is known, and how many ids are; at the bound the oldest is forgotten. 0 of either: no
-    /// duplicate is recognised. Default two minutes, past the retries of any relay, and 100,000 ids, which are some 8 MiB.
+    /// duplicate is recognised. Default two minutes, past the retries of any relay, and 100,000 ids.
     #[must_use]
     pub const fn dedup(mut self, window: Duration, ids: usize) -> Self {
         self.dedup_window = window;

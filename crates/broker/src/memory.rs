@@ -27,9 +27,7 @@ pub(crate) use self::member::MemoryMember;
 use self::shared::{Shared, bury_unhandled};
 use crate::{
     Capabilities, Error, Leftover, Limits, Message, Retention, Stats, WhenUnheard,
-    engine::{
-        BoxFuture, DeadLetterStore, Engine, GroupChange, GroupSpec, Journal, Member, Publishing,
-    },
+    engine::{BoxFuture, DeadLetterStore, Engine, GroupSpec, Member, Publishing},
 };
 
 /// Keeps messages in the memory of this process, and loses them with it.
@@ -51,21 +49,7 @@ impl MemoryEngine {
     /// An engine with these bounds, which retains these messages for groups to come, and does this with those that no group wants.
     #[must_use]
     pub fn new(limits: Limits, retention: Option<Retention>, when_unheard: WhenUnheard) -> Self {
-        Self { shared: Arc::new(Shared::new(limits, retention, when_unheard, None, None)) }
-    }
-}
-
-impl MemoryEngine {
-    /// [`new`](Self::new) with a journal that is told of every change, and that publishes wait for.
-    #[must_use]
-    pub fn journaled(
-        limits: Limits,
-        retention: Option<Retention>,
-        when_unheard: WhenUnheard,
-        journal: Arc<dyn Journal>,
-    ) -> Self {
-        let shared = Shared::new(limits, retention, when_unheard, Some(journal), None);
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(Shared::new(limits, retention, when_unheard, None)) }
     }
 }
 
@@ -121,7 +105,6 @@ impl Shared {
         let mut registry = self.registry();
         let group = self.find_or_add(&mut registry, group)?;
         group.set_declared(&mut group.lock(), true);
-        group.tell(GroupChange::Declared);
         Ok(())
     }
 
@@ -150,7 +133,6 @@ impl Shared {
             group.set_declared(&mut state, false);
             state.has_members()
         };
-        group.tell(GroupChange::Undeclared);
         if in_use {
             return Ok(0);
         }

@@ -13,15 +13,13 @@ use tokio::{
 
 use super::{
     morgue::Morgue,
-    queue::{Entry, Queue, Told},
+    queue::{Entry, Queue},
     scribe::{Event, GroupRecord, Scribe},
     sleepers::Sleepers,
     turnstile::Turnstile,
 };
 use crate::{
-    Error, GroupStats, Message, OrderBy, Pattern, Policy, WhenFull,
-    engine::{GroupChange, GroupInfo},
-    judge,
+    Error, GroupStats, Message, OrderBy, Pattern, Policy, WhenFull, engine::GroupInfo, judge,
 };
 
 /// One group: its queue, those who wait to put in, and those who wait to take out.
@@ -83,10 +81,9 @@ impl Group {
         order: Option<OrderBy>,
         morgue: Arc<Morgue>,
     ) -> Self {
-        let told = morgue.journal.clone().map(|journal| Told { group: info.id, journal });
         let scribe = morgue.scribe().filter(|_| !info.name.starts_with('_')).cloned();
         let state = State {
-            queue: Queue::new(info.policy.capacity, info.policy.max_bytes, Instant::now(), told),
+            queue: Queue::new(info.policy.capacity, info.policy.max_bytes, Instant::now()),
             turnstile: Turnstile::default(),
             sleepers: Sleepers::default(),
             members: 0,
@@ -105,12 +102,6 @@ impl Group {
             hasher: RandomState::new(),
             next_due,
             idle,
-        }
-    }
-
-    pub(crate) fn tell(&self, change: GroupChange) {
-        if let Some(journal) = &self.morgue.journal {
-            journal.group(&self.info, &self.pattern, change);
         }
     }
 

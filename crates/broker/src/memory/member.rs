@@ -187,11 +187,12 @@ impl Keeper for Group {
             Verdict::Retry { after: span, failure } => {
                 let due = after(Instant::now(), span);
                 self.locked(|state| {
-                    let serial = state.queue.lent(token).map(|entry| entry.serial);
-                    if let Some(serial) = serial {
-                        self.note(|group| retried(group, serial, failure.clone(), span));
+                    if let Some(entry) = state.queue.lent(token) {
+                        let serial = entry.serial;
+                        entry.note(failure.clone());
+                        self.note(|group| retried(group, serial, failure, span));
                     }
-                    let known = state.queue.retry(token, due, Some(&failure));
+                    let known = state.queue.retry(token, due);
                     if known {
                         self.expect(due);
                     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     DeadLetter, DeadLetterId, Error, Filter, Limits, Message, Reason,
-    engine::{BoxFuture, DeadLetterStore, Journal, LetterChange},
+    engine::{BoxFuture, DeadLetterStore},
 };
 
 impl DeadLetterStore for Shared {
@@ -43,7 +43,6 @@ impl DeadLetterStore for Shared {
         let ids: Vec<_> =
             dead.letters.values().filter(|l| filter.matches(l)).map(|l| l.id).collect();
         let removed: Vec<_> = ids.iter().filter_map(|id| dead.remove(id.get())).collect();
-        removed.iter().for_each(|letter| self.dead.tell(letter, LetterChange::Purged));
         removed.iter().for_each(|letter| self.dead.note(Event::LetterGone(letter.id.get())));
         drop(dead);
         Box::pin(std::future::ready(Ok(removed.len())))
@@ -60,7 +59,6 @@ impl Shared {
         let letter = dead.letters.get(&id.get()).ok_or(Error::NoSuchDeadLetter)?;
         if letter.reason == Reason::Unheard {
             self.publish_again(&letter.message)?;
-            self.dead.tell(letter, LetterChange::Redriven);
             let removed = dead.remove(id.get());
             self.dead.note(Event::LetterGone(id.get()));
             drop(dead);
@@ -74,7 +72,6 @@ impl Shared {
         let lane = group.lane_of(&letter.message);
         let entry = Entry::new(letter.message.clone(), letter.redrives + 1).in_lane(lane);
         group.redrive(id.get(), entry)?;
-        self.dead.tell(letter, LetterChange::Redriven);
         let removed = dead.remove(id.get());
         drop(dead);
         drop(removed);
@@ -108,7 +105,6 @@ impl Remains {
 #[derive(Debug)]
 pub(crate) struct Morgue {
     limits: Limits,
-    pub(crate) journal: Option<Arc<dyn Journal>>,
     scribe: Option<Arc<dyn Scribe>>,
     state: Mutex<State>,
 }
@@ -122,12 +118,8 @@ pub(crate) struct State {
 }
 
 impl Morgue {
-    pub(crate) fn new(
-        limits: Limits,
-        journal: Option<Arc<dyn Journal>>,
-        scribe: Option<Arc<dyn Scribe>>,
-    ) -> Self {
-        Self { limits, journal, scribe, state: Mutex::default() }
+    pub(crate) fn new(limits: Limits, scribe: Option<Arc<dyn Scribe>>) -> Self {
+        Self { limits, scribe, state: Mutex::default() }
     }
 
     pub(crate) const fn scribe(&self) -> Option<&Arc<dyn Scribe>> {
@@ -177,7 +169,6 @@ impl Morgue {
         state.last += 1;
         letter.id = DeadLetterId::new(state.last);
         state.bytes += letter.size();
-        self.tell(&letter, LetterChange::Buried);
         let letter = Arc::new(letter);
         self.note(Event::Died { group: id, serial, letter: letter.clone() });
         state.letters.insert(letter.id.get(), letter);
@@ -185,7 +176,6 @@ impl Morgue {
             let Some((_, oldest)) = state.letters.pop_first() else { break };
             state.bytes -= oldest.size();
             state.dropped += 1;
-            self.tell(&oldest, LetterChange::Evicted);
             self.note(Event::LetterGone(oldest.id.get()));
             evicted.push(oldest);
         }
@@ -196,12 +186,6 @@ impl Morgue {
                 id = %letter.message.id(),
                 "oldest dead letter dropped to make room"
             );
-        }
-    }
-
-    fn tell(&self, letter: &DeadLetter, change: LetterChange) {
-        if let Some(journal) = &self.journal {
-            journal.letter(letter, change);
         }
     }
 

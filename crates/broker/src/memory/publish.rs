@@ -53,13 +53,7 @@ impl Shared {
         let publisher =
             Publisher { handling: handling(), place: None, borrows: Vec::new(), began: None };
         match self.enter(&message, &publisher) {
-            Ok(receipt) => match &self.dead.journal {
-                None => Publishing::Done(Ok(receipt)),
-                Some(journal) => {
-                    let written = journal.written();
-                    Publishing::Waiting(Box::pin(async move { written.await.map(|()| receipt) }))
-                }
-            },
+            Ok(receipt) => Publishing::Done(Ok(receipt)),
             Err(Blocked::Refused(error)) => Publishing::Done(Err(error)),
             Err(Blocked::By(group)) => {
                 Publishing::Waiting(Box::pin(self.clone().keep_trying(message, publisher, group)))
@@ -76,12 +70,7 @@ impl Shared {
         loop {
             publisher.wait(&self, blocked_by, message.size()).await?;
             match self.enter(&message, &publisher) {
-                Ok(receipt) => {
-                    if let Some(journal) = &self.dead.journal {
-                        journal.written().await?;
-                    }
-                    return Ok(receipt);
-                }
+                Ok(receipt) => return Ok(receipt),
                 Err(Blocked::Refused(error)) => return Err(error),
                 Err(Blocked::By(group)) => blocked_by = group,
             }

@@ -11,15 +11,12 @@
 //! Entries stay in their slots while they move; what moves is the number of the slot. Whoever takes one gets a [`Token`], which
 //! is good for one delivery: settled, it is worth nothing any more. So no message can be settled twice or be in two places.
 
-use std::{collections::VecDeque, num::NonZeroU64, sync::Arc, time::Duration};
+use std::{collections::VecDeque, num::NonZeroU64, sync::Arc};
 
 use tokio::time::Instant;
 
 use super::{lanes::Lanes, ticks::Ticks, wheel::Wheel};
-use crate::{
-    Failure, Message, Priority,
-    engine::{Change, Journal},
-};
+use crate::{Failure, Message, Priority};
 
 /// Names one delivery of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +44,9 @@ pub(crate) struct Entry {
     size: usize,
     /// Deliveries so far, the one under way included.
     pub(crate) attempts: u32,
-    /// By which the journal knows it.
-    number: u64,
     /// How often an operator took it back from the dead letters.
     pub(crate) redrives: u32,
-    /// Names it in the journal, if there is one.
+    /// Names it in the log, if there is one.
     pub(crate) serial: u64,
     /// Which delivery is under way; 0 if none is.
     lease: u32,
@@ -85,7 +80,6 @@ impl Entry {
         Self {
             message,
             size,
-            number: 0,
             attempts: 0,
             redrives,
             serial: 0,
@@ -158,25 +152,11 @@ pub(crate) struct Queue {
     /// Of all that is held: ready, delayed, in lanes and in flight.
     bytes: usize,
     stopped: bool,
-    /// None costs a look at each change.
-    journal: Option<Told>,
     pub(crate) counts: Counts,
 }
 
-/// Who is told of changes, and by which name the group is known to him.
-#[derive(Debug)]
-pub(crate) struct Told {
-    pub(crate) group: u64,
-    pub(crate) journal: Arc<dyn Journal>,
-}
-
 impl Queue {
-    pub(crate) fn new(
-        capacity: usize,
-        max_bytes: usize,
-        now: Instant,
-        journal: Option<Told>,
-    ) -> Self {
+    pub(crate) fn new(capacity: usize, max_bytes: usize, now: Instant) -> Self {
         Self {
             capacity: capacity.min(MOST),
             max_bytes,
@@ -192,7 +172,6 @@ impl Queue {
             in_flight_bytes: 0,
             bytes: 0,
             stopped: false,
-            journal,
             counts: Counts::default(),
         }
     }
@@ -261,7 +240,6 @@ impl Queue {
                 break;
             };
             if let Some(entry) = self.vacate(slot) {
-                self.tell(entry.number, Change::Dropped);
                 self.counts.dropped += 1;
                 dropped.push(entry);
             }
@@ -270,11 +248,7 @@ impl Queue {
     }
 
     /// The caller has asked for room before. With `due`, it is delivered no sooner.
-    pub(crate) fn push(&mut self, mut entry: Entry, due: Option<Instant>) {
-        if let Some(Told { group, journal }) = &self.journal {
-            let delay = due.map(|due| due.saturating_duration_since(Instant::now()));
-            entry.number = journal.entered(*group, &entry.message, entry.redrives, delay);
-        }
+    pub(crate) fn push(&mut self, entry: Entry, due: Option<Instant>) {
         if entry.redrives == 0 {
             self.counts.published += 1;
         } else {
@@ -304,9 +278,6 @@ impl Queue {
         self.in_flight_bytes += entry.size;
         self.counts.delivered += 1;
         self.counts.redelivered += u64::from(entry.attempts > 1);
-        if let Some(Told { group, journal }) = &self.journal {
-            journal.changed(*group, entry.number, Change::Begun(entry.attempts));
-        }
         Some((Token { slot, lease }, entry))
     }
 
@@ -327,42 +298,35 @@ impl Queue {
 
     /// Done. The entry comes back so that it is dropped outside of any lock.
     pub(crate) fn ack(&mut self, token: Token) -> Option<Entry> {
-        let slot = self.land(token, Change::Acked)?;
+        let slot = self.land(token)?;
         self.counts.acked += 1;
         self.vacate(slot)
     }
 
     /// Failed, and the record of it was written elsewhere.
     pub(crate) fn bury(&mut self, token: Token) -> Option<Entry> {
-        let slot = self.land(token, Change::Buried)?;
+        let slot = self.land(token)?;
         self.counts.dead += 1;
         self.vacate(slot)
     }
 
     /// Its time to live was over.
     pub(crate) fn expire(&mut self, token: Token) -> Option<Entry> {
-        let slot = self.land(token, Change::Expired)?;
+        let slot = self.land(token)?;
         self.counts.expired += 1;
         self.vacate(slot)
     }
 
     /// Failed; the next attempt is not before `due`. False if the delivery is not under way.
-    pub(crate) fn retry(&mut self, token: Token, due: Instant, failure: Option<&Failure>) -> bool {
-        let delay = match &self.journal {
-            Some(_) => due.saturating_duration_since(Instant::now()),
-            None => Duration::ZERO,
-        };
-        let Some(slot) = self.land(token, Change::Retried(delay, failure)) else { return false };
-        if let (Some(failure), Some(Some(entry))) = (failure, self.slots.get_mut(slot as usize)) {
-            entry.note(failure.clone());
-        }
+    pub(crate) fn retry(&mut self, token: Token, due: Instant) -> bool {
+        let Some(slot) = self.land(token) else { return false };
         self.delay(slot, due);
         true
     }
 
     /// Nobody's fault: first in line again, as if it had not been delivered.
     pub(crate) fn give_back(&mut self, token: Token) -> bool {
-        let Some(slot) = self.land(token, Change::Returned) else { return false };
+        let Some(slot) = self.land(token) else { return false };
         let Some(Some(entry)) = self.slots.get_mut(slot as usize) else { return false };
         entry.attempts -= 1;
         let priority = entry.message.priority();
@@ -382,7 +346,7 @@ impl Queue {
             } else {
                 entry.note(late(entry.attempts));
                 let token = Token { slot, lease: entry.lease };
-                self.land(token, Change::Overdue);
+                self.land(token);
                 self.counts.overdue += 1;
             }
             self.line_up(slot);
@@ -481,12 +445,6 @@ impl Queue {
         Some(entry)
     }
 
-    fn tell(&self, number: u64, change: Change<'_>) {
-        if let Some(Told { group, journal }) = &self.journal {
-            journal.changed(*group, number, change);
-        }
-    }
-
     /// The delivery has no time limit any more. False if it is not under way.
     pub(crate) fn hold(&mut self, token: Token) -> bool {
         let known = self.lent(token).is_some();
@@ -497,11 +455,10 @@ impl Queue {
     }
 
     /// The delivery is over; which slot it was.
-    fn land(&mut self, token: Token, change: Change<'_>) -> Option<u32> {
+    fn land(&mut self, token: Token) -> Option<u32> {
         let entry = self.lent(token)?;
         entry.lease = 0;
-        let (size, number) = (entry.size, entry.number);
-        self.tell(number, change);
+        let size = entry.size;
         self.in_flight -= 1;
         self.in_flight_bytes -= size;
         if let Some(wheel) = &mut self.wheel {

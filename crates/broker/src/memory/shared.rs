@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Error, Limits, Message, Retention, Start, WhenUnheard,
-    engine::{GroupChange, GroupInfo, GroupSpec, Journal},
+    engine::{GroupInfo, GroupSpec},
 };
 
 /// What all clones share.
@@ -50,7 +50,6 @@ impl Shared {
         limits: Limits,
         retention: Option<Retention>,
         when_unheard: WhenUnheard,
-        journal: Option<Arc<dyn Journal>>,
         scribe: Option<Arc<dyn Scribe>>,
     ) -> Self {
         Self {
@@ -64,7 +63,7 @@ impl Shared {
             unroutable: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             discarded: AtomicU64::new(0),
-            dead: Morgue::new(limits, journal, scribe).into(),
+            dead: Morgue::new(limits, scribe).into(),
             waits: Waits::default(),
         }
     }
@@ -126,7 +125,6 @@ impl Shared {
         let group = Arc::new(Group::new(info, spec.pattern, spec.order, self.dead.clone()));
         group.note(|id| Event::Group(id, group.record(false).into()));
         groups.push(group.clone());
-        group.tell(GroupChange::Made);
         if spec.start == Start::New {
             self.groups.store(groups.into());
         } else {
@@ -146,7 +144,6 @@ impl Shared {
         // First out of sight, then emptied: a publisher that still saw it finds it gone and goes on without it.
         self.groups.store(groups.into());
         let (unhandled, in_flight) = group.end();
-        group.tell(GroupChange::Removed);
         self.discarded.fetch_add((unhandled.len() + in_flight) as u64, Relaxed);
         unhandled
     }

@@ -13,7 +13,7 @@ fn entry(size: usize) -> Entry {
 }
 
 fn queue(capacity: usize, max_bytes: usize) -> Queue {
-    Queue::new(capacity, max_bytes, Instant::now(), None)
+    Queue::new(capacity, max_bytes, Instant::now())
 }
 
 fn failure(attempt: u32) -> Failure {
@@ -63,7 +63,7 @@ fn what_failed_comes_back_when_due_and_lets_others_pass() {
     queue.push(entry(1), None);
     let lease = take(&mut queue).unwrap();
     let (failed, due) = (lease.id, now + Duration::from_millis(100));
-    queue.retry(lease.token, due, None);
+    queue.retry(lease.token, due);
     queue.push(entry(1), None);
     assert!(queue.next_due().unwrap() <= due + MILLI);
     assert_ne!(take(&mut queue).unwrap().id, failed);
@@ -132,7 +132,7 @@ fn making_room_drops_the_oldest_that_nobody_handles() {
     }
     let handled = take(&mut queue).unwrap();
     let failed = take(&mut queue).unwrap();
-    queue.retry(failed.token, now + Duration::from_secs(1), None);
+    queue.retry(failed.token, now + Duration::from_secs(1));
     assert!(queue.can_make_room(80) && !queue.can_make_room(81));
     let dropped: Vec<_> = queue.make_room(60).iter().map(|entry| entry.message.id()).collect();
     assert_eq!(dropped, [messages[2].id(), messages[3].id()], "ready before delayed");
@@ -162,7 +162,7 @@ fn a_delivery_is_settled_once_and_only_by_its_own_token() {
     assert!(queue.give_back(first.token));
     let second = take(&mut queue).unwrap();
     assert!(queue.ack(first.token).is_none() && queue.lent(first.token).is_none());
-    assert!(!queue.retry(first.token, Instant::now(), None) && !queue.give_back(first.token));
+    assert!(!queue.retry(first.token, Instant::now()) && !queue.give_back(first.token));
     assert!(queue.bury(second.token).is_some() && queue.bury(second.token).is_none());
     // The slot is used again.
     queue.push(entry(1), None);
@@ -181,7 +181,7 @@ fn of_each_key_one_is_on_its_way_and_a_failing_one_holds_up_only_its_own() {
     let [first, second, other, third] = messages.map(|message| message.id());
     let failing = take(&mut queue).unwrap();
     assert_eq!((failing.id, queue.in_lanes()), (first, 2));
-    queue.retry(failing.token, now + Duration::from_secs(1), None);
+    queue.retry(failing.token, now + Duration::from_secs(1));
     let taken = take(&mut queue).unwrap();
     assert_eq!(taken.id, other);
     assert!(queue.ack(taken.token).is_some() && take(&mut queue).is_none());
@@ -240,6 +240,17 @@ fn what_is_not_settled_in_time_comes_back_charged_and_its_token_is_worthless() {
     let (_, entry) = queue.take(None).unwrap();
     assert_eq!((entry.attempts, entry.history.as_ref().unwrap().last().attempt), (2, 1));
     assert_eq!((queue.counts.overdue, queue.next_due()), (1, None));
+}
+
+#[test]
+fn what_is_being_buried_does_not_come_back_because_its_time_limit_is_over() {
+    let (now, mut queue) = (Instant::now(), queue(10, 1_000));
+    queue.push(entry(1), None);
+    let (token, _) = queue.take(Some(now + MILLI)).unwrap();
+    assert!(queue.hold(token));
+    assert!(take_at(&mut queue, now + Duration::from_secs(60)).is_none());
+    assert!(queue.bury(token).is_some() && !queue.hold(token));
+    assert_eq!((queue.counts.overdue, queue.counts.dead), (0, 1));
 }
 
 mod model;

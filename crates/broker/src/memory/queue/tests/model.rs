@@ -198,7 +198,7 @@ proptest! {
     fn it_does_what_the_plain_model_does(steps in prop::collection::vec(step(), 1..200)) {
         let start = Instant::now();
         let (mut now, mut model, mut leases) = (0, Model::default(), Vec::<Taken>::new());
-        let mut queue = Queue::new(CAPACITY, BYTES, start, None);
+        let mut queue = Queue::new(CAPACITY, BYTES, start);
         for step in steps {
             let after = |millis| start + Duration::from_millis(now + millis);
             match step {
@@ -256,7 +256,7 @@ proptest! {
                     let attempts = held.attempts;
                     let known = match how {
                         How::Ack => queue.ack(lease.token).is_some(),
-                        How::Fail { millis } if attempts < MAX_ATTEMPTS => queue.retry(lease.token, after(millis), None),
+                        How::Fail { millis } if attempts < MAX_ATTEMPTS => queue.retry(lease.token, after(millis)),
                         How::Fail { .. } | How::Reject => queue.bury(lease.token).is_some(),
                         How::Expire => queue.expire(lease.token).is_some(),
                         How::GiveBack => queue.give_back(lease.token),
