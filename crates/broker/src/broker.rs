@@ -6,7 +6,7 @@ use std::{
 
 use gusset_call::{Context, Deadline, DeadlineExceeded};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use crate::{
     Answer, Capabilities, DeadLetters, Decode, Error, Headers, Json, Limits, MemoryEngine, Message,
@@ -293,16 +293,21 @@ impl Broker {
 
     /// Ends the broker: refuses publishes and subscriptions with [`Error::Closed`], delivers nothing more, and waits for
     /// the handlers at work, whose own publishes are still taken as long as there is room. At `deadline` it cuts short
-    /// those that are not done, and gives their messages back uncharged; they end soon after this returns, where they
-    /// next wait. What is left then is lost with the broker.
+    /// those that are not done, and gives their messages back uncharged; they end where they next wait, for which this
+    /// waits a second at most. Then the engine gives free what it holds outside of the process: a directory can be opened
+    /// again when this returns. What is left is lost with the broker, unless the engine keeps it.
     ///
     /// # Cancellation
     ///
     /// The broker is closed even if the future is dropped after its first poll; the handlers at work then go on until
     /// they are done.
     pub async fn close(&self, deadline: Deadline) -> Leftover {
+        /// For what was told to end and has nothing to wait for.
+        const GRACE: Duration = Duration::from_secs(1);
         let leftover = self.engine.close(deadline).await;
         self.tasks.abort_all();
+        let _ = timeout(GRACE, self.tasks.ended()).await;
+        let _ = timeout(GRACE, self.engine.end()).await;
         leftover
     }
 

@@ -55,6 +55,12 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Takes no more messages, but for what handlers at work publish; delivers nothing more; waits for the leases that are out until
     /// `deadline`. The broker ends the workers when this is ready.
     fn close(&self, deadline: Deadline) -> BoxFuture<'_, Leftover>;
+
+    /// Comes after [`close`](Self::close), when the workers have ended, or one of them does not: gives free what the engine holds outside of this
+    /// process, such as the lock of a directory. The broker waits at most a second for it. Default: there is nothing.
+    fn end(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Which group is meant, and how it is to be.

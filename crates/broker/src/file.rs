@@ -3,15 +3,16 @@
 mod codec;
 mod error;
 mod frame;
+mod lock;
 mod log;
 mod source;
 mod state;
 mod writer;
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs,
     io::ErrorKind,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
 };
@@ -19,7 +20,7 @@ use std::{
 use gusset_call::{Deadline, Overloaded};
 
 pub use self::error::FileError;
-use self::{log::Log, source::FileMember, state::State, writer::Writer};
+use self::{lock::Lock, log::Log, source::FileMember, state::State, writer::Writer};
 use crate::{
     Capabilities, DeadLetter, DeadLetterId, Error, Filter, Leftover, Limits, Message, Stats,
     WhenUnheard,
@@ -97,13 +98,15 @@ pub struct FileOptions {
     limits: Limits,
     when_unheard: WhenUnheard,
     max_bytes: u64,
+    existing: bool,
 }
 
 impl FileOptions {
     /// All defaults.
     #[must_use]
     pub const fn new() -> Self {
-        Self { limits: Limits::new(), when_unheard: WhenUnheard::Drop, max_bytes: 1 << 30 }
+        let (limits, when_unheard) = (Limits::new(), WhenUnheard::Drop);
+        Self { limits, when_unheard, max_bytes: 1 << 30, existing: false }
     }
 
     /// Bounds, the same as in memory, where everything is as well.
@@ -127,6 +130,13 @@ impl FileOptions {
         self.max_bytes = bytes;
         self
     }
+
+    /// Makes no directory and no broker in it: where there is none, it is [`FileError::NoBroker`]. For tools, whose user may mistype.
+    #[must_use]
+    pub const fn existing(mut self) -> Self {
+        self.existing = true;
+        self
+    }
 }
 
 impl Default for FileOptions {
@@ -144,7 +154,14 @@ impl FileEngine {
     /// [`FileError`]. What is on the disk then is as it was.
     pub fn open(dir: impl AsRef<Path>, options: FileOptions) -> Result<Self, FileError> {
         let dir = dir.as_ref();
-        let lock = lock(dir)?;
+        if options.existing {
+            if !dir.join(writer::LOG).exists() {
+                return Err(FileError::NoBroker { path: dir.to_owned() });
+            }
+        } else {
+            fs::create_dir_all(dir).map_err(FileError::io(dir))?;
+        }
+        let lock = Lock::take(dir)?;
         let mut state = State::new(options.limits);
         let path = dir.join(writer::LOG);
         match fs::read(&path) {
@@ -166,12 +183,7 @@ impl FileEngine {
         let writer = Writer::new(dir, state)?;
         let scribe = log.clone();
         let thread = thread::Builder::new().name("gusset-broker".into());
-        let writer = thread
-            .spawn(move || {
-                writer.run(&scribe);
-                drop(lock);
-            })
-            .map_err(FileError::io(dir))?;
+        let writer = thread.spawn(move || writer.run(&scribe, lock)).map_err(FileError::io(dir))?;
         Ok(Self { shared, log, max_bytes: options.max_bytes, writer: Some(writer) })
     }
 
@@ -179,24 +191,7 @@ impl FileEngine {
     async fn lasting<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
         let done = done?;
         self.log.synced(self.log.noted()).await?;
-        Ok(done)
-    }
-}
-
-/// Ends when the file is closed, so also with the process.
-#[expect(
-    clippy::incompatible_msrv,
-    reason = "this feature needs Rust 1.89, as its documentation says"
-)]
-fn lock(dir: &Path) -> Result<File, FileError> {
-    fs::create_dir_all(dir).map_err(FileError::io(dir))?;
-    let path: PathBuf = dir.join("lock");
-    let file = File::options().write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(FileError::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(FileError::InUse { path: dir.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(FileError::io(&path)(error)),
+        self.log.goes_on().map(|()| done)
     }
 }
 
@@ -217,7 +212,7 @@ impl Engine for FileEngine {
 
     /// Dropped while it waits for the disk, the message is published.
     fn publish(&self, message: Message) -> Publishing {
-        if let Err(error) = self.log.trouble() {
+        if let Err(error) = self.log.open() {
             return Publishing::Done(Err(error));
         }
         let (size, limit) = (message.size(), LARGEST);
@@ -233,7 +228,8 @@ impl Engine for FileEngine {
         Publishing::Waiting(Box::pin(async move {
             let receipt = publishing.await?;
             log.synced(log.noted()).await?;
-            Ok(receipt)
+            // A handler that outlasted the end has told only itself.
+            log.goes_on().map(|()| receipt)
         }))
     }
 
@@ -269,6 +265,11 @@ impl Engine for FileEngine {
             let _ = tokio::time::timeout_at(deadline.instant(), written).await;
             leftover
         })
+    }
+
+    fn end(&self) -> BoxFuture<'_, ()> {
+        self.log.end();
+        Box::pin(self.log.ended())
     }
 }
 

@@ -237,9 +237,18 @@ impl Subscribe {
         for (pristine, service) in services {
             let (source, group) = (member.source(None), member.group().clone());
             let mode = receiver.clone();
-            let broker = self.broker.clone();
-            let worker =
-                Worker { broker, source, group, mode, runs: false, decode, pristine, service };
+            let (broker, _working) = (self.broker.clone(), enlisted.worker());
+            let worker = Worker {
+                broker,
+                source,
+                group,
+                mode,
+                runs: false,
+                decode,
+                pristine,
+                service,
+                _working,
+            };
             enlisted.enlist(tasks.spawn_on(worker.run(), &runtime));
         }
         Ok(Subscription { tasks, mode, _enlisted: enlisted, member })

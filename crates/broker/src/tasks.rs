@@ -3,11 +3,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::task::AbortHandle;
+use tokio::{sync::watch, task::AbortHandle};
 
 /// The workers of all subscriptions, so that a broker can end them.
 #[derive(Debug, Default)]
-pub(crate) struct Tasks(Mutex<State>);
+pub(crate) struct Tasks {
+    state: Mutex<State>,
+    /// How many workers there are, those included that were aborted and have not noticed yet.
+    working: watch::Sender<usize>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -23,6 +27,12 @@ impl Tasks {
         state.workers.values().flatten().for_each(AbortHandle::abort);
     }
 
+    /// Waits until no worker is left.
+    pub(crate) async fn ended(&self) {
+        // The sender is here, so this ends well.
+        let _ = self.working.subscribe().wait_for(|working| *working == 0).await;
+    }
+
     pub(crate) fn entry(self: &Arc<Self>) -> Enlisted {
         let mut state = self.lock();
         state.last += 1;
@@ -30,7 +40,7 @@ impl Tasks {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -42,6 +52,11 @@ pub(crate) struct Enlisted {
 }
 
 impl Enlisted {
+    pub(crate) fn worker(&self) -> Working {
+        self.tasks.working.send_modify(|working| *working += 1);
+        Working(self.tasks.clone())
+    }
+
     pub(crate) fn enlist(&self, worker: AbortHandle) {
         let mut state = self.tasks.lock();
         if state.aborted {
@@ -55,5 +70,15 @@ impl Drop for Enlisted {
     fn drop(&mut self) {
         let workers = self.tasks.lock().workers.remove(&self.id);
         drop(workers);
+    }
+}
+
+/// What a worker has as long as it is there.
+#[derive(Debug)]
+pub(crate) struct Working(Arc<Tasks>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.working.send_modify(|working| *working -= 1);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     judge,
     message::wall_clock,
     policy::after,
+    tasks::Working,
 };
 
 /// What the guard of a subscription tells its workers.
@@ -41,6 +42,8 @@ pub(crate) struct Worker<S, T> {
     /// Never polled; what is used is a clone of it.
     pub(crate) pristine: S,
     pub(crate) service: S,
+    // Dropped last, after what keeps the engine.
+    pub(crate) _working: Working,
 }
 
 impl<S, T> Worker<S, T>

@@ -1,17 +1,20 @@
 //! `gusset deadletters`.
 
+mod place;
+mod text;
+
 use std::{
     error::Error,
     fmt::Write as _,
     io::{Write as _, stdout},
     num::NonZeroU32,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use gusset_broker::{
-    Broker, DeadLetter, DeadLetterId, Filter, Limits, NatsEngine, NatsOptions, Pattern,
-};
+use gusset_broker::{DeadLetterId, Filter, Pattern};
 use lexopt::prelude::*;
+
+use self::place::{Named, Place};
 
 pub(crate) const HELP: &str = "\
 The messages that groups of a broker could not handle.
@@ -22,8 +25,9 @@ gusset deadletters redrive ID... [OPTIONS]   gives them back to the groups that 
 gusset deadletters redrive --all [OPTIONS]   the same for all that are meant
 gusset deadletters purge   --all [OPTIONS]   deletes all that are meant
 
+  --dir FOLDER        of a broker that keeps its messages there, and whose program is stopped
   --nats URL          where the broker's NATS server is, nats://[USER:PASSWORD@]HOST[:PORT] [$GUSSET_NATS]
-  --namespace NAME    of the broker [gusset]
+  --namespace NAME    of the broker on NATS [gusset]
   --group NAME        means only those of this group
   --subject PATTERN   means only those with such a subject; * is one token, a last > the rest
   --after ID          list: those behind this one, for the next page
@@ -40,8 +44,7 @@ The exit code is 0, 1 if some were not given back, or 2 if it could not be done.
 pub(crate) struct DeadLetters {
     what: What,
     ids: Vec<u64>,
-    nats: String,
-    namespace: String,
+    place: Place,
     group: Option<String>,
     subject: Option<String>,
     after: Option<u64>,
@@ -76,11 +79,11 @@ pub(crate) fn parse(
         Some(other) => return Err(other.unexpected()),
         None => return Err("what about the dead letters? list, show, redrive or purge".into()),
     };
+    let mut named = Named::default();
     let mut asked = DeadLetters {
         what,
         ids: Vec::new(),
-        nats: nats.unwrap_or_default(),
-        namespace: "gusset".into(),
+        place: Place::Nowhere,
         group: None,
         subject: None,
         after: None,
@@ -92,8 +95,9 @@ pub(crate) fn parse(
     while let Some(arg) = args.next()? {
         match arg {
             Value(id) => asked.ids.push(id.parse()?),
-            Long("nats") => asked.nats = args.value()?.string()?,
-            Long("namespace") => asked.namespace = args.value()?.string()?,
+            Long("dir") => named.dir = Some(args.value()?.into()),
+            Long("nats") => named.nats = Some(args.value()?.string()?),
+            Long("namespace") => named.namespace = Some(args.value()?.string()?),
             Long("group") => asked.group = Some(args.value()?.string()?),
             Long("subject") => asked.subject = Some(args.value()?.string()?),
             Long("after") => asked.after = Some(args.value()?.parse()?),
@@ -105,6 +109,7 @@ pub(crate) fn parse(
             _ => return Err(arg.unexpected()),
         }
     }
+    asked.place = named.place(nats)?;
     asked.check()?;
     Ok(Some(asked))
 }
@@ -112,7 +117,6 @@ pub(crate) fn parse(
 impl DeadLetters {
     fn check(&self) -> Result<(), lexopt::Error> {
         let wrong = match self.what {
-            _ if self.nats.is_empty() => "where is the broker? --nats URL",
             What::List if !self.ids.is_empty() => "list takes no ids; show does",
             What::Show if self.ids.len() != 1 => "show takes one id",
             What::Redrive if self.ids.is_empty() != self.all => "redrive takes ids, or --all",
@@ -144,23 +148,20 @@ pub(crate) fn run(asked: &DeadLetters) -> Result<bool, String> {
 
 async fn deal(asked: &DeadLetters) -> Result<bool, String> {
     let filter = asked.filter()?;
-    let options = NatsOptions::new(&*asked.nats).namespace(&*asked.namespace).existing();
-    let engine = NatsEngine::connect(options, Limits::new()).await.map_err(with_cause)?;
-    let broker = Broker::on(engine);
+    let broker = asked.place.open().await?;
     let letters = broker.dead_letters();
     match asked.what {
         What::List => {
             let after = asked.after.map(DeadLetterId::new);
             let page = letters.list(&filter, after, asked.limit).await.map_err(with_cause)?;
-            let mut text =
-                "ID\tDIED\tGROUP\tSUBJECT\tATTEMPTS\tREDRIVES\tREASON\tLAST ERROR\n".to_owned();
-            page.iter().for_each(|letter| text.push_str(&line(letter)));
+            let mut text = text::HEADER.to_owned();
+            page.iter().for_each(|letter| text.push_str(&text::line(letter)));
             say(&text);
         }
         What::Show => {
             let id = DeadLetterId::new(asked.ids.first().copied().unwrap_or_default());
             match letters.get(id).await.map_err(with_cause)? {
-                Some(letter) => say(&story(&letter)),
+                Some(letter) => say(&text::story(&letter)),
                 None => return Err(format!("no dead letter {id}")),
             }
         }
@@ -201,59 +202,6 @@ async fn deal(asked: &DeadLetters) -> Result<bool, String> {
     Ok(true)
 }
 
-fn line(letter: &DeadLetter) -> String {
-    let error = letter.last_failure.as_ref().map_or("", |failure| &*failure.error);
-    format!(
-        "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\n",
-        letter.id,
-        date(letter.died_at),
-        clean(&letter.group),
-        letter.message.subject(),
-        letter.attempts,
-        letter.redrives,
-        clean(&letter.reason.to_string()),
-        clean(error),
-    )
-}
-
-fn story(letter: &DeadLetter) -> String {
-    let message = &letter.message;
-    let mut text = String::new();
-    let mut tell = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name:<14} {}", clean(value));
-    };
-    tell("id", &letter.id.to_string());
-    tell("message", &message.id().to_string());
-    tell("subject", message.subject().as_str());
-    tell("group", &letter.group);
-    tell("published", &date(message.published_at()));
-    tell("died", &date(letter.died_at));
-    tell("attempts", &letter.attempts.to_string());
-    tell("redrives", &letter.redrives.to_string());
-    tell("reason", &letter.reason.to_string());
-    for (name, failure) in
-        [("first failure", &letter.first_failure), ("last failure", &letter.last_failure)]
-    {
-        if let Some(failure) = failure {
-            let (attempt, at) = (failure.attempt, date(failure.at));
-            tell(name, &format!("attempt {attempt}, {at}, {:?}: {}", failure.kind, failure.error));
-        }
-    }
-    for (name, value) in message.headers().iter() {
-        tell("header", &format!("{name}: {value}"));
-    }
-    match std::str::from_utf8(message.payload()) {
-        Ok(payload) => text.push_str(&format!("\n{payload}\n")),
-        Err(_) => text.push_str(&format!("\n{}\n", message.payload().escape_ascii())),
-    }
-    text
-}
-
-/// Of foreign texts, what moves no cursor and begins no line.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 fn say(text: &str) {
     // Whoever closes the pipe has read enough.
     let _ = stdout().write_all(text.as_bytes());
@@ -268,34 +216,21 @@ fn with_cause(error: impl Error) -> String {
     text
 }
 
-/// In UTC, as RFC 3339 writes it. The days are counted as in Howard Hinnant's `civil_from_days`.
-fn date(at: SystemTime) -> String {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, secs) = (since / 86_400 + 719_468, since % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (secs / 3_600, secs / 60 % 60, secs % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(args: &[&str]) -> Result<Option<DeadLetters>, String> {
-        let nats = Some("nats://h".to_owned());
-        parse(&mut lexopt::Parser::from_args(args), nats).map_err(|error| error.to_string())
+        parse(&mut lexopt::Parser::from_args(args), None).map_err(|error| error.to_string())
     }
+
+    /// Of whatever this was built for.
+    const PLACE: [&str; 2] =
+        if cfg!(feature = "file") { ["--dir", "d"] } else { ["--nats", "nats://h"] };
 
     #[test]
     fn what_deletes_or_gives_back_all_has_to_say_so() {
-        assert!(read(&["purge", "--all", "--group", "g"]).is_ok());
+        assert!(read(&[&["purge", "--all", "--group", "g"], &PLACE[..]].concat()).is_ok());
         for wrong in [
             &["purge"][..],
             &["purge", "--group", "g"],
@@ -310,22 +245,9 @@ mod tests {
             &["bury"],
             &[],
         ] {
-            assert!(read(wrong).is_err(), "{wrong:?}");
+            assert!(read(&[wrong, &PLACE].concat()).is_err(), "{wrong:?}");
         }
         assert_eq!(read(&["list", "--help"]), Ok(None));
-        let nowhere = parse(&mut lexopt::Parser::from_args(["list"]), None).unwrap_err();
-        assert!(nowhere.to_string().contains("--nats"));
-    }
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (secs, expected) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-        ] {
-            assert_eq!(date(SystemTime::UNIX_EPOCH + Duration::from_secs(secs)), expected);
-        }
+        assert!(read(&["list"]).unwrap_err().contains("--nats"));
     }
 }

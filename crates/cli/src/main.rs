@@ -1,6 +1,6 @@
 //! The binary of the family: `gusset registry`, `gusset deadletters`.
 
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "file", feature = "nats"))]
 mod deadletters;
 mod log;
 mod options;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Ok(Command::Registry(options)) => {
             finish(log::begin().and_then(|()| registry::run(options)))
         }
-        #[cfg(feature = "nats")]
+        #[cfg(any(feature = "file", feature = "nats"))]
         Ok(Command::DeadLetters(asked)) => match deadletters::run(&asked) {
             Ok(false) => ExitCode::from(1),
             result => finish(result.map(drop)),

@@ -8,12 +8,9 @@ The members of the gusset family that run as a process of their own.
 
 gusset registry [OPTIONS]   a service registry and key-value store over Consul's HTTP API
 gusset registry --help      its options
-<<<<<<< HEAD
-gusset --version
-=======
 gusset deadletters          the messages that groups of a broker could not handle: list, show, redrive, purge
 gusset deadletters --help   its options
->>>>>>> be01a2f (cli: dead letters of a broker on NATS are listed, shown, redriven and purged)
+gusset --version
 ";
 
 pub(crate) const VERSION: &str = concat!("gusset ", env!("CARGO_PKG_VERSION"), "\n");
@@ -41,7 +38,7 @@ The exit code is 0, or 2 if it could not start, or not save what it knew at its 
 pub(crate) enum Command {
     Help(&'static str),
     Registry(Registry),
-    #[cfg(feature = "nats")]
+    #[cfg(any(feature = "file", feature = "nats"))]
     DeadLetters(crate::deadletters::DeadLetters),
 }
 
@@ -70,15 +67,17 @@ impl Command {
             None => return Err("no command".into()),
         };
         match command.to_str() {
-            #[cfg(feature = "nats")]
+            #[cfg(any(feature = "file", feature = "nats"))]
             Some("deadletters") => {
                 let nats = std::env::var("GUSSET_NATS").ok();
                 let asked = crate::deadletters::parse(&mut args, nats);
                 let help = Self::Help(crate::deadletters::HELP);
                 asked.map(|a| a.map_or(help, Self::DeadLetters)).map_err(|error| error.to_string())
             }
-            #[cfg(not(feature = "nats"))]
-            Some("deadletters") => Err("this gusset was built without the feature nats".into()),
+            #[cfg(not(any(feature = "file", feature = "nats")))]
+            Some("deadletters") => {
+                Err("this gusset was built without the features file and nats".into())
+            }
             Some("registry") => registry(&mut args, token).map_err(|error| error.to_string()),
             _ => Err(format!("unknown command {command:?}")),
         }

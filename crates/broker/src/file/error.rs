@@ -17,8 +17,16 @@ pub enum FileError {
         source: io::Error,
     },
     /// Another engine, in this process or another, has the directory open.
-    #[error("{} is in use by another broker", path.display())]
+    #[error("{} is in use by {}", path.display(), holder.as_deref().unwrap_or("another broker"))]
     InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who it is by its own words, as in `process 4711 (shop)`; none if it has not said so yet.
+        holder: Option<String>,
+    },
+    /// No broker has been in the directory, and [none is to be made](crate::FileOptions::existing).
+    #[error("no broker in {}", path.display())]
+    NoBroker {
         /// The directory.
         path: PathBuf,
     },

@@ -101,9 +101,15 @@ impl Log {
         self.live.load(Acquire)
     }
 
-    /// The trouble that the disk is in.
-    pub(super) fn trouble(&self) -> Result<(), Error> {
+    /// Whether something may be written: not after the end, nor while the disk is in trouble.
+    pub(super) fn open(&self) -> Result<(), Error> {
+        self.goes_on()?;
         self.synced.borrow().trouble.as_ref().map_or(Ok(()), |trouble| Err(self.error(trouble)))
+    }
+
+    /// Not after the end.
+    pub(super) fn goes_on(&self) -> Result<(), Error> {
+        if self.queue().ends { Err(Error::Closed) } else { Ok(()) }
     }
 
     /// Waits until so many events would survive the machine, or cannot be written now.
@@ -134,10 +140,18 @@ impl Log {
         }
     }
 
-    /// No events come after those that are there.
+    /// No events come after those that are there. What happens later is not written, and whoever waits for that is refused.
     pub(super) fn end(&self) {
         self.queue().ends = true;
         self.called.notify_all();
+    }
+
+    /// Waits until nothing is written any more and the directory is free.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut synced = self.synced.subscribe();
+        async move {
+            let _ = synced.wait_for(|s| matches!(s.trouble, Some(Trouble::Ended))).await;
+        }
     }
 
     /// What is to be written next, as soon as there is something; none at the end.
@@ -203,6 +217,9 @@ impl Scribe for Log {
 
     fn note(&self, event: Event) {
         let mut queue = self.queue();
+        if queue.ends {
+            return;
+        }
         queue.noted += 1;
         queue.events.push(event);
         let first = queue.events.len() == 1;

@@ -1,5 +1,6 @@
 use std::{
     num::NonZeroU32,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 

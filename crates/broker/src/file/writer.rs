@@ -13,6 +13,7 @@ use std::{
 use super::{
     FileError, codec,
     frame::{frame, head},
+    lock::Lock,
     log::Log,
     state::State,
 };
@@ -43,12 +44,16 @@ pub(super) struct Writer {
     unsound: bool,
 }
 
-/// Tells that nothing is written any more, also after a panic in the drop of a foreign payload.
-struct Ending(Arc<Log>);
+/// Gives the directory free and tells that nothing is written any more, also after a panic in the drop of a foreign payload.
+struct Ending {
+    log: Arc<Log>,
+    lock: Option<Lock>,
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.tell_ended();
+        drop(self.lock.take());
+        self.log.tell_ended();
     }
 }
 
@@ -61,8 +66,8 @@ impl Writer {
     }
 
     /// Until the log ends.
-    pub(super) fn run(mut self, log: &Arc<Log>) {
-        let _ending = Ending(log.clone());
+    pub(super) fn run(mut self, log: &Arc<Log>, lock: Lock) {
+        let _ending = Ending { log: log.clone(), lock: Some(lock) };
         let mut spare = Vec::new();
         while let Some(batch) = log.next(take(&mut spare)) {
             let (mut events, mut upto) = (batch.events.iter(), batch.upto);

@@ -132,6 +132,10 @@ async fn a_closed_broker_keeps_what_its_subscriptions_had_not_done() {
         let leftover = broker.close(Deadline::after(Duration::from_millis(10))).await;
         assert_eq!((leftover.cut_short, leftover.messages()), (1, 2));
         assert!(matches!(broker.publish("a", &3).await, Err(Error::Closed)));
+        let purged = broker.dead_letters().purge(&Filter::all()).await;
+        assert!(matches!(purged, Err(Error::Closed)), "it could not be written");
+        // The first broker and its subscription are still there.
+        drop(FileEngine::open(&dir.0, FileOptions::new()).unwrap());
     }
     let broker = dir.open();
     let (_subscription, seen) = listen(&broker, "mails").await;
@@ -265,9 +269,21 @@ async fn a_second_broker_on_the_directory_is_refused() {
     let dir = Dir::new();
     let first = dir.open();
     let second = FileEngine::open(&dir.0, FileOptions::new()).unwrap_err();
-    assert!(matches!(&second, FileError::InUse { path } if *path == dir.0), "{second}");
+    let own = format!("process {}", std::process::id());
+    let FileError::InUse { path, holder: Some(holder) } = second else { panic!("{second}") };
+    assert!(path == dir.0 && holder.starts_with(&own), "{holder}");
     drop(first);
     dir.open();
+}
+
+#[test]
+fn where_no_broker_was_a_tool_makes_none() {
+    let dir = Dir::new();
+    for place in [dir.0.clone(), dir.0.join("mistyped")] {
+        let error = FileEngine::open(&place, FileOptions::new().existing()).unwrap_err();
+        assert!(matches!(&error, FileError::NoBroker { path } if *path == place), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 0, "not even a lock");
 }
 
 #[test]
