@@ -1,8 +1,4 @@
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use gusset_call::{Context, Deadline, DeadlineExceeded};
 use serde::{Serialize, de::DeserializeOwned};
@@ -10,10 +6,10 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::{
     Answer, Capabilities, DeadLetters, Decode, Error, Headers, Json, Limits, MemoryEngine, Message,
-    MessageId, Policy, Priority, Start, Stats, Subject, Subscribe, WhenFull, WhenUnheard,
-    engine::{Engine, GroupSpec},
+    MessageId, Policy, Priority, Publisher, Start, Stats, Subject, Subscribe, WhenFull,
+    WhenUnheard,
+    engine::{Engine, GroupSpec, Publishing},
     inbox::{Inbox, Taken},
-    message::wall_clock,
     tasks::Tasks,
 };
 
@@ -163,10 +159,21 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::Full`], [`Error::DeadlineExceeded`], [`Error::TooLarge`], [`Error::Closed`].
-    pub async fn publish_message(&self, mut message: Message) -> Result<Receipt, Error> {
+    pub async fn publish_message(&self, message: Message) -> Result<Receipt, Error> {
+        self.begin(message)?.await
+    }
+
+    /// [`publish_message`](Self::publish_message) as a tower service, for layers to stand around it.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        Publisher::new(self.clone())
+    }
+
+    /// Only from within a poll of the future that publishes.
+    pub(crate) fn begin(&self, mut message: Message) -> Result<Publishing, Error> {
         self.can_publish(&message)?;
         message.stamp();
-        self.engine.publish(message).await
+        Ok(self.engine.publish(message))
     }
 
     /// Asks whoever handles `subject`, and waits for the first [`Reply::Answer`](crate::Reply::Answer) at most `patience` long, or until the deadline of
@@ -226,11 +233,8 @@ impl Broker {
         let own = Deadline::after(patience);
         let deadline = Context::current().with_deadline(own).deadline().unwrap_or(own);
         let asked = self.inbox.open();
-        let until = wall_clock() + deadline.remaining();
-        let millis = until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        let question = question
-            .with_header(Headers::REPLY_TO, asked.subject())
-            .with_header(Headers::DEADLINE, millis.to_string());
+        let question =
+            question.with_header(Headers::REPLY_TO, asked.subject()).with_deadline(deadline);
         let subject = question.subject().clone();
         let answered = async {
             if self.publish_message(question).await?.groups == 0 {

@@ -46,6 +46,10 @@ impl<T> Delivery<T> {
         &self.message
     }
 
+    pub(crate) fn shared(&self) -> Arc<Message> {
+        self.message.clone()
+    }
+
     /// [`Message::id`]: the same in every attempt and in every group, so a handler can recognise what it has done.
     #[must_use]
     pub fn id(&self) -> MessageId {

@@ -131,6 +131,7 @@ pub struct Lease {
     message: Arc<Message>,
     attempt: u32,
     expired: bool,
+    redriven: bool,
     keeper: Option<Arc<dyn Keeper>>,
     token: u64,
 }
@@ -138,13 +139,25 @@ pub struct Lease {
 impl Lease {
     /// A lease of `message`, delivered for the `attempt`th time (from 1), which `keeper` knows by `token`.
     pub fn new(message: Arc<Message>, attempt: u32, keeper: Arc<dyn Keeper>, token: u64) -> Self {
-        Self { message, attempt, expired: false, keeper: Some(keeper), token }
+        Self { message, attempt, expired: false, redriven: false, keeper: Some(keeper), token }
     }
 
     /// The same lease of a message whose time to live was over before.
     pub const fn expired(mut self, expired: bool) -> Self {
         self.expired = expired;
         self
+    }
+
+    /// The same lease of a message that came back from the dead letters.
+    pub const fn redriven(mut self, redriven: bool) -> Self {
+        self.redriven = redriven;
+        self
+    }
+
+    /// Whether the message came back from the dead letters. Whoever waited for it has gone then.
+    #[must_use]
+    pub const fn is_redriven(&self) -> bool {
+        self.redriven
     }
 
     /// Whether the message's time to live was over before this delivery.

@@ -46,6 +46,16 @@ pub(crate) fn beforehand(policy: &Policy, lease: &Lease) -> Option<Verdict> {
             WhenExpired::Drop => Verdict::Expire,
         });
     }
+    // Whoever set a deadline to what was redriven has gone, and an operator wants it all the same.
+    let patience = lease.message().patience().filter(|_| !lease.is_redriven());
+    if patience.is_some_and(|left| left.is_zero()) {
+        return Some(match policy.when_expired {
+            WhenExpired::Bury if !lease.message().is_request() => {
+                unasked(policy, lease.attempt(), Reason::Expired)
+            }
+            _ => Verdict::Expire,
+        });
+    }
     // Earlier deliveries ended without a verdict, as when the process was killed by what it handled.
     let exhausted = lease.attempt() > policy.max_attempts.get();
     exhausted.then(|| unasked(policy, lease.attempt(), Reason::Exhausted))

@@ -107,18 +107,27 @@
 //! | `file` | `FileEngine`, which keeps messages in a directory | `crc32fast`, a thread, Rust 1.89 |
 
 mod broker;
+mod publisher;
 mod pull;
 mod subscribe;
 
+mod cloud_event;
 mod codec;
+mod headers;
 mod message;
+mod message_id;
 mod subject;
+
+mod reaction;
+mod span;
+mod trace;
 
 mod delivery;
 mod handling;
 mod inbox;
 mod judge;
 mod tasks;
+mod wall;
 mod worker;
 
 mod attempt;
@@ -144,22 +153,29 @@ mod stats;
 
 pub use broker::{Broker, Leftover, Receipt};
 pub use capabilities::Capabilities;
+pub use cloud_event::{CloudEvent, InvalidCloudEvent};
 pub use codec::{Decode, Encode, Json};
 pub use dead_letters::{DeadLetters, Redrive, Redriven};
 pub use delivery::{Answer, Delivery, IntoReply, Reply};
 pub use error::Error;
 #[cfg(feature = "file")]
 pub use file::{FileEngine, FileError, FileOptions};
+pub use headers::Headers;
 pub use letter::{DeadLetter, DeadLetterId, Failure, FailureKind, Filter, Reason};
 pub use limits::Limits;
 pub use memory::MemoryEngine;
-pub use message::{Headers, Message, MessageId, Priority};
+pub use message::{Message, Priority};
+pub use message_id::MessageId;
 #[cfg(feature = "nats")]
 pub use nats::{NatsEngine, NatsError, NatsOptions};
 pub use order::OrderBy;
 pub use policy::{Policy, WhenExpired, WhenFull};
+pub use publisher::{PublishFuture, Publisher};
 pub use pull::{Pull, Pulled};
+pub use reaction::{React, ReactFuture, ReactLayer, Reaction};
 pub use retention::{Retention, Start, WhenUnheard};
+pub use span::{End, Span, SpanKind};
 pub use stats::{GroupStats, Stats};
 pub use subject::{InvalidSubject, Pattern, Subject};
 pub use subscribe::{Subscribe, Subscription};
+pub use trace::{Trace, TraceLayer, TracedHandling, TracedPublish};

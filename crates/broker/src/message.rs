@@ -1,18 +1,15 @@
 use std::{
     borrow::Cow,
-    cell::Cell,
     fmt,
-    str::FromStr,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use gusset_call::{Clock, Context, TraceContext};
+use gusset_call::{Context, Deadline, TraceContext};
 use serde::Serialize;
-use uuid::{Uuid, Variant, Version};
 
-use crate::{Encode, Error, Json, Subject};
+pub(crate) use crate::wall::wall_clock;
+use crate::{Encode, Error, Headers, Json, MessageId, Subject};
 
 /// What is published: a subject, a payload, headers and a unique id.
 ///
@@ -38,6 +35,8 @@ struct Extras {
     headers: Headers,
     when: Option<When>,
     ttl: Option<Duration>,
+    /// The same as the header, by the monotonic clock, as long as it stays in this process.
+    deadline: Option<Deadline>,
     priority: Priority,
     dedup: bool,
 }
@@ -126,17 +125,6 @@ impl Message {
         self.headers().get(Headers::SCHEMA_VERSION)?.parse().ok()
     }
 
-    /// The same message as an event of the CloudEvents specification 1.0 in binary mode: its attributes are headers with the prefix `ce-`. The id is that of the
-    /// message; `source` says where it comes from, a URI reference, and `kind` what happened, such as `com.example.order.created`.
-    #[must_use]
-    pub fn with_cloud_event(self, source: impl Into<String>, kind: impl Into<String>) -> Self {
-        let id = self.id.to_string();
-        self.with_header("ce-specversion", "1.0")
-            .with_header("ce-id", id)
-            .with_header("ce-source", source)
-            .with_header("ce-type", kind)
-    }
-
     /// Delivered no sooner than `span` after it is published. It takes its place in the groups from the beginning, and counts for their bounds.
     #[must_use]
     pub fn with_delay(mut self, span: Duration) -> Self {
@@ -157,6 +145,44 @@ impl Message {
     pub fn with_ttl(mut self, span: Duration) -> Self {
         self.extras().ttl = Some(span);
         self
+    }
+
+    /// Nobody waits any more at `deadline` for what comes of it. What is left then travels in [`Headers::DEADLINE`]: handlers have no later
+    /// `gusset_call::Context::deadline`, and a message that would be delivered after it is not handed to a handler; it is treated as one whose
+    /// [time to live](Self::with_ttl) is over, or dropped and counted as that if it is a request, for whoever asked has gone. What is redriven has no deadline any more.
+    ///
+    /// Not taken from the context by itself: what has happened stays true after the call that caused it is over.
+    ///
+    /// ```
+    /// use gusset_broker::Message;
+    /// use gusset_call::Context;
+    ///
+    /// let mut task = Message::json("thumbnail.wanted", &7)?;
+    /// if let Some(deadline) = Context::current().deadline() {
+    ///     task = task.with_deadline(deadline);
+    /// }
+    /// # Ok::<(), gusset_broker::Error>(())
+    /// ```
+    ///
+    /// Between processes, and after a restart, it is as good as the wall clocks agree.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Deadline) -> Self {
+        self.extras().deadline = Some(deadline);
+        let until = wall_clock().checked_add(deadline.remaining());
+        let until = until.and_then(|until| until.duration_since(SystemTime::UNIX_EPOCH).ok());
+        self.with_header(Headers::DEADLINE, until.unwrap_or(Duration::MAX).as_millis().to_string())
+    }
+
+    /// How long somebody still waits for what comes of it; none if it does not say.
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        let extras = self.extras.as_ref()?;
+        if let Some(deadline) = extras.deadline {
+            return Some(deadline.remaining());
+        }
+        let millis = extras.headers.get(Headers::DEADLINE)?.parse().ok()?;
+        let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))?;
+        Some(until.duration_since(wall_clock()).unwrap_or_default())
     }
 
     /// The same message with this priority.
@@ -198,8 +224,7 @@ impl Message {
     /// Its headers.
     #[must_use]
     pub fn headers(&self) -> &Headers {
-        static NONE: Headers = Headers(Vec::new());
-        self.extras.as_ref().map_or(&NONE, |extras| &extras.headers)
+        self.extras.as_ref().map_or(Headers::NONE, |extras| &extras.headers)
     }
 
     /// How long after publishing it is to be delivered; none: at once.
@@ -239,6 +264,12 @@ impl Message {
     #[must_use]
     pub fn trace(&self) -> Option<TraceContext> {
         self.headers().get(Headers::TRACEPARENT)?.parse().ok()
+    }
+
+    /// Whether somebody waits for an answer, by [`Headers::REPLY_TO`].
+    #[must_use]
+    pub fn is_request(&self) -> bool {
+        self.headers().get(Headers::REPLY_TO).is_some()
     }
 
     /// What it counts against bounds in bytes: subject, payload and headers.
@@ -299,177 +330,9 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Names and values that travel with a message. Names are compared letter by letter; use lower case.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(Cow<'static, str>, String)>);
-
-impl Headers {
-    /// W3C trace context of the publisher; set from `gusset_call::Context::current()` at publishing, unless the message
-    /// brings its own.
-    pub const TRACEPARENT: &'static str = "traceparent";
-    /// What the payload is, a media type.
-    pub const CONTENT_TYPE: &'static str = "content-type";
-    /// Version of the body's schema, a number.
-    pub const SCHEMA_VERSION: &'static str = "schema-version";
-    /// The subject to which an answer goes.
-    pub const REPLY_TO: &'static str = "reply-to";
-    /// When whoever asked stops waiting: milliseconds of the wall clock since 1970. The handler's deadline is not later.
-    pub const DEADLINE: &'static str = "gusset-deadline";
-
-    /// The value of the header `name`.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find_map(|(other, value)| (other == name).then_some(value))
-    }
-
-    /// All headers in the order in which they were first set.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
-    }
-
-    fn insert(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
-        let (name, value) = (name.into(), value.into());
-        match self.0.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, present)) => *present = value,
-            None => self.0.push((name, value)),
-        }
-    }
-
-    fn size(&self) -> usize {
-        self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
-    }
-}
-
-#[cfg(feature = "nats")]
-impl FromIterator<(String, String)> for Headers {
-    fn from_iter<I: IntoIterator<Item = (String, String)>>(headers: I) -> Self {
-        Self(headers.into_iter().map(|(name, value)| (name.into(), value)).collect())
-    }
-}
-
-/// Unique id of a message: a UUID of version 7. Ids made by one process grow strictly with time.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MessageId(Uuid);
-
-impl MessageId {
-    /// The id with this value, of whatever version.
-    #[must_use]
-    pub const fn new(id: Uuid) -> Self {
-        Self(id)
-    }
-
-    /// The value.
-    #[must_use]
-    pub const fn get(self) -> Uuid {
-        self.0
-    }
-
-    /// Written by hand because `Uuid::now_v7` keeps its counter under a lock that all threads share. This is method 3
-    /// of RFC 9562, section 6.2: the 12 bits after the milliseconds are the fraction of the millisecond.
-    fn next() -> (Self, SystemTime) {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let at = wall_clock();
-        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = ticks(since);
-        let mut last = LAST.load(Relaxed);
-        let ticks = loop {
-            let next = now.max(last + 1);
-            match LAST.compare_exchange_weak(last, next, Relaxed, Relaxed) {
-                Ok(_) => break next,
-                Err(seen) => last = seen,
-            }
-        };
-        let random = u128::from(rand::random::<u64>());
-        let bits = u128::from(ticks >> 12) << 80 | u128::from(ticks & 0xfff) << 64 | random;
-        let mut builder = uuid::Builder::from_u128(bits);
-        builder.set_version(Version::SortRand).set_variant(Variant::RFC4122);
-        (Self(builder.into_uuid()), at)
-    }
-}
-
-/// In 1/4096 of a millisecond, which fits until the year 10889, as the 48 bits of milliseconds do.
-fn ticks(since: Duration) -> u64 {
-    let fraction = u64::from(since.subsec_nanos()) << 12;
-    since.as_secs().saturating_mul(1_000 << 12).saturating_add(fraction / 1_000_000)
-}
-
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for MessageId {
-    type Err = uuid::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-/// The wall clock, read anew at most once in a millisecond of a thread: two dates of each message would cost as much as a third of its way.
-/// It may be late by that millisecond, and is told of a clock that is set within one.
-pub(crate) fn wall_clock() -> SystemTime {
-    thread_local! {
-        static LAST: Cell<Option<(u64, SystemTime)>> = const { Cell::new(None) };
-        static CLOCK: Clock = Clock::new();
-    }
-    let now = CLOCK.with(Clock::nanos);
-    match LAST.get() {
-        Some((at, read)) if now.saturating_sub(at) < 1_000_000 => {
-            read + Duration::from_nanos(now - at.min(now))
-        }
-        _ => {
-            let read = system_clock();
-            LAST.set(Some((now, read)));
-            read
-        }
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a date for people and other systems; decides nothing"
-)]
-fn system_clock() -> SystemTime {
-    SystemTime::now()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn ids_grow_and_are_uuids_of_version_7_that_tell_the_time() {
-        let mut last = MessageId::next().0;
-        for _ in 0..10_000 {
-            let (id, at) = MessageId::next();
-            assert!(id > last);
-            last = id;
-            assert_eq!((id.get().get_version_num(), id.get().get_variant()), (7, Variant::RFC4122));
-            let (secs, _) = id.get().get_timestamp().unwrap().to_unix();
-            let clock = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-            assert!(secs.abs_diff(clock) <= 10, "{secs} {clock}");
-        }
-        assert_eq!(last.to_string().parse::<MessageId>().unwrap(), last);
-    }
-
-    #[test]
-    fn ids_of_several_threads_differ() {
-        let threads: Vec<_> = (0..4)
-            .map(|_| std::thread::spawn(|| [(); 5_000].map(|()| MessageId::next().0).to_vec()))
-            .collect();
-        let ids: HashSet<_> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
-        assert_eq!(ids.len(), 20_000);
-    }
 
     #[tokio::test]
     async fn the_publisher_s_trace_is_noted_unless_the_message_brings_one() {
@@ -488,18 +351,27 @@ mod tests {
     }
 
     #[test]
+    fn a_deadline_of_another_process_is_read_from_its_header() {
+        let until =
+            |text: String| Message::new("a", "").unwrap().with_header(Headers::DEADLINE, text);
+        let now = wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        let left = until((now + 60_000).to_string()).patience().unwrap();
+        assert!(left > Duration::from_secs(50) && left <= Duration::from_secs(60), "{left:?}");
+        assert_eq!(until((now - 60_000).to_string()).patience(), Some(Duration::ZERO));
+        for strange in ["", "soon", "-1", "99999999999999999999999"] {
+            assert_eq!(until(strange.to_owned()).patience(), None);
+        }
+        let here = Message::new("a", "").unwrap().with_deadline(Deadline::after(Duration::MAX));
+        assert!(
+            until(here.headers().get(Headers::DEADLINE).unwrap().to_owned()).patience().is_some()
+        );
+    }
+
+    #[test]
     fn a_header_set_again_is_replaced_and_all_count_for_the_size() {
         let message = Message::new("ab", "payload").unwrap().with_header("k", "1");
         let message = message.with_header("k", "22");
         assert_eq!(message.headers().iter().collect::<Vec<_>>(), [("k", "22")]);
         assert_eq!(message.size(), 2 + 7 + 3);
-    }
-
-    proptest! {
-        #[test]
-        fn ticks_never_go_back_and_never_overflow(a: u64, b: u64, nanos in 0u32..1_000_000_000) {
-            let (early, late) = (a.min(b), a.max(b));
-            prop_assert!(ticks(Duration::new(early, nanos)) <= ticks(Duration::new(late, nanos)));
-        }
     }
 }

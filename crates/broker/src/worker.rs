@@ -1,20 +1,15 @@
-use std::{
-    future::poll_fn,
-    task::Poll,
-    time::{Duration, SystemTime},
-};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 use gusset_call::{Attempt, BoxError, Context, Deadline};
 use tokio::{sync::watch, time::Instant};
 use tower_service::Service;
 
 use crate::{
-    Broker, Delivery, Failure, FailureKind, Headers, IntoReply, Message, Reply,
+    Broker, Delivery, Failure, FailureKind, IntoReply, Message, Reply,
     attempt::{Attempting, Outcome, contain, shortened},
     engine::{GroupInfo, Lease, Source, Verdict},
     handling::HANDLING,
     judge,
-    message::wall_clock,
     policy::after,
     tasks::Working,
 };
@@ -158,7 +153,7 @@ where
         }
         let ends = after(Instant::now(), policy.attempt_timeout);
         let mut cx = Context::default().with_deadline(Deadline::at(ends));
-        if let Some(left) = asked_until(&message) {
+        if let Some(left) = message.patience().filter(|_| !lease.is_redriven()) {
             cx = cx.with_deadline(Deadline::after(left));
         }
         if let Some(publisher) = message.trace() {
@@ -209,13 +204,6 @@ async fn settle(group: &GroupInfo, lease: Lease, verdict: Verdict) {
     if let Err(error) = lease.settle(verdict).await {
         tracing::warn!(group = &*group.name, %id, %error, "settling failed; the message is delivered again");
     }
-}
-
-/// How long whoever asked still waits.
-fn asked_until(message: &Message) -> Option<Duration> {
-    let millis = message.headers().get(Headers::DEADLINE)?.parse().ok()?;
-    let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))?;
-    Some(until.duration_since(wall_clock()).unwrap_or_default())
 }
 
 pub(crate) fn numbered(attempt: u32) -> Attempt {

@@ -8,9 +8,9 @@ use std::{borrow::Cow, time::Duration};
 use bytes::Bytes;
 use common::{Log, listen, millis, secs, settle, stats};
 use gusset_broker::{
-    Broker, Decode, Delivery, Encode, Error, Filter, Headers, Limits, MemoryEngine, Message,
-    OrderBy, Pattern, Policy, Priority, Reason, Reply, Retention, Start, Subscription, WhenExpired,
-    WhenUnheard,
+    Broker, CloudEvent, Decode, Delivery, Encode, Error, Filter, Headers, Limits, MemoryEngine,
+    Message, OrderBy, Pattern, Policy, Priority, Reason, Reply, Retention, Start, Subscription,
+    WhenExpired, WhenUnheard,
 };
 use gusset_call::{BoxError, Context, Deadline};
 use proptest::prelude::*;
@@ -327,13 +327,13 @@ async fn bodies_may_be_written_by_any_codec_and_json_reads_no_other() {
     let mut plain = broker.subscribe("n").group("plain").pull_as::<Plain, u64>().await.unwrap();
     let (_guard, seen) = listen(&broker, ">", "json").await;
     let message = Message::encoded::<Plain, _, _>("n", &7).unwrap().with_schema_version(3);
-    let message = message.with_cloud_event("/shop", "com.example.n");
+    let message = message.with_cloud_event(CloudEvent::new("/shop", "com.example.n").unwrap());
     broker.publish_message(message).await.unwrap();
     let pulled = plain.next().await.unwrap();
     assert_eq!((*pulled.body(), pulled.message().schema_version()), (7, Some(3)));
     assert_eq!(pulled.headers().get(Headers::CONTENT_TYPE), Some("application/x-number"));
-    assert_eq!(pulled.headers().get("ce-id"), Some(&*pulled.id().to_string()));
-    assert_eq!(pulled.headers().get("ce-type"), Some("com.example.n"));
+    let event = pulled.message().cloud_event().unwrap().unwrap();
+    assert_eq!((event.id(), event.source()), (&*pulled.id().to_string(), "/shop"));
     settle().await;
     let letter =
         &broker.dead_letters().list(&Filter::all().group("json"), None, 9).await.unwrap()[0];

@@ -113,7 +113,7 @@ impl Source for MemorySource {
         let mut state = self.group.lock();
         let (token, entry) = state.queue.take(until)?;
         let (message, attempt) = (entry.message.clone(), entry.attempts);
-        let (expires, serial) = (entry.expires, entry.serial);
+        let (expires, serial, redriven) = (entry.expires, entry.serial, entry.redrives > 0);
         self.group.note(|group| Event::Attempts { group, serial, attempts: attempt });
         if let Some(until) = until {
             self.group.expect(until);
@@ -128,7 +128,11 @@ impl Source for MemorySource {
             None => self.group.clone() as Arc<dyn Keeper>,
             Some(ack_wait) => Arc::new(Watched { group: self.group.clone(), ack_wait }),
         };
-        Some(Lease::new(message, attempt, keeper, token.to_bits()).expired(expired))
+        Some(
+            Lease::new(message, attempt, keeper, token.to_bits())
+                .expired(expired)
+                .redriven(redriven),
+        )
     }
 
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<bool> {

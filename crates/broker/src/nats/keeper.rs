@@ -189,11 +189,12 @@ impl Ledger {
         self.counts.redriven.fetch_add(u64::from(route.redrives > 0 && attempt == 1), Relaxed);
         let message = Arc::new(message);
         let seq = delivered.seq;
+        let redriven = route.redrives > 0;
         let delivery = Delivery { reply, message: message.clone(), route, seq, attempt, note };
         let expired = is_past(&message, message.ttl());
         let token = self.last.fetch_add(1, Relaxed);
         self.held().insert(token, Held { delivery, heard: Instant::now(), limit: None });
-        (token, Lease::new(message, attempt, self, token).expired(expired))
+        (token, Lease::new(message, attempt, self, token).expired(expired).redriven(redriven))
     }
 
     /// Leaves a message that is early to the server until its time has come, uncharged.
