@@ -9,7 +9,7 @@ use std::{
 
 use gusset_call::Clock;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -25,6 +25,8 @@ pub(crate) struct Engine {
     pub(crate) live: Live,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) counters: Counters,
+    /// Told when messages become durable.
+    pub(crate) emitted: Arc<Notify>,
     draining: watch::Sender<bool>,
     /// The same, cheap to read.
     drains: AtomicBool,
@@ -49,6 +51,7 @@ impl Engine {
             node: uuid::Uuid::now_v7().to_string().into(),
             live: Live::default(),
             counters: Counters::default(),
+            emitted: Arc::default(),
             draining: watch::Sender::new(false),
             drains: AtomicBool::new(false),
             plans: RwLock::default(),

@@ -53,6 +53,7 @@
 //! | [`Effect`] | what an undo has to undo: a known output, or possibly something |
 //! | [`Finished`], [`Failure`] | how a saga ended, with every error that led there |
 //! | [`Policy`] | timeout, retries and backoff of a step or an undo |
+//! | [`StepContext::emit`], [`OutboxRelay`] | messages that are sent if, and only if, the step is done |
 //! | [`Store`], [`MemoryStore`] | where journals are kept |
 //! | `SqliteStore` (feature `sqlite`) | journals in a file, which survive the process |
 //! | `PostgresStore` (feature `postgres`) | journals in a database, which nodes share |
@@ -119,8 +120,7 @@
 //!
 //! # What it does not do
 //!
-//! It does not isolate: others see the effects of a saga that may yet turn back. It does not make actions idempotent. Messages that
-//! [`StepContext::publish`] keeps wait in [`Store::outbox`] for whoever relays them. The two tables of [`MemoryStore`] and of the running sagas are each behind one
+//! It does not isolate: others see the effects of a saga that may yet turn back. It does not make actions idempotent. The two tables of [`MemoryStore`] and of the running sagas are each behind one
 //! lock with short sections.
 //!
 //! # Features
@@ -161,6 +161,7 @@ mod stats;
 mod work;
 
 mod event;
+mod outbox;
 mod record;
 mod store;
 
@@ -186,14 +187,16 @@ pub use policy::Policy;
 pub use recovery::{Recovered, Recovery};
 
 pub use event::{Event, Order};
+pub use outbox::{OutboxRelay, OutboxTarget, RelayOptions, RelayStats};
 pub use record::{Record, Unreadable};
 pub use shape::{Shape, StepKind, StepShape};
 pub use state::{Skipped, State, StepState};
 pub use stats::Stats;
 pub use step::{Direction, Effect, StepContext};
 pub use store::{
-    Begin, Claim, Commit, Hold, Journal, Mail, MemoryStore, Message, MessageId, Outgoing, Post,
-    Query, Relay, Release, Renewed, Retention, Store, StoreError, StoreFuture, Summary, Wanted,
+    Begin, Bundle, Claim, Commit, Hold, Journal, Mail, MemoryStore, Message, MessageId, Outgoing,
+    Pending, Post, Query, Relay, Relayed, Release, Renewed, Retention, Store, StoreError,
+    StoreFuture, Summary, Wanted,
 };
 #[cfg(feature = "postgres")]
 pub use store::{PostgresOptions, PostgresStore};

@@ -1,10 +1,7 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use gusset_call::{Attempt, Deadline};
+use gusset_call::{Attempt, Context, Deadline};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{BoxError, Json, Message, SagaId, StepError};
@@ -99,23 +96,35 @@ impl StepContext {
         self.epoch
     }
 
-    /// Has a message sent, if and only if this attempt succeeds: it becomes durable in the same write as the success, and is relayed to the broker from the
-    /// store's outbox, in order and at least once. At most 100 for an attempt.
+    /// Has a message sent, if and only if this attempt succeeds: it becomes durable in the same write as the success, and an
+    /// [`OutboxRelay`](crate::OutboxRelay) sends it, after the earlier ones of this saga and at least once. What an attempt emits that fails, times out or is
+    /// not the last is dropped. The trace of [`Context::current`] goes along as the header `traceparent`. At most 100 for an attempt.
+    ///
+    /// ```
+    /// # use gusset_saga::{StepContext, StepError};
+    /// async fn pay(cx: StepContext, cents: u64) -> Result<u64, StepError> {
+    ///     cx.emit("order.paid", &cents).map_err(StepError::rejected)?;
+    ///     Ok(cents)
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
     /// When there are too many, or the body has no JSON form or too long a one.
-    pub fn publish<T: Serialize + ?Sized>(
+    pub fn emit<T: Serialize + ?Sized>(
         &self,
         topic: impl Into<Arc<str>>,
         body: &T,
     ) -> Result<(), BoxError> {
-        let body = Json::encode(body)?;
+        let mut message = Message::new(topic.into(), Json::encode(body)?);
+        if let Some(trace) = Context::current().trace() {
+            message.headers.insert("traceparent".into(), trace.to_string().into());
+        }
         let mut outbox = self.outbox.0.lock().unwrap_or_else(PoisonError::into_inner);
         if outbox.len() == 100 {
             return Err("more than 100 messages in one attempt".into());
         }
-        outbox.push(Message { topic: topic.into(), headers: BTreeMap::new(), body });
+        outbox.push(message);
         Ok(())
     }
 

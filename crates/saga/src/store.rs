@@ -15,12 +15,13 @@ use gusset_call::Overloaded;
 
 use crate::{BoxError, SagaId, State};
 
-pub use answers::{Journal, Outgoing, Post, Renewed, Summary};
+pub use answers::{Bundle, Journal, Outgoing, Pending, Post, Renewed, Summary};
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use requests::{
-    Begin, Claim, Commit, Hold, Mail, Message, MessageId, Query, Relay, Release, Retention, Wanted,
+    Begin, Claim, Commit, Hold, Mail, Message, MessageId, Query, Relay, Relayed, Release,
+    Retention, Wanted,
 };
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteError, SqliteStore};
@@ -98,15 +99,18 @@ pub trait Store: Send + Sync + 'static {
     /// many. Their ids can be created anew.
     fn purge<'a>(&'a self, keep: &'a Retention) -> StoreFuture<'a, u64>;
 
-    /// Hands out messages that are not relayed yet, those of each saga in the order of their ids, and makes `relay.node` the only one that gets any for
-    /// `relay.lease` from now. While another node has them, it answers none. Asked again, it hands out the same ones, until they are
-    /// [`relayed`](Self::relayed).
+    /// Hands out messages that wait to be relayed, by the ids of their sagas, and makes `relay.node` the only one that gets messages of these sagas for
+    /// `relay.lease` from now, or until they are [`relayed`](Self::relayed). Sagas that somebody has, and those that pause, are passed over.
     ///
-    /// One relay at a time, because two would send the messages of one saga out of order.
-    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Outgoing>>;
+    /// One relay at a time for each saga, because two would send its messages out of order. A bundle may be empty, and is to be given back like the others.
+    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Bundle>>;
 
-    /// Forgets messages, which the broker has by now. Ids that there are not are ignored.
-    fn relayed<'a>(&'a self, sent: &'a [MessageId]) -> StoreFuture<'a, ()>;
+    /// Forgets messages that the broker has by now, and ends or prolongs what [`outbox`](Self::outbox) gave, where `done.node` still has it: who lost it to another
+    /// one has its messages forgotten all the same. Ids that there are not are ignored.
+    fn relayed<'a>(&'a self, done: &'a [Relayed]) -> StoreFuture<'a, ()>;
+
+    /// What waits to be relayed.
+    fn pending(&self) -> StoreFuture<'_, Pending>;
 }
 
 /// Why a [`Store`] did not do as it was told.

@@ -17,8 +17,8 @@ pub mod conformance;
 pub mod crash;
 
 use crate::{
-    Begin, Claim, Commit, Journal, Mail, MessageId, Outgoing, Post, Query, Relay, Release, Renewed,
-    Retention, SagaId, State, Store, StoreError, StoreFuture, Summary,
+    Begin, Bundle, Claim, Commit, Journal, Mail, Pending, Post, Query, Relay, Relayed, Release,
+    Renewed, Retention, SagaId, State, Store, StoreError, StoreFuture, Summary,
 };
 
 /// What happens at the chosen write. Reads, leases and claims are not writes here.
@@ -176,12 +176,16 @@ impl Store for FaultyStore {
         self.other(async { self.0.inner.count().await }.boxed()).boxed()
     }
 
-    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Outgoing>> {
+    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Bundle>> {
         self.other(async { self.0.inner.outbox(relay).await }.boxed()).boxed()
     }
 
-    fn relayed<'a>(&'a self, sent: &'a [MessageId]) -> StoreFuture<'a, ()> {
-        self.other(async { self.0.inner.relayed(sent).await }.boxed()).boxed()
+    fn relayed<'a>(&'a self, done: &'a [Relayed]) -> StoreFuture<'a, ()> {
+        self.other(async move { self.0.inner.relayed(done).await }.boxed()).boxed()
+    }
+
+    fn pending(&self) -> StoreFuture<'_, Pending> {
+        self.other(async { self.0.inner.pending().await }.boxed()).boxed()
     }
 
     fn query<'a>(&'a self, query: &'a Query) -> StoreFuture<'a, Vec<Summary>> {

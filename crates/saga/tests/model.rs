@@ -498,15 +498,15 @@ async fn messages_go_out_with_the_attempt_that_succeeds_and_with_no_other() {
     let mut saga = Saga::define("tells", 1);
     saga.step("tell")
         .run(|cx, n: u32| async move {
-            cx.publish("orders", &(n, cx.attempt().number())).map_err(StepError::rejected)?;
-            cx.publish("bills", &n).map_err(StepError::rejected)?;
+            cx.emit("orders", &(n, cx.attempt().number())).map_err(StepError::rejected)?;
+            cx.emit("bills", &n).map_err(StepError::rejected)?;
             if cx.attempt().is_retry() { Ok(()) } else { Err(StepError::unknown("lost")) }
         })
         .no_undo();
     let (store, sagas) = memory();
     sagas.run_as(&saga.finish(()).unwrap(), id("s-1"), 7).await.unwrap();
-    let relay = Relay { node: "relay".into(), lease: SECOND, limit: 9 };
-    let messages = store.outbox(&relay).await.unwrap();
+    let relay = Relay { node: "relay".into(), lease: SECOND, after: None, sagas: 9, messages: 9 };
+    let messages = store.outbox(&relay).await.unwrap().pop().unwrap().messages.unwrap();
     let told: Vec<_> = messages
         .iter()
         .map(|one| format!("{} {} {}", one.id, one.message.topic, one.message.body.get()))

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{
-    future::pending,
+    future::{pending, ready},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering::SeqCst},
@@ -12,9 +12,9 @@ use std::{
 };
 
 use gusset_saga::{
-    Definition, Effect, Event, Finished, MemoryStore, Options, Orchestrator, Policy, Query,
-    Recovered, Relay, Retention, Saga, SagaError, SagaId, State, StepContext, StepError, StepState,
-    Store, StoreError,
+    BoxError, Definition, Effect, Event, Finished, MemoryStore, Options, Orchestrator, Outgoing,
+    Policy, Query, Recovered, RelayOptions, Retention, Saga, SagaError, SagaId, State, StepContext,
+    StepError, StepState, Store, StoreError,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -339,21 +339,22 @@ async fn a_message_that_is_committed_late_is_relayed_all_the_same() {
     saga.step("tell")
         .run(|cx, slow: bool| async move {
             sleep(if slow { 10 * SECOND } else { SECOND }).await;
-            cx.publish("orders", cx.saga()).map_err(StepError::rejected)
+            cx.emit("orders", cx.saga()).map_err(StepError::rejected)
         })
         .no_undo();
     let tells = saga.finish(()).unwrap();
     // The one with the smaller id commits last.
     sagas.start(&tells, id("a"), true).await.unwrap();
     sagas.start(&tells, id("b"), false).await.unwrap();
-    let relay = Relay { node: "relay".into(), lease: SECOND, limit: 9 };
-    sleep(2 * SECOND).await;
-    let first = store.outbox(&relay).await.unwrap();
-    store.relayed(&[first[0].id.clone()]).await.unwrap();
-    sleep(10 * SECOND).await;
-    let second = store.outbox(&relay).await.unwrap();
-    let sagas: Vec<_> = [first, second].concat().iter().map(|one| one.id.saga.clone()).collect();
-    assert_eq!(sagas, [id("b"), id("a")]);
+    let (broker, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let relay = sagas.spawn_relay(
+        move |one: Outgoing| ready(broker.send(one.id.saga).map_err(BoxError::from)),
+        RelayOptions::default(),
+    );
+    assert_eq!(sent.recv().await, Some(id("b")));
+    assert_eq!(sent.recv().await, Some(id("a")));
+    relay.stop().await;
+    assert_eq!(store.pending().await.unwrap().messages, 0);
 }
 
 /// steno 0.5: a panic in an action hung its saga for ever.

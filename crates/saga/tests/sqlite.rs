@@ -7,6 +7,8 @@
 mod dir;
 #[path = "sqlite/kill.rs"]
 mod kill;
+#[path = "sqlite/outbox.rs"]
+mod outbox;
 
 use std::sync::Arc;
 

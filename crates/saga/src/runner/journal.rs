@@ -73,6 +73,9 @@ impl Runner {
             outbox: outbox.into(),
         };
         self.append(&commit, end).await?;
+        if !commit.outbox.is_empty() {
+            self.engine.emitted.notify_one();
+        }
         self.sequence = end;
         self.held = matches!(commit.hold, Hold::Keep(_)) && !commit.state.is_final();
         for step in opens {

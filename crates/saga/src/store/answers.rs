@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{Json, Message, MessageId, Record, SagaId, State, Unreadable};
 
@@ -70,6 +70,63 @@ pub struct Outgoing {
     pub id: MessageId,
     /// What to send.
     pub message: Message,
+}
+
+/// Messages of one saga that nobody else relays now.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Bundle {
+    /// The saga.
+    pub saga: SagaId,
+    /// How often in a row relaying has failed, as [`Relayed`](crate::Relayed) says.
+    pub failures: u32,
+    /// The first ones that wait, in the order of their ids; or why the very first cannot be read. What follows one that cannot be read is not handed out.
+    pub messages: Result<Vec<Outgoing>, Unreadable>,
+}
+
+impl Bundle {
+    /// Messages as they were kept, each with its sequence and index; for stores.
+    #[must_use]
+    pub fn new<'a>(
+        saga: SagaId,
+        failures: u32,
+        texts: impl IntoIterator<Item = (u64, u32, &'a str)>,
+    ) -> Self {
+        let mut messages = Vec::new();
+        for (sequence, index, text) in texts {
+            match Message::from_json(text) {
+                Ok(message) => {
+                    let id = MessageId::new(saga.clone(), sequence, index);
+                    messages.push(Outgoing { id, message });
+                }
+                Err(error) if messages.is_empty() => {
+                    return Self { saga, failures, messages: Err(error) };
+                }
+                Err(_) => break,
+            }
+        }
+        Self { saga, failures, messages: Ok(messages) }
+    }
+}
+
+/// What waits to be relayed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pending {
+    /// Messages.
+    pub messages: u64,
+    /// For how long the oldest has waited, by the store's clock.
+    pub oldest: Option<Duration>,
+    /// Sagas whose messages were tried in vain last time.
+    pub failing: u64,
+}
+
+impl Pending {
+    /// So many messages, the oldest for so long, of them of so many failing sagas; for stores.
+    #[must_use]
+    pub const fn new(messages: u64, oldest: Option<Duration>, failing: u64) -> Self {
+        Self { messages, oldest, failing }
+    }
 }
 
 /// A saga in a list. For stores: make one by [`Summary::new`], and set the rest.

@@ -1,3 +1,4 @@
+mod outbox;
 mod tables;
 
 use std::{
@@ -13,8 +14,8 @@ use gusset_call::Clock;
 use tables::{Entry, Tables, millis};
 
 use crate::{
-    Begin, Claim, Commit, Journal, Mail, MessageId, Outgoing, Post, Query, Relay, Release, Renewed,
-    Retention, SagaId, State, Store, StoreError, StoreFuture, Summary,
+    Begin, Bundle, Claim, Commit, Journal, Mail, Pending, Post, Query, Relay, Relayed, Release,
+    Renewed, Retention, SagaId, State, Store, StoreError, StoreFuture, Summary,
 };
 
 /// Journals in memory: they end with the process. Clones share them.
@@ -251,25 +252,24 @@ impl Store for MemoryStore {
         ready(Ok(self.tables().forget(keep.newest, limit))).boxed()
     }
 
-    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Outgoing>> {
+    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Bundle>> {
         let now = self.time();
-        let mut tables = self.tables();
-        if tables.relay.as_ref().is_some_and(|(node, until)| *node != relay.node && *until > now) {
-            return ready(Ok(Vec::new())).boxed();
-        }
-        tables.relay = Some((relay.node.clone(), now.saturating_add(millis(relay.lease))));
-        let oldest = tables.outbox.iter().take(relay.limit);
-        let oldest =
-            oldest.map(|(id, message)| Outgoing { id: id.clone(), message: message.clone() });
-        ready(Ok(oldest.collect())).boxed()
+        ready(Ok(self.tables().bundles(relay, now))).boxed()
     }
 
-    fn relayed<'a>(&'a self, sent: &'a [MessageId]) -> StoreFuture<'a, ()> {
+    fn relayed<'a>(&'a self, done: &'a [Relayed]) -> StoreFuture<'a, ()> {
+        let now = self.time();
         let mut tables = self.tables();
-        for id in sent {
-            tables.outbox.remove(id);
+        for done in done {
+            tables.relayed(done, now);
         }
         ready(Ok(())).boxed()
+    }
+
+    fn pending(&self) -> StoreFuture<'_, Pending> {
+        let now = self.time();
+        let pending = self.tables().pending(now);
+        ready(Ok(pending)).boxed()
     }
 }
 

@@ -22,8 +22,8 @@ use self::{
     sql::Sql,
 };
 use crate::{
-    Begin, Claim, Commit, Journal, Mail, MessageId, Outgoing, Post, Query, Relay, Release, Renewed,
-    Retention, SagaId, State, Store, StoreError, StoreFuture, Summary, Wanted,
+    Begin, Bundle, Claim, Commit, Journal, Mail, Pending, Post, Query, Relay, Relayed, Release,
+    Renewed, Retention, SagaId, State, Store, StoreError, StoreFuture, Summary, Wanted,
 };
 
 pub use options::PostgresOptions;
@@ -63,7 +63,7 @@ pub use options::PostgresOptions;
 ///
 /// # Tables
 ///
-/// `sagas`, `journal`, `mail`, `outbox`, `relay` and `format` in [a schema of their own](PostgresOptions::schema). All is plain text and
+/// `sagas`, `journal`, `mail`, `outbox`, `relaying` and `format` in [a schema of their own](PostgresOptions::schema). All is plain text and
 /// numbers: `select id, state, epoch, node from gusset.sagas` and `select record from gusset.journal where saga = '...' order by sequence` show
 /// what there is. The first node to connect makes them; later ones need only `USAGE` on the schema, and to read and write its tables.
 ///
@@ -369,25 +369,45 @@ impl Store for PostgresStore {
         .boxed()
     }
 
-    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Outgoing>> {
+    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Bundle>> {
         async move {
-            if self.0.ask("relay", &[&&*relay.node, &millis(relay.lease)]).await?.is_empty() {
+            let after = relay.after.as_ref().map_or("", SagaId::as_str);
+            let values: Values<'_> =
+                &[&after, &signed(relay.sagas as u64), &&*relay.node, &millis(relay.lease)];
+            let held = self.0.ask("relay", values).await?;
+            if held.is_empty() {
                 return Ok(Vec::new());
             }
-            let rows = self.0.ask("outbox", &[&signed(relay.limit as u64)]).await?;
-            rows.iter().map(|row| Ok(rows::outgoing(row)?)).collect()
+            let sagas = held.iter().map(|row| row.try_get(0)).collect::<Result<Vec<&str>, _>>();
+            let sagas = sagas.map_err(Failure::from)?;
+            let most = signed(relay.messages.max(1) as u64);
+            let messages = self.0.ask("outbox", &[&sagas, &most]).await?;
+            Ok(rows::bundles(&held, &messages)?)
         }
         .boxed()
     }
 
-    fn relayed<'a>(&'a self, sent: &'a [MessageId]) -> StoreFuture<'a, ()> {
+    fn relayed<'a>(&'a self, done: &'a [Relayed]) -> StoreFuture<'a, ()> {
         async move {
-            let sagas: Vec<_> = sent.iter().map(|id| id.saga.as_str()).collect();
-            let sequences: Vec<_> = sent.iter().map(|id| signed(id.sequence)).collect();
-            let places: Vec<_> = sent.iter().map(|id| i64::from(id.index)).collect();
-            self.0.ask("relayed", &[&sagas, &sequences, &places]).await.map(drop)
+            let holders: Vec<_> = done.iter().map(|done| done.saga.as_str()).collect();
+            let nodes: Vec<_> = done.iter().map(|done| &*done.node).collect();
+            let pauses = done.iter().map(|done| done.pause.map(|(span, _)| millis(span)));
+            let pauses: Vec<_> = pauses.collect();
+            let failures = done.iter().map(|done| done.pause.map_or(0, |(_, failures)| failures));
+            let failures: Vec<_> = failures.map(i64::from).collect();
+            let sent = || done.iter().flat_map(|done| &done.sent);
+            let sagas: Vec<_> = sent().map(|id| id.saga.as_str()).collect();
+            let sequences: Vec<_> = sent().map(|id| signed(id.sequence)).collect();
+            let places: Vec<_> = sent().map(|id| i64::from(id.index)).collect();
+            let values: Values<'_> =
+                &[&holders, &nodes, &pauses, &failures, &sagas, &sequences, &places];
+            self.0.ask("relayed", values).await.map(drop)
         }
         .boxed()
+    }
+
+    fn pending(&self) -> StoreFuture<'_, Pending> {
+        async { Ok(rows::pending(&self.0.ask("pending", &[]).await?)?) }.boxed()
     }
 }
 

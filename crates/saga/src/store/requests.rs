@@ -2,8 +2,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use uuid::Uuid;
+
 use super::Outgoing;
-use crate::{Json, Record, SagaId, State};
+use crate::{Json, Record, SagaId, State, Unreadable};
 
 /// A new journal.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,9 +132,14 @@ impl Mail {
 }
 
 /// A message for the broker.
+///
+/// Its JSON form is for ever: a release reads what the one before it wrote, and refuses what a later one wrote in a newer format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Message {
+    /// Version of the form it is written in; 1 is not written.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub(crate) format: u32,
     /// Where it goes.
     pub topic: Arc<str>,
     /// What goes beside the body.
@@ -140,6 +147,54 @@ pub struct Message {
     pub headers: BTreeMap<Arc<str>, Arc<str>>,
     /// What it says.
     pub body: Json,
+}
+
+const fn first() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+const fn is_first(format: &u32) -> bool {
+    *format == 1
+}
+
+impl Message {
+    /// The form that this release writes.
+    pub const FORMAT: u32 = 1;
+
+    pub(crate) const fn new(topic: Arc<str>, body: Json) -> Self {
+        Self { format: Self::FORMAT, topic, headers: BTreeMap::new(), body }
+    }
+
+    /// The message as one line of JSON: what a store keeps.
+    ///
+    /// # Errors
+    ///
+    /// None that is known; serde has the last word.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+
+    /// The message that a store kept.
+    ///
+    /// # Errors
+    ///
+    /// When its format is newer than [`FORMAT`](Self::FORMAT), or it is no message.
+    pub fn from_json(text: &str) -> Result<Self, Unreadable> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let newer = |format: u32| format > Self::FORMAT;
+        match serde_json::from_str::<Self>(text) {
+            Ok(message) if newer(message.format) => Err(Unreadable::Newer(message.format)),
+            Ok(message) => Ok(message),
+            Err(error) => match serde_json::from_str(text) {
+                Ok(Version { format }) if newer(format) => Err(Unreadable::Newer(format)),
+                _ => Err(Unreadable::Damaged(error.to_string().into())),
+            },
+        }
+    }
 }
 
 /// Identifies a message for ever: the same one has the same id however often it is relayed. Ids of one saga sort as their messages were written.
@@ -160,6 +215,13 @@ impl MessageId {
     pub const fn new(saga: SagaId, sequence: u64, index: u32) -> Self {
         Self { saga, sequence, index }
     }
+
+    /// The same as a UUID, for brokers that want one: version 5, the SHA-1 of [`Display`](fmt::Display) in a name space of its own.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        const SPACE: Uuid = Uuid::from_u128(0x6775_7373_6574_4d00_a5a9_0b04_6f75_7462);
+        Uuid::new_v5(&SPACE, self.to_string().as_bytes())
+    }
 }
 
 /// `<saga>/<sequence>/<index>`.
@@ -174,10 +236,27 @@ impl fmt::Display for MessageId {
 pub struct Relay {
     /// Who.
     pub node: Arc<str>,
-    /// For how long nobody else gets any.
+    /// For how long nobody else gets messages of the same sagas.
     pub lease: Duration,
-    /// At most so many.
-    pub limit: usize,
+    /// Only of sagas behind this one, in the order of their ids.
+    pub after: Option<SagaId>,
+    /// Of at most so many sagas.
+    pub sagas: usize,
+    /// At most so many of each saga; at least one.
+    pub messages: usize,
+}
+
+/// What became of the messages of one saga that were handed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    /// The saga.
+    pub saga: SagaId,
+    /// Who had them.
+    pub node: Arc<str>,
+    /// The ones that the broker has.
+    pub sent: Vec<MessageId>,
+    /// `None`: what is left may be handed out at once. Otherwise for so long from now nobody gets messages of this saga, and so often in a row it has failed by now.
+    pub pause: Option<(Duration, u32)>,
 }
 
 /// What to list.

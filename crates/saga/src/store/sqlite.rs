@@ -1,4 +1,5 @@
 mod error;
+mod outbox;
 mod queue;
 mod read;
 mod schema;
@@ -16,8 +17,8 @@ use futures_util::{FutureExt, future::ready};
 use self::queue::{Mode, Queue};
 use super::{Store, StoreError, StoreFuture};
 use crate::{
-    Begin, Claim, Commit, Journal, Mail, MessageId, Outgoing, Post, Query, Record, Relay, Release,
-    Renewed, Retention, SagaId, State, Summary,
+    Begin, Bundle, Claim, Commit, Journal, Mail, Pending, Post, Query, Record, Relay, Relayed,
+    Release, Renewed, Retention, SagaId, State, Summary,
 };
 
 pub use error::SqliteError;
@@ -73,8 +74,8 @@ pub use error::SqliteError;
 /// | `saga` | saga | `number`, `id`, `definition`, `version`, `state`, `epoch`, `node` (who holds it), `due` (end of the lease, or without a node from when on it may be claimed), `crashes`, `note`, `next` (number of records), `mail_count`, `mail_taken`, `created_at`, `changed_at`, `finished_at` |
 /// | `journal` | record | `saga` (its `number`), `sequence`, `record` (JSON) |
 /// | `mail` | signal or order | `saga` (its `number`), `number`, `key`, `body` (JSON) |
-/// | `outbox` | message that waits to be relayed | `saga` (its `id`), `sequence`, `place`, `message` (JSON) |
-/// | `relay` | store | who relays, and until when |
+/// | `outbox` | message that waits to be relayed | `saga` (its `id`), `sequence`, `place`, `message` (JSON), `at` (since when) |
+/// | `relaying` | saga whose messages are under way or failed | `saga` (its `id`), `node` (who relays; none while they pause), `until`, `failures` |
 /// | `meta` | fact | `format`, `made_by` |
 ///
 /// Times are milliseconds since 1970. It may be read while it is in use:
@@ -149,7 +150,7 @@ impl Store for SqliteStore {
 
     fn append<'a>(&'a self, commit: &'a Commit) -> StoreFuture<'a, ()> {
         let work = async {
-            let messages = commit.outbox.iter().map(|it| serde_json::to_string(&it.message));
+            let messages = commit.outbox.iter().map(|it| it.message.to_json());
             let messages: Result<_, _> = messages.collect();
             let append = write::Append {
                 commit: commit.clone(),
@@ -235,15 +236,19 @@ impl Store for SqliteStore {
         work.boxed()
     }
 
-    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Outgoing>> {
+    fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Bundle>> {
         let relay = relay.clone();
-        let found = self.0.writer.ask(move |file| write::outbox(file, &relay, now()));
-        found.map(|found| found?.into_iter().map(read::outgoing).collect()).boxed()
+        let found = self.0.writer.ask(move |file| outbox::bundles(file, &relay, now()));
+        found.map(|found| found?.into_iter().map(outbox::RawBundle::bundle).collect()).boxed()
     }
 
-    fn relayed<'a>(&'a self, sent: &'a [MessageId]) -> StoreFuture<'a, ()> {
-        let sent = sent.to_vec();
-        self.0.writer.ask(move |file| write::relayed(file, &sent)).boxed()
+    fn relayed<'a>(&'a self, done: &'a [Relayed]) -> StoreFuture<'a, ()> {
+        let done = done.to_vec();
+        self.0.writer.ask(move |file| outbox::relayed(file, &done, now())).boxed()
+    }
+
+    fn pending(&self) -> StoreFuture<'_, Pending> {
+        self.0.reader.ask(|file| outbox::pending(file, now())).boxed()
     }
 }
 

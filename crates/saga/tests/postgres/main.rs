@@ -8,5 +8,6 @@ mod proxy;
 
 mod nodes;
 mod outage;
+mod outbox;
 mod speed;
 mod store;

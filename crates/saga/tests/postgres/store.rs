@@ -51,22 +51,22 @@ async fn many_nodes_that_come_first_make_the_tables_once() {
     for store in join_all(connecting).await {
         assert_eq!(store.unwrap().count().await.unwrap(), []);
     }
-    assert_eq!(server.psql("SELECT version, compatible FROM gusset.format"), "1|1");
+    assert_eq!(server.psql("SELECT version, compatible FROM gusset.format"), "2|1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_of_a_later_release_are_refused_unless_they_only_add_something() {
     let server = Server::start();
     let store = server.store().await;
-    server.psql("UPDATE gusset.format SET version = 3");
+    server.psql("UPDATE gusset.format SET version = 4");
     server.psql("ALTER TABLE gusset.sagas ADD COLUMN colour text DEFAULT 'red'");
     let beside = server.store().await;
     run_one(beside).await;
-    server.psql("UPDATE gusset.format SET compatible = 2");
+    server.psql("UPDATE gusset.format SET compatible = 3");
     let refused = PostgresStore::connect(server.options()).await.unwrap_err();
     let text = refused.source().unwrap().to_string();
     let expected =
-        "tables of sagas are of format 3, which needs a release that knows 2; this one knows 1";
+        "tables of sagas are of format 4, which needs a release that knows 3; this one knows 2";
     assert_eq!(text, expected);
     // One that was there before is refused as soon as it connects again.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";

@@ -8,9 +8,10 @@ use std::{
 
 use foldhash::fast::RandomState;
 
+use super::outbox::{Relaying, Waiting};
 use crate::{
-    Commit, Hold, Journal, Json, MemoryStore, Message, MessageId, Outgoing, Post, Record, SagaId,
-    State, StoreError, Summary, Wanted,
+    Commit, Hold, Journal, Json, MemoryStore, MessageId, Outgoing, Post, Record, SagaId, State,
+    StoreError, Summary, Wanted,
 };
 
 #[derive(Default)]
@@ -20,9 +21,9 @@ pub(super) struct Tables {
     /// Those of `finished`, oldest first.
     pub(super) order: VecDeque<(u64, SagaId)>,
     pub(super) purged: u64,
-    pub(super) outbox: BTreeMap<MessageId, Message>,
-    /// Who relays messages, and until when nobody else may.
-    pub(super) relay: Option<(Arc<str>, u64)>,
+    pub(super) outbox: BTreeMap<MessageId, Waiting>,
+    /// Sagas whose messages nobody gets for a while.
+    pub(super) relaying: HashMap<SagaId, Relaying, RandomState>,
 }
 
 pub(super) struct Entry {
@@ -70,7 +71,8 @@ impl Tables {
         }
         entry.write(commit, now);
         for Outgoing { id, message } in &*commit.outbox {
-            self.outbox.insert(id.clone(), message.clone());
+            let waiting = Waiting { message: message.clone(), since: now };
+            self.outbox.insert(id.clone(), waiting);
         }
         if commit.state.is_final() {
             if let Some((saga, mut entry)) = self.unfinished.remove_entry(saga) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Event, Hold, Json, Message, Record};
+use crate::{Event, Hold, Json, Message, MessageId, Outgoing, Record};
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -17,8 +17,7 @@ fn begin(n: u32) -> Begin {
 
 fn end(n: u32, messages: u32) -> Commit {
     let saga = begin(n).saga;
-    let message =
-        Message { topic: "x".into(), headers: BTreeMap::new(), body: Json::encode(&1).unwrap() };
+    let message = Message::new("x".into(), Json::encode(&1).unwrap());
     let outbox = (0..messages).map(|index| Outgoing {
         id: MessageId::new(saga.clone(), 1, index),
         message: message.clone(),
@@ -66,6 +65,8 @@ async fn messages_that_nobody_relays_end_in_a_refusal_without_an_effect() {
     assert!(matches!(full, Err(StoreError::Full(_))), "{full:?}");
     assert_eq!(store.count().await.unwrap(), [(State::Running, 2), (State::Completed, 1)]);
     store.append(&end(2, 1)).await.unwrap();
-    store.relayed(&[MessageId::new(begin(0).saga, 1, 7)]).await.unwrap();
+    let sent = vec![MessageId::new(begin(0).saga, 1, 7)];
+    let relayed = Relayed { saga: begin(0).saga, node: "x".into(), sent, pause: None };
+    store.relayed(&[relayed]).await.unwrap();
     store.append(&end(1, 1)).await.unwrap();
 }

@@ -1,11 +1,11 @@
 //! From rows to what they mean, and keys that a column of text can hold.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use tokio_postgres::{Client, Row, Statement};
 
 use super::{Failure, unsigned};
-use crate::{Journal, Json, MessageId, Outgoing, Post, Record, SagaId, State, Summary, Unreadable};
+use crate::{Bundle, Journal, Json, Pending, Post, Record, SagaId, State, Summary, Unreadable};
 
 /// As the journal names it.
 pub(super) fn state_name(state: State) -> String {
@@ -115,12 +115,28 @@ pub(super) fn summary(row: &Row) -> Result<Summary, Failure> {
     Ok(summary)
 }
 
-pub(super) fn outgoing(row: &Row) -> Result<Outgoing, Failure> {
-    let (sequence, place): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
-    let place = u32::try_from(place).unwrap_or(u32::MAX);
-    let id = MessageId::new(saga(row.try_get(0)?)?, unsigned(sequence), place);
-    let message = serde_json::from_str(row.try_get(3)?);
-    Ok(Outgoing { id, message: message.map_err(|error| damaged(&error))? })
+/// Who was taken, with failures, and their messages by saga and order.
+pub(super) fn bundles(held: &[Row], messages: &[Row]) -> Result<Vec<Bundle>, Failure> {
+    let mut waiting: HashMap<&str, Vec<(u64, u32, &str)>> = HashMap::new();
+    for row in messages {
+        let (sequence, place): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        let message = (unsigned(sequence), place, row.try_get(3)?);
+        waiting.entry(row.try_get(0)?).or_default().push(message);
+    }
+    let bundle = |row: &Row| {
+        let (id, failures): (&str, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let failures = u32::try_from(failures).unwrap_or(u32::MAX);
+        Ok(Bundle::new(saga(id)?, failures, waiting.remove(id).unwrap_or_default()))
+    };
+    held.iter().map(bundle).collect()
+}
+
+pub(super) fn pending(rows: &[Row]) -> Result<Pending, Failure> {
+    let Some(row) = rows.first() else { return Ok(Pending::default()) };
+    let age = row.try_get::<_, Option<i64>>(1)?;
+    let age = age.map(|age| Duration::from_millis(unsigned(age)));
+    Ok(Pending::new(unsigned(row.try_get(0)?), age, unsigned(row.try_get(2)?)))
 }
 
 pub(super) fn saga(id: &str) -> Result<SagaId, Failure> {
@@ -129,10 +145,6 @@ pub(super) fn saga(id: &str) -> Result<SagaId, Failure> {
 
 fn json(text: &str) -> Result<Json, Unreadable> {
     serde_json::from_str(text).map_err(|error| Unreadable::Damaged(error.to_string().into()))
-}
-
-fn damaged(error: &serde_json::Error) -> Failure {
-    Failure::Damaged(error.to_string())
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use tokio_postgres::{Client, Row, error::SqlState};
 use super::{Failure, sql::Sql};
 
 /// The format that this release makes.
-const FORMAT: i32 = 1;
+const FORMAT: i32 = 2;
+
+/// Whose releases can work with it.
+const COMPATIBLE: i32 = 1;
 
 /// Any two constants will do, as long as all releases have the same: `gusset` and `saga` in ASCII.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(x'67757373'::int4, hashtext($1))";
@@ -24,6 +27,7 @@ pub(super) async fn check(client: &Client, sql: &Sql) -> Result<(), Failure> {
 pub(super) async fn prepare(client: &mut Client, sql: &Sql) -> Result<(), Failure> {
     let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
     match client.query_one(&sql.get("format"), &[]).await {
+        Ok(row) if row.try_get::<_, i32>(0)? < FORMAT => {}
         Ok(row) => return readable(&row),
         Err(error) if error.code().is_some_and(|code| missing.contains(code)) => {}
         Err(error) => return Err(error.into()),
@@ -38,11 +42,16 @@ pub(super) async fn prepare(client: &mut Client, sql: &Sql) -> Result<(), Failur
     let there = "SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = 'format'";
     if transaction.query_opt(there, &[&sql.schema()]).await?.is_none() {
         transaction.batch_execute(&sql.get("create tables")).await?;
-        transaction.execute(&sql.get("set format"), &[&FORMAT]).await?;
+        transaction.execute(&sql.get("set format"), &[&1_i32, &COMPATIBLE]).await?;
     }
     let row = transaction.query_one(&sql.get("format"), &[]).await?;
+    readable(&row)?;
+    if row.try_get::<_, i32>(0)? < FORMAT {
+        transaction.batch_execute(&sql.get("add of format 2")).await?;
+        transaction.execute(&sql.get("raise format"), &[&FORMAT]).await?;
+    }
     transaction.commit().await?;
-    readable(&row)
+    Ok(())
 }
 
 fn readable(row: &Row) -> Result<(), Failure> {

@@ -76,12 +76,17 @@ CREATE TABLE {s}.outbox (
   PRIMARY KEY (saga, sequence, place)
 );
 CREATE INDEX outbox_number ON {s}.outbox (number);
-CREATE TABLE {s}.relay (
-  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+"#;
+
+/// What format 2 has and format 1 has not. It only adds: who knows format 1 works on beside it. What is in the outbox then is as old as the update.
+const SINCE_2: &str = r#"
+ALTER TABLE {s}.outbox ADD COLUMN at int8 NOT NULL DEFAULT {now};
+CREATE TABLE {s}.relaying (
+  saga text COLLATE "C" PRIMARY KEY,
   node text COLLATE "C",
-  until int8 NOT NULL DEFAULT 0
-);
-INSERT INTO {s}.relay DEFAULT VALUES
+  until int8 NOT NULL,
+  failures int8 NOT NULL DEFAULT 0
+)
 "#;
 
 /// Each of `$1` at most once. Rows are locked in the order of their ids, so that no two batches wait for each other.
@@ -225,20 +230,53 @@ WHERE id > $1 AND ($2::text IS NULL OR definition = $2) ORDER BY id LIMIT $3::in
 const LIST_STATE: &str = "SELECT id, definition, version, state, epoch, next, created_at, changed_at, node, due FROM {s}.sagas
 WHERE state = $4 AND id > $1 AND ($2::text IS NULL OR definition = $2) ORDER BY id LIMIT $3::int8";
 
-/// The messages of one saga are written one commit after the other, so their numbers have their order. Other sagas' numbers may become visible later than
-/// higher ones, which does no harm where messages are deleted one by one instead of up to a number.
-const OUTBOX: &str =
-    "SELECT saga, sequence, place, message FROM {s}.outbox ORDER BY number LIMIT $1::int8";
+/// Goes from saga to saga by the key of the table, so it costs as many look-ups as there are sagas, and not messages. Of two that want the same saga at once the
+/// second waits, and then sees that it has come too late. What waits is read by another statement, which sees what became of it until then.
+const RELAY: &str = r#"
+WITH RECURSIVE clock AS MATERIALIZED (SELECT {now} AS now), every AS (
+  (SELECT saga FROM {s}.outbox WHERE saga > $1 ORDER BY saga LIMIT 1)
+  UNION ALL
+  SELECT n.saga FROM every e, LATERAL (SELECT o.saga FROM {s}.outbox o WHERE o.saga > e.saga ORDER BY o.saga LIMIT 1) n
+), free AS MATERIALIZED (
+  SELECT saga FROM every e
+  WHERE NOT EXISTS (SELECT FROM {s}.relaying r WHERE r.saga = e.saga AND r.until > (SELECT now FROM clock)) LIMIT $2::int8
+)
+INSERT INTO {s}.relaying AS r (saga, node, until)
+SELECT saga, $3, (SELECT now FROM clock) + $4::int8 FROM free ORDER BY saga
+ON CONFLICT (saga) DO UPDATE SET node = excluded.node, until = excluded.until WHERE r.until <= (SELECT now FROM clock)
+RETURNING saga, failures
+"#;
+
+const OUTBOX: &str = r#"
+SELECT m.saga, m.sequence, m.place, m.message FROM unnest($1::text[]) AS w(saga), LATERAL (
+  SELECT o.saga, o.sequence, o.place, o.message FROM {s}.outbox o WHERE o.saga = w.saga ORDER BY o.sequence, o.place LIMIT $2::int8
+) m ORDER BY m.saga, m.sequence, m.place
+"#;
 
 const RELAYED: &str = r#"
-DELETE FROM {s}.outbox o USING unnest($1::text[], $2::int8[], $3::int8[]) AS w(saga, sequence, place)
-WHERE o.saga = w.saga AND o.sequence = w.sequence AND o.place = w.place
+WITH done AS MATERIALIZED (
+  SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::int8[]) AS d(saga, node, pause, failures)
+), locked AS MATERIALIZED (
+  SELECT r.saga, d.pause, d.failures FROM {s}.relaying r JOIN done d ON r.saga = d.saga AND r.node = d.node ORDER BY r.saga FOR UPDATE OF r
+), gone AS (
+  DELETE FROM {s}.outbox o USING unnest($5::text[], $6::int8[], $7::int8[]) AS w(saga, sequence, place)
+  WHERE o.saga = w.saga AND o.sequence = w.sequence AND o.place = w.place
+), freed AS (
+  DELETE FROM {s}.relaying r USING locked l WHERE r.saga = l.saga AND l.pause IS NULL
+)
+UPDATE {s}.relaying r SET node = NULL, until = {now} + l.pause, failures = l.failures
+FROM locked l WHERE r.saga = l.saga AND l.pause IS NOT NULL
 "#;
+
+const PENDING: &str = "SELECT (SELECT count(*) FROM {s}.outbox), {now} - (SELECT at FROM {s}.outbox ORDER BY number LIMIT 1),
+(SELECT count(*) FROM {s}.relaying WHERE failures > 0)";
 
 const STATEMENTS: &[(&str, &str)] = &[
     ("create schema", "CREATE SCHEMA {s}"),
     ("create tables", TABLES),
-    ("set format", "INSERT INTO {s}.format (version, compatible) VALUES ($1, $1)"),
+    ("add of format 2", SINCE_2),
+    ("set format", "INSERT INTO {s}.format (version, compatible) VALUES ($1, $2)"),
+    ("raise format", "UPDATE {s}.format SET version = $1"),
     ("format", "SELECT version, compatible FROM {s}.format"),
     ("now", "SELECT {now}"),
     ("create", CREATE),
@@ -269,11 +307,8 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("list state", LIST_STATE),
     ("count", "SELECT state, count(*) FROM {s}.sagas GROUP BY state"),
     ("purge", PURGE),
-    (
-        "relay",
-        "UPDATE {s}.relay SET node = $1, until = {now} + $2::int8
-         WHERE node IS NULL OR node = $1 OR until <= {now} RETURNING true",
-    ),
+    ("relay", RELAY),
     ("outbox", OUTBOX),
     ("relayed", RELAYED),
+    ("pending", PENDING),
 ];

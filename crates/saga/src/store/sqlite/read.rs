@@ -7,8 +7,7 @@ use serde::{Deserialize, de::IntoDeserializer};
 
 use super::{SqliteError, error::is_local, queue::Worked, write::Claimed};
 use crate::{
-    Journal, Json, Outgoing, Post, Query, Record, SagaId, State, StoreError, Summary, Unreadable,
-    Wanted,
+    Journal, Json, Post, Query, Record, SagaId, State, StoreError, Summary, Unreadable, Wanted,
 };
 
 /// A number as SQLite has them.
@@ -240,22 +239,4 @@ pub(super) fn count(connection: &Connection) -> Worked<Vec<(String, i64)>> {
     let mut statement = connection.prepare_cached(sql)?;
     let counts = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(counts.collect::<Result<_, _>>()?)
-}
-
-/// A message as it stands in the file: saga, sequence, place, text.
-pub(super) type RawMessage = (String, i64, u32, String);
-
-pub(super) fn messages(connection: &Connection, limit: usize) -> Worked<Vec<RawMessage>> {
-    let sql =
-        "SELECT saga, sequence, place, message FROM outbox ORDER BY saga, sequence, place LIMIT ?1";
-    let message = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
-    let mut statement = connection.prepare_cached(sql)?;
-    let found = statement.query_map([int(limit as u64)], message)?;
-    Ok(found.collect::<Result<_, _>>()?)
-}
-
-pub(super) fn outgoing((saga, sequence, place, text): RawMessage) -> Result<Outgoing, StoreError> {
-    let saga: SagaId = saga.parse().map_err(unreadable)?;
-    let message = serde_json::from_str(&text).map_err(unreadable)?;
-    Ok(Outgoing { id: crate::MessageId::new(saga, uint(sequence), place), message })
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::SqliteError;
 
 /// What `user_version` says. A change that an older release cannot work with is a higher number.
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 2;
 
 /// What `application_id` says: `GuSa`.
 const APPLICATION: i64 = 0x4775_5361;
@@ -62,13 +62,27 @@ const TABLES: &str = "
         sequence INTEGER NOT NULL,
         place INTEGER NOT NULL,
         message TEXT NOT NULL,
+        at INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (saga, sequence, place)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE relay (
-        only INTEGER PRIMARY KEY CHECK (only = 1),
-        node TEXT NOT NULL,
-        until INTEGER NOT NULL
-    ) STRICT;
+";
+
+/// What format 2 has and format 1 has not, beside `outbox.at`.
+const SINCE_2: &str = "
+    CREATE INDEX outbox_at ON outbox (at);
+    CREATE TABLE relaying (
+        saga TEXT PRIMARY KEY,
+        node TEXT,
+        until INTEGER NOT NULL,
+        failures INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// From format 1. What waits to be relayed is as old as the update.
+const TO_2: &str = "
+    ALTER TABLE outbox ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
+    UPDATE outbox SET at = CAST(unixepoch('subsec') * 1000 AS INTEGER);
+    DROP TABLE relay;
 ";
 
 /// The connection that writes. Makes the file if there is none.
@@ -106,8 +120,17 @@ fn try_writer(path: &Path, most: Option<u64>) -> Result<Connection, SqliteError>
     }
     // An empty transaction all the same if there is nothing to make: a file that cannot be written is told now.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if check(&transaction)? {
+    let found = check(&transaction)?;
+    if found == Some(1) {
+        transaction.execute_batch(TO_2)?;
+        transaction.execute_batch(SINCE_2)?;
+        let now = "UPDATE meta SET value = ?1 WHERE key = 'format'";
+        transaction.execute(now, [FORMAT.to_string()])?;
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+    }
+    if found.is_none() {
         transaction.execute_batch(TABLES)?;
+        transaction.execute_batch(SINCE_2)?;
         let made = "INSERT INTO meta VALUES ('format', ?1), ('made_by', ?2)";
         transaction.execute(made, (FORMAT.to_string(), env!("CARGO_PKG_VERSION")))?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -133,14 +156,14 @@ fn connect(path: &Path, more: OpenFlags) -> Result<Connection, SqliteError> {
     Ok(connection)
 }
 
-/// Whether the file is still empty; fails if it is not ours, or of a later release.
-fn check(connection: &Connection) -> Result<bool, SqliteError> {
+/// The format of the file, `None` while it is empty; fails if it is not ours, or of a later release.
+fn check(connection: &Connection) -> Result<Option<i64>, SqliteError> {
     let read = "SELECT (SELECT application_id FROM pragma_application_id), \
         (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)";
     let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     match connection.query_row(read, (), row)? {
-        (0_i64, 0_i64, 0_i64) => Ok(true),
-        (APPLICATION, FORMAT, _) => Ok(false),
+        (0_i64, 0_i64, 0_i64) => Ok(None),
+        (APPLICATION, found @ 1..=FORMAT, _) => Ok(Some(found)),
         (APPLICATION, found, _) if found > FORMAT => Err(SqliteError::Newer(found)),
         _ => Err(SqliteError::Foreign),
     }

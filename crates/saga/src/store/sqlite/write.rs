@@ -7,11 +7,11 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{
     millis,
     queue::{Fault, Worked},
-    read::{self, RawMessage, int, state_text, uint},
+    read::{self, int, state_text, uint},
 };
 use crate::{
-    Begin, Claim, Commit, Hold, Json, Mail, MessageId, Relay, Release, Renewed, Retention, SagaId,
-    State, StoreError,
+    Begin, Claim, Commit, Hold, Json, Mail, MessageId, Release, Renewed, Retention, SagaId, State,
+    StoreError,
 };
 
 /// Most sagas that one transaction forgets: others wait for it.
@@ -102,10 +102,11 @@ pub(super) fn append(connection: &Connection, append: &Append, now: u64) -> Work
     }
     write_records(connection, saga.number, saga.next, records)?;
     // One that is there is of an earlier saga of the same id, which was purged.
-    let sql = "INSERT OR REPLACE INTO outbox VALUES (?1, ?2, ?3, ?4)";
+    let sql = "INSERT OR REPLACE INTO outbox (saga, sequence, place, message, at) VALUES (?1, ?2, ?3, ?4, ?5)";
     for (message, text) in commit.outbox.iter().zip(messages) {
         let MessageId { saga, sequence, index } = &message.id;
-        connection.prepare_cached(sql)?.execute((saga.as_str(), int(*sequence), index, text))?;
+        let row = (saga.as_str(), int(*sequence), index, text, int(now));
+        connection.prepare_cached(sql)?.execute(row)?;
     }
     let next = int(saga.next + records.len() as u64);
     let (taken, number) = (int(commit.mail_taken), saga.number);
@@ -272,25 +273,6 @@ fn shrink(connection: &Connection) -> Worked<()> {
         let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
         let mut steps = vacuum.query(())?;
         while steps.next()?.is_some() {}
-    }
-    Ok(())
-}
-
-pub(super) fn outbox(connection: &Connection, relay: &Relay, now: u64) -> Worked<Vec<RawMessage>> {
-    let sql = "INSERT INTO relay VALUES (1, ?1, ?2) ON CONFLICT (only) DO UPDATE SET node = ?1, until = ?2 \
-        WHERE node = ?1 OR until <= ?3";
-    let until = int(now.saturating_add(millis(relay.lease)));
-    if connection.prepare_cached(sql)?.execute((&*relay.node, until, int(now)))? == 0 {
-        return Ok(Vec::new());
-    }
-    read::messages(connection, relay.limit)
-}
-
-pub(super) fn relayed(connection: &Connection, sent: &[MessageId]) -> Worked<()> {
-    let sql = "DELETE FROM outbox WHERE saga = ?1 AND sequence = ?2 AND place = ?3";
-    let mut delete = connection.prepare_cached(sql)?;
-    for MessageId { saga, sequence, index } in sent {
-        delete.execute((saga.as_str(), int(*sequence), index))?;
     }
     Ok(())
 }

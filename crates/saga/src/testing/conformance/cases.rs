@@ -9,12 +9,12 @@ use super::{
     Bed, Case,
     kit::{
         Answer, LONG, SHORT, begin, begin_as, claim, claim_for, commit, due, end, id, json, listed,
-        mail, message, open, park, record, release, until,
+        mail, message, messages, open, park, record, relay, relayed, release, until,
     },
 };
 use crate::{
-    Claim, Commit, Event, Hold, Json, Mail, MessageId, Query, Record, Relay, Release, Retention,
-    State, StoreError, Unreadable, Wanted,
+    Claim, Commit, Event, Hold, Json, Mail, MessageId, Query, Record, Relay, Relayed, Release,
+    Retention, State, StoreError, Unreadable, Wanted,
 };
 
 macro_rules! all {
@@ -49,7 +49,9 @@ all! {
     a_journal_of_a_newer_format_is_told_as_such_and_blocks_no_other
     lists_are_by_id_state_and_definition_and_paged
     the_oldest_finished_sagas_are_purged_by_number_and_age
-    messages_are_relayed_in_order_by_one_node_at_a_time
+    messages_are_relayed_in_order_and_those_of_one_saga_by_one_node_at_a_time
+    a_relay_that_falls_silent_is_followed_by_another_and_keeps_nothing
+    messages_that_failed_pause_without_holding_those_of_others
     a_message_outlives_its_saga
     text_comes_back_as_it_was
 }
@@ -106,8 +108,7 @@ async fn an_append_has_all_its_records_or_none(bed: &dyn Bed) -> Answer {
     assert!(store.append(&batch(5)).await.is_err());
     let journal = store.load(&id("a")).await?.expect("it is there");
     assert_eq!(journal.records.map(|records| records.len()), Ok(6));
-    let relay = Relay { node: "one".into(), lease: LONG, limit: 9 };
-    assert_eq!(store.outbox(&relay).await?, [message("a", 1, 0)]);
+    assert_eq!(messages(store.outbox(&relay("one", LONG, 9)).await?), [message("a", 1, 0)]);
     Ok(())
 }
 
@@ -484,41 +485,95 @@ async fn the_oldest_finished_sagas_are_purged_by_number_and_age(bed: &dyn Bed) -
     Ok(())
 }
 
-async fn messages_are_relayed_in_order_by_one_node_at_a_time(bed: &dyn Bed) -> Answer {
+fn emitting(saga: &str, sequence: u64, indexes: std::ops::Range<u32>) -> Commit {
+    Commit {
+        outbox: indexes.map(|index| message(saga, sequence, index)).collect(),
+        ..commit(saga, 1, sequence)
+    }
+}
+
+async fn messages_are_relayed_in_order_and_those_of_one_saga_by_one_node_at_a_time(
+    bed: &dyn Bed,
+) -> Answer {
     let (store, other) = (open(bed).await, open(bed).await);
     store.create(&begin("a", LONG)).await?;
     store.create(&begin("b", LONG)).await?;
-    let with = |saga: &str, sequence, indexes: std::ops::Range<u32>| Commit {
-        outbox: indexes.map(|index| message(saga, sequence, index)).collect(),
-        ..commit(saga, 1, sequence)
-    };
     // The later saga commits first, and a tenth message sorts behind the ninth.
-    for commit in [with("b", 1, 0..2), with("a", 1, 0..12), with("b", 2, 0..1)] {
+    for commit in [emitting("b", 1, 0..2), emitting("a", 1, 0..12), emitting("b", 2, 0..1)] {
         store.append(&commit).await?;
     }
-    let relay = |node: &str, lease, limit| Relay { node: node.into(), lease, limit };
-    let one = relay("one", SHORT, 100);
-    let mut first = store.outbox(&one).await?;
-    assert_eq!(first, store.outbox(&one).await?, "the same until they are relayed");
-    first.sort_by(|one, two| one.id.saga.cmp(&two.id.saga));
-    let of_a = (0..12).map(|index| message("a", 1, index));
+    assert_eq!(store.pending().await?.messages, 15);
+    let of_a: Vec<_> = (0..12).map(|index| message("a", 1, index)).collect();
     let of_b = [message("b", 1, 0), message("b", 1, 1), message("b", 2, 0)];
-    assert_eq!(first, of_a.chain(of_b).collect::<Vec<_>>(), "in order within each saga");
-    assert_eq!(store.outbox(&relay("one", SHORT, 2)).await?.len(), 2);
 
-    let nowhere = MessageId { saga: id("x"), sequence: 9, index: 9 };
-    let sent: Vec<_> = first[..12].iter().map(|message| message.id.clone()).collect();
-    store.relayed(&sent).await?;
-    store.relayed(&[nowhere]).await?;
-    assert_eq!(store.outbox(&relay("one", LONG, 100)).await?, first[12..]);
-    assert_eq!(other.outbox(&relay("two", LONG, 100)).await?, [], "one relay at a time");
-    assert_eq!(store.outbox(&one).await?.len(), 3);
-    until("the relay's lease lapses", async || {
-        let found = other.outbox(&relay("two", LONG, 100)).await.expect("it is answered");
-        assert!(found.is_empty() || found == first[12..]);
+    let first = Relay { sagas: 1, ..relay("one", LONG, 10) };
+    assert_eq!(messages(store.outbox(&first).await?), of_a[..10], "in order, and no more of one");
+    let behind = Relay { after: Some(id("b")), ..relay("two", LONG, 10) };
+    assert_eq!(messages(other.outbox(&behind).await?), []);
+    assert_eq!(messages(other.outbox(&relay("two", SHORT, 10)).await?), of_b, "what nobody has");
+    for (store, node) in [(&store, "one"), (&other, "two"), (&store, "three")] {
+        let again = messages(store.outbox(&relay(node, LONG, 10)).await?);
+        assert!(again.is_empty() || again == of_b, "{node} has what another one has");
+    }
+
+    let nowhere = Relayed { sent: vec![MessageId::new(id("x"), 9, 9)], ..relayed("x", "one", &[]) };
+    store.relayed(&[nowhere, relayed("a", "one", &of_a[..10])]).await?;
+    assert_eq!(messages(other.outbox(&relay("two", LONG, 10)).await?), of_a[10..], "the rest");
+    other.relayed(&[relayed("a", "two", &of_a[10..])]).await?;
+    assert_eq!(store.pending().await?.messages, 3);
+    Ok(())
+}
+
+async fn a_relay_that_falls_silent_is_followed_by_another_and_keeps_nothing(
+    bed: &dyn Bed,
+) -> Answer {
+    let (store, other) = (open(bed).await, open(bed).await);
+    store.create(&begin("a", LONG)).await?;
+    store.append(&emitting("a", 1, 0..2)).await?;
+    let both = messages(store.outbox(&relay("one", SHORT, 9)).await?);
+    assert_eq!(both.len(), 2);
+    until("its lease lapses", async || {
+        let found = other.outbox(&relay("two", LONG, 9)).await.expect("it is answered");
+        assert!(found.is_empty() || messages(found.clone()) == both);
         !found.is_empty()
     })
     .await;
+    // It comes back: what it sent is sent, but neither may it free what it lost, nor have it pause.
+    store.relayed(&[relayed("a", "one", &both[..1])]).await?;
+    let failed = Relayed { pause: Some((Duration::ZERO, 7)), ..relayed("a", "one", &[]) };
+    store.relayed(&[failed]).await?;
+    assert_eq!(store.outbox(&relay("three", LONG, 9)).await?, []);
+    other.relayed(&[relayed("a", "two", &[])]).await?;
+    let left = store.outbox(&relay("three", LONG, 9)).await?;
+    assert_eq!((left[0].failures, messages(left)), (0, both[1..].to_vec()));
+    Ok(())
+}
+
+async fn messages_that_failed_pause_without_holding_those_of_others(bed: &dyn Bed) -> Answer {
+    let store = open(bed).await;
+    for saga in ["a", "b"] {
+        store.create(&begin(saga, LONG)).await?;
+        store.append(&emitting(saga, 1, 0..1)).await?;
+    }
+    assert_eq!(store.outbox(&relay("one", LONG, 9)).await?.len(), 2);
+    let failed = Relayed { pause: Some((SHORT, 3)), ..relayed("a", "one", &[]) };
+    store.relayed(&[failed, relayed("b", "one", &[message("b", 1, 0)])]).await?;
+    let pending = store.pending().await?;
+    assert_eq!((pending.messages, pending.failing), (1, 1));
+    store.append(&emitting("a", 2, 0..1)).await?;
+    store.append(&emitting("b", 2, 0..1)).await?;
+    let other = messages(store.outbox(&relay("two", LONG, 9)).await?);
+    assert!(other.contains(&message("b", 2, 0)));
+    until("the pause is over", async || {
+        let found = store.outbox(&relay("two", LONG, 9)).await.expect("it is answered");
+        for bundle in &found {
+            assert_eq!((bundle.saga.as_str(), bundle.failures), ("a", 3));
+        }
+        !found.is_empty()
+    })
+    .await;
+    let oldest = store.pending().await?.oldest.expect("two wait");
+    assert!(oldest >= SHORT, "older than the pause: {oldest:?}");
     Ok(())
 }
 
@@ -528,8 +583,7 @@ async fn a_message_outlives_its_saga(bed: &dyn Bed) -> Answer {
     let last = Commit { outbox: Arc::new([message("a", 1, 0)]), ..end("a", 1, 1) };
     store.append(&last).await?;
     assert_eq!(store.purge(&Retention::newest(0)).await?, 1);
-    let relay = Relay { node: "one".into(), lease: LONG, limit: 9 };
-    assert_eq!(store.outbox(&relay).await?, [message("a", 1, 0)]);
+    assert_eq!(messages(store.outbox(&relay("one", LONG, 9)).await?), [message("a", 1, 0)]);
     Ok(())
 }
 

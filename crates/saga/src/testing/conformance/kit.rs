@@ -6,8 +6,9 @@ use tokio::time::sleep;
 
 use super::Bed;
 use crate::{
-    Begin, Claim, Commit, Event, Hold, Json, Mail, Message, MessageId, Outgoing, Query, Record,
-    Release, SagaId, Shape, State, StepKind, StepShape, Store, StoreError, Wanted,
+    Begin, Bundle, Claim, Commit, Event, Hold, Json, Mail, Message, MessageId, Outgoing, Query,
+    Record, Relay, Relayed, Release, SagaId, Shape, State, StepKind, StepShape, Store, StoreError,
+    Wanted,
 };
 
 /// A lease that does not end during a test, and one that does.
@@ -87,9 +88,25 @@ pub(super) fn mail(saga: &str, key: &str) -> Mail {
 }
 
 pub(super) fn message(saga: &str, sequence: u64, index: u32) -> Outgoing {
-    let (topic, headers) = ("orders".into(), [("a".into(), "b".into())].into());
-    let message = Message { topic, headers, body: json((saga, sequence, index)) };
+    let mut message = Message::new("orders".into(), json((saga, sequence, index)));
+    message.headers = [("a".into(), "b".into())].into();
     Outgoing { id: MessageId { saga: id(saga), sequence, index }, message }
+}
+
+/// For the messages of at most a hundred sagas.
+pub(super) fn relay(node: &str, lease: Duration, messages: usize) -> Relay {
+    Relay { node: node.into(), lease, after: None, sagas: 100, messages }
+}
+
+/// All that came of it.
+pub(super) fn messages(bundles: Vec<Bundle>) -> Vec<Outgoing> {
+    let readable = bundles.into_iter().map(|bundle| bundle.messages);
+    readable.flat_map(|messages| messages.expect("messages of tests can be read")).collect()
+}
+
+pub(super) fn relayed(saga: &str, node: &str, sent: &[Outgoing]) -> Relayed {
+    let sent = sent.iter().map(|message| message.id.clone()).collect();
+    Relayed { saga: id(saga), node: node.into(), sent, pause: None }
 }
 
 pub(super) fn due() -> Wanted {

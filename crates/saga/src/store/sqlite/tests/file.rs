@@ -14,12 +14,12 @@ async fn a_newer_format_is_refused_and_not_touched() {
     let dir = Dir::new();
     drop(dir.open().await);
     dir.closed().await;
-    dir.shell().pragma_update(None, "user_version", 2).unwrap();
+    dir.shell().pragma_update(None, "user_version", 3).unwrap();
     dir.closed().await;
     let before = std::fs::read(dir.file()).unwrap();
     let refused = SqliteStore::open(dir.file()).await.unwrap_err();
-    assert!(matches!(refused, SqliteError::Newer(2)), "{refused:?}");
-    assert_eq!(refused.to_string(), "file is of format 2, this release knows up to 1");
+    assert!(matches!(refused, SqliteError::Newer(3)), "{refused:?}");
+    assert_eq!(refused.to_string(), "file is of format 3, this release knows up to 2");
     dir.closed().await;
     assert!(std::fs::read(dir.file()).unwrap() == before);
 }
@@ -69,8 +69,11 @@ async fn a_file_of_format_1_is_read_and_carried_on() {
     assert_eq!((&*journal.mail[0].key, journal.mail[0].body.get()), ("key", "\"\\u0000\""));
     store.append(&Commit { epoch: 3, ..end("order-1", 2) }).await.unwrap();
     assert_eq!(store.count().await.unwrap(), [(State::Completed, 2)]);
-    let relay = Relay { node: "one".into(), lease: LEASE, limit: 9 };
-    let messages = store.outbox(&relay).await.unwrap();
+    let pending = store.pending().await.unwrap();
+    assert_eq!(pending.messages, 1);
+    assert!(pending.oldest.unwrap() < Duration::from_secs(60), "as old as the update");
+    let relay = Relay { node: "one".into(), lease: LEASE, after: None, sagas: 9, messages: 9 };
+    let messages = store.outbox(&relay).await.unwrap().pop().unwrap().messages.unwrap();
     assert_eq!(messages[0].id.to_string(), "order-1/1/0");
     assert_eq!(&*messages[0].message.topic, "orders");
 }
