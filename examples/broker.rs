@@ -65,7 +65,7 @@ async fn main() -> Result<(), BoxError> {
     println!("\nits dead letter:");
     for letter in letters.list(&mails, None, 10).await? {
         println!(
-            "  {} for {}: {} after {} attempts",
+            "  {} for {}: {}, {} of them",
             letter.message.subject(),
             letter.group,
             letter.reason,
@@ -82,7 +82,10 @@ async fn main() -> Result<(), BoxError> {
     println!("\nthe template is repaired, and the letter redriven, to the group that failed only:");
     repaired.store(true, Relaxed);
     let redriven = letters.redrive_all(&mails).await?.redriven;
-    sleep(Duration::from_millis(50)).await;
+    let under_way = || broker.stats().groups.iter().any(|group| group.ready + group.in_flight > 0);
+    while under_way() {
+        sleep(Duration::from_millis(10)).await;
+    }
     println!("  {redriven} redriven, {} dead letters left", broker.stats().dead_letters);
 
     let left = broker.close(Deadline::after(Duration::from_secs(5))).await;

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use gusset::{broker::Filter, registry::Registry};
+use gusset::{broker::Filter, registry::Registry, saga::State};
 use shop::{notification::POISON_EMAIL, payment::Bank, settings::price_key};
 use tokio::{task::JoinSet, time::Instant};
 
@@ -60,6 +60,40 @@ impl Story {
             "shortened for the story: a silent instance is out after {:?} (30 s), a circuit stays open for {:?} (30 s)",
             self.times.ttl, self.times.open_for,
         ));
+        let kept = if self.ground.data_dir.is_some() {
+            "and survive kill -9"
+        } else {
+            "and end with the process; --data-dir DIR keeps them"
+        };
+        let (broker, orders) = (&self.ground.broker, self.shop.folder());
+        let orders = orders.map_or("memory".to_owned(), |folder| folder.display().to_string());
+        self.terminal.say(format!("messages are in {broker}, orders in {orders}, {kept}"));
+        self.what_was_left_is_ended().await
+    }
+
+    /// What a process that ended in the middle of it had left in the folder.
+    async fn what_was_left_is_ended(&mut self) -> Result<(), Failed> {
+        if self.shop.folder().is_none() {
+            return Ok(());
+        }
+        let under_way = |sagas: Vec<(State, u64)>| -> u64 {
+            let is =
+                |(state, _): &&(State, u64)| matches!(state, State::Running | State::TurningBack);
+            sagas.iter().filter(is).map(|(_, count)| count).sum()
+        };
+        let left = under_way(self.shop.orders.sagas().await?);
+        let before = self.shop.orders.confirmed().len();
+        self.terminal
+            .say(format!("{before} orders stand there already; sagas were under way: {left}"));
+        if before == 0 && left == 0 {
+            return Ok(());
+        }
+        let rests = self.comes_to_rest().await;
+        let done = self.shop.orders.confirmed().len() - before;
+        self.promise(
+            rests,
+            format!("what an earlier process had begun is ended: {done} orders done since, the rest undone"),
+        );
         Ok(())
     }
 
@@ -278,14 +312,20 @@ impl Story {
     async fn a_message_is_poison(&mut self) -> Result<(), Failed> {
         self.terminal.act(7, "a poison message dies, is looked at, and lives again");
         let bobby = self.newcomer(POISON_EMAIL).await?;
+        // An earlier process may have left some in the folder.
+        let before = self.shop.dead_letters().await?;
         let order = bobby.order(&[(self.products[4], 1)], GOOD_CARD).await?;
         let mailer = self.shop.running.iter().find(|one| one.id() == "notification-service-1");
         if let (Some(mailer), Some(id)) = (mailer, order.body["id"].as_str()) {
             self.terminal.try_it(format!("curl -s http://{}/notifications/{id}", mailer.addr()));
         }
         let letters = self.shop.broker.dead_letters();
-        let dead = || self.shop.broker.stats().dead_letters;
-        eventually(Duration::from_secs(10), || dead() > 0).await;
+        let mut died = 0;
+        let waited = Instant::now();
+        while died == 0 && waited.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            died = self.shop.dead_letters().await?.saturating_sub(before);
+        }
         for letter in letters.list(&Filter::all(), None, 3).await? {
             self.terminal.say(format!(
                 "dead letter: {} for group {} after {} attempts: {}",
@@ -295,16 +335,15 @@ impl Story {
                 letter.last_failure.as_ref().map_or("", |failure| failure.error.as_str()),
             ));
         }
-        let died = dead();
         self.terminal.say("someone repairs the mail template and redrives it");
         self.shop.notifications.repair();
         let redriven = letters.redrive_all(&Filter::all()).await?.redriven;
         let id = order.body["id"].as_str().unwrap_or_default().parse()?;
         let mailed = || self.shop.notifications.mails_about(id) > 0;
         let told = eventually(Duration::from_secs(10), mailed).await;
-        let left = dead();
+        let left = self.shop.dead_letters().await?;
         self.promise(
-            (died, redriven, left) == (1, 1, 0) && told,
+            (died, redriven, left) == (1, 1 + before, 0) && told,
             format!("{died} died, {redriven} redriven, {left} left, and the mail went out",),
         );
         self.terminal.pause(self.share(8)).await;

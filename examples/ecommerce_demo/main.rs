@@ -15,7 +15,7 @@ use std::{io::ErrorKind, process::ExitCode, time::Duration};
 use gusset::shutdown::Shutdown;
 use options::{Command, HELP, Options};
 use shop::settings::price_key;
-use story::{Failed, Story};
+use story::{Failed, NoStart, Story};
 use terminal::Terminal;
 use tokio::net::TcpListener;
 
@@ -59,6 +59,10 @@ async fn run(options: &Options) -> ExitCode {
     match story(options, listener).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(error) if error.is::<NoStart>() => {
+            terminal::complain(error);
+            ExitCode::from(NO_START)
+        }
         Err(error) => {
             terminal::complain(format!("the story broke off: {error}"));
             ExitCode::FAILURE

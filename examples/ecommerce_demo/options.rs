@@ -1,7 +1,7 @@
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
 use lexopt::prelude::*;
-use shop::Place;
+use shop::{Carrier, Place};
 
 pub(crate) const HELP: &str = "\
 Tells in a minute what gusset does, with a shop of seven services that talk over real sockets.
@@ -14,6 +14,11 @@ cargo run --release --example ecommerce_demo -- [OPTIONS]
   --seed N         seed of what the customers do [1]
   --registry R     where the services find each other: memory, http (served by
                    this process), http://HOST:PORT or etcd://HOST:PORT [memory]
+  --broker B       what carries their messages: memory, file or nats://HOST:PORT
+                   [memory; file with --data-dir]
+  --data-dir DIR   keep everything that an order depends on there; started again
+                   there, even after kill -9, the shop finishes or undoes what was
+                   under way [nothing is kept]
   --summary FILE   write the figures and the verdict there as JSON
   --headless       no colours, no waiting for a key
   --stay           keep the shop open after the story until Ctrl-C
@@ -30,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) port: u16,
     pub(crate) seed: u64,
     pub(crate) registry: Place,
+    pub(crate) broker: Carrier,
+    pub(crate) data_dir: Option<PathBuf>,
     pub(crate) summary: Option<PathBuf>,
     pub(crate) headless: bool,
     pub(crate) stay: bool,
@@ -61,10 +68,13 @@ impl Command {
             port,
             seed: 1,
             registry: Place::default(),
+            broker: Carrier::default(),
+            data_dir: None,
             summary: None,
             headless: false,
             stay: false,
         };
+        let mut broker = None;
         while let Some(arg) = args.next()? {
             match arg {
                 Long("seconds") => {
@@ -76,7 +86,9 @@ impl Command {
                     options.port = number(args, "--port", 0, u64::from(u16::MAX))? as u16
                 }
                 Long("seed") => options.seed = number(args, "--seed", 0, u64::MAX)?,
-                Long("registry") => options.registry = place(args)?,
+                Long("registry") => options.registry = one_of(args, "--registry")?,
+                Long("broker") => broker = Some(one_of(args, "--broker")?),
+                Long("data-dir") => options.data_dir = Some(args.value()?.into()),
                 Long("summary") => options.summary = Some(args.value()?.into()),
                 Long("headless") => options.headless = true,
                 Long("stay") => options.stay = true,
@@ -84,13 +96,25 @@ impl Command {
                 _ => return Err(arg.unexpected()),
             }
         }
+        options.broker = match (broker, &options.data_dir) {
+            (None, None) => Carrier::Memory,
+            (None, Some(_)) => Carrier::File,
+            (Some(Carrier::Memory), Some(_)) => {
+                let why = "--broker memory would lose the messages about orders that --data-dir keeps; it goes with file or nats://HOST:PORT";
+                return Err(why.into());
+            }
+            (Some(chosen), _) => chosen,
+        };
         Ok(Self::Run(options))
     }
 }
 
-fn place(args: &mut lexopt::Parser) -> Result<Place, lexopt::Error> {
+fn one_of<T: FromStr<Err = String>>(
+    args: &mut lexopt::Parser,
+    name: &str,
+) -> Result<T, lexopt::Error> {
     let value = args.value()?.string()?;
-    value.parse().map_err(|wanted: String| format!("--registry takes {wanted}").into())
+    value.parse().map_err(|wanted| format!("{name} takes {wanted}").into())
 }
 
 fn number(args: &mut lexopt::Parser, name: &str, min: u64, max: u64) -> Result<u64, lexopt::Error> {
@@ -112,13 +136,15 @@ mod tests {
     #[test]
     fn all_options_are_read() {
         let line = "--seconds 20 --rps=7 --port 0 --seed 9 --registry etcd://e:1 \
-                    --summary s.json --headless --stay";
+                    --broker nats://n:4222 --data-dir d --summary s.json --headless --stay";
         let options = Options {
             length: Duration::from_secs(20),
             rps: 7,
             port: 0,
             seed: 9,
             registry: Place::Etcd(vec!["e:1".into()]),
+            broker: Carrier::Nats("nats://n:4222".into()),
+            data_dir: Some("d".into()),
             summary: Some("s.json".into()),
             headless: true,
             stay: true,
@@ -140,6 +166,17 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_has_its_messages_in_files() {
+        let broker = |line| match parse(line) {
+            Ok(Command::Run(options)) => options.broker,
+            _ => Carrier::Nats(String::new()),
+        };
+        assert_eq!(broker(""), Carrier::Memory);
+        assert_eq!(broker("--data-dir d"), Carrier::File);
+        assert_eq!(broker("--broker nats://a:1 --data-dir d"), Carrier::Nats("nats://a:1".into()));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (line, message) in [
             ("--port 70000", "--port takes a whole number from 0 to 65535, not '70000'"),
@@ -148,6 +185,11 @@ mod tests {
             (
                 "--registry zk",
                 "--registry takes memory, http, http://HOST:PORT or etcd://HOST:PORT, not 'zk'",
+            ),
+            ("--broker amqp", "--broker takes memory, file or nats://HOST:PORT, not 'amqp'"),
+            (
+                "--broker memory --data-dir d",
+                "--broker memory would lose the messages about orders that --data-dir keeps; it goes with file or nats://HOST:PORT",
             ),
             ("--colour", "invalid option '--colour'"),
             ("now", "unexpected argument \"now\""),

@@ -90,7 +90,7 @@ impl Shopper {
         Self { http, gateway, books, token: None }
     }
 
-    /// Registers and logs in.
+    /// Registers, unless the address has an account since an earlier process, and logs in.
     pub(crate) async fn open_account(mut self, email: &str) -> Result<Self, String> {
         let password = "correct horse battery";
         let form = json!({ "email": email, "name": email, "password": password });
@@ -98,7 +98,7 @@ impl Shopper {
         let form = json!({ "email": email, "password": password });
         let login = self.send("login", Method::POST, "/api/login", |r| r.json(&form)).await?;
         match (opened.status, login.status, login.body["token"].as_str()) {
-            (201, 200, Some(token)) => {
+            (201 | 409, 200, Some(token)) => {
                 self.token = Some(token.to_owned());
                 Ok(self)
             }

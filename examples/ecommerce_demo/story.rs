@@ -1,8 +1,8 @@
-use std::{collections::BTreeMap, error::Error, time::Duration};
+use std::{error::Error, time::Duration};
 
-use gusset::breaker::State;
+use gusset::{breaker, saga::State};
 use shop::{
-    Shop, Times,
+    Ground, Shop, Times,
     settings::{GIFT_WRAP, price_key},
 };
 use tokio::{
@@ -52,10 +52,9 @@ pub(crate) struct Story {
     pub(crate) load: Option<Load>,
     pub(crate) changes: Option<Changes>,
     pub(crate) restart: Option<RollingRestart>,
-    registry: String,
+    pub(crate) ground: Ground,
     length: Duration,
     began: Instant,
-    stock_at_start: BTreeMap<Uuid, u32>,
     promises: Vec<Promise>,
 }
 
@@ -72,9 +71,20 @@ impl Story {
             open_for: Duration::from_secs(2),
         };
         let gateway = format!("http://{}", listener.local_addr()?);
-        let shop = Shop::open_at(&options.registry, listener, times).await?;
-        let products =
-            CATALOGUE.map(|(name, price_cents)| shop.products.add(name, price_cents, STOCK));
+        let ground = Ground {
+            registry: options.registry.clone(),
+            broker: options.broker.clone(),
+            data_dir: options.data_dir.clone(),
+            times,
+        };
+        let shop = Shop::open(&ground, listener).await.map_err(NoStart)?;
+        // A folder has them from the first time.
+        let known = shop.products.all();
+        let product = |(name, price_cents)| {
+            let found = known.iter().find(|product| product.name == name).cloned();
+            found.unwrap_or_else(|| shop.products.add(name, price_cents, STOCK))
+        };
+        let products = CATALOGUE.map(product);
         // What stands there already is somebody's choice.
         shop.keys.cas(GIFT_WRAP, "off", 0).await?;
         for product in &products {
@@ -82,7 +92,6 @@ impl Story {
             shop.keys.cas(&price_key(&product.sku), price, 0).await?;
         }
         Ok(Self {
-            stock_at_start: products.iter().map(|product| (product.id, product.stock)).collect(),
             products: products.map(|product| product.id).to_vec(),
             terminal,
             shop,
@@ -93,7 +102,7 @@ impl Story {
             load: None,
             changes: None,
             restart: None,
-            registry: options.registry.to_string(),
+            ground,
             length: options.length,
             began: Instant::now(),
             promises: Vec::new(),
@@ -114,9 +123,7 @@ impl Story {
 
     /// A product beside the catalogue, which nobody buys in the background.
     pub(crate) fn stock_up(&mut self, name: &str, stock: u32) -> Uuid {
-        let product = self.shop.products.add(name, 9_900, stock);
-        self.stock_at_start.insert(product.id, stock);
-        product.id
+        self.shop.products.add(name, 9_900, stock).id
     }
 
     pub(crate) fn stock(&self, product: Uuid) -> u32 {
@@ -141,7 +148,7 @@ impl Story {
     pub(crate) fn payments_are_trusted(&self) -> bool {
         let closed = |instance| {
             let circuits = self.shop.circuits_of(instance).into_iter();
-            circuits.map(|circuit| circuit.state() == State::Closed)
+            circuits.map(|circuit| circuit.state() == breaker::State::Closed)
         };
         closed("payment-service-1").zip(closed("payment-service-2")).all(|(one, two)| one || two)
     }
@@ -152,25 +159,56 @@ impl Story {
             load.stop().await;
         }
         // A saga whose customer has gone is carried to its end all the same.
-        let at_rest = eventually(Duration::from_secs(20), || {
-            let payments = self.shop.payments.totals();
-            let kept = payments.captured - payments.refunded;
-            self.shop.is_quiet() && kept == self.shop.orders.confirmed().len() as u64
-        });
-        if !at_rest.await {
+        if !self.comes_to_rest().await {
             self.promise(false, "every message and every saga comes to its end");
         }
+        let waiting = self.shop.orders.sagas().await.map_or(1, |sagas| {
+            let waits = |(state, _): &&(State, u64)| matches!(state, State::Stuck | State::Blocked);
+            sagas.iter().filter(waits).map(|(_, count)| count).sum()
+        });
+        let text = format!("sagas that wait for an operator: {waiting}");
+        self.promises.push(Promise { held: waiting == 0, text });
+        let dead_letters = self.shop.dead_letters().await.ok();
         let promises = std::mem::take(&mut self.promises);
         Summary {
             interrupted,
             seconds: self.began.elapsed().as_secs_f64(),
-            registry: self.registry.clone(),
+            registry: self.ground.registry.to_string(),
+            broker: self.ground.broker.to_string(),
+            data_dir: self.ground.data_dir.clone(),
+            dead_letters,
             changes: self.changes.take(),
             rolling_restart: self.restart.take(),
-            ..Summary::of(&self.shop, &self.books, &self.stock_at_start, promises)
+            ..Summary::of(&self.shop, &self.books, promises)
         }
     }
+
+    /// What is under way ends by itself; whether it did in time.
+    pub(crate) async fn comes_to_rest(&self) -> bool {
+        let resting = async {
+            let mut ticks = interval(Duration::from_millis(50));
+            // What cannot be read at this moment is read at the next.
+            while !self.shop.is_at_rest().await.unwrap_or(false) {
+                ticks.tick().await;
+            }
+        };
+        timeout(Duration::from_secs(30), resting).await.is_ok()
+    }
 }
+
+/// The shop could not be opened.
+#[derive(Debug)]
+pub(crate) struct NoStart(std::io::Error);
+
+impl std::fmt::Display for NoStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let causes = std::iter::successors(Error::source(&self.0), |&cause| cause.source());
+        self.0.fmt(f)?;
+        causes.into_iter().try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+impl Error for NoStart {}
 
 /// Looks 50 times a second whether `condition` has come true; whether it did in time.
 pub(crate) async fn eventually(limit: Duration, condition: impl Fn() -> bool) -> bool {

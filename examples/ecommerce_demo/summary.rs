@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Serialize;
 use shop::{Shop, order::Order, payment::Totals};
@@ -21,12 +21,16 @@ pub(crate) struct Summary {
     pub(crate) seconds: f64,
     /// Where the services found each other.
     pub(crate) registry: String,
+    /// What carried their messages.
+    pub(crate) broker: String,
+    pub(crate) data_dir: Option<PathBuf>,
     pub(crate) requests: Requests,
     pub(crate) orders_confirmed: u64,
     pub(crate) payments: Totals,
     pub(crate) stock: Stock,
     pub(crate) retries: u64,
-    pub(crate) dead_letters: usize,
+    /// `None` if they could not be read.
+    pub(crate) dead_letters: Option<usize>,
     /// `None` if the story did not get so far.
     pub(crate) changes: Option<Changes>,
     pub(crate) rolling_restart: Option<RollingRestart>,
@@ -83,15 +87,10 @@ pub(crate) struct Stock {
 
 impl Summary {
     /// Looks into the stores of all services, after everything has come to rest.
-    pub(crate) fn of(
-        shop: &Shop,
-        books: &Books,
-        at_start: &BTreeMap<Uuid, u32>,
-        mut promises: Vec<Promise>,
-    ) -> Self {
+    pub(crate) fn of(shop: &Shop, books: &Books, mut promises: Vec<Promise>) -> Self {
         let orders = shop.orders.confirmed();
         let payments = shop.payments.totals();
-        let (sold, stock) = sold_and_left(shop, at_start);
+        let (sold, stock) = sold_and_left(shop);
         let requests = Requests {
             sent: books.sent(),
             answered: books.answers("", |_| true),
@@ -154,10 +153,12 @@ impl Summary {
             interrupted: false,
             seconds: 0.0,
             registry: String::new(),
+            broker: String::new(),
+            data_dir: None,
             changes: None,
             rolling_restart: None,
             orders_confirmed: confirmed,
-            dead_letters: shop.broker.stats().dead_letters,
+            dead_letters: None,
             services: services(shop),
             retries: shop.retries(),
             requests,
@@ -204,7 +205,8 @@ fn services(shop: &Shop) -> Vec<Service> {
 
 /// Whether what was sold and what is left add up for every single product, and the sums; the inventory service, which
 /// knows only the events, must agree.
-fn sold_and_left(shop: &Shop, at_start: &BTreeMap<Uuid, u32>) -> (bool, Stock) {
+fn sold_and_left(shop: &Shop) -> (bool, Stock) {
+    let at_start = shop.products.supplied();
     let mut sold: BTreeMap<Uuid, u64> = BTreeMap::new();
     for line in shop.orders.confirmed().iter().flat_map(|order| &order.items) {
         *sold.entry(line.product_id).or_default() += u64::from(line.quantity);

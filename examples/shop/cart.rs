@@ -1,4 +1,4 @@
-//! The cart service: what a user means to buy, for half an hour.
+//! The cart service: what a user means to buy, for half an hour. Carts promise nothing, so they are in memory only and end with the process.
 
 use std::{
     collections::{BTreeMap, HashMap},

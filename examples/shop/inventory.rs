@@ -1,36 +1,52 @@
 //! The inventory service: knows what was sold, from the events alone.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    future::ready,
+    collections::{BTreeMap, HashMap},
+    io,
     sync::{Arc, Mutex},
 };
 
 use axum::{Router, extract::State, routing::get};
 use gusset::{
-    broker::{Broker, Delivery, Error, Subscription},
+    broker::{Broker, Delivery, Error, Policy, Subscription},
     call::BoxError,
     sidecar::Sidecar,
 };
 use tower::service_fn;
 use uuid::Uuid;
 
-use crate::{api::lock, event::OrderCreated};
+use crate::{
+    api::lock,
+    event::{Line, OrderCreated},
+    folder::Folder,
+    kept::{Kept, Row},
+};
+
+/// Its group of consumers.
+pub(crate) const GROUP: &str = "inventory";
+
+/// What it keeps: the lines of each order that was counted.
+const COUNTED: &str = "counted-order";
+
+/// Of its group: the default.
+pub(crate) const fn policy() -> Policy {
+    Policy::new()
+}
 
 /// The service with its store.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    store: Arc<Mutex<Store>>,
-}
-
-#[derive(Debug, Default)]
-struct Store {
-    sold: BTreeMap<Uuid, u64>,
-    /// Orders that were counted: a message may come twice.
-    counted: HashSet<Uuid>,
+    /// The lines of the orders that were counted. A message may come twice.
+    counted: Arc<Mutex<HashMap<Uuid, Vec<Line>>>>,
+    kept: Kept,
 }
 
 impl Inventory {
+    pub(crate) fn restored(folder: &mut Folder) -> io::Result<Self> {
+        let counted = folder.take(COUNTED)?.into_iter().collect();
+        Ok(Self { counted: Arc::new(Mutex::new(counted)), kept: folder.kept.clone() })
+    }
+
     /// Spawns its consumer, in the group `inventory`.
     ///
     /// # Errors
@@ -44,10 +60,10 @@ impl Inventory {
         let (inventory, sidecar) = (self.clone(), sidecar.clone());
         broker
             .subscribe(OrderCreated::SUBJECT)
-            .group("inventory")
+            .group(GROUP)
             .handle(service_fn(move |delivery: Delivery<OrderCreated>| {
-                inventory.count(delivery.body());
-                sidecar.intercept(OrderCreated::SUBJECT, ready(Ok::<_, BoxError>(())))
+                let counted = inventory.clone().count_for_good(delivery.into_body());
+                sidecar.intercept(OrderCreated::SUBJECT, counted)
             }))
             .await
     }
@@ -55,7 +71,17 @@ impl Inventory {
     /// How many of each product were sold.
     #[must_use]
     pub fn sold(&self) -> BTreeMap<Uuid, u64> {
-        lock(&self.store).sold.clone()
+        let mut sold = BTreeMap::new();
+        for line in lock(&self.counted).values().flatten() {
+            *sold.entry(line.product_id).or_default() += u64::from(line.quantity);
+        }
+        sold
+    }
+
+    /// Whether an order was counted.
+    #[must_use]
+    pub fn has_counted(&self, order: Uuid) -> bool {
+        lock(&self.counted).contains_key(&order)
     }
 
     /// Its HTTP interface.
@@ -64,12 +90,15 @@ impl Inventory {
     }
 
     fn count(&self, order: &OrderCreated) {
-        let mut store = lock(&self.store);
-        if store.counted.insert(order.order_id) {
-            for line in &order.lines {
-                *store.sold.entry(line.product_id).or_default() += u64::from(line.quantity);
-            }
+        let mut counted = lock(&self.counted);
+        if counted.insert(order.order_id, order.lines.clone()).is_none() {
+            self.kept.note(|| [Row::new(COUNTED, order.order_id, &order.lines)]);
         }
+    }
+
+    async fn count_for_good(self, order: OrderCreated) -> Result<(), BoxError> {
+        self.count(&order);
+        Ok(self.kept.written().await?)
     }
 }
 

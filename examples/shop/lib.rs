@@ -10,15 +10,20 @@
 //! | [`notification`] | mails what was ordered | consumes `order.created` |
 //! | [`inventory`] | counts what was sold | consumes `order.created` |
 //!
-//! They find each other through a registry of one of four kinds, a [`Place`]. Prices and feature flags are [`settings`] in a key-value store, followed
-//! over HTTP.
+//! They find each other through a registry of one of four kinds, a [`Place`], and tell each other what happened through a broker on one of three
+//! engines, a [`Carrier`]. Prices and feature flags are [`settings`] in a key-value store, followed over HTTP. With a folder
+//! ([`Ground::data_dir`]) everything that an order depends on outlives the process, however it ends.
 
 pub mod api;
+mod carrier;
 pub mod cart;
 pub mod client;
 pub mod event;
+mod folder;
 pub mod front;
 pub mod inventory;
+#[cfg_attr(not(feature = "files"), allow(dead_code, reason = "without files nothing is kept"))]
+mod kept;
 pub mod notification;
 pub mod order;
 pub mod payment;
@@ -32,5 +37,6 @@ mod shop;
 pub mod token;
 pub mod user;
 
+pub use carrier::Carrier;
 pub use place::Place;
-pub use shop::{Shop, Times};
+pub use shop::{Ground, Shop, Times};

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    future::ready,
+    io,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -23,10 +23,23 @@ use uuid::Uuid;
 use crate::{
     api::{Path, lock, not_found},
     event::OrderCreated,
+    folder::Folder,
+    kept::{Kept, Row},
 };
+
+/// Its group of consumers.
+pub(crate) const GROUP: &str = "notification";
+
+/// What it keeps: how many mails went out about each order.
+const MAILS: &str = "mails-about-order";
 
 /// An address that the mail template chokes on, until someone repairs it.
 pub const POISON_EMAIL: &str = "bobby'); drop table mails;--@example.com";
+
+/// Of its group: three attempts, 100 ms and 200 ms apart at most.
+pub(crate) const fn policy() -> Policy {
+    Policy::new().backoff(Duration::from_millis(100), Duration::from_secs(1))
+}
 
 /// The service with its store.
 #[derive(Clone, Debug, Default)]
@@ -39,10 +52,18 @@ struct Shared {
     /// How many mails went out per order.
     mails: Mutex<HashMap<Uuid, u32>>,
     repaired: AtomicBool,
+    kept: Kept,
 }
 
 impl Notifications {
-    /// Spawns its consumer, in the group `notification`: three attempts, 100 ms and 200 ms apart at most.
+    /// The template is not repaired any more: it belongs to the program.
+    pub(crate) fn restored(folder: &mut Folder) -> io::Result<Self> {
+        let mails = Mutex::new(folder.take(MAILS)?.into_iter().collect());
+        let shared = Shared { mails, kept: folder.kept.clone(), ..Shared::default() };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Spawns its consumer, in the group `notification`.
     ///
     /// # Errors
     ///
@@ -53,14 +74,12 @@ impl Notifications {
         sidecar: &Sidecar,
     ) -> Result<Subscription, Error> {
         let (notifications, sidecar) = (self.clone(), sidecar.clone());
-        let policy = Policy::new().backoff(Duration::from_millis(100), Duration::from_secs(1));
         broker
             .subscribe(OrderCreated::SUBJECT)
-            .group("notification")
-            .policy(policy)
+            .group(GROUP)
             .handle(service_fn(move |delivery: Delivery<OrderCreated>| {
-                let sent = notifications.mail(delivery.body());
-                sidecar.intercept(OrderCreated::SUBJECT, ready(sent))
+                let sent = notifications.clone().mail_for_good(delivery.into_body());
+                sidecar.intercept(OrderCreated::SUBJECT, sent)
             }))
             .await
     }
@@ -85,8 +104,17 @@ impl Notifications {
         if order.email == POISON_EMAIL && !self.shared.repaired.load(Relaxed) {
             return Err(format!("template: unexpected quote in {:?}", order.email).into());
         }
-        *lock(&self.shared.mails).entry(order.order_id).or_default() += 1;
+        let mut mails = lock(&self.shared.mails);
+        let about = mails.entry(order.order_id).or_default();
+        *about += 1;
+        self.shared.kept.note(|| [Row::new(MAILS, order.order_id, about)]);
         Ok(())
+    }
+
+    /// Whoever dies between the mail and its note sends it again.
+    async fn mail_for_good(self, order: OrderCreated) -> Result<(), BoxError> {
+        self.mail(&order)?;
+        Ok(self.shared.kept.written().await?)
     }
 }
 

@@ -4,7 +4,8 @@
 //! the stock of every line, take the money, create the order, tell everybody. What fails is undone in reverse.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -19,8 +20,8 @@ use gusset::{
     broker::Broker,
     call::Problem,
     saga::{
-        Definition, DefinitionError, Failure, FailureKind, Finished, MemoryStore, Options,
-        Orchestrator, Recovery, SagaError, SagaId, Store,
+        Definition, DefinitionError, Failure, FailureKind, Finished, Options, Orchestrator,
+        Recovery, SagaError, SagaId, State as SagaState, Store,
     },
 };
 use http::StatusCode;
@@ -31,10 +32,16 @@ use crate::{
     api::{IdempotencyKey, Json, Path, Subject, lock, new_id, not_found, problem},
     client::{CallError, Outbound, Peer},
     event::Line,
+    folder::Folder,
+    kept::{Kept, Row},
     place_order::{Placing, Steps, define},
     product::Product,
     settings::Settings,
 };
+
+/// What it keeps: orders, and what the keys of users stand for.
+pub(crate) const ORDER: &str = "order";
+const QUOTE: &str = "quote";
 
 /// How many different products one order may have.
 const LINES: usize = 10;
@@ -73,6 +80,7 @@ pub enum OrderStatus {
 #[derive(Clone)]
 pub struct Orders {
     store: Arc<Mutex<Ledger>>,
+    kept: Kept,
     journal: Arc<dyn Store>,
 }
 
@@ -82,6 +90,14 @@ pub(crate) struct Ledger {
     /// The order that a user's key stands for, with the total that it was first placed for. A repetition must not ask for the
     /// prices again: they may have changed, and it would be another order.
     quotes: HashMap<(Uuid, String), Placing>,
+}
+
+/// What a key of a user stands for, as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Quote {
+    user: Uuid,
+    key: String,
+    placing: Placing,
 }
 
 #[derive(Deserialize)]
@@ -104,13 +120,26 @@ impl std::fmt::Debug for Orders {
     }
 }
 
-impl Default for Orders {
-    fn default() -> Self {
-        Self { store: Arc::default(), journal: Arc::new(MemoryStore::new()) }
-    }
-}
-
 impl Orders {
+    pub(crate) fn restored(folder: &mut Folder) -> io::Result<Self> {
+        let mut ledger =
+            Ledger { orders: folder.take(ORDER)?.into_iter().collect(), ..Ledger::default() };
+        for (_, Quote { user, key, placing }) in folder.take::<String, Quote>(QUOTE)? {
+            ledger.quotes.insert((user, key), placing);
+        }
+        let (store, journal) = (Arc::new(Mutex::new(ledger)), folder.journal.clone());
+        Ok(Self { store, kept: folder.kept.clone(), journal })
+    }
+
+    /// How many sagas are in each state.
+    ///
+    /// # Errors
+    ///
+    /// If the journal cannot be read.
+    pub async fn sagas(&self) -> io::Result<Vec<(SagaState, u64)>> {
+        self.journal.count().await.map_err(io::Error::other)
+    }
+
     /// Orders that stand.
     #[must_use]
     pub fn confirmed(&self) -> Vec<Order> {
@@ -136,6 +165,7 @@ impl Orders {
             products: outbound.to("product-service"),
             payments: outbound.to("payment-service"),
             store: self.store.clone(),
+            kept: self.kept.clone(),
             broker: broker.clone(),
         });
         let definitions = (1..=LINES).map(|lines| define(&steps, lines));
@@ -149,6 +179,7 @@ impl Orders {
             users: outbound.to("user-service"),
             products: steps.products.clone(),
             store: self.store.clone(),
+            kept: self.kept.clone(),
             definitions: definitions.into(),
             sagas,
             settings,
@@ -167,6 +198,7 @@ struct Desk {
     users: Peer,
     products: Peer,
     store: Arc<Mutex<Ledger>>,
+    kept: Kept,
     definitions: Arc<[Definition<Placing, ()>]>,
     sagas: Orchestrator,
     settings: Settings,
@@ -196,6 +228,7 @@ async fn place(
     Json(new): Json<NewOrder>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], axum::Json<Order>), Problem> {
     check(&new.items)?;
+    desk.kept.ready()?;
     let placing = desk.quote(user, key, new).await?;
     let (id, order) = (placing.order.id, placing.order.clone());
     let definition = &desk.definitions[order.items.len() - 1];
@@ -257,15 +290,31 @@ impl Desk {
             Some(placing) => placing,
             None => {
                 let fresh = self.fresh_quote(user, new).await?;
-                // Of two that come at once the first decides.
-                lock(&self.store).quotes.entry((user, key)).or_insert(fresh).clone()
+                self.quoted(user, key, fresh)
             }
         };
+        // Before the saga begins: a key whose order is under way must not be forgotten.
+        self.kept.written().await?;
         let Placing { order, card, .. } = &placing;
         if (&order.items, card, order.gift_wrap) != (&asked.0, &asked.1, asked.2) {
             return Err(another_order());
         }
         Ok(placing)
+    }
+
+    /// Of two that come at once the first decides.
+    fn quoted(&self, user: Uuid, key: String, fresh: Placing) -> Placing {
+        let mut ledger = lock(&self.store);
+        match ledger.quotes.entry((user, key)) {
+            Entry::Occupied(first) => first.get().clone(),
+            Entry::Vacant(place) => {
+                let key = place.key().1.clone();
+                let quote = Quote { user, key, placing: fresh.clone() };
+                let name = format!("{user}/{}", quote.key);
+                self.kept.note(|| [Row::new(QUOTE, name, &quote)]);
+                place.insert(fresh).clone()
+            }
+        }
     }
 
     async fn fresh_quote(&self, user: Uuid, new: NewOrder) -> Result<Placing, Problem> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, Mutex},
 };
 
@@ -16,7 +17,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::api::{IdempotencyKey, Json, lock, problem};
+use crate::{
+    api::{IdempotencyKey, Json, lock, problem},
+    folder::Folder,
+    kept::{Kept, Row},
+};
+
+/// What it keeps: payments by their keys.
+const PAYMENT: &str = "payment";
 
 /// The card that the bank always declines.
 pub const DECLINED_CARD: &str = "4000000000000002";
@@ -90,6 +98,7 @@ pub struct Totals {
 pub struct Payments {
     store: Arc<Mutex<Store>>,
     bank: watch::Sender<Bank>,
+    kept: Kept,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +107,12 @@ struct Store {
 }
 
 impl Payments {
+    pub(crate) fn restored(folder: &mut Folder) -> io::Result<Self> {
+        let payments = folder.take(PAYMENT)?.into_iter().collect();
+        let store = Arc::new(Mutex::new(Store { payments }));
+        Ok(Self { store, kept: folder.kept.clone(), ..Self::default() })
+    }
+
     /// Changes how the bank behaves.
     pub fn set_bank(&self, bank: Bank) {
         self.bank.send_replace(bank);
@@ -165,6 +180,7 @@ impl Payments {
         }
         let Charge { order_id, amount_cents, .. } = *charge;
         let payment = Payment::Captured { order_id, amount_cents };
+        self.kept.note(|| [Row::new(PAYMENT, &key, &payment)]);
         store.payments.insert(key, payment.clone());
         Ok(payment)
     }
@@ -178,6 +194,7 @@ impl Payments {
             Some(settled) => settled.clone(),
             None => Payment::Void,
         };
+        self.kept.note(|| [Row::new(PAYMENT, &key, &given_back)]);
         store.payments.insert(key, given_back.clone());
         given_back
     }
@@ -194,12 +211,19 @@ async fn charge(
     let key = key.required()?;
     // The sender is in our hands, so this ends when the bank speaks.
     let _ = payments.bank.subscribe().wait_for(|bank| *bank != Bank::Silent).await;
-    let payment = payments.charge(key, &form)?;
-    Ok((StatusCode::CREATED, axum::Json(payment)))
+    payments.kept.ready()?;
+    let payment = payments.charge(key, &form);
+    payments.kept.written().await?;
+    Ok((StatusCode::CREATED, axum::Json(payment?)))
 }
 
-async fn refund(State(payments): State<Payments>, Json(form): Json<Refund>) -> axum::Json<Payment> {
-    axum::Json(payments.refund(form.payment))
+async fn refund(
+    State(payments): State<Payments>,
+    Json(form): Json<Refund>,
+) -> Result<axum::Json<Payment>, Problem> {
+    let payment = payments.refund(form.payment);
+    payments.kept.written().await?;
+    Ok(axum::Json(payment))
 }
 
 async fn totals(State(payments): State<Payments>) -> axum::Json<Totals> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use gusset::{
-    broker::Broker,
+    broker::{Broker, Error, Message, MessageId},
     call::BoxError,
     saga::{Definition, DefinitionError, Effect, Policy, Saga, StepContext, StepError},
 };
@@ -16,7 +16,8 @@ use crate::{
     api::lock,
     client::{CallError, Peer},
     event::{Line, OrderCreated},
-    order::{Ledger, Order, OrderStatus},
+    kept::{Kept, Row},
+    order::{Ledger, ORDER, Order, OrderStatus},
     payment::{Charge, Refund},
     product::{Release, Reserve},
 };
@@ -34,6 +35,7 @@ pub(crate) struct Steps {
     pub(crate) products: Peer,
     pub(crate) payments: Peer,
     pub(crate) store: Arc<Mutex<Ledger>>,
+    pub(crate) kept: Kept,
     pub(crate) broker: Broker,
 }
 
@@ -58,15 +60,17 @@ pub(crate) fn define(
         .run(move |cx, placing| act.clone().charge(cx, placing))
         .undo(move |cx, _, _: Effect<()>| undo.clone().refund(cx));
     let (act, undo) = (steps.clone(), steps.clone());
-    saga.step("create-order")
-        .run(move |_, placing: Placing| std::future::ready(act.create(placing.order)))
-        .undo(move |_, placing: Placing, _: Effect<()>| {
-            std::future::ready(undo.cancel(placing.order))
-        });
+    let created = saga
+        .step("create-order")
+        .run(move |_, placing: Placing| act.clone().write(placing.order))
+        .undo(move |_, placing: Placing, _: Effect<()>| undo.clone().cancel(placing.order));
+    // What was told cannot be untold, so an order that exists is told of until that succeeds.
+    let mut saga = saga.pivot(&created);
     let act = steps.clone();
     saga.step("publish-order-created")
-        .run(move |_, placing| act.clone().publish(placing))
-        .no_undo();
+        .timeout(Duration::from_secs(5))
+        .backoff(Duration::from_millis(50), Duration::from_secs(2))
+        .run(move |_, placing| act.clone().publish(placing));
     saga.finish(())
 }
 
@@ -102,15 +106,17 @@ impl Steps {
         self.payments.post("/payments/refund", &key, &refund).await.map_err(step_error)
     }
 
-    fn create(&self, order: Order) -> Result<(), StepError> {
-        lock(&self.store).orders.insert(order.id, order);
-        Ok(())
+    async fn write(self: Arc<Self>, order: Order) -> Result<(), StepError> {
+        {
+            let mut ledger = lock(&self.store);
+            self.kept.note(|| [Row::new(ORDER, order.id, &order)]);
+            ledger.orders.insert(order.id, order);
+        }
+        self.kept.written().await.map_err(StepError::unknown)
     }
 
-    fn cancel(&self, order: Order) -> Result<(), StepError> {
-        let cancelled = Order { status: OrderStatus::Cancelled, ..order };
-        lock(&self.store).orders.insert(cancelled.id, cancelled);
-        Ok(())
+    async fn cancel(self: Arc<Self>, order: Order) -> Result<(), StepError> {
+        self.write(Order { status: OrderStatus::Cancelled, ..order }).await
     }
 
     async fn publish(self: Arc<Self>, placing: Placing) -> Result<(), StepError> {
@@ -122,8 +128,14 @@ impl Steps {
             lines: order.items,
             total_cents: order.total_cents,
         };
-        let published = self.broker.publish(OrderCreated::SUBJECT, &event).await;
-        published.map(drop).map_err(StepError::transient)
+        // Under an id of its own: an attempt whose answer was lost is not a second message where the engine knows ids.
+        let message = Message::json(OrderCreated::SUBJECT, &event).map_err(StepError::transient)?;
+        let message = message.with_id(MessageId::new(event.order_id));
+        match self.broker.publish_message(message).await {
+            Ok(_) => Ok(()),
+            Err(error @ Error::Engine(_)) => Err(StepError::unknown(error)),
+            Err(error) => Err(StepError::transient(error)),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     sync::{Arc, Mutex},
 };
 
@@ -17,8 +18,15 @@ use uuid::Uuid;
 
 use crate::{
     api::{IdempotencyKey, Json, Path, lock, new_id, not_found, problem},
+    folder::Folder,
+    kept::{Kept, Row},
     settings::{Settings, Values},
 };
+
+/// What it keeps: products, how many there were of each, and reservations by their keys.
+const PRODUCT: &str = "product";
+const SUPPLIED: &str = "supplied";
+const RESERVATION: &str = "reservation";
 
 /// A thing for sale.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,16 +47,20 @@ pub struct Product {
 #[derive(Clone, Debug, Default)]
 pub struct Products {
     store: Arc<Mutex<Store>>,
+    kept: Kept,
 }
 
 #[derive(Debug, Default)]
 struct Store {
     products: BTreeMap<Uuid, Product>,
+    /// How many of each there were before anything was sold.
+    supplied: BTreeMap<Uuid, u32>,
     /// By key, for as long as the store lives: a key that was used never takes effect again.
     reservations: HashMap<String, Reservation>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
 enum Reservation {
     Held {
         product_id: Uuid,
@@ -82,13 +94,32 @@ pub struct Release {
 }
 
 impl Products {
+    pub(crate) fn restored(folder: &mut Folder) -> io::Result<Self> {
+        let store = Store {
+            products: folder.take(PRODUCT)?.into_iter().collect(),
+            supplied: folder.take(SUPPLIED)?.into_iter().collect(),
+            reservations: folder.take(RESERVATION)?.into_iter().collect(),
+        };
+        Ok(Self { store: Arc::new(Mutex::new(store)), kept: folder.kept.clone() })
+    }
+
     /// Adds a product. The price is that of the catalogue; the [settings](crate::settings) may say another.
     #[must_use]
     pub fn add(&self, name: &str, price_cents: u64, stock: u32) -> Product {
         let (name, sku) = (name.to_owned(), sku(name));
         let product = Product { id: new_id(), name, sku, price_cents, stock };
-        lock(&self.store).products.insert(product.id, product.clone());
+        let mut store = lock(&self.store);
+        store.supplied.insert(product.id, stock);
+        store.products.insert(product.id, product.clone());
+        let supplied = Row::new(SUPPLIED, product.id, &stock);
+        self.kept.note(|| [Row::new(PRODUCT, product.id, &product), supplied]);
         product
+    }
+
+    /// How many of each product there were before anything was sold.
+    #[must_use]
+    pub fn supplied(&self) -> BTreeMap<Uuid, u32> {
+        lock(&self.store).supplied.clone()
     }
 
     /// All products, oldest first.
@@ -128,6 +159,8 @@ impl Products {
         };
         product.stock = left;
         let held = Reservation::Held { product_id: id, quantity: wanted.quantity };
+        let rows = || [Row::new(PRODUCT, id, product), Row::new(RESERVATION, &key, &held)];
+        self.kept.note(rows);
         store.reservations.insert(key, held);
         Ok(())
     }
@@ -135,13 +168,16 @@ impl Products {
     /// Takes effect once. A release that comes before its reservation forbids it.
     fn release(&self, key: String) {
         let mut store = lock(&self.store);
+        let released = Row::new(RESERVATION, &key, &Reservation::Released);
+        let mut rows = vec![released];
         if let Some(Reservation::Held { product_id, quantity }) =
             store.reservations.insert(key, Reservation::Released)
+            && let Some(product) = store.products.get_mut(&product_id)
         {
-            if let Some(product) = store.products.get_mut(&product_id) {
-                product.stock += quantity;
-            }
+            product.stock += quantity;
+            rows.push(Row::new(PRODUCT, product_id, product));
         }
+        self.kept.note(|| rows);
     }
 }
 
@@ -193,7 +229,9 @@ async fn create(
     if new.name.trim().is_empty() {
         return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "name: must not be empty"));
     }
+    products.kept.ready()?;
     let product = products.add(&new.name, new.price_cents, new.stock);
+    products.kept.written().await?;
     Ok((StatusCode::CREATED, axum::Json(product)))
 }
 
@@ -205,13 +243,19 @@ async fn reserve(
     if wanted.quantity == 0 {
         return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "quantity: must be at least 1"));
     }
-    products.reserve(key.required()?, &wanted)?;
-    Ok(StatusCode::NO_CONTENT)
+    products.kept.ready()?;
+    let reserved = products.reserve(key.required()?, &wanted);
+    products.kept.written().await?;
+    reserved.map(|()| StatusCode::NO_CONTENT)
 }
 
-async fn release(State(shelf): State<Shelf>, Json(release): Json<Release>) -> StatusCode {
-    shelf.products.release(release.reservation);
-    StatusCode::NO_CONTENT
+async fn release(
+    State(Shelf { products, .. }): State<Shelf>,
+    Json(release): Json<Release>,
+) -> Result<StatusCode, Problem> {
+    products.release(release.reservation);
+    products.kept.written().await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[cfg(test)]

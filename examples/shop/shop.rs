@@ -1,6 +1,7 @@
 use std::{
     future::{Future, ready},
     io,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -8,7 +9,7 @@ use std::{
 use axum::Router;
 use gusset::{
     breaker::{self, Circuit},
-    broker::{Broker, Subscription},
+    broker::{Broker, Filter, Subscription},
     call::{Deadline, TraceId},
     gateway::{Gateway, serve},
     registry::{Registry, RemoteKv, RemotePolicy},
@@ -21,11 +22,14 @@ use tokio::{
 };
 
 use crate::{
-    Place,
+    Carrier, Place,
+    carrier::Events,
     cart::Carts,
+    event::OrderCreated,
+    folder::Folder,
     front,
-    inventory::Inventory,
-    notification::Notifications,
+    inventory::{self, Inventory},
+    notification::{self, Notifications},
     order::Orders,
     payment::Payments,
     place::{Registries, Server},
@@ -57,6 +61,21 @@ impl Default for Times {
     }
 }
 
+/// What a shop stands on.
+#[derive(Clone, Debug, Default)]
+pub struct Ground {
+    /// Where its services find each other.
+    pub registry: Place,
+    /// What carries their events.
+    pub broker: Carrier,
+    /// Where it keeps accounts, stock, reservations, payments, orders, what was counted and mailed, and the journals of the sagas. A shop that is opened
+    /// there again, after whatever end, finishes or undoes what was under way. Made if it is not there. Without, all that is in memory, and ends with the
+    /// process. Needs the feature `files`, and a broker that outlives the process as well.
+    pub data_dir: Option<PathBuf>,
+    /// How patient it is.
+    pub times: Times,
+}
+
 /// The whole shop: its services on sockets of their own, and everything that a test or a story wants to look at.
 #[derive(Debug)]
 pub struct Shop {
@@ -66,6 +85,8 @@ pub struct Shop {
     pub keys: RemoteKv,
     /// Through which the services tell each other what happened.
     pub broker: Broker,
+    events: Events,
+    folder: Folder,
     /// The front door.
     pub gateway: Gateway,
     /// The product service.
@@ -90,21 +111,16 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Opens it with a registry in memory, its gateway on `listener`. Every service is registered when this returns.
+    /// Opens it, its gateway on `listener`. Every service is registered when this returns; sagas that an earlier process left are taken up by then or a few
+    /// seconds later.
     ///
     /// # Errors
     ///
-    /// If there are no more ports or threads to be had.
-    pub async fn open(listener: TcpListener, times: Times) -> io::Result<Self> {
-        Self::open_at(&Place::Memory, listener, times).await
-    }
-
-    /// The same with another registry.
-    ///
-    /// # Errors
-    ///
-    /// The same, and if the registry cannot be.
-    pub async fn open_at(place: &Place, listener: TcpListener, times: Times) -> io::Result<Self> {
+    /// If there are no more ports or threads to be had, an engine cannot be, or the folder is open elsewhere, damaged, or of a newer shop.
+    pub async fn open(ground: &Ground, listener: TcpListener) -> io::Result<Self> {
+        let (place, times) = (&ground.registry, ground.times);
+        let mut folder = Folder::at(ground.data_dir.as_deref()).await?;
+        let events = Events::on(&ground.broker, &mut folder).await?;
         let server = Server::of(place).await?;
         let registries = Registries::at(place, &server.url, times)?;
         let registry = registries.connect()?;
@@ -118,13 +134,15 @@ impl Shop {
         let mut shop = Self {
             registry,
             keys: RemoteKv::new(&server.url, RemotePolicy::default()).map_err(io::Error::other)?,
-            broker: Broker::new(),
+            broker: events.broker.clone(),
+            events,
             gateway,
-            products: Products::default(),
-            payments: Payments::default(),
-            orders: Orders::default(),
-            notifications: Notifications::default(),
-            inventory: Inventory::default(),
+            products: Products::restored(&mut folder)?,
+            payments: Payments::restored(&mut folder)?,
+            orders: Orders::restored(&mut folder)?,
+            notifications: Notifications::restored(&mut folder)?,
+            inventory: Inventory::restored(&mut folder)?,
+            folder,
             running: Vec::new(),
             members: Vec::new(),
             consumers: Vec::new(),
@@ -141,6 +159,13 @@ impl Shop {
     async fn start_services(&mut self, tokens: &Tokens) -> io::Result<()> {
         let (inventory, notification) =
             (Sidecar::new("inventory-service"), Sidecar::new("notification-service"));
+        // What comes while nobody listens waits for them.
+        for (group, policy) in
+            [(inventory::GROUP, inventory::policy()), (notification::GROUP, notification::policy())]
+        {
+            let declared = self.broker.declare(group, OrderCreated::SUBJECT, policy).await;
+            declared.map_err(io::Error::other)?;
+        }
         let subscribed = [
             self.inventory.subscribe(&self.broker, &inventory).await.map_err(io::Error::other)?,
             self.notifications
@@ -152,7 +177,7 @@ impl Shop {
         let consumer = |sidecar| Member { id: "consumer".into(), sidecar, outbound: None };
         self.members.extend([inventory, notification].map(consumer));
 
-        let users = Users::new(tokens.clone());
+        let users = Users::restored(tokens.clone(), &mut self.folder)?;
         self.start(1, "user-service", move |_| ready(users.router())).await?;
         let products = self.products.clone();
         let app = move |given: Supplies| {
@@ -205,6 +230,12 @@ impl Shop {
             None => self.members.push(member),
         }
         Ok(())
+    }
+
+    /// Where everything is kept, if anything is.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.path()
     }
 
     /// Where a setting is read and written, over HTTP.
@@ -275,11 +306,42 @@ impl Shop {
         records
     }
 
-    /// Whether every message that was published is handled or a dead letter.
+    /// Whether the broker holds no message that is yet to be handled, as far as this process knows without asking anybody.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let stats = self.broker.stats();
         stats.groups.iter().all(|group| group.ready + group.in_flight + group.delayed == 0)
+    }
+
+    /// Whether nothing is under way: every saga has ended or waits for an operator, and every order that stands was counted, and its mail went out or is a
+    /// dead letter.
+    ///
+    /// # Errors
+    ///
+    /// If the journal or the dead letters cannot be read.
+    pub async fn is_at_rest(&self) -> io::Result<bool> {
+        use gusset::saga::State::{Running, TurningBack};
+        let sagas = self.orders.sagas().await?;
+        let under_way =
+            |(state, count): &(_, u64)| matches!(state, Running | TurningBack) && *count > 0;
+        if !self.is_quiet() || sagas.iter().any(under_way) {
+            return Ok(false);
+        }
+        let confirmed = self.orders.confirmed();
+        let unmailed =
+            confirmed.iter().filter(|order| self.notifications.mails_about(order.id) == 0);
+        let (unmailed, dead) = (unmailed.count(), self.dead_letters().await?);
+        Ok(unmailed <= dead && confirmed.iter().all(|order| self.inventory.has_counted(order.id)))
+    }
+
+    /// How many messages were given up.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    pub async fn dead_letters(&self) -> io::Result<usize> {
+        let listed = self.broker.dead_letters().list(&Filter::all(), None, 1_000).await;
+        listed.map(|letters| letters.len()).map_err(io::Error::other)
     }
 
     /// Closes it: first the front door, then the services, then the broker; each finishes what is under way.
@@ -303,8 +365,9 @@ impl Shop {
             }
         }
         let left = self.broker.close(Deadline::after(Duration::from_secs(5))).await;
-        drop(self.consumers);
+        drop((self.consumers, self.broker, self.events));
         result = self.server.close().await.and(result);
+        drop(self.folder);
         if !left.is_empty() {
             return Err(io::Error::other(format!("{} messages were not handled", left.messages())));
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, LazyLock, Mutex},
 };
 
@@ -20,8 +21,13 @@ use uuid::Uuid;
 
 use crate::{
     api::{Json, Path, Subject, lock, new_id, not_found, problem},
+    folder::Folder,
+    kept::{Kept, Row},
     token::Tokens,
 };
+
+/// What it keeps: accounts.
+const ACCOUNT: &str = "account";
 
 /// An account as others see it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,6 +47,7 @@ pub struct User {
 pub struct Users {
     store: Arc<Mutex<Store>>,
     tokens: Tokens,
+    kept: Kept,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +56,7 @@ struct Store {
     by_email: HashMap<String, Uuid>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Account {
     user: User,
     password: String,
@@ -69,10 +76,12 @@ struct Login {
 }
 
 impl Users {
-    /// No accounts yet; logins are answered with `tokens`.
-    #[must_use]
-    pub fn new(tokens: Tokens) -> Self {
-        Self { store: Arc::default(), tokens }
+    /// Logins are answered with `tokens`.
+    pub(crate) fn restored(tokens: Tokens, folder: &mut Folder) -> io::Result<Self> {
+        let accounts: HashMap<Uuid, Account> = folder.take(ACCOUNT)?.into_iter().collect();
+        let addresses = accounts.iter().map(|(id, account)| (account.user.email.clone(), *id));
+        let store = Store { by_email: addresses.collect(), accounts };
+        Ok(Self { store: Arc::new(Mutex::new(store)), tokens, kept: folder.kept.clone() })
     }
 
     /// Its HTTP interface.
@@ -97,7 +106,9 @@ impl Users {
         }
         let user = User { id: new_id(), email, name, active: true };
         store.by_email.insert(user.email.clone(), user.id);
-        store.accounts.insert(user.id, Account { user: user.clone(), password });
+        let account = Account { user: user.clone(), password };
+        self.kept.note(|| [Row::new(ACCOUNT, user.id, &account)]);
+        store.accounts.insert(user.id, account);
         Ok(user)
     }
 
@@ -130,8 +141,10 @@ async fn register(
         return unprocessable("password: at least 8 characters".into());
     }
     let password = blocking(move || hash(&form.password)).await?;
-    let user = users.open(form.email, form.name, password)?;
-    Ok((StatusCode::CREATED, axum::Json(user)))
+    users.kept.ready()?;
+    let user = users.open(form.email, form.name, password);
+    users.kept.written().await?;
+    Ok((StatusCode::CREATED, axum::Json(user?)))
 }
 
 /// A user sees only the own account; services of the shop, which come without a subject, see all.

@@ -8,7 +8,7 @@ use gusset::broker::Filter;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use shop::{
-    Place, Shop, Times,
+    Ground, Place, Shop, Times,
     notification::POISON_EMAIL,
     payment::{Bank, DECLINED_CARD},
     settings::{GIFT_WRAP, price_key},
@@ -36,7 +36,8 @@ async fn open_at(place: &Place) -> (Shop, SocketAddr) {
         sweep: Duration::from_millis(250),
         open_for: Duration::from_secs(1),
     };
-    (Shop::open_at(place, listener, times).await.unwrap(), gateway)
+    let ground = Ground { registry: place.clone(), times, ..Ground::default() };
+    (Shop::open(&ground, listener).await.unwrap(), gateway)
 }
 
 impl Visitor {
@@ -404,7 +405,7 @@ async fn rolling_restart(place: &Place) {
             while running.load(std::sync::atomic::Ordering::SeqCst) {
                 // A read through the gateway, and an order, for which two services call the one that is restarted. Their quotas are
                 // of 600 and 100 a minute.
-                if done % 10 == 0 {
+                if done.is_multiple_of(10) {
                     let (status, answer) = customer.order(lamp.id, 1, CARD).await;
                     assert!(matches!(status.as_u16(), 201 | 429), "{status} {answer}");
                 } else {

@@ -1,0 +1,154 @@
+//! What carries the events of a shop.
+
+use std::{fmt, io, path::PathBuf, str::FromStr};
+
+use gusset::broker::Broker;
+
+use crate::folder::Folder;
+
+/// The engine of a shop's broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Carrier {
+    /// In this process, lost with it.
+    #[default]
+    Memory,
+    /// Files in the shop's folder, or in a temporary one that goes with the shop. Needs the feature `files`.
+    File,
+    /// A NATS JetStream server at this address, `nats://host:port`. Needs the feature `nats`. A shop without a folder begins there with nothing, so
+    /// there is one of that kind at a time on a server.
+    Nats(String),
+}
+
+impl FromStr for Carrier {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_address = |text: &str| {
+            let parts = text.rsplit_once(':');
+            parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        match text.split_once("://") {
+            None if text == "memory" => Ok(Self::Memory),
+            None if text == "file" => Ok(Self::File),
+            Some(("nats", address)) if is_address(address) => Ok(Self::Nats(text.to_owned())),
+            _ => Err(format!("memory, file or nats://HOST:PORT, not '{text}'")),
+        }
+    }
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory"),
+            Self::File => f.write_str("file"),
+            Self::Nats(url) => f.write_str(url),
+        }
+    }
+}
+
+/// The broker, and the folder that goes with it if that is a temporary one.
+#[derive(Debug)]
+pub(crate) struct Events {
+    pub(crate) broker: Broker,
+    scratch: Option<PathBuf>,
+}
+
+impl Events {
+    pub(crate) async fn on(carrier: &Carrier, folder: &mut Folder) -> io::Result<Self> {
+        match carrier {
+            Carrier::Memory if folder.path().is_some() => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "events in memory would be lost while the rest of the folder is kept: let them be carried by file or nats",
+            )),
+            Carrier::Memory => Ok(Self { broker: Broker::new(), scratch: None }),
+            Carrier::File => Self::in_files(folder).await,
+            Carrier::Nats(url) => Self::over_nats(url, folder).await,
+        }
+    }
+
+    #[cfg(feature = "files")]
+    async fn in_files(folder: &Folder) -> io::Result<Self> {
+        use gusset::broker::{FileEngine, FileOptions};
+        let scratch = || std::env::temp_dir().join(format!("gusset-shop-{}", crate::api::new_id()));
+        let (path, scratch) = match folder.path() {
+            Some(folder) => (folder.join("events"), None),
+            None => {
+                let scratch = scratch();
+                (scratch.clone(), Some(scratch))
+            }
+        };
+        let open = move || FileEngine::open(&path, FileOptions::new());
+        let engine = tokio::task::spawn_blocking(open).await.map_err(io::Error::other)?;
+        Ok(Self { broker: Broker::on(engine.map_err(io::Error::other)?), scratch })
+    }
+
+    #[cfg(not(feature = "files"))]
+    async fn in_files(_: &Folder) -> io::Result<Self> {
+        let how = "events in files need the feature files, which is on by default";
+        Err(io::Error::new(io::ErrorKind::Unsupported, how))
+    }
+
+    #[cfg(feature = "nats")]
+    async fn over_nats(url: &str, folder: &mut Folder) -> io::Result<Self> {
+        use std::time::Duration;
+
+        use gusset::broker::{Error, Filter, Limits, NatsEngine, NatsOptions};
+
+        use crate::{inventory, kept::Row, notification};
+
+        let known = folder.take::<String, String>("namespace")?.pop();
+        let namespace = match (folder.path(), known) {
+            (None, _) => "shop".to_owned(),
+            (Some(_), Some((_, namespace))) => namespace,
+            (Some(_), None) => {
+                let namespace = format!("shop-{:08x}", rand::random::<u32>());
+                folder.kept.note(|| [Row::new("namespace", "nats", &namespace)]);
+                folder.kept.written().await.map_err(io::Error::other)?;
+                namespace
+            }
+        };
+        // Servers set aside what a stream may grow to. What a killed shop was at work on comes back soon.
+        let options = NatsOptions::new(url).namespace(namespace);
+        let options = options.max_bytes(64 << 20).ack_wait(Duration::from_secs(2));
+        let engine = NatsEngine::connect(options, Limits::new()).await.map_err(io::Error::other)?;
+        let broker = Broker::on(engine);
+        if folder.path().is_none() {
+            // What an earlier shop left is about orders that are gone.
+            for group in [inventory::GROUP, notification::GROUP] {
+                match broker.remove(group).await {
+                    Ok(_) | Err(Error::NoSuchGroup(_)) => {}
+                    Err(error) => return Err(io::Error::other(error)),
+                }
+            }
+            broker.dead_letters().purge(&Filter::all()).await.map_err(io::Error::other)?;
+        }
+        Ok(Self { broker, scratch: None })
+    }
+
+    #[cfg(not(feature = "nats"))]
+    async fn over_nats(_: &str, _: &mut Folder) -> io::Result<Self> {
+        let how = "events on NATS need --features nats before the name of the example";
+        Err(io::Error::new(io::ErrorKind::Unsupported, how))
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let _ = self.scratch.take().map(std::fs::remove_dir_all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn carriers_are_read_as_they_are_written() {
+        for text in ["memory", "file", "nats://127.0.0.1:4222"] {
+            assert_eq!(text.parse::<Carrier>().map(|carrier| carrier.to_string()), Ok(text.into()));
+        }
+        for text in ["", "nats", "nats://", "nats://host", "file://x", "http://a:1"] {
+            assert!(text.parse::<Carrier>().unwrap_err().contains(text), "{text}");
+        }
+    }
+}
