@@ -12,9 +12,14 @@ use crate::{
 ///
 /// # Memory
 ///
-/// In memory, at most [`Limits::dead_letters`](crate::Limits::dead_letters) records of together
-/// [`Limits::dead_letter_bytes`](crate::Limits::dead_letter_bytes); the newest one is kept whatever its
-/// size. At the bound the oldest make room, counted as [`Stats::dead_letters_dropped`](crate::Stats::dead_letters_dropped).
+/// At most [`Limits::dead_letters`](crate::Limits::dead_letters) records of together
+/// [`Limits::dead_letter_bytes`](crate::Limits::dead_letter_bytes). At the bound the oldest make room, or the next is refused and its message stays
+/// in its group, by [`WhenLettersFull`](crate::WhenLettersFull).
+///
+/// # Pages
+///
+/// Ids grow and are never given twice, so who pages by the last id sees nothing twice, and everything that was there throughout, whatever is buried, redriven or
+/// purged meanwhile.
 #[derive(Clone, Debug)]
 pub struct DeadLetters(Arc<dyn Engine>);
 

@@ -76,6 +76,9 @@ pub enum Error {
     /// The engine failed, as when its server cannot be reached or its disk is full. Whether it took the message is not known.
     #[error("the engine failed")]
     Engine(#[source] BoxError),
+    /// There is no room for another dead letter, by [`WhenLettersFull::Refuse`](crate::WhenLettersFull::Refuse); the message stays in its group, or was not published.
+    #[error("no room for another dead letter")]
+    LettersFull(#[source] Overloaded),
     /// No dead letter with this id, or no longer.
     #[error("no such dead letter")]
     NoSuchDeadLetter,

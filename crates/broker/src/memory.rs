@@ -1,5 +1,6 @@
 //! The engine in memory.
 
+mod burial;
 mod group;
 mod lanes;
 mod ledger;
@@ -121,6 +122,7 @@ impl Shared {
             dead_letters: dead.len(),
             dead_letter_bytes: dead.bytes,
             dead_letters_dropped: dead.dropped,
+            dead_letters_refused: dead.refused,
             groups,
         }
     }

@@ -445,6 +445,7 @@ impl Known {
             expired: counts.expired.load(Relaxed),
             overdue: counts.overdue.load(Relaxed),
             bytes: 0,
+            oldest: None,
             waiting: 0,
             published: 0,
             redriven: counts.redriven.load(Relaxed),

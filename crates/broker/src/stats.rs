@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::Pattern;
 
@@ -23,6 +23,8 @@ pub struct Stats {
     pub dead_letter_bytes: usize,
     /// Dead letters that had to make room for younger ones.
     pub dead_letters_dropped: u64,
+    /// Messages that were to become dead letters and stayed in their groups, or were not published, since there was no room; each time they were to.
+    pub dead_letters_refused: u64,
     /// The groups in the order in which they were made.
     pub groups: Vec<GroupStats>,
 }
@@ -48,6 +50,9 @@ pub struct GroupStats {
     pub in_lanes: usize,
     /// Bytes of all these.
     pub bytes: usize,
+    /// How long ago the message that is next in line could have been delivered for the first time: since it was published, or since its delay was over. None if nothing is
+    /// ready, or the engine does not know. By the wall clock.
+    pub oldest: Option<Duration>,
     /// Publishers that wait for room.
     pub waiting: usize,
     /// Messages that came in.
@@ -72,4 +77,12 @@ pub struct GroupStats {
     pub returned: u64,
     /// Publishes that this group refused for want of room.
     pub refused: u64,
+}
+
+impl GroupStats {
+    /// Messages that no handler has yet: ready, delayed, or behind an earlier one of their key.
+    #[must_use]
+    pub const fn lag(&self) -> usize {
+        self.ready + self.delayed + self.in_lanes
+    }
 }

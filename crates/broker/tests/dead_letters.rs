@@ -7,13 +7,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use common::{Log, fail, listen, secs, settle, stats};
 use gusset_broker::{
-    Broker, DeadLetterId, Delivery, Error, FailureKind, Filter, Limits, Message, Pattern, Policy,
-    Reason, Redriven, WhenFull,
+    Broker, DeadLetterId, Delivery, Error, FailureKind, Filter, Limits, Message, OrderBy, Pattern,
+    Policy, Reason, Redriven, Reply, WhenFull, WhenLettersFull,
 };
 use tower::service_fn;
 
@@ -164,4 +164,125 @@ async fn a_letter_stays_where_its_group_cannot_take_it() {
     broker.remove("g").await.unwrap();
     assert!(matches!(dead.redrive(id).await, Err(Error::NoSuchGroup(_))));
     assert_eq!(dead.get(id).await.unwrap().unwrap().id, id);
+}
+
+/// Room for one letter, and no more is taken.
+fn refusing() -> Limits {
+    Limits::new().dead_letters(1).when_letters_full(WhenLettersFull::Refuse)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_cannot_be_buried_stays_in_its_group_until_it_can() {
+    let broker = Broker::with_limits(refusing());
+    let policy = Policy::new().max_attempts(2);
+    let (_guard, attempts) = fail(&broker, "g", policy).await;
+    for n in 0..3 {
+        broker.publish("tick", &n).await.unwrap();
+    }
+    secs(600).await;
+    let held = stats(&broker, "g");
+    assert_eq!((held.dead, held.delayed + held.in_flight + held.ready), (1, 2), "none is lost");
+    assert_eq!(attempts.len(), 6, "and none handled oftener than it may be");
+    let all = broker.stats();
+    assert!((1, 0) == (all.dead_letters, all.dead_letters_dropped) && all.dead_letters_refused > 9);
+
+    let (dead, mut buried) = (broker.dead_letters(), Vec::new());
+    for _ in 0..3 {
+        let letter = dead.list(&Filter::all(), None, 9).await.unwrap()[0].clone();
+        assert_eq!(letter.reason, Reason::Exhausted);
+        assert_eq!(letter.first_failure.as_ref().unwrap().attempt, 1);
+        assert_eq!(letter.last_failure.as_ref().unwrap().attempt, 2);
+        buried.push(letter.message.payload().clone());
+        dead.purge(&Filter::all()).await.unwrap();
+        secs(60).await;
+    }
+    buried.sort();
+    assert_eq!(buried, ["0", "1", "2"]);
+    assert_eq!((stats(&broker, "g").dead, attempts.len()), (3, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_rejected_or_expired_is_not_lost_either_where_there_is_no_room() {
+    let broker = Broker::with_limits(refusing());
+    broker.declare("g", ">", Policy::new()).await.unwrap();
+    for ttl in [None, None, Some(Duration::from_secs(1))] {
+        let message = Message::json("tick", &1).unwrap();
+        let message = match ttl {
+            Some(ttl) => message.with_ttl(ttl),
+            None => message,
+        };
+        broker.publish_message(message).await.unwrap();
+    }
+    secs(2).await;
+    let reject = service_fn(|_: Delivery<u32>| async { Ok::<_, Error>(Reply::reject("no use")) });
+    let _guard = broker.subscribe(">").group("g").handle(reject).await.unwrap();
+    secs(600).await;
+    assert_eq!(stats(&broker, "g").dead, 1);
+    let (dead, mut reasons) = (broker.dead_letters(), Vec::new());
+    for _ in 0..3 {
+        reasons.push(dead.list(&Filter::all(), None, 9).await.unwrap()[0].reason.clone());
+        dead.purge(&Filter::all()).await.unwrap();
+        secs(60).await;
+    }
+    let rejected = Reason::Rejected("no use".into());
+    assert_eq!(reasons.iter().filter(|reason| **reason == rejected).count(), 2);
+    assert!(reasons.contains(&Reason::Expired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_first_cannot_be_buried_keeps_its_order() {
+    let broker = Broker::with_limits(refusing());
+    let seen = Log::default();
+    let noted = seen.clone();
+    let handler = service_fn(move |delivery: Delivery<u32>| {
+        noted.note(*delivery.body());
+        let bad = *delivery.body() < 2;
+        async move { if bad { Err("bad") } else { Ok(()) } }
+    });
+    let subscribe = broker.subscribe(">").group("g").policy(Policy::new().max_attempts(1));
+    let subscribe = subscribe.ordered_by(OrderBy::header("key"));
+    let _guard = subscribe.handle(handler).await.unwrap();
+    for n in 0..3 {
+        let message = Message::json("tick", &n).unwrap().with_header("key", "k");
+        broker.publish_message(message).await.unwrap();
+    }
+    secs(60).await;
+    assert_eq!(seen.all(), [0, 1], "the third waits behind what is not settled");
+    broker.dead_letters().purge(&Filter::all()).await.unwrap();
+    secs(60).await;
+    assert_eq!(seen.all(), [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_miss_nothing_that_was_there_throughout_and_repeat_nothing_while_others_change_them()
+{
+    let broker = Broker::with_limits(Limits::new().dead_letters(60));
+    let (_guard, _) = fail(&broker, "g", Policy::new().max_attempts(1)).await;
+    for n in 0..50 {
+        broker.publish("tick", &n).await.unwrap();
+        settle().await;
+    }
+    let dead = broker.dead_letters();
+    let (mut seen, mut gone, mut after) = (Vec::new(), Vec::new(), None);
+    loop {
+        let page = dead.list(&Filter::all(), after, 7).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        seen.extend(page.iter().map(|letter| letter.id.get()));
+        // One of this page and one of the next go back and die again, and the oldest make room.
+        for id in [last.id, DeadLetterId::new(last.id.get() + 3)] {
+            if dead.redrive(id).await.is_ok() {
+                gone.push(id.get());
+            }
+        }
+        if seen.len() < 100 {
+            for _ in 0..2 {
+                broker.publish("tick", &99).await.unwrap();
+            }
+        }
+        settle().await;
+    }
+    assert!(seen.is_sorted_by(|a, b| a < b), "none twice: {seen:?}");
+    let missed: Vec<u64> = (1..=50).filter(|id| !seen.contains(id)).collect();
+    assert!(missed.iter().all(|id| gone.contains(id)), "{missed:?} {gone:?}");
 }

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use common::{Log, listen, millis, secs, settle, stats};
 use gusset_broker::{
     Broker, CloudEvent, Decode, Delivery, Encode, Error, Filter, Headers, Limits, MemoryEngine,
-    Message, OrderBy, Pattern, Policy, Priority, Reason, Reply, Retention, Start, Subscription,
-    WhenExpired, WhenUnheard,
+    Message, MessageId, OrderBy, Pattern, Policy, Priority, Reason, Reply, Retention, Start,
+    Subscription, WhenExpired, WhenLettersFull, WhenUnheard,
 };
-use gusset_call::{BoxError, Context, Deadline};
+use gusset_call::{BoxError, Context, Deadline, refusal_in};
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep};
 use tower::service_fn;
@@ -177,6 +177,35 @@ async fn what_no_group_wants_may_be_buried_and_published_again() {
     dead.redrive(letter.id).await.unwrap();
     settle().await;
     assert_eq!((seen.all(), broker.stats().dead_letters), (vec![1], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_group_wants_and_cannot_be_buried_is_refused_and_not_known_when_it_comes_again() {
+    let limits = Limits::new().dead_letters(1).when_letters_full(WhenLettersFull::Refuse);
+    let broker = Broker::on(MemoryEngine::new(limits, None, WhenUnheard::Bury));
+    broker.publish("tick", &1).await.unwrap();
+    let known = json("tick", 2).with_id(MessageId::named("two"));
+    for message in [json("tick", 3), known.clone()] {
+        let refused = broker.publish_message(message).await.unwrap_err();
+        assert!(matches!(refused, Error::LettersFull(_)));
+        assert_eq!(refusal_in(&refused).unwrap().status(), 503);
+    }
+    assert_eq!((broker.stats().dead_letters_refused, broker.stats().unroutable), (2, 1));
+    broker.dead_letters().purge(&Filter::all()).await.unwrap();
+    assert!(!broker.publish_message(known.clone()).await.unwrap().duplicate);
+    assert!(broker.publish_message(known).await.unwrap().duplicate);
+    assert_eq!(broker.stats().dead_letters, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_group_wants_may_be_kept_for_one_that_comes() {
+    let kept = Retention::new(Pattern::new("keep.tick").unwrap());
+    let broker = Broker::on(MemoryEngine::new(Limits::new(), Some(kept), WhenUnheard::Bury));
+    broker.publish("keep.tick", &1).await.unwrap();
+    assert_eq!((broker.stats().retained, broker.stats().dead_letters), (1, 0));
+    let (_guard, seen) = collect(&broker, Start::First).await;
+    settle().await;
+    assert_eq!(seen.all(), [1]);
 }
 
 #[tokio::test(start_paused = true)]

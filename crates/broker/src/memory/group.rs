@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     Error, GroupStats, Message, OrderBy, Pattern, Policy, WhenFull, engine::GroupInfo, judge,
+    message::wall_clock,
 };
 
 /// One group: its queue, those who wait to put in, and those who wait to take out.
@@ -290,6 +291,7 @@ impl Group {
     }
 
     pub(crate) fn stats(&self) -> GroupStats {
+        let now = wall_clock();
         let state = self.lock();
         let (queue, counts) = (&state.queue, state.queue.counts);
         GroupStats {
@@ -301,6 +303,7 @@ impl Group {
             delayed: queue.delayed(),
             in_lanes: queue.in_lanes(),
             bytes: queue.bytes(),
+            oldest: queue.oldest_ready().map(|at| now.duration_since(at).unwrap_or_default()),
             waiting: state.turnstile.len(),
             published: counts.published,
             redriven: counts.redriven,

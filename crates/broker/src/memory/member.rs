@@ -20,7 +20,6 @@ use tokio::{
 
 use super::{
     group::Group,
-    morgue::Remains,
     queue::{Entry, Token},
     scribe::Event,
     shared::{Shared, bury_unhandled},
@@ -203,21 +202,8 @@ impl Keeper for Group {
                     known
                 })
             }
-            Verdict::Bury { reason, failure, .. } => {
-                let remains = self.locked(|state| {
-                    // It must not come back while its record is written.
-                    state.queue.hold(token);
-                    let entry = state.queue.lent(token)?;
-                    if let Some(failure) = failure {
-                        entry.note(failure);
-                    }
-                    Some(Remains::of(entry))
-                });
-                // The record is written before the message leaves the group, so that it is always in one of them.
-                remains.is_some_and(|remains| {
-                    self.morgue.insert(&self.info.name, self.info.id, remains, reason);
-                    self.locked(|state| state.queue.bury(token)).is_some()
-                })
+            Verdict::Bury { reason, failure, otherwise } => {
+                return Settling::Done(self.bury(token, reason, failure, otherwise));
             }
             Verdict::Expire => self.locked(|state| self.gone(state.queue.expire(token))).is_some(),
             Verdict::GiveBack => {

@@ -5,13 +5,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use gusset_call::Overloaded;
+
 use super::{
     queue::{Entry, History},
     scribe::{Event, Scribe},
     shared::Shared,
 };
 use crate::{
-    DeadLetter, DeadLetterId, Error, Filter, Limits, Message, Reason,
+    DeadLetter, DeadLetterId, Error, Filter, Limits, Message, Reason, WhenLettersFull,
     engine::{BoxFuture, DeadLetterStore},
 };
 
@@ -114,6 +116,7 @@ pub(crate) struct State {
     letters: BTreeMap<u64, Arc<DeadLetter>>,
     pub(crate) bytes: usize,
     pub(crate) dropped: u64,
+    pub(crate) refused: u64,
     last: u64,
 }
 
@@ -147,8 +150,18 @@ impl Morgue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest is kept whatever its size.
-    pub(crate) fn insert(&self, group: &Arc<str>, id: u64, remains: Remains, reason: Reason) {
+    /// The newest is kept whatever its size, unless it is to be refused. Calls no foreign code; what it returns does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LettersFull`]. Nothing has changed then.
+    pub(crate) fn insert(
+        &self,
+        group: &Arc<str>,
+        id: u64,
+        remains: Remains,
+        reason: Reason,
+    ) -> Result<Buried, Error> {
         let serial = remains.serial;
         let last_failure = remains.history.as_ref().map(|history| history.last().clone());
         let first_failure = remains.history.map(|history| history.first);
@@ -163,15 +176,21 @@ impl Morgue {
             died_at: crate::message::wall_clock(),
             redrives: remains.redrives,
         };
-        letter.announce();
         let mut evicted = Vec::new();
         let mut state = self.lock();
+        if self.limits.when_letters_full == WhenLettersFull::Refuse
+            && self.is_full_for(&state, &letter)
+        {
+            state.refused += 1;
+            drop(state);
+            return Err(Error::LettersFull(Overloaded::new("the store of dead letters")));
+        }
         state.last += 1;
         letter.id = DeadLetterId::new(state.last);
         state.bytes += letter.size();
         let letter = Arc::new(letter);
         self.note(Event::Died { group: id, serial, letter: letter.clone() });
-        state.letters.insert(letter.id.get(), letter);
+        state.letters.insert(letter.id.get(), letter.clone());
         while state.letters.len() > 1 && self.is_over(&state) {
             let Some((_, oldest)) = state.letters.pop_first() else { break };
             state.bytes -= oldest.size();
@@ -180,18 +199,39 @@ impl Morgue {
             evicted.push(oldest);
         }
         drop(state);
-        for letter in evicted {
+        Ok(Buried { letter, evicted })
+    }
+
+    fn is_full_for(&self, state: &State, letter: &DeadLetter) -> bool {
+        let bytes = state.bytes.saturating_add(letter.size());
+        !state.letters.is_empty()
+            && (state.letters.len() >= self.limits.dead_letters
+                || bytes > self.limits.dead_letter_bytes)
+    }
+
+    fn is_over(&self, state: &State) -> bool {
+        state.letters.len() > self.limits.dead_letters
+            || state.bytes > self.limits.dead_letter_bytes
+    }
+}
+
+/// What is to be told of a burial, outside of any lock.
+#[must_use = "nobody hears of it until this is announced"]
+pub(crate) struct Buried {
+    letter: Arc<DeadLetter>,
+    evicted: Vec<Arc<DeadLetter>>,
+}
+
+impl Buried {
+    pub(crate) fn announce(self) {
+        self.letter.announce();
+        for letter in self.evicted {
             tracing::warn!(
                 group = &*letter.group,
                 id = %letter.message.id(),
                 "oldest dead letter dropped to make room"
             );
         }
-    }
-
-    fn is_over(&self, state: &State) -> bool {
-        state.letters.len() > self.limits.dead_letters
-            || state.bytes > self.limits.dead_letter_bytes
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     group::{Admission, Group, Standing, State},
-    morgue::{Morgue, Remains},
+    morgue::{Buried, Morgue, Remains},
     place::Place,
     queue::Entry,
     scribe::Event,
@@ -20,7 +20,7 @@ use super::{
     waits::Arrow,
 };
 use crate::{
-    Error, Message, Reason, Receipt, WhenFull, WhenUnheard,
+    Error, Message, MessageId, Reason, Receipt, WhenFull, WhenUnheard,
     engine::Publishing,
     handling::handling,
     policy::{FAR, after},
@@ -82,15 +82,14 @@ impl Shared {
         if self.closed.load(SeqCst) && publisher.handling.is_none() {
             return Err(Blocked::Refused(Error::Closed));
         }
-        let receipt = if self.is_noted(message) {
-            self.enter_noted(message, publisher)?
-        } else {
-            Receipt::new(message.id(), self.enter_groups(message, publisher)?)
-        };
-        if receipt.groups == 0 && receipt.sequence.is_none() && !receipt.duplicate {
-            self.unheard(message);
+        if self.is_noted(message) {
+            return self.enter_noted(message, publisher);
         }
-        Ok(receipt)
+        let groups = self.enter_groups(message, publisher)?;
+        if groups == 0 {
+            self.unheard(message)?.announce();
+        }
+        Ok(Receipt::new(message.id(), groups))
     }
 
     /// Whoever comes with the same id, or wants the past of the group that he makes, waits meanwhile.
@@ -106,9 +105,15 @@ impl Shared {
             return Ok(Receipt::new(message.id(), 0).duplicate());
         }
         let groups = self.enter_groups(message, publisher)?;
+        // Before its id is known: what is refused here must not be a duplicate when it comes again.
+        let lost = groups == 0 && !self.is_retained(message);
+        let unheard = lost.then(|| self.unheard(message)).transpose()?;
         let (sequence, gone) = ledger.note(message, now);
         drop(ledger);
         drop(gone);
+        if let Some(unheard) = unheard {
+            unheard.announce();
+        }
         let receipt = Receipt::new(message.id(), groups);
         Ok(sequence.map_or(receipt, |sequence| receipt.with_sequence(sequence)))
     }
@@ -177,12 +182,34 @@ impl Shared {
         }
     }
 
-    fn unheard(&self, message: &Arc<Message>) {
+    /// Of a message that no group wants. Calls no foreign code; what it returns does.
+    fn unheard(&self, message: &Arc<Message>) -> Result<Unheard, Blocked> {
+        let buried = match self.when_unheard {
+            WhenUnheard::Bury => {
+                let remains = Remains::of(&Entry::new(message.clone(), 0));
+                Some(
+                    self.dead
+                        .insert(&"".into(), 0, remains, Reason::Unheard)
+                        .map_err(Blocked::Refused)?,
+                )
+            }
+            WhenUnheard::Drop => None,
+        };
         self.unroutable.fetch_add(1, Relaxed);
-        tracing::debug!(id = %message.id(), "message matches no group");
-        if self.when_unheard == WhenUnheard::Bury {
-            let remains = Remains::of(&Entry::new(message.clone(), 0));
-            self.dead.insert(&"".into(), 0, remains, Reason::Unheard);
+        Ok(Unheard { id: message.id(), buried })
+    }
+}
+
+struct Unheard {
+    id: MessageId,
+    buried: Option<Buried>,
+}
+
+impl Unheard {
+    fn announce(self) {
+        tracing::debug!(id = %self.id, "message matches no group");
+        if let Some(buried) = self.buried {
+            buried.announce();
         }
     }
 }

@@ -11,7 +11,7 @@
 //! Entries stay in their slots while they move; what moves is the number of the slot. Whoever takes one gets a [`Token`], which
 //! is good for one delivery: settled, it is worth nothing any more. So no message can be settled twice or be in two places.
 
-use std::{collections::VecDeque, num::NonZeroU64, sync::Arc};
+use std::{collections::VecDeque, num::NonZeroU64, sync::Arc, time::SystemTime};
 
 use tokio::time::Instant;
 
@@ -178,6 +178,14 @@ impl Queue {
 
     pub(crate) fn ready(&self) -> usize {
         self.ready.len()
+    }
+
+    /// When the older of those that are next in line, one of each priority, could first have been delivered. By the wall clock.
+    pub(crate) fn oldest_ready(&self) -> Option<SystemTime> {
+        let fronts = [self.ready.high.front(), self.ready.normal.front()].into_iter().flatten();
+        let messages =
+            fronts.filter_map(|slot| Some(&self.slots.get(*slot as usize)?.as_ref()?.message));
+        messages.filter_map(|m| m.published_at().checked_add(m.delay().unwrap_or_default())).min()
     }
 
     /// Whether there is something to take.

@@ -78,8 +78,11 @@ impl Shared {
 
     /// Whether the ledger has to do with this message.
     pub(crate) fn is_noted(&self, message: &Message) -> bool {
-        message.is_known_by_id()
-            || self.retention.as_ref().is_some_and(|r| r.subjects.matches(message.subject()))
+        message.is_known_by_id() || self.is_retained(message)
+    }
+
+    pub(crate) fn is_retained(&self, message: &Message) -> bool {
+        self.retention.as_ref().is_some_and(|r| r.subjects.matches(message.subject()))
     }
 
     /// Under the lock of the registry, so that no group is made after this that nobody stops.

@@ -13,7 +13,7 @@ use std::{fmt::Write as _, time::Duration};
 use serde_json::{Value, json};
 
 use super::{NatsError, NatsOptions};
-use crate::{MessageId, Pattern, Subject};
+use crate::{MessageId, Pattern, Subject, WhenLettersFull};
 
 /// Of everything that this engine leaves on a server. One that is older is read; one that is newer is refused.
 pub(crate) const FORMAT: u32 = 1;
@@ -111,7 +111,10 @@ impl Layout {
                 "dead",
                 &json!({
                     "retention": "limits",
-                    "discard": "old",
+                    "discard": match limits.when_letters_full {
+                        WhenLettersFull::DropOldest => "old",
+                        WhenLettersFull::Refuse => "new",
+                    },
                     "max_msgs": limits.dead_letters.max(1),
                     "max_bytes": limits.dead_letter_bytes,
                     "max_age": 0,

@@ -9,7 +9,7 @@ use std::{
 
 use gusset_broker::{
     Broker, Delivery, Error, FileEngine, FileError, FileOptions, Filter, Limits, Message,
-    MessageId, OrderBy, Policy, Reason, Reply, WhenFull, WhenUnheard, conformance,
+    MessageId, OrderBy, Policy, Reason, Reply, WhenFull, WhenLettersFull, WhenUnheard, conformance,
 };
 use gusset_call::{BoxError, Deadline};
 use tokio::time::sleep;
@@ -409,4 +409,42 @@ async fn the_shared_suite_holds() {
             }
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_could_not_be_buried_is_there_after_a_restart_and_is_buried_then() {
+    let dir = Dir::new();
+    let limits = Limits::new().dead_letters(1).when_letters_full(WhenLettersFull::Refuse);
+    let options = FileOptions::new().limits(limits);
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    let fail = |broker: &Broker| {
+        let handled = handled.clone();
+        let handler = service_fn(move |delivery: Delivery<u32>| {
+            handled.lock().unwrap().push(*delivery.body());
+            async { Err::<(), _>("out of order") }
+        });
+        broker.subscribe(">").group("g").policy(quick().max_attempts(2)).handle(handler)
+    };
+    {
+        let broker = open(&dir.0, options);
+        broker.declare("g", ">", quick().max_attempts(2)).await.unwrap();
+        let _guard = fail(&broker).await.unwrap();
+        for n in 0..2 {
+            broker.publish("a", &n).await.unwrap();
+        }
+        until("one is refused", async || broker.stats().dead_letters_refused > 2).await;
+        let stats = broker.stats();
+        assert_eq!((stats.dead_letters, stats.dead_letters_dropped), (1, 0));
+        broker.close(soon()).await;
+    }
+    let broker = open(&dir.0, options);
+    assert_eq!((broker.stats().dead_letters, broker.stats().groups[0].lag()), (1, 1));
+    let first = broker.dead_letters().list(&Filter::all(), None, 9).await.unwrap();
+    broker.dead_letters().purge(&Filter::all()).await.unwrap();
+    let _guard = fail(&broker).await.unwrap();
+    until("it is buried", async || broker.stats().dead_letters == 1).await;
+    let second = broker.dead_letters().list(&Filter::all(), None, 9).await.unwrap();
+    assert_ne!(first[0].message.id(), second[0].message.id());
+    assert_eq!(second[0].last_failure.as_ref().unwrap().attempt, 2);
+    assert_eq!(handled.lock().unwrap().len(), 4, "each as often as it may be");
 }

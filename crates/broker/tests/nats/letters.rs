@@ -1,11 +1,10 @@
 use std::{num::NonZeroU32, time::Duration};
 
+use crate::harness::{Server, dead, fail, hasty, listen, soon, until};
 use gusset_broker::{
     Broker, DeadLetterId, Error, Filter, Limits, Message, NatsEngine, Pattern, Policy,
+    WhenLettersFull,
 };
-use serde_json::json;
-
-use crate::harness::{Server, dead, fail, hasty, listen, soon, until};
 
 fn once() -> Policy {
     hasty().max_attempts(1)
@@ -131,14 +130,9 @@ async fn many_go_back_at_a_rate_and_a_letter_of_a_group_that_is_gone_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_cannot_be_buried_is_not_lost() {
     let server = Server::start();
-    let broker = server.broker().await;
+    let limits = Limits::new().dead_letters(1).when_letters_full(WhenLettersFull::Refuse);
+    let broker = Broker::on(NatsEngine::connect(server.options(), limits).await.unwrap());
     let operator = server.operator().await;
-    // Full, and it drops nothing.
-    let mut config = operator.api("STREAM.INFO.gusset_dead", json!({})).await["config"].clone();
-    config["max_msgs"] = 1.into();
-    config["discard"] = "new".into();
-    let updated = operator.api("STREAM.UPDATE.gusset_dead", config.clone()).await;
-    assert!(updated["error"].is_null(), "{updated}");
     let (_subscription, log) = fail(&broker, "g", once()).await;
     broker.publish("a", &1).await.unwrap();
     dead(&broker, 1).await;
