@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "gusset-gateway",
         &["gusset-call", "gusset-registry", "gusset-breaker", "gusset-ratelimit", "gusset-sidecar"],
     ),
-    ("gusset-cli", &["gusset-call", "gusset-broker", "gusset-registry"]),
+    ("gusset-cli", &["gusset-call", "gusset-broker", "gusset-registry", "gusset-saga"]),
     (
         "gusset",
         &[

@@ -3,18 +3,13 @@
 mod place;
 mod text;
 
-use std::{
-    error::Error,
-    fmt::Write as _,
-    io::{Write as _, stdout},
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{num::NonZeroU32, time::Duration};
 
 use gusset_broker::{DeadLetterId, Filter, Pattern};
 use lexopt::prelude::*;
 
 use self::place::{Named, Place};
+use crate::text::{say, with_cause};
 
 pub(crate) const HELP: &str = "\
 The messages that groups of a broker could not handle.
@@ -200,20 +195,6 @@ async fn deal(asked: &DeadLetters) -> Result<bool, String> {
         }
     }
     Ok(true)
-}
-
-fn say(text: &str) {
-    // Whoever closes the pipe has read enough.
-    let _ = stdout().write_all(text.as_bytes());
-}
-
-fn with_cause(error: impl Error) -> String {
-    let (mut text, mut next) = (error.to_string(), error.source());
-    while let Some(source) = next {
-        let _ = write!(text, ": {source}");
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
-//! The binary of the family: `gusset registry`, `gusset deadletters`.
+//! The binary of the family: `gusset registry`, `gusset deadletters`, `gusset saga`.
 
 #[cfg(any(feature = "file", feature = "nats"))]
 mod deadletters;
 mod log;
 mod options;
 mod registry;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod saga;
 mod serve;
+#[cfg(any(feature = "file", feature = "nats", feature = "sqlite", feature = "postgres"))]
+mod text;
 mod tls;
 
 use std::{
@@ -31,6 +35,11 @@ fn main() -> ExitCode {
             Ok(false) => ExitCode::from(1),
             result => finish(result.map(drop)),
         },
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        Ok(Command::Saga(asked)) => match saga::run(*asked) {
+            Ok(false) => ExitCode::from(1),
+            result => finish(result.map(drop)),
+        },
         Err(error) => finish(Err(format!("{error}; see gusset --help"))),
     }
 }
@@ -40,8 +49,12 @@ fn finish(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(stderr(), "gusset: {error}");
+            complain(&error);
             ExitCode::from(2)
         }
     }
+}
+
+fn complain(what: &str) {
+    let _ = writeln!(stderr(), "gusset: {what}");
 }

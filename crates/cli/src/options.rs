@@ -10,6 +10,8 @@ gusset registry [OPTIONS]   a service registry and key-value store over Consul's
 gusset registry --help      its options
 gusset deadletters          the messages that groups of a broker could not handle: list, show, redrive, purge
 gusset deadletters --help   its options
+gusset saga                 the sagas of a program: list, show, retry, skip, supply, turn-back, close
+gusset saga --help          its options
 gusset --version
 ";
 
@@ -34,12 +36,14 @@ The exit code is 0, or 2 if it could not start, or not save what it knew at its 
 ";
 
 /// What the command line asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     Help(&'static str),
     Registry(Registry),
     #[cfg(any(feature = "file", feature = "nats"))]
     DeadLetters(crate::deadletters::DeadLetters),
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    Saga(Box<crate::saga::Asked>),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -77,6 +81,17 @@ impl Command {
             #[cfg(not(any(feature = "file", feature = "nats")))]
             Some("deadletters") => {
                 Err("this gusset was built without the features file and nats".into())
+            }
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            Some("saga") => {
+                let asked = crate::saga::parse(&mut args, std::env::var("GUSSET_POSTGRES").ok());
+                let help = Self::Help(crate::saga::HELP);
+                let saga = |asked| Self::Saga(Box::new(asked));
+                asked.map(|asked| asked.map_or(help, saga)).map_err(|error| error.to_string())
+            }
+            #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
+            Some("saga") => {
+                Err("this gusset was built without the features sqlite and postgres".into())
             }
             Some("registry") => registry(&mut args, token).map_err(|error| error.to_string()),
             _ => Err(format!("unknown command {command:?}")),

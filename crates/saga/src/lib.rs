@@ -48,6 +48,7 @@
 //! | [`PastPivot`], [`CertainStep`] | the part of it behind the point of no return |
 //! | [`Definition`], [`Shape`] | named, versioned, shared by all sagas that run it; what the journal keeps of it |
 //! | [`Orchestrator`] | runs sagas, recovers them, and takes signals and the orders of operators |
+//! | [`Operator`] | looks at the sagas of other programs, and gives them orders |
 //! | [`Options`] | how many at once, how long a lease lasts |
 //! | [`StepError`] | what a failed attempt says about its effect: rejected, transient or unknown |
 //! | [`Effect`] | what an undo has to undo: a known output, or possibly something |
@@ -180,6 +181,7 @@ pub use gusset_call::BoxError;
 pub use id::{InvalidName, SagaId};
 pub use json::Json;
 pub use needs::{Needs, StepRef};
+pub use operator::{Operator, Ordered};
 pub use options::Options;
 pub use orchestrator::{Handle, Orchestrator};
 pub use past_pivot::{CertainStep, PastPivot};

@@ -96,6 +96,8 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
     const BATCH: usize = 32;
     engine.sync(true).await?;
     let mut found = Recovered::default();
+    // Mail makes a blocked saga due at once: without this a round would claim it for ever.
+    let mut blocked = Vec::new();
     loop {
         let first = engine.permits.clone().acquire_owned().await.map_err(|_| shutting_down())?;
         let mut permits = vec![first];
@@ -109,7 +111,7 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
             known: engine.known(),
             orphaned: engine.options.orphaned(),
             // Even if a lease of ours lapsed: who works on a saga here is not to be fenced by ourselves.
-            except: engine.live.ids(),
+            except: engine.live.ids().into_iter().chain(blocked.iter().cloned()).collect(),
             limit,
         };
         let (node, lease) = (engine.node.clone(), engine.options.lease);
@@ -127,6 +129,7 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
         }
         for (journal, reason) in parked {
             found.blocked += 1;
+            blocked.push(journal.saga.clone());
             work::block(engine, &journal, reason).await;
         }
         for journal in unwanted {

@@ -23,6 +23,7 @@ use crate::{
     tries::{Tries, Verdict},
 };
 
+pub(crate) use attempts::note_of;
 use attempts::{Attempted, Happened, Running};
 
 pub(crate) struct Runner {

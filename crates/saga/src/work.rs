@@ -11,7 +11,7 @@ use crate::{
     engine::Engine,
     live::{Control, Phase, Task},
     progress::Progress,
-    runner::{Parted, Runner},
+    runner::{self, Parted, Runner},
     store,
 };
 
@@ -197,7 +197,7 @@ pub(crate) async fn block(engine: &Engine, journal: &Journal, reason: Arc<str>) 
     // This process would claim it again at once where it knows the name.
     let due = engine.now() + if unknown { 0 } else { millis(engine.options.orphaned()) };
     if progress.is_some() && !known {
-        let hold = Hold::Park { due: Some(due), note: journal.note.clone() };
+        let hold = Hold::Park { due: Some(due), note: note_of(journal) };
         let event = Event::Blocked { reason };
         match append(engine, journal, event, State::Blocked, hold).await {
             Ok(()) => return,
@@ -208,6 +208,13 @@ pub(crate) async fn block(engine: &Engine, journal: &Journal, reason: Arc<str>) 
     }
     let (saga, epoch, note) = (journal.saga.clone(), journal.epoch, journal.note.clone());
     release(engine, Release { saga, epoch, due: Some(due), note, blocked: true }).await;
+}
+
+/// The note for whoever comes after a write by one who does not go on with the saga. An append sets the count of crashes back, so what they say about the
+/// attempts that were under way has to be in the note.
+pub(crate) fn note_of(journal: &Journal) -> Option<Json> {
+    let progress = Progress::of(journal).ok()?;
+    runner::note_of(&progress, journal)
 }
 
 /// Closes a saga that is blocked here: that needs no definition.
@@ -233,7 +240,7 @@ async fn release(engine: &Engine, release: Release) {
     }
 }
 
-async fn append(
+pub(crate) async fn append(
     engine: &Engine,
     journal: &Journal,
     event: Event,

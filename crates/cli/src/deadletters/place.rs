@@ -8,7 +8,7 @@ use gusset_broker::{FileEngine, FileError, FileOptions};
 #[cfg(feature = "nats")]
 use gusset_broker::{NatsEngine, NatsOptions};
 
-use super::with_cause;
+use crate::text::with_cause;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {

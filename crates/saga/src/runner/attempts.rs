@@ -275,6 +275,11 @@ pub(super) fn note(progress: &Progress, tries: &BTreeMap<u32, Tries>) -> Option<
     Json::encode(&Note { format: FORMAT, steps }).ok()
 }
 
+/// What those who held the saga until now leave to the next one.
+pub(crate) fn note_of(progress: &Progress, journal: &Journal) -> Option<Json> {
+    note(progress, &inherited(progress, journal))
+}
+
 /// The attempts of those who held the saga before. Who fell silent may have attempted all that was under way.
 pub(super) fn inherited(progress: &Progress, journal: &Journal) -> BTreeMap<u32, Tries> {
     let note = journal.note.as_ref().and_then(|note| note.decode::<Note>().ok());

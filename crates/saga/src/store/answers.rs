@@ -1,5 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
+use serde::Serialize;
+
 use crate::{Json, Message, MessageId, Record, SagaId, State, Unreadable};
 
 /// A journal as it was loaded. For stores: make one by [`Journal::new`], and set the rest.
@@ -130,7 +132,7 @@ impl Pending {
 }
 
 /// A saga in a list. For stores: make one by [`Summary::new`], and set the rest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Summary {
     /// The saga.

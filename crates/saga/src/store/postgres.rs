@@ -90,7 +90,7 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Failed`] when the database cannot be reached, or refuses; when the tables are missing and may not be made; and when a later
+    /// [`StoreError::Failed`] when the database cannot be reached, or refuses; when the tables are missing and may not, or [must not](PostgresOptions::existing), be made; and when a later
     /// release made them in a way that this one does not know.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         Self::connect_with(options, NoTls).await
@@ -108,10 +108,10 @@ impl PostgresStore {
         T::TlsConnect: Send,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
-        let PostgresOptions { config, schema, connections, limit } = options;
+        let PostgresOptions { config, schema, connections, limit, make } = options;
         let pool = Pool::new(pool::dial(config, limit, tls), Sql::new(schema), connections);
         let shared = Shared { pool, queue: Queue::default(), limit };
-        shared.within(shared.pool.prepare()).await?;
+        shared.within(shared.pool.prepare(make)).await?;
         Ok(Self(Arc::new(shared)))
     }
 }
@@ -131,6 +131,10 @@ enum Failure {
         "tables of sagas are of format {version}, which needs a release that knows {compatible}; this one knows {known}"
     )]
     Newer { version: i32, compatible: i32, known: i32 },
+    #[error("there are no tables of sagas in schema {0}")]
+    Missing(String),
+    #[error("tables of sagas are of format {0}; a program of this release has to open them first")]
+    Older(i32),
     #[error("damaged row: {0}")]
     Damaged(String),
 }

@@ -113,7 +113,17 @@ impl SqliteStore {
     ///
     /// The file may have been made.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, SqliteError> {
-        Self::open_with(path.as_ref(), None).await
+        Self::open_with(path.as_ref(), None, true).await
+    }
+
+    /// Opens a file that is there, and makes none and brings none up to date: for whoever looks at the sagas of another program.
+    ///
+    /// # Errors
+    ///
+    /// [`SqliteError::Missing`] when there is no file or nothing in it, [`SqliteError::Older`] when it is of an earlier format, and otherwise as for
+    /// [`open`](Self::open).
+    pub async fn open_existing(path: impl AsRef<Path>) -> Result<Self, SqliteError> {
+        Self::open_with(path.as_ref(), None, false).await
     }
 
     /// Opens the file, or makes it, and has this process let it grow to at most `bytes`, rounded down to pages of 4 KiB. The log beside it is not counted. A
@@ -123,12 +133,12 @@ impl SqliteStore {
     ///
     /// As for [`open`](Self::open), and when a new file does not fit.
     pub async fn open_bounded(path: impl AsRef<Path>, bytes: u64) -> Result<Self, SqliteError> {
-        Self::open_with(path.as_ref(), Some(bytes)).await
+        Self::open_with(path.as_ref(), Some(bytes), true).await
     }
 
-    async fn open_with(path: &Path, most: Option<u64>) -> Result<Self, SqliteError> {
+    async fn open_with(path: &Path, most: Option<u64>, make: bool) -> Result<Self, SqliteError> {
         let [to_write, to_read] = [path.to_owned(), path.to_owned()];
-        let writer = Queue::open(WRITER, move || schema::writer(&to_write, most)).await?;
+        let writer = Queue::open(WRITER, move || schema::writer(&to_write, most, make)).await?;
         let reader = Queue::open(READER, move || schema::reader(&to_read)).await?;
         Ok(Self(Arc::new(Shared { path: path.to_owned(), writer, reader })))
     }

@@ -11,6 +11,7 @@ pub struct PostgresOptions {
     pub(super) schema: String,
     pub(super) connections: NonZeroUsize,
     pub(super) limit: Duration,
+    pub(super) make: bool,
 }
 
 impl PostgresOptions {
@@ -40,6 +41,13 @@ impl PostgresOptions {
         Ok(self)
     }
 
+    /// Uses tables that are there, and neither makes any nor brings them up to date: for whoever looks at the sagas of another program.
+    #[must_use]
+    pub const fn existing(mut self) -> Self {
+        self.make = false;
+        self
+    }
+
     /// At most so many connections. Default 6: two write, and one commit of theirs carries what hundreds of sagas append, so more
     /// would only take places that the database has for others.
     #[must_use]
@@ -62,7 +70,8 @@ impl PostgresOptions {
 impl From<Config> for PostgresOptions {
     fn from(config: Config) -> Self {
         let connections = const { NonZeroUsize::new(6).unwrap() };
-        Self { config, schema: "gusset".to_owned(), connections, limit: Duration::from_secs(5) }
+        let (schema, limit) = ("gusset".to_owned(), Duration::from_secs(5));
+        Self { config, schema, connections, limit, make: true }
     }
 }
 

@@ -91,10 +91,10 @@ impl Pool {
     }
 
     /// The only connection that has not looked at the schema.
-    pub(super) async fn prepare(&self) -> Result<(), Failure> {
+    pub(super) async fn prepare(&self, make: bool) -> Result<(), Failure> {
         let _place = self.places.acquire().await.map_err(|_| Failure::Closed)?;
         let mut connection = (self.dial)().await?;
-        schema::prepare(&mut connection.client, &self.sql).await
+        schema::prepare(&mut connection.client, &self.sql, make).await
     }
 }
 

@@ -24,12 +24,20 @@ pub(super) async fn check(client: &Client, sql: &Sql) -> Result<(), Failure> {
 
 /// Makes the tables, or what is new in them. Where all is there nothing is written, so that a role that may not create anything can work with what
 /// another one made.
-pub(super) async fn prepare(client: &mut Client, sql: &Sql) -> Result<(), Failure> {
+pub(super) async fn prepare(client: &mut Client, sql: &Sql, make: bool) -> Result<(), Failure> {
     let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
     match client.query_one(&sql.get("format"), &[]).await {
-        Ok(row) if row.try_get::<_, i32>(0)? < FORMAT => {}
+        Ok(row) if row.try_get::<_, i32>(0)? < FORMAT => {
+            if !make {
+                return Err(Failure::Older(row.try_get(0)?));
+            }
+        }
         Ok(row) => return readable(&row),
-        Err(error) if error.code().is_some_and(|code| missing.contains(code)) => {}
+        Err(error) if error.code().is_some_and(|code| missing.contains(code)) => {
+            if !make {
+                return Err(Failure::Missing(sql.schema().to_owned()));
+            }
+        }
         Err(error) => return Err(error.into()),
     }
     let transaction = client.transaction().await?;

@@ -13,6 +13,12 @@ pub enum SqliteError {
     /// A later release made it, or changed it so that this one must not write.
     #[error("file is of format {0}, this release knows up to {known}", known = super::schema::FORMAT)]
     Newer(i64),
+    /// There is no file, or nothing in it, and none was to be made.
+    #[error("there is no such file of sagas")]
+    Missing,
+    /// An earlier release made it, and it was not to be changed.
+    #[error("file is of format {0}; a program of this release has to open it first")]
+    Older(i64),
     /// It is a database, but not one of sagas.
     #[error("file is a database of another program")]
     Foreign,

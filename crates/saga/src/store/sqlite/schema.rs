@@ -85,11 +85,15 @@ const TO_2: &str = "
     DROP TABLE relay;
 ";
 
-/// The connection that writes. Makes the file if there is none.
-pub(super) fn writer(path: &Path, most: Option<u64>) -> Result<Connection, SqliteError> {
+/// The connection that writes. Where `make` says so, it makes the file if there is none.
+pub(super) fn writer(
+    path: &Path,
+    most: Option<u64>,
+    make: bool,
+) -> Result<Connection, SqliteError> {
     let mut tries = 0;
     loop {
-        match try_writer(path, most) {
+        match try_writer(path, most, make) {
             // Who turns a new file over to the write-ahead log is refused at once while another does.
             Err(SqliteError::Locked(_)) if wait(tries) => tries += 1,
             opened => return opened,
@@ -97,10 +101,19 @@ pub(super) fn writer(path: &Path, most: Option<u64>) -> Result<Connection, Sqlit
     }
 }
 
-fn try_writer(path: &Path, most: Option<u64>) -> Result<Connection, SqliteError> {
-    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+fn try_writer(path: &Path, most: Option<u64>, make: bool) -> Result<Connection, SqliteError> {
+    if !make && path.try_exists().is_ok_and(|there| !there) {
+        return Err(SqliteError::Missing);
+    }
+    let create = if make { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
+    let mut connection = connect(path, create)?;
     // Looked at before anything is changed: it may be another program's.
-    check(&connection)?;
+    match check(&connection)? {
+        None if !make => return Err(SqliteError::Missing),
+        // A program of the release that made it may be using it.
+        Some(found) if !make && found < FORMAT => return Err(SqliteError::Older(found)),
+        _ => {}
+    }
     // Has an effect on a file without tables only, and before the log is chosen.
     connection.pragma_update(None, "page_size", PAGE as i64)?;
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;

@@ -53,6 +53,18 @@ async fn a_place_without_a_log_or_without_a_directory_is_refused() {
     assert!(matches!(nowhere, SqliteError::ReadOnly(_)), "{nowhere:?}");
 }
 
+#[tokio::test]
+async fn who_opens_what_is_there_makes_and_changes_nothing() {
+    let dir = Dir::new();
+    let open = async || SqliteStore::open_existing(dir.file()).await;
+    assert!(matches!(open().await.unwrap_err(), SqliteError::Missing));
+    assert!(!dir.file().exists());
+    dir.shell().execute_batch(FORMAT_1).unwrap();
+    assert!(matches!(open().await.unwrap_err(), SqliteError::Older(1)));
+    drop(dir.open().await);
+    open().await.unwrap();
+}
+
 /// As the first release wrote it: a running saga with mail, a note and a message, and a finished one.
 const FORMAT_1: &str = include_str!("format-1.sql");
 
