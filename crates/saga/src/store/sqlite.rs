@@ -62,17 +62,18 @@ pub use error::SqliteError;
 /// Two threads, each with a connection (page caches of 8 MiB and 2 MiB): one writes, one reads, and neither waits for the other. They end with the last clone. At most 1,024 pieces of
 /// work wait for either, further callers wait for a place. The log is taken into the file every 1,000 pages, and cut down to 64 MiB after it was larger. The file
 /// is bounded by [`purge`](Store::purge): room that is freed is used again, and given back to the disk while it is more than a quarter of the file.
-/// [`open_bounded`](Self::open_bounded) sets a limit. When there is no room, work is refused with [`StoreError::Full`], had no effect, and succeeds once there is.
+/// [`open_bounded`](Self::open_bounded) sets a limit. A journal has room for 1,048,576 records, which is a saga of half a million steps at least. When there is no room, work is refused with [`StoreError::Full`], had no effect, and succeeds once there is.
 ///
 /// # The file
 ///
-/// `application_id` is 0x47755361 and `user_version` the format, which table `meta` says as well. A newer one is refused with [`SqliteError::Newer`], the
+/// `application_id` is 0x47755361 and `user_version` the format, which table `meta` says as well. A file of an earlier format is turned over to this one when it is opened. A newer one is refused with [`SqliteError::Newer`], the
 /// file of another program with [`SqliteError::Foreign`], and neither is changed.
 ///
 /// | table | one row for each | columns |
 /// |---|---|---|
 /// | `saga` | saga | `number`, `id`, `definition`, `version`, `state`, `epoch`, `node` (who holds it), `due` (end of the lease, or without a node from when on it may be claimed), `crashes`, `note`, `next` (number of records), `mail_count`, `mail_taken`, `created_at`, `changed_at`, `finished_at` |
-/// | `journal` | record | `saga` (its `number`), `sequence`, `record` (JSON) |
+/// | `journal` | record | `place` (the `number` of the saga times 1,048,576, and the sequence of the record), `record` (JSON) |
+/// | `history` | record, to be read only | `saga` (its `id`), `sequence`, `record` (JSON) |
 /// | `mail` | signal or order | `saga` (its `number`), `number`, `key`, `body` (JSON) |
 /// | `outbox` | message that waits to be relayed | `saga` (its `id`), `sequence`, `place`, `message` (JSON), `at` (since when) |
 /// | `relaying` | saga whose messages are under way or failed | `saga` (its `id`), `node` (who relays; none while they pause), `until`, `failures` |
@@ -83,8 +84,7 @@ pub use error::SqliteError;
 /// ```text
 /// sqlite3 -readonly sagas.db "SELECT state, count(*) FROM saga GROUP BY state"
 /// sqlite3 -readonly sagas.db "SELECT id, definition, datetime(changed_at / 1000, 'unixepoch') FROM saga WHERE state = 'stuck'"
-/// sqlite3 -readonly sagas.db "SELECT sequence, record ->> '$.event' FROM journal
-///     WHERE saga = (SELECT number FROM saga WHERE id = 'order-4711') ORDER BY sequence"
+/// sqlite3 -readonly sagas.db "SELECT sequence, record ->> '$.event' FROM history WHERE saga = 'order-4711' ORDER BY sequence"
 /// ```
 #[derive(Clone)]
 pub struct SqliteStore(Arc<Shared>);

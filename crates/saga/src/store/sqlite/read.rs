@@ -5,7 +5,13 @@ use std::{collections::HashSet, sync::Arc};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, types::Value};
 use serde::{Deserialize, de::IntoDeserializer};
 
-use super::{SqliteError, error::is_local, queue::Worked, write::Claimed};
+use super::{
+    SqliteError,
+    error::is_local,
+    queue::Worked,
+    schema::{RECORDS, place},
+    write::Claimed,
+};
 use crate::{
     Journal, Json, Post, Query, Record, SagaId, State, StoreError, Summary, Unreadable, Wanted,
 };
@@ -96,8 +102,9 @@ fn raw(
 }
 
 fn records(connection: &Connection, number: i64) -> rusqlite::Result<Vec<String>> {
-    let sql = "SELECT record FROM journal WHERE saga = ?1 ORDER BY sequence";
-    connection.prepare_cached(sql)?.query_map([number], |row| row.get(0))?.collect()
+    let sql = "SELECT record FROM journal WHERE place BETWEEN ?1 AND ?2 ORDER BY place";
+    let all = [place(number, 0), place(number, RECORDS - 1)];
+    connection.prepare_cached(sql)?.query_map(all, |row| row.get(0))?.collect()
 }
 
 fn posts(connection: &Connection, number: i64, from: u64) -> rusqlite::Result<Vec<RawPost>> {

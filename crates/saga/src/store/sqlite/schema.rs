@@ -43,12 +43,7 @@ const TABLES: &str = "
     CREATE INDEX saga_due ON saga (due) WHERE due IS NOT NULL;
     CREATE INDEX saga_finished ON saga (finished_at) WHERE finished_at IS NOT NULL;
     CREATE INDEX saga_state ON saga (state, id);
-    CREATE TABLE journal (
-        saga INTEGER NOT NULL,
-        sequence INTEGER NOT NULL,
-        record TEXT NOT NULL,
-        PRIMARY KEY (saga, sequence)
-    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE journal (place INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
     CREATE TABLE mail (
         saga INTEGER NOT NULL,
         number INTEGER NOT NULL,
@@ -69,6 +64,9 @@ const TABLES: &str = "
 
 /// What format 2 has and format 1 has not, beside `outbox.at`.
 const SINCE_2: &str = "
+    CREATE VIEW history AS
+        SELECT saga.id AS saga, place & 1048575 AS sequence, record
+        FROM saga JOIN journal ON place BETWEEN saga.number << 20 AND saga.number << 20 | 1048575;
     CREATE INDEX outbox_at ON outbox (at);
     CREATE TABLE relaying (
         saga TEXT PRIMARY KEY,
@@ -78,12 +76,25 @@ const SINCE_2: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// From format 1. What waits to be relayed is as old as the update.
+/// From format 1. What waits to be relayed is as old as the update. Records had a key of two columns: as a table by row id the journal is written in less
+/// time, and a record of some KiB stays in its page.
 const TO_2: &str = "
+    ALTER TABLE journal RENAME TO journal_1;
+    CREATE TABLE journal (place INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
+    INSERT INTO journal SELECT saga << 20 | sequence, record FROM journal_1 ORDER BY saga, sequence;
+    DROP TABLE journal_1;
     ALTER TABLE outbox ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
     UPDATE outbox SET at = CAST(unixepoch('subsec') * 1000 AS INTEGER);
     DROP TABLE relay;
 ";
+
+/// Records that the journal of one saga has room for, by how their places are made.
+pub(super) const RECORDS: u64 = 1 << 20;
+
+/// Place of a record: the number of its saga, and behind it 20 bits for its sequence.
+pub(super) const fn place(saga: i64, sequence: u64) -> i64 {
+    saga << 20 | (sequence & (RECORDS - 1)) as i64
+}
 
 /// The connection that writes. Where `make` says so, it makes the file if there is none.
 pub(super) fn writer(

@@ -8,6 +8,7 @@ use super::{
     millis,
     queue::{Fault, Worked},
     read::{self, int, state_text, uint},
+    schema::{RECORDS, place},
 };
 use crate::{
     Begin, Claim, Commit, Hold, Json, Mail, MessageId, Release, Renewed, Retention, SagaId, State,
@@ -51,6 +52,9 @@ pub(super) fn create(
     records: &[String],
     now: u64,
 ) -> Worked<()> {
+    if records.len() as u64 > RECORDS {
+        return Err(Fault::Refused(StoreError::full("journal of a saga")));
+    }
     let sql = "INSERT INTO saga (id, definition, version, state, epoch, node, due, next, created_at, changed_at) \
         VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?8) ON CONFLICT (id) DO NOTHING";
     let due = now.saturating_add(millis(begin.lease));
@@ -71,9 +75,9 @@ pub(super) fn create(
 }
 
 fn write_records(connection: &Connection, saga: i64, from: u64, records: &[String]) -> Worked<()> {
-    let mut insert = connection.prepare_cached("INSERT INTO journal VALUES (?1, ?2, ?3)")?;
+    let mut insert = connection.prepare_cached("INSERT INTO journal VALUES (?1, ?2)")?;
     for (sequence, record) in (from..).zip(records) {
-        insert.execute((saga, int(sequence), record))?;
+        insert.execute((place(saga, sequence), record))?;
     }
     Ok(())
 }
@@ -99,6 +103,9 @@ pub(super) fn append(connection: &Connection, append: &Append, now: u64) -> Work
     if records.is_empty() || commit.expected() != saga.next || saga.ended {
         let (saga, next) = (id.clone(), saga.next);
         return Err(Fault::Refused(StoreError::Conflict { saga, next }));
+    }
+    if saga.next + records.len() as u64 > RECORDS {
+        return Err(Fault::Refused(StoreError::full("journal of a saga")));
     }
     write_records(connection, saga.number, saga.next, records)?;
     // One that is there is of an earlier saga of the same id, which was purged.
@@ -247,11 +254,10 @@ pub(super) fn purge(connection: &Connection, keep: &Retention, now: u64) -> Work
         .filter(|(n, (_, at))| *n < excess || uint(*at) < limit)
         .map(|(_, saga)| saga)
     {
-        for table in [
-            "DELETE FROM journal WHERE saga = ?1",
-            "DELETE FROM mail WHERE saga = ?1",
-            "DELETE FROM saga WHERE number = ?1",
-        ] {
+        let records = "DELETE FROM journal WHERE place BETWEEN ?1 AND ?2";
+        let all = [place(*number, 0), place(*number, RECORDS - 1)];
+        connection.prepare_cached(records)?.execute(all)?;
+        for table in ["DELETE FROM mail WHERE saga = ?1", "DELETE FROM saga WHERE number = ?1"] {
             connection.prepare_cached(table)?.execute([number])?;
         }
         forgotten += 1;

@@ -11,7 +11,7 @@ async fn without_room_work_is_refused_without_effect_and_goes_on_once_there_is_s
     let mut there = 0;
     let full = loop {
         let saga = format!("saga-{there}");
-        match store.create(&begin(&saga, 4_000)).await {
+        match store.create(&begin(&saga, 3_000)).await {
             Ok(()) => there += 1,
             Err(error) => break error,
         }
@@ -26,7 +26,7 @@ async fn without_room_work_is_refused_without_effect_and_goes_on_once_there_is_s
     // An end needs a few bytes, which an end has before: room that was left in pages.
     store.append(&end("saga-0", 1)).await.unwrap();
     assert_eq!(store.purge(&Retention::newest(0)).await.unwrap(), 1);
-    store.create(&begin("later", 4_000)).await.unwrap();
+    store.create(&begin("later", 3_000)).await.unwrap();
     assert!(dir.size() <= 300_000);
 }
 
