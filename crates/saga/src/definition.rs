@@ -1,4 +1,8 @@
-use std::{fmt, marker::PhantomData, sync::Arc};
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use futures_util::{FutureExt, future::ready};
 
@@ -61,6 +65,8 @@ pub(crate) struct Plan {
     pub(crate) shape: Arc<Shape>,
     pub(crate) graph: Arc<Graph>,
     pub(crate) steps: Vec<PlannedStep>,
+    /// Number of the engine that has found it fit for its table last; 0: none.
+    pub(crate) known_to: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -75,6 +81,10 @@ pub(crate) struct PlannedStep {
 }
 
 impl Plan {
+    pub(crate) const fn new(shape: Arc<Shape>, graph: Arc<Graph>, steps: Vec<PlannedStep>) -> Self {
+        Self { shape, graph, steps, known_to: AtomicU64::new(0) }
+    }
+
     pub(crate) fn policy(&self, step: u32, direction: Direction) -> Policy {
         let step = &self.steps[step as usize];
         match direction {

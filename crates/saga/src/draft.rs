@@ -176,7 +176,7 @@ impl Draft {
         let graph =
             Graph::of(&shape).ok_or_else(|| DefinitionError::ForeignStep(shape.name.clone()))?;
         Ok(Definition {
-            plan: Arc::new(Plan { shape, graph: Arc::new(graph), steps: self.steps }),
+            plan: Arc::new(Plan::new(shape, Arc::new(graph), self.steps)),
             needs: needs.into(),
             decode: result.decoder(),
             input: PhantomData,

@@ -1,17 +1,20 @@
 use std::{
     collections::HashMap,
-    future::Future,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    task::Poll,
+    time::Duration,
 };
 
 use gusset_call::Clock;
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 use crate::{Options, SagaError, Store, StoreError, definition::Plan, live::Live, stats::Counters};
@@ -22,6 +25,8 @@ pub(crate) struct Engine {
     pub(crate) options: Options,
     /// Name of this orchestrator in the store.
     pub(crate) node: Arc<str>,
+    /// Tells it from the others in this process; from 1 on.
+    number: u64,
     pub(crate) live: Live,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) counters: Counters,
@@ -44,7 +49,9 @@ type Plans = HashMap<(Arc<str>, u32), Arc<Plan>>;
 
 impl Engine {
     pub(crate) fn new(store: Arc<dyn Store>, options: Options) -> Self {
+        static ENGINES: AtomicU64 = AtomicU64::new(1);
         Self {
+            number: ENGINES.fetch_add(1, Relaxed),
             store,
             permits: Arc::new(Semaphore::new(options.max_running)),
             options,
@@ -64,6 +71,16 @@ impl Engine {
 
     /// Makes a definition known, which it may be already.
     pub(crate) fn register(&self, plan: &Arc<Plan>) -> Result<(), SagaError> {
+        // As for each saga but the first one of a definition.
+        if plan.known_to.load(Relaxed) == self.number {
+            return Ok(());
+        }
+        self.check_in(plan)?;
+        plan.known_to.store(self.number, Relaxed);
+        Ok(())
+    }
+
+    fn check_in(&self, plan: &Arc<Plan>) -> Result<(), SagaError> {
         let shape = &plan.shape;
         if let Some(known) = self.plan(&shape.name, shape.version) {
             return if known.shape == *shape {
@@ -94,10 +111,15 @@ impl Engine {
     /// Reads the store's clock, where that was not done yet, or is to be done again.
     pub(crate) async fn sync(&self, again: bool) -> Result<(), StoreError> {
         if again || self.anchor.load(Relaxed) == 0 {
-            let theirs = self.store(self.store.now()).await?;
-            // Ours is read after theirs: we are late by what the answer took, never early.
-            self.anchor.store(theirs.saturating_sub(self.elapsed()).max(1), Relaxed);
+            return Box::pin(self.read_clock()).await;
         }
+        Ok(())
+    }
+
+    async fn read_clock(&self) -> Result<(), StoreError> {
+        let theirs = self.store(self.store.now()).await?;
+        // Ours is read after theirs: we are late by what the answer took, never early.
+        self.anchor.store(theirs.saturating_sub(self.elapsed()).max(1), Relaxed);
         Ok(())
     }
 
@@ -116,9 +138,9 @@ impl Engine {
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let span = self.options.store_timeout;
-        let answer = timeout(span, answer)
+        let answer = within(span, answer)
             .await
-            .unwrap_or_else(|_| Err(StoreError::failed(format!("no answer within {span:?}"))));
+            .unwrap_or_else(|| Err(StoreError::failed(format!("no answer within {span:?}"))));
         if matches!(answer, Err(StoreError::Failed(_))) {
             self.counters.store_errors.add(1);
         }
@@ -169,6 +191,20 @@ impl Engine {
     }
 }
 
+/// A timeout that reads no clock and makes no timer for what is ready at once.
+async fn within<T>(span: Duration, answer: impl Future<Output = T>) -> Option<T> {
+    let (mut answer, mut alarm) = (pin!(answer), None);
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        // In a box, since the future of each saga has room for it else.
+        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep(span)));
+        alarm.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}
+
 /// Renews all leases each third of a lease, as one batch. A store that fails is not a lost lease: should another process take over, the next append tells.
 async fn keep_leases(engine: Arc<Engine>) {
     /// Leases in one request.
@@ -185,8 +221,8 @@ async fn keep_leases(engine: Arc<Engine>) {
                         engine.live.lose(saga, epoch);
                     }
                     for saga in &renewed.mail {
-                        if let Some(control) = engine.live.control(saga) {
-                            control.tell_of_mail();
+                        if let Some(seat) = engine.live.seat(saga) {
+                            seat.tell_of_mail();
                         }
                     }
                 }

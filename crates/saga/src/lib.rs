@@ -101,7 +101,7 @@
 //!
 //! # Cancellation
 //!
-//! A saga runs in its own task. Dropping the future that started it, or its [`Handle`], changes nothing; see [`Orchestrator`] for
+//! A saga that waits runs in its own task. Dropping the future that started it, or its [`Handle`], changes nothing; see [`Orchestrator`] for
 //! what does. An action that exceeds its timeout is dropped at an await, and may go on at the other end: that is what the key is for.
 //!
 //! # Memory
@@ -158,6 +158,7 @@ mod tries;
 mod engine;
 mod live;
 mod runner;
+mod seat;
 mod stats;
 mod work;
 

@@ -1,18 +1,20 @@
 use std::{
     collections::{HashMap, hash_map},
-    future::Future,
-    mem,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
 };
 
 use foldhash::fast::RandomState;
-use futures_util::future::{AbortHandle, Abortable};
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use crate::{Json, SagaError, SagaId, Shape, engine::Engine, progress::Progress};
+use crate::{
+    Json, SagaError, SagaId, Shape,
+    engine::Engine,
+    seat::{Phase, Seat},
+};
 
 /// The sagas that this process is working on: one task each, and no saga twice.
 #[derive(Default)]
@@ -24,92 +26,25 @@ pub(crate) struct Live {
 
 #[derive(Default)]
 struct Table {
-    sagas: HashMap<SagaId, Entry, RandomState>,
+    sagas: HashMap<SagaId, Arc<Seat>, RandomState>,
     /// No further saga enters.
     closed: bool,
 }
 
-struct Entry {
-    /// What it runs, where that is known.
-    given: Option<(Arc<Shape>, Json)>,
-    phase: watch::Receiver<Phase>,
-    abort: AbortHandle,
-    control: Arc<Control>,
-}
-
-/// How the others reach the task of a saga.
-#[derive(Debug, Default)]
-pub(crate) struct Control {
-    /// In which epoch this process holds the saga; 0 before it does.
-    epoch: AtomicU64,
-    lost: AtomicBool,
-    mail: AtomicBool,
-    call: Notify,
-}
-
-impl Control {
-    pub(crate) fn hold(&self, epoch: u64) {
-        self.epoch.store(epoch, Relaxed);
-    }
-
-    /// Another process has the saga.
-    pub(crate) fn lose(&self) {
-        self.lost.store(true, Relaxed);
-        self.call();
-    }
-
-    pub(crate) fn is_lost(&self) -> bool {
-        self.lost.load(Relaxed)
-    }
-
-    pub(crate) fn tell_of_mail(&self) {
-        self.mail.store(true, Relaxed);
-        self.call();
-    }
-
-    pub(crate) fn take_mail(&self) -> bool {
-        self.mail.swap(false, Relaxed)
-    }
-
-    /// Has the task look around.
-    pub(crate) fn call(&self) {
-        self.call.notify_one();
-    }
-
-    /// Until somebody wants something. Only one task may wait.
-    pub(crate) async fn called(&self) {
-        self.call.notified().await;
-    }
-}
-
-/// What is known of a saga's task.
-#[derive(Clone)]
-pub(crate) enum Phase {
-    Entered,
-    /// The journal exists.
-    Begun,
-    /// It waits for long: the store has it fetched again.
-    Parked,
-    Ended(Ended),
-}
-
-pub(crate) type Ended = Result<Arc<Progress>, SagaError>;
-
 /// What [`Live::find`] found.
 pub(crate) enum Found {
     /// The saga that was asked for.
-    Same(watch::Receiver<Phase>),
+    Same(Arc<Seat>),
     /// One that is certain to be another.
     Other,
-    /// One of which that is not known yet: ask again once its phase is another.
-    Unsettled(watch::Receiver<Phase>),
+    /// One of which that is not known yet: ask again once it has [moved on](Seat::moved_on).
+    Unsettled(Arc<Seat>),
 }
 
 /// What the task of a saga is given.
 pub(crate) struct Task {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) phase: watch::Sender<Phase>,
-    pub(crate) control: Arc<Control>,
+    pub(crate) seat: Arc<Seat>,
 }
 
 /// Why a saga got no task.
@@ -119,21 +54,47 @@ pub(crate) enum NotEntered {
     Closed,
 }
 
+/// A saga that has its place, and no task yet.
+#[must_use = "dropping it gives the place back"]
+pub(crate) struct Entered {
+    seat: Arc<Seat>,
+    work: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Entered {
+    /// Gives it a task.
+    pub(crate) fn spawn(self) -> Arc<Seat> {
+        // Not under a lock: a runtime that shuts down drops the future here, and with it the place.
+        let task = tokio::spawn(self.work);
+        self.seat.work_is(task.abort_handle());
+        self.seat
+    }
+
+    /// Does here what can be done without waiting for anything, and gives it a task if something is left. A saga that never waits needs none. Whoever
+    /// waits for it does not hold it up: from the first time on that it waits, it goes on by itself. This future is ready at once.
+    pub(crate) async fn begin(mut self) -> Arc<Seat> {
+        let over = poll_fn(|cx| {
+            let poll = || self.work.as_mut().poll(cx);
+            // As in a task of its own, a panic is not the caller's.
+            Poll::Ready(catch_unwind(AssertUnwindSafe(poll)).map_or(true, |poll| poll.is_ready()))
+        });
+        if over.await { self.seat } else { self.spawn() }
+    }
+}
+
 impl Live {
-    /// Spawns `work` as the task of `saga`. `given` is what someone who starts the same id must agree with.
+    /// Makes `work` the work on `saga`. `given` is what someone who starts the same id must agree with.
     pub(crate) fn enter<F>(
         engine: &Arc<Engine>,
         saga: SagaId,
-        given: Option<(Arc<Shape>, Json)>,
+        given: (Arc<Shape>, Json),
         permit: OwnedSemaphorePermit,
         work: impl FnOnce(Task) -> F,
-    ) -> Result<watch::Receiver<Phase>, NotEntered>
+    ) -> Result<Entered, NotEntered>
     where
         F: Future<Output = Phase> + Send + 'static,
     {
-        let (sender, phase) = watch::channel(Phase::Entered);
-        let (abort, registration) = AbortHandle::new_pair();
-        let control = Arc::new(Control::default());
+        let seat = Arc::new(Seat::new(given));
         {
             let mut table = engine.live.table();
             if table.closed {
@@ -142,68 +103,54 @@ impl Live {
             let hash_map::Entry::Vacant(vacant) = table.sagas.entry(saga.clone()) else {
                 return Err(NotEntered::Occupied);
             };
-            vacant.insert(Entry { given, phase: phase.clone(), abort, control: control.clone() });
+            vacant.insert(seat.clone());
         }
-        let task = Task { engine: engine.clone(), phase: sender.clone(), control };
-        let work = Abortable::new(work(task), registration);
+        let (engine, ended) = (engine.clone(), None);
+        let place = Place { engine: engine.clone(), saga, seat: seat.clone(), ended, permit };
         engine.keep_leases();
-        let place = Place { engine: engine.clone(), saga, phase: sender, ended: false, permit };
-        // Not under the lock: a runtime that shuts down drops the future here, and with it the place.
-        tokio::spawn(async move {
-            if let Ok(ended) = work.await {
-                place.end(ended);
-            }
+        let work = work(Task { engine, seat: seat.clone() });
+        let work = Box::pin(async move {
+            let mut place = place;
+            place.ended = Some(work.await);
         });
-        Ok(phase)
+        Ok(Entered { seat, work })
     }
 
-    /// The task of `saga`, if there is one, and whether it runs what `shape` and `input` say.
-    pub(crate) fn find(&self, saga: &SagaId, shape: &Shape, input: &Json) -> Option<Found> {
-        let table = self.table();
-        let entry = table.sagas.get(saga)?;
-        let (given, phase) = (entry.given.clone(), entry.phase.clone());
-        // Comparing may take a while, and must not hold up the others.
-        drop(table);
-        let same = given.map(|(known, taken)| *known == *shape && taken.same_as(input));
-        let now = phase.borrow().clone();
-        Some(match (same, now) {
-            (Some(true), Phase::Entered | Phase::Begun | Phase::Ended(Ok(_))) => Found::Same(phase),
-            (Some(false), Phase::Begun | Phase::Ended(Ok(_))) => Found::Other,
+    /// The saga of this id, if it is under way, and whether it runs what `shape` and `input` say.
+    pub(crate) fn find(&self, saga: &SagaId, shape: &Arc<Shape>, input: &Json) -> Option<Found> {
+        let seat = self.seat(saga)?;
+        let same = seat.runs(shape, input);
+        let phase = seat.phase();
+        Some(match (same, phase) {
+            (true, Phase::Entered | Phase::Begun | Phase::Ended(Ok(_))) => Found::Same(seat),
+            (false, Phase::Begun | Phase::Ended(Ok(_))) => Found::Other,
             // One that has not begun, or whose task failed, may be wrong about the id.
-            (None, _) | (_, Phase::Entered | Phase::Parked | Phase::Ended(Err(_))) => {
-                Found::Unsettled(phase)
-            }
+            (_, Phase::Entered | Phase::Parked | Phase::Ended(Err(_))) => Found::Unsettled(seat),
         })
     }
 
-    pub(crate) fn phase(&self, saga: &SagaId) -> Option<watch::Receiver<Phase>> {
-        self.table().sagas.get(saga).map(|entry| entry.phase.clone())
-    }
-
-    pub(crate) fn control(&self, saga: &SagaId) -> Option<Arc<Control>> {
-        self.table().sagas.get(saga).map(|entry| entry.control.clone())
+    pub(crate) fn seat(&self, saga: &SagaId) -> Option<Arc<Seat>> {
+        self.table().sagas.get(saga).cloned()
     }
 
     /// The sagas that this process holds, with their epochs.
     pub(crate) fn held(&self) -> Vec<(SagaId, u64)> {
         let table = self.table();
-        let held =
-            table.sagas.iter().map(|(saga, entry)| (saga, entry.control.epoch.load(Relaxed)));
+        let held = table.sagas.iter().map(|(saga, seat)| (saga, seat.epoch()));
         held.filter(|(_, epoch)| *epoch > 0).map(|(saga, epoch)| (saga.clone(), epoch)).collect()
     }
 
     /// The store says that this process does not hold the saga in this epoch any more.
     pub(crate) fn lose(&self, saga: &SagaId, epoch: Option<u64>) {
-        let control = self.control(saga);
-        if let Some(control) = control.filter(|one| Some(one.epoch.load(Relaxed)) == epoch) {
-            control.lose();
+        if let Some(seat) = self.seat(saga).filter(|seat| Some(seat.epoch()) == epoch) {
+            seat.lose();
         }
     }
 
     /// Has all tasks look around.
     pub(crate) fn call_all(&self) {
-        for entry in self.table().sagas.values() {
-            entry.control.call();
+        for seat in self.table().sagas.values() {
+            seat.call();
         }
     }
 
@@ -236,9 +183,9 @@ impl Live {
 
     pub(crate) fn abort_all(&self) {
         self.close();
-        let tasks: Vec<_> = self.table().sagas.values().map(|entry| entry.abort.clone()).collect();
-        for task in tasks {
-            task.abort();
+        let seats: Vec<_> = self.table().sagas.values().cloned().collect();
+        for seat in seats {
+            seat.abort();
         }
     }
 
@@ -247,37 +194,30 @@ impl Live {
     }
 }
 
-/// A saga's place among the live ones. However its task ends, by panic or abort as well, the place is given back and who waits is told.
+/// A saga's place among the live ones. However the work on it ends, by panic or abort as well, the place is given back and who waits is told.
 struct Place {
     engine: Arc<Engine>,
     saga: SagaId,
-    phase: watch::Sender<Phase>,
-    ended: bool,
+    seat: Arc<Seat>,
+    ended: Option<Phase>,
     #[expect(dead_code, reason = "held for its drop")]
     permit: OwnedSemaphorePermit,
 }
 
-impl Place {
-    fn end(mut self, ended: Phase) {
+impl Drop for Place {
+    fn drop(&mut self) {
+        let interrupted = || Phase::Ended(Err(SagaError::Interrupted(self.saga.clone())));
+        let ended = self.ended.take().unwrap_or_else(interrupted);
         if matches!(ended, Phase::Ended(Err(SagaError::Interrupted(_)))) {
             self.engine.counters.interrupted.add(1);
         }
-        self.phase.send_replace(ended);
-        self.ended = true;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if !mem::replace(&mut self.ended, true) {
-            self.engine.counters.interrupted.add(1);
-            self.phase.send_replace(Phase::Ended(Err(SagaError::Interrupted(self.saga.clone()))));
-        }
         let mut table = self.engine.live.table();
         table.sagas.remove(&self.saga);
+        let closed = table.closed;
+        drop(table);
+        self.seat.leave(ended);
         // Nobody waits for it before.
-        if table.closed {
-            drop(table);
+        if closed {
             self.engine.live.left.notify_waiters();
         }
     }

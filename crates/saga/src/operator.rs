@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::{
     Journal, Orchestrator, Query, Record, Report, Retention, SagaError, SagaId, State, StoreError,
-    Summary, engine::Engine, live::Phase, progress::Progress, work::LOOK_EVERY,
+    Summary, engine::Engine, progress::Progress, seat::Phase, work::LOOK_EVERY,
 };
 
 pub use elsewhere::{Operator, Ordered};
@@ -92,10 +92,10 @@ async fn load(engine: &Engine, saga: &SagaId) -> Result<Journal, SagaError> {
 /// Until a saga is in a final state or stuck.
 pub(crate) async fn settled(engine: &Engine, saga: &SagaId) -> Result<Arc<Progress>, SagaError> {
     loop {
-        if let Some(mut phase) = engine.live.phase(saga) {
+        if let Some(seat) = engine.live.seat(saga) {
             let over = |phase: &Phase| matches!(phase, Phase::Parked | Phase::Ended(_));
-            if let Ok(Phase::Ended(Ok(progress))) = phase.wait_for(over).await.as_deref() {
-                return Ok(progress.clone());
+            if let Phase::Ended(Ok(progress)) = seat.reached(over).await {
+                return Ok(progress);
             }
         }
         let progress = Progress::of(&load(engine, saga).await?).map_err(StoreError::from)?;

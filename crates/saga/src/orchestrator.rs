@@ -2,19 +2,19 @@ use std::{fmt, sync::Arc};
 
 use gusset_call::{Context, Overloaded};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     Definition, Finished, Json, Options, SagaError, SagaId, Stats, Store,
     engine::Engine,
-    live::{Found, Live, NotEntered, Phase},
+    live::{Found, Live, NotEntered},
     needs::Decode,
     operator::settled,
-    progress::Progress,
+    seat::{Phase, Seat},
     work,
 };
 
-/// Runs sagas, each in a task of its own, and keeps their journals in a [`Store`]. Clones share all.
+/// Runs sagas, each by itself, and keeps their journals in a [`Store`]. Clones share all.
 ///
 /// ```
 /// use gusset_saga::{Finished, MemoryStore, Orchestrator, Saga, StepContext, StepError};
@@ -34,7 +34,8 @@ use crate::{
 /// # Tasks
 ///
 /// [`start`](Self::start), [`run`](Self::run), [`recover`](Self::recover) and orders spawn the sagas' tasks on the
-/// tokio runtime that they are called in, and one that renews all leases. Dropping what these methods return does **not** end them: a saga that began is carried on, forward or
+/// tokio runtime that they are called in, and one that renews all leases. What a saga can do before it has to wait for the first time is done by the
+/// caller of `start` or `run` itself, before its task is spawned; one that never waits, as with a store in memory, needs no task. Dropping what these methods return does **not** end them: a saga that began is carried on, forward or
 /// back, whoever waits for it or not. The orchestrator is their guard: [`shutdown`](Self::shutdown) ends them between two
 /// attempts, and dropping the last clone ends them where they are, as a crash would; their journals stay. An action that owns a clone
 /// of its own orchestrator keeps it alive for ever.
@@ -131,11 +132,14 @@ impl Orchestrator {
     ) -> Result<Handle<Out>, SagaError> {
         let input = Json::encode(&input).map_err(|error| SagaError::Input(error.into()))?;
         self.register(definition)?;
-        let phase = self.enter(definition, &saga, input).await?;
+        let seat = self.enter(definition, &saga, input).await?;
+        if let Phase::Ended(Err(error)) =
+            seat.reached(|phase| !matches!(phase, Phase::Entered)).await
+        {
+            return Err(error);
+        }
         let (needs, decode) = (definition.needs.clone(), definition.decode);
-        let handle = Handle { engine: self.engine().clone(), saga, phase, needs, decode };
-        handle.begun().await?;
-        Ok(handle)
+        Ok(Handle { engine: self.engine().clone(), saga, seat, needs, decode })
     }
 
     /// Begins no further saga, lets those under way finish their present attempt and write down how it went, and returns when all have
@@ -168,22 +172,21 @@ impl Orchestrator {
         definition: &Definition<In, Out>,
         saga: &SagaId,
         input: Json,
-    ) -> Result<watch::Receiver<Phase>, SagaError> {
+    ) -> Result<Arc<Seat>, SagaError> {
         let engine = self.engine();
         let shape = &definition.plan.shape;
         loop {
             match engine.live.find(saga, shape, &input) {
-                Some(Found::Same(phase)) => return Ok(phase),
+                Some(Found::Same(seat)) => return Ok(seat),
                 Some(Found::Other) => return Err(SagaError::IdTaken(saga.clone())),
-                Some(Found::Unsettled(mut phase)) => {
-                    // It errs when the task is gone, which is as good a reason to look again.
-                    let _ = phase.changed().await;
+                Some(Found::Unsettled(seat)) => {
+                    seat.moved_on().await;
                     continue;
                 }
                 None => {}
             }
             let permit = self.permit().await?;
-            let given = Some((shape.clone(), input.clone()));
+            let given = (shape.clone(), input.clone());
             let trace = Context::current().trace().map(|trace| trace.to_string().into());
             let job = work::Begin {
                 plan: definition.plan.clone(),
@@ -193,7 +196,7 @@ impl Orchestrator {
             };
             let work = |task| work::begin(task, job);
             match Live::enter(engine, saga.clone(), given, permit, work) {
-                Ok(phase) => return Ok(phase),
+                Ok(entered) => return Ok(entered.begin().await),
                 // Someone was quicker: theirs is the one.
                 Err(NotEntered::Occupied) => {}
                 Err(NotEntered::Closed) => return Err(shutting_down()),
@@ -224,7 +227,7 @@ impl fmt::Debug for Orchestrator {
 pub struct Handle<Out> {
     engine: Arc<Engine>,
     saga: SagaId,
-    phase: watch::Receiver<Phase>,
+    seat: Arc<Seat>,
     needs: Arc<[u32]>,
     decode: Decode<Out>,
 }
@@ -248,27 +251,11 @@ impl<Out> Handle<Out> {
     /// Nothing is lost.
     pub async fn outcome(&self) -> Result<Finished<Out>, SagaError> {
         let over = |phase: &Phase| matches!(phase, Phase::Parked | Phase::Ended(_));
-        let progress = match self.reached(over).await? {
-            Some(progress) => progress,
-            None => settled(&self.engine, &self.saga).await?,
+        let progress = match self.seat.reached(over).await {
+            Phase::Ended(ended) => ended?,
+            _ => settled(&self.engine, &self.saga).await?,
         };
         Finished::of(&self.saga, &progress, &self.needs, self.decode)
-    }
-
-    /// Until the journal exists.
-    async fn begun(&self) -> Result<(), SagaError> {
-        self.reached(|phase| !matches!(phase, Phase::Entered)).await.map(drop)
-    }
-
-    async fn reached(
-        &self,
-        there: impl FnMut(&Phase) -> bool,
-    ) -> Result<Option<Arc<Progress>>, SagaError> {
-        match self.phase.clone().wait_for(there).await.as_deref() {
-            Ok(Phase::Ended(ended)) => ended.clone().map(Some),
-            // Without a sender it is what it was last, and that is ended.
-            Ok(_) | Err(_) => Ok(None),
-        }
     }
 }
 

@@ -3,11 +3,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::sleep};
 
 use crate::{
-    Claim, Journal, Orchestrator, SagaError, Wanted,
-    engine::Engine,
-    live::{Live, Phase},
-    orchestrator::shutting_down,
-    work,
+    Claim, Journal, Orchestrator, SagaError, Wanted, engine::Engine, live::Live,
+    orchestrator::shutting_down, work,
 };
 
 /// Taking over what nobody works on.
@@ -159,10 +156,16 @@ pub(crate) fn take_over(
         Err(reason) => return TakenOver::Blocked(journal, reason),
     };
     let (saga, held) = (journal.saga.clone(), journal.clone());
-    let given = Some((progress.shape.clone(), progress.input.clone()));
+    let given = (progress.shape.clone(), progress.input.clone());
     let entered = Live::enter(engine, saga, given, permit, |task| {
-        task.phase.send_replace(Phase::Begun);
+        task.seat.begun();
         work::resumed(task, plan, journal, progress)
     });
-    if entered.is_ok() { TakenOver::Yes } else { TakenOver::Unwanted(held) }
+    match entered {
+        Ok(entered) => {
+            entered.spawn();
+            TakenOver::Yes
+        }
+        Err(_) => TakenOver::Unwanted(held),
+    }
 }

@@ -40,11 +40,25 @@ pub struct StepContext {
 
 /// Messages of one attempt.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outbox(Arc<Mutex<Vec<Message>>>);
+pub(crate) struct Outbox(Option<Arc<Mutex<Vec<Message>>>>);
 
 impl Outbox {
-    pub(crate) fn take(&self) -> Vec<Message> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn open() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Message> {
+        let Some(shared) = &mut self.0 else { return Vec::new() };
+        // Nobody else has it any more, as a rule: no lock is needed.
+        if let Some(messages) = Arc::get_mut(shared) {
+            return std::mem::take(messages.get_mut().unwrap_or_else(PoisonError::into_inner));
+        }
+        std::mem::take(&mut shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether nobody else can add to it.
+    pub(crate) fn is_free(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| Arc::strong_count(shared) == 1)
     }
 }
 
@@ -120,7 +134,8 @@ impl StepContext {
         if let Some(trace) = Context::current().trace() {
             message.headers.insert("traceparent".into(), trace.to_string().into());
         }
-        let mut outbox = self.outbox.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(outbox) = &self.outbox.0 else { return Err("the attempt is over".into()) };
+        let mut outbox = outbox.lock().unwrap_or_else(PoisonError::into_inner);
         if outbox.len() == 100 {
             return Err("more than 100 messages in one attempt".into());
         }

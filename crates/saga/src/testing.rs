@@ -34,6 +34,8 @@ pub enum Fault {
     FailAfter,
     /// The process stands still before the write, its renewals of leases as well, until [`FaultyStore::thaw`], and then goes on as if nothing had happened.
     Freeze,
+    /// The store panics instead of writing, and only this once.
+    Panic,
 }
 
 /// Wraps a store, counts the writes, and does as told at one of them. Clones share all.
@@ -104,6 +106,11 @@ impl FaultyStore {
                 let _ = write.await;
                 self.0.hit.send_replace(true);
                 pending().await
+            }
+            #[expect(clippy::panic, reason = "as it was told to")]
+            Some(Fault::Panic) => {
+                self.0.hit.send_replace(true);
+                panic!("the store panics as it was told to")
             }
             Some(Fault::FailBefore) => {
                 self.0.hit.send_replace(true);

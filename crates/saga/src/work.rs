@@ -9,9 +9,10 @@ use crate::{
     StoreError, Wanted,
     definition::Plan,
     engine::Engine,
-    live::{Control, Phase, Task},
+    live::Task,
     progress::Progress,
     runner::{self, Parted, Runner},
+    seat::{Phase, Seat},
     store,
 };
 
@@ -54,27 +55,29 @@ async fn begun(task: Task, job: Begin) -> Result<Phase, SagaError> {
     match create(engine, &begin).await {
         Ok(()) => {
             engine.counters.started.add(1);
-            task.phase.send_replace(Phase::Begun);
-            let Task { engine, control, .. } = task;
-            let runner = Runner::new(engine.clone(), job.plan, job.saga.clone(), progress, control);
+            task.seat.begun();
+            let Task { engine, seat } = task;
+            let runner = Runner::new(engine.clone(), job.plan, job.saga.clone(), progress, seat);
             ended(&engine, job.saga, runner).await
         }
-        Err(StoreError::Exists(_)) => join(task, job).await,
+        // In a box: the future of a saga that begins has no room for the rare ways.
+        Err(StoreError::Exists(_)) => Box::pin(join(task, job)).await,
         Err(error) => Err(error.into()),
     }
 }
 
 async fn create(engine: &Engine, begin: &store::Begin) -> Result<(), StoreError> {
-    for retry in 1..CREATIONS {
+    let mut retry = 0;
+    loop {
+        retry += 1;
         match engine.store(engine.store.create(begin)).await {
-            Err(StoreError::Failed(_)) => {
+            Err(StoreError::Failed(_)) if retry < CREATIONS => {
                 let pause = engine.options.store_policy().pause(retry, &mut rand::rng());
-                sleep(pause).await;
+                Box::pin(sleep(pause)).await;
             }
             answer => return answer,
         }
     }
-    engine.store(engine.store.create(begin)).await
 }
 
 /// The saga exists: tells how it ended, carries it on if nobody does, or watches whoever does.
@@ -91,7 +94,7 @@ async fn join(task: Task, job: Begin) -> Result<Phase, SagaError> {
         if progress.shape != job.plan.shape || !progress.input.same_as(&job.input) {
             return Err(SagaError::IdTaken(saga.clone()));
         }
-        task.phase.send_replace(Phase::Begun);
+        task.seat.begun();
         let state = progress.state();
         if state.is_final() || state == State::Stuck {
             return Ok(Phase::Ended(Ok(Arc::new(progress))));
@@ -101,11 +104,11 @@ async fn join(task: Task, job: Begin) -> Result<Phase, SagaError> {
             if let Some(journal) = claim(engine, saga).await? {
                 // Read anew: whoever held it may have written since.
                 let progress = Progress::of(&journal).map_err(StoreError::from)?;
-                return resume(&task.engine, &task.control, job.plan, journal, progress).await;
+                return resume(&task.engine, &task.seat, job.plan, journal, progress).await;
             }
             if journal.node.as_ref() == Some(&engine.node) {
                 // A lease in our own name is one that this process lost track of: nobody else in it works on the saga.
-                return resume(&task.engine, &task.control, job.plan, journal, progress).await;
+                return resume(&task.engine, &task.seat, job.plan, journal, progress).await;
             }
         }
         tokio::select! {
@@ -132,13 +135,13 @@ pub(crate) async fn resumed(
     journal: Journal,
     progress: Progress,
 ) -> Phase {
-    let ended = resume(&task.engine, &task.control, plan, journal, progress).await;
+    let ended = resume(&task.engine, &task.seat, plan, journal, progress).await;
     ended.unwrap_or_else(|error| Phase::Ended(Err(error)))
 }
 
 async fn resume(
     engine: &Arc<Engine>,
-    control: &Arc<Control>,
+    seat: &Arc<Seat>,
     plan: Arc<Plan>,
     journal: Journal,
     progress: Progress,
@@ -146,7 +149,7 @@ async fn resume(
     engine.counters.resumed.add(1);
     engine.sync(false).await?;
     let saga = journal.saga.clone();
-    let runner = Runner::resume(engine.clone(), plan, journal, progress, control.clone());
+    let runner = Runner::resume(engine.clone(), plan, journal, progress, seat.clone());
     ended(engine, saga, runner).await
 }
 

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use gusset_call::{Context, Deadline, TraceContext, refusal_in};
 use gusset_saga::{
     Definition, DefinitionError, Effect, Event, FailureKind, Finished, MemoryStore, Options,
@@ -599,10 +600,10 @@ impl Drop for Trap {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_dies_gives_its_place_back_and_tells_who_waits() {
+async fn an_action_that_panics_when_it_is_dropped_has_an_unknown_outcome() {
     let mut saga = Saga::define("trap", 1);
     saga.step("trap")
-        .policy(Policy::step().timeout(SECOND))
+        .policy(Policy::step().timeout(SECOND).attempts(1))
         .run(|_, (): ()| async {
             let _trap = Trap;
             pending::<()>().await;
@@ -610,13 +611,48 @@ async fn a_task_that_dies_gives_its_place_back_and_tells_who_waits() {
         })
         .no_undo();
     let trap = saga.finish(()).unwrap();
-    let options = Options::default().max_running(1);
-    let sagas = Orchestrator::with(Arc::new(MemoryStore::new()), options);
-    for n in 0..3 {
-        let error = sagas.run_as(&trap, id(&format!("s-{n}")), ()).await.unwrap_err();
-        assert!(matches!(error, SagaError::Interrupted(_)), "{error}");
+    let (_, sagas) = memory();
+    let finished = sagas.run(&trap, ()).await.unwrap();
+    assert_eq!(finished.failure().unwrap().kind, FailureKind::Unknown);
+    assert_eq!((sagas.stats().running, sagas.stats().compensated), (0, 1));
+}
+
+/// Those who wait for one future of several leave the others alone for as long as they like.
+#[tokio::test(start_paused = true)]
+async fn a_saga_goes_on_while_nobody_polls_its_caller() {
+    let (log, (_, sagas)) = (Log::default(), memory());
+    let abc = abc(&log, fine, fine);
+    let mut run = std::pin::pin!(sagas.run_as(&abc, id("s-1"), 7));
+    assert!((&mut run).now_or_never().is_none());
+    let report = sagas.settled(&id("s-1")).await.unwrap();
+    assert_eq!((report.state, log.take()), (State::Completed, "+a +b +c".to_owned()));
+    assert_eq!(run.await.unwrap().completed(), Some((8, 8, 8)));
+}
+
+/// As many steps as are done while others wait for the thread is bounded.
+#[tokio::test(start_paused = true)]
+async fn a_saga_that_never_waits_lets_others_have_the_thread() {
+    let mut saga = Saga::define("long", 1);
+    let done = Arc::new(AtomicU32::new(0));
+    for step in 0..1_000 {
+        let done = done.clone();
+        let act = move |_, (): ()| {
+            done.fetch_add(1, SeqCst);
+            async { Ok(()) }
+        };
+        saga.step(format!("s{step}")).run(act).no_undo();
     }
-    assert_eq!((sagas.stats().running, sagas.stats().interrupted), (0, 3));
+    let long = saga.finish(()).unwrap();
+    let (_, sagas) = memory();
+    let handle = sagas.start(&long, id("s-1"), ()).await.unwrap();
+    let mut seen = 0;
+    while seen < 1_000 {
+        let now = done.load(SeqCst);
+        assert!(now - seen <= 64, "{seen} and then {now}");
+        seen = now;
+        tokio::task::yield_now().await;
+    }
+    assert!(handle.outcome().await.unwrap().completed().is_some());
 }
 
 #[test]

@@ -320,6 +320,7 @@ async fn play(script: Script, write: u64, fault: Fault) -> Option<()> {
             assert_eq!(run.await.is_err(), report.is_some(), "the zombie was fenced");
             stage.check(stage.settled().await, never_begun).await;
         }
+        Fault::Panic => panic!("it has a test of its own"),
         Fault::FailBefore | Fault::FailAfter => {
             let (faulty, sagas) = stage.faulty(write, fault);
             sagas.run_as(&stage.definition, stage.saga.clone(), ()).await.unwrap();
@@ -471,4 +472,27 @@ async fn a_store_that_hangs_is_seen_and_holds_up_no_shutdown() {
     tokio::time::timeout(Duration::from_secs(60), sagas.shutdown()).await.unwrap();
     assert!(matches!(handle.outcome().await, Err(SagaError::Interrupted(_))));
     stage.check(stage.settled().await, false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_dies_gives_its_place_back_and_tells_who_waits() {
+    let mut saga = Saga::define("sleep", 1);
+    let act = |_: StepContext, millis: u64| async move {
+        if millis > 0 {
+            sleep(Duration::from_millis(millis)).await;
+        }
+        Ok(())
+    };
+    saga.step("sleep").run(act).no_undo();
+    let sleeps = saga.finish(()).unwrap();
+    // It dies where its caller does the work, or, once it has waited, in its task.
+    for millis in [0, 10] {
+        let store = FaultyStore::failing_at(Arc::new(MemoryStore::new()), 2, Fault::Panic);
+        let sagas = Orchestrator::with(Arc::new(store), Options::default().max_running(1));
+        let error = sagas.run(&sleeps, millis).await.unwrap_err();
+        assert!(matches!(error, SagaError::Interrupted(_)), "{error}");
+        assert_eq!((sagas.stats().running, sagas.stats().interrupted), (0, 1));
+        // There is a place for the next one.
+        assert!(sagas.run(&sleeps, millis).await.unwrap().completed().is_some());
+    }
 }

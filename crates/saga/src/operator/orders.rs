@@ -178,8 +178,8 @@ impl Orchestrator {
     /// Has the saga's mail read soon: by its task, or by taking it over if nobody holds it.
     async fn nudge(&self, saga: &SagaId) -> Result<(), SagaError> {
         let engine = self.engine();
-        if let Some(control) = engine.live.control(saga) {
-            control.tell_of_mail();
+        if let Some(seat) = engine.live.seat(saga) {
+            seat.tell_of_mail();
             return Ok(());
         }
         let journal = load(engine, saga).await?;
@@ -195,8 +195,8 @@ impl Orchestrator {
             TakenOver::Yes => {}
             TakenOver::Blocked(journal, _) | TakenOver::Unwanted(journal) => {
                 work::give_back(engine, &journal).await;
-                if let Some(control) = engine.live.control(saga) {
-                    control.tell_of_mail();
+                if let Some(seat) = engine.live.seat(saga) {
+                    seat.tell_of_mail();
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Writing events down.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use tokio::time::sleep;
 
@@ -60,17 +60,19 @@ impl Runner {
         if self.batch.records.is_empty() {
             return Ok(None);
         }
-        let Batch { records, outbox, opens } = mem::take(&mut self.batch);
-        let end = self.sequence + records.len() as u64;
+        let end = self.sequence + self.batch.records.len() as u64;
         let (hold, parked) = self.hold();
         let commit = Commit {
             saga: self.saga.clone(),
             epoch: self.epoch,
-            records: records.into(),
+            records: self.batch.records.drain(..).collect(),
             state: self.progress.state(),
             hold,
             mail_taken: self.mail_taken,
-            outbox: outbox.into(),
+            outbox: match self.batch.outbox.is_empty() {
+                true => Arc::default(),
+                false => mem::take(&mut self.batch.outbox).into(),
+            },
         };
         self.append(&commit, end).await?;
         if !commit.outbox.is_empty() {
@@ -78,9 +80,12 @@ impl Runner {
         }
         self.sequence = end;
         self.held = matches!(commit.hold, Hold::Keep(_)) && !commit.state.is_final();
-        for step in opens {
+        let mut opens = mem::take(&mut self.batch.opens);
+        for step in opens.drain(..) {
             self.start(step);
         }
+        // With its room.
+        self.batch.opens = opens;
         Ok(parked.then_some(Parted::Parked))
     }
 
@@ -111,11 +116,11 @@ impl Runner {
                 Err(error @ (StoreError::Failed(_) | StoreError::Full(_))) => {
                     waiting.get_or_insert_with(|| engine.counters.waiting_for_store.raise());
                     retries += 1;
-                    self.wait_for_store(retries, &error).await?;
+                    Box::pin(self.wait_for_store(retries, &error)).await?;
                 }
                 Err(error) => {
                     tracing::warn!(saga = %self.saga, %error, "saga given up to whoever has it");
-                    self.control.lose();
+                    self.seat.lose();
                     return Err(Stopped);
                 }
             }

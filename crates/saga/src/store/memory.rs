@@ -4,7 +4,9 @@ mod tables;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -125,15 +127,22 @@ impl Store for MemoryStore {
                 keys: BTreeSet::new(),
                 mail_taken: 0,
             };
-            tables.unfinished.insert(begin.saga.clone(), entry);
+            tables.unfinished.insert(begin.saga.clone(), Box::new(entry));
             Ok(())
         };
-        ready(answer()).boxed()
+        written(answer())
     }
 
     fn append<'a>(&'a self, commit: &'a Commit) -> StoreFuture<'a, ()> {
         let now = self.time();
-        ready(self.tables().append(commit, now, self.0.finished)).boxed()
+        let (answer, forgotten) = {
+            let mut tables = self.tables();
+            let answer = tables.append(commit, now);
+            (answer, tables.forget(self.0.finished, 0))
+        };
+        // Not under the lock.
+        drop(forgotten);
+        written(answer)
     }
 
     fn load<'a>(&'a self, saga: &'a SagaId) -> StoreFuture<'a, Option<Journal>> {
@@ -161,7 +170,7 @@ impl Store for MemoryStore {
         let mut tables = self.tables();
         let mut renewed = Renewed::default();
         for (saga, epoch) in held {
-            let ours = |entry: &&mut Entry| entry.epoch == *epoch && entry.node.is_some();
+            let ours = |entry: &&mut Box<Entry>| entry.epoch == *epoch && entry.node.is_some();
             match tables.unfinished.get_mut(saga).filter(ours) {
                 Some(entry) => {
                     entry.due = Some(until);
@@ -178,7 +187,7 @@ impl Store for MemoryStore {
     fn release<'a>(&'a self, release: &'a Release) -> StoreFuture<'a, ()> {
         let now = self.time();
         let mut tables = self.tables();
-        let ours = |entry: &&mut Entry| entry.epoch == release.epoch && entry.node.is_some();
+        let ours = |entry: &&mut Box<Entry>| entry.epoch == release.epoch && entry.node.is_some();
         if let Some(entry) = tables.unfinished.get_mut(&release.saga).filter(ours) {
             entry.park(release.due, release.note.clone(), now);
             if release.blocked {
@@ -229,8 +238,13 @@ impl Store for MemoryStore {
                 && query.definition.as_ref().is_none_or(|name| *name == entry.definition)
                 && query.after.as_ref().is_none_or(|after| *saga > after)
         };
-        let mut found: Vec<_> =
-            tables.unfinished.iter().chain(&tables.finished).filter(fits).collect();
+        let mut found: Vec<_> = tables
+            .unfinished
+            .iter()
+            .chain(&tables.finished)
+            .map(|(saga, entry)| (saga, &**entry))
+            .filter(fits)
+            .collect();
         found.sort_unstable_by_key(|(saga, _)| *saga);
         found.truncate(query.limit);
         ready(Ok(found.into_iter().map(|(saga, entry)| entry.summary(saga)).collect())).boxed()
@@ -249,7 +263,8 @@ impl Store for MemoryStore {
         // What finished in this very millisecond is younger than one.
         let limit = |age| self.time().saturating_sub(millis(age)) + u64::from(age.is_zero());
         let limit = keep.younger_than.map_or(0, limit);
-        ready(Ok(self.tables().forget(keep.newest, limit))).boxed()
+        let forgotten = self.tables().forget(keep.newest, limit);
+        ready(Ok(forgotten.len() as u64)).boxed()
     }
 
     fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Bundle>> {
@@ -270,6 +285,24 @@ impl Store for MemoryStore {
         let now = self.time();
         let pending = self.tables().pending(now);
         ready(Ok(pending)).boxed()
+    }
+}
+
+/// The answer to a write. The usual one takes no room, and so its box no allocation.
+fn written(answer: Result<(), StoreError>) -> StoreFuture<'static, ()> {
+    struct Done;
+
+    impl Future for Done {
+        type Output = Result<(), StoreError>;
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    match answer {
+        Ok(()) => Box::pin(Done),
+        Err(error) => ready(Err(error)).boxed(),
     }
 }
 

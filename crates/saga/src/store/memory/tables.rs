@@ -16,8 +16,9 @@ use crate::{
 
 #[derive(Default)]
 pub(super) struct Tables {
-    pub(super) unfinished: HashMap<SagaId, Entry, RandomState>,
-    pub(super) finished: HashMap<SagaId, Entry, RandomState>,
+    /// Boxed, so that the tables are small enough for a processor's cache.
+    pub(super) unfinished: HashMap<SagaId, Box<Entry>, RandomState>,
+    pub(super) finished: HashMap<SagaId, Box<Entry>, RandomState>,
     /// Those of `finished`, oldest first.
     pub(super) order: VecDeque<(u64, SagaId)>,
     pub(super) purged: u64,
@@ -49,15 +50,10 @@ pub(super) struct Entry {
 
 impl Tables {
     pub(super) fn get(&self, saga: &SagaId) -> Option<&Entry> {
-        self.unfinished.get(saga).or_else(|| self.finished.get(saga))
+        self.unfinished.get(saga).or_else(|| self.finished.get(saga)).map(|entry| &**entry)
     }
 
-    pub(super) fn append(
-        &mut self,
-        commit: &Commit,
-        now: u64,
-        keep: usize,
-    ) -> Result<(), StoreError> {
+    pub(super) fn append(&mut self, commit: &Commit, now: u64) -> Result<(), StoreError> {
         let saga = &commit.saga;
         let Some(entry) = self.unfinished.get_mut(saga) else {
             return Err(match self.finished.get(saga) {
@@ -79,25 +75,24 @@ impl Tables {
                 (entry.node, entry.due) = (None, None);
                 self.order.push_back((now, saga.clone()));
                 self.finished.insert(saga, entry);
-                self.forget(keep, 0);
             }
         }
         Ok(())
     }
 
-    /// Forgets the oldest until at most `keep` are left, and none that finished before `limit`.
-    pub(super) fn forget(&mut self, keep: usize, limit: u64) -> u64 {
-        let mut forgotten = 0;
+    /// Takes out the oldest until at most `keep` are left, and none that finished before `limit`.
+    #[expect(clippy::vec_box, reason = "as they are in the table")]
+    pub(super) fn forget(&mut self, keep: usize, limit: u64) -> Vec<Box<Entry>> {
+        let mut forgotten = Vec::new();
         while let Some((at, _)) = self.order.front() {
             if self.order.len() <= keep && *at >= limit {
                 break;
             }
             if let Some((_, saga)) = self.order.pop_front() {
-                self.finished.remove(&saga);
-                forgotten += 1;
+                forgotten.extend(self.finished.remove(&saga));
             }
         }
-        self.purged += forgotten;
+        self.purged += forgotten.len() as u64;
         forgotten
     }
 
@@ -105,7 +100,7 @@ impl Tables {
         match wanted {
             Wanted::One(saga) => {
                 let free = |entry: &&Entry| entry.node.is_none() || entry.is_due(now);
-                let entry = self.unfinished.get(saga).filter(free);
+                let entry = self.unfinished.get(saga).map(|entry| &**entry).filter(free);
                 entry.map(|_| saga.clone()).into_iter().collect()
             }
             Wanted::Due { known, orphaned, except, limit } => {
@@ -120,7 +115,8 @@ impl Tables {
                     };
                     entry.is_due(since) && !except.contains(saga)
                 };
-                let due = self.unfinished.iter().filter(wanted);
+                let due =
+                    self.unfinished.iter().map(|(saga, entry)| (saga, &**entry)).filter(wanted);
                 let mut due: Vec<_> = due.map(|(saga, entry)| (entry.due, saga)).collect();
                 due.sort_unstable();
                 due.into_iter().take(*limit).map(|(_, saga)| saga.clone()).collect()

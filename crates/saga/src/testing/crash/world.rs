@@ -61,7 +61,7 @@ impl World {
             });
         }
         let (shape, graph) = (plan.shape.clone(), plan.graph.clone());
-        Definition { plan: Arc::new(Plan { shape, graph, steps }), ..definition.clone() }
+        Definition { plan: Arc::new(Plan::new(shape, graph, steps)), ..definition.clone() }
     }
 
     /// How often the step was called that way, this time included; or that whoever calls was believed dead.

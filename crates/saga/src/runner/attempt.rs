@@ -1,0 +1,205 @@
+//! One attempt: the action of a step, or its undo, called once.
+
+use std::{
+    any::Any,
+    num::NonZeroU32,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context as TaskContext, Poll, Waker, ready},
+    time::Duration,
+};
+
+use gusset_call::{Attempt as Number, Context, Deadline};
+use tokio::time::{Sleep, sleep_until};
+use tracing::Span;
+
+use super::Runner;
+use crate::{
+    Direction, Json, StepContext, StepError, StepState,
+    definition::Plan,
+    step::{Attempting, Call, Outbox},
+};
+
+/// An attempt that is over.
+pub(super) struct Attempted {
+    pub(super) step: u32,
+    pub(super) direction: Direction,
+    /// How many attempts have begun, this one included.
+    pub(super) begun: u32,
+    pub(super) result: Result<Option<Json>, StepError>,
+    pub(super) outbox: Outbox,
+}
+
+/// An attempt under way. Costs no allocation beside the action's own future, and no timer before the action waits for something.
+pub(super) struct Attempt {
+    step: u32,
+    direction: Direction,
+    begun: u32,
+    timeout: Duration,
+    deadline: Deadline,
+    context: Context,
+    span: Span,
+    outbox: Outbox,
+    work: Option<Work>,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+enum Work {
+    /// The action is called when the attempt is polled, so that a panic in it is the attempt's.
+    Due(Arc<Plan>, Call),
+    UnderWay(Attempting),
+}
+
+impl Runner {
+    /// Begins an attempt at a step that a durable record has opened.
+    pub(super) fn start(&mut self, step: u32) {
+        let direction = match self.progress.steps[step as usize].state {
+            StepState::Acting => Direction::Act,
+            StepState::Undoing => Direction::Undo,
+            _ => return,
+        };
+        let turned = direction == Direction::Act && self.progress.failure.is_some();
+        if turned
+            || self.engine.is_draining()
+            || self.progress.shape.steps[step as usize].kind.waits()
+        {
+            return;
+        }
+        let before = self.tries.get_mut(&step).map_or(0, |tries| {
+            tries.pausing = false;
+            tries.begun
+        });
+        let attempt = self.attempt(step, direction, before.saturating_add(1));
+        self.running.begin(attempt);
+    }
+
+    fn attempt(&mut self, step: u32, direction: Direction, begun: u32) -> Attempt {
+        let timeout = self.plan.policy(step, direction).timeout;
+        let deadline = Deadline::after(timeout);
+        // The one before, if nobody else holds it any more.
+        let spare = self.outbox.take().filter(Outbox::is_free);
+        let outbox = spare.unwrap_or_else(Outbox::open);
+        let cx = StepContext {
+            saga: self.saga.clone(),
+            step: self.progress.name(step),
+            direction,
+            attempt: NonZeroU32::new(begun).map_or(Number::FIRST, Number::new),
+            epoch: self.epoch,
+            deadline,
+            outbox: outbox.clone(),
+        };
+        // Whoever began the saga may have a span of its own, which is no part of it.
+        let span = tracing::info_span!(
+            parent: None, "saga step", saga = %self.saga, step = %cx.step, ?direction, attempt = begun, epoch = self.epoch
+        );
+        let work = Some(Work::Due(self.plan.clone(), self.call(step, cx)));
+        let context = self.context.with_deadline(deadline);
+        Attempt {
+            step,
+            direction,
+            begun,
+            timeout,
+            deadline,
+            context,
+            span,
+            outbox,
+            work,
+            alarm: None,
+        }
+    }
+
+    fn call(&self, step: u32, cx: StepContext) -> Call {
+        let progress = &self.progress;
+        let output = |place: &u32| progress.steps[*place as usize].output.clone();
+        let input = self.plan.steps[step as usize].input_from.as_ref().and_then(output);
+        let needs = &progress.shape.steps[step as usize].needs;
+        Call {
+            cx,
+            input: input.unwrap_or_else(|| progress.input.clone()),
+            needed: needs.iter().filter_map(output).collect(),
+            output: output(&step),
+        }
+    }
+}
+
+impl Attempt {
+    pub(super) const fn step(&self) -> u32 {
+        self.step
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Attempted> {
+        let (step, direction, begun) = (self.step, self.direction, self.begun);
+        let result = ready!(self.poll_result(cx));
+        let outbox = std::mem::take(&mut self.outbox);
+        Poll::Ready(Attempted { step, direction, begun, result, outbox })
+    }
+
+    fn poll_result(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Option<Json>, StepError>> {
+        let (step, direction) = (self.step, self.direction);
+        let mut work = self.work.take();
+        let poll = || loop {
+            match work.take() {
+                Some(Work::Due(plan, call)) => {
+                    work = Some(Work::UnderWay(plan.attempt(step, direction, call)));
+                }
+                Some(Work::UnderWay(mut action)) => {
+                    let poll = action.as_mut().poll(cx);
+                    if poll.is_pending() {
+                        work = Some(Work::UnderWay(action));
+                    }
+                    return poll;
+                }
+                None => return Poll::Pending,
+            }
+        };
+        if let Poll::Ready(result) = self.inside(AssertUnwindSafe(poll)) {
+            return Poll::Ready(result);
+        }
+        self.work = work;
+        let deadline = self.deadline.instant();
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        ready!(alarm.as_mut().poll(cx));
+        self.end();
+        let timeout = self.timeout;
+        Poll::Ready(Err(StepError::unknown(format!("no answer within {timeout:?}"))))
+    }
+
+    /// Runs code of the action: in the span and the context of the attempt. Its panic is an outcome that nobody knows.
+    fn inside<F>(&self, code: AssertUnwindSafe<F>) -> Poll<Result<Option<Json>, StepError>>
+    where
+        F: FnOnce() -> Poll<Result<Option<Json>, StepError>>,
+    {
+        let _entered = self.span.enter();
+        // Ready when it is polled first.
+        let scope = pin!(self.context.scope(async { catch_unwind(code) }));
+        match scope.poll(&mut TaskContext::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(poll)) => poll,
+            Poll::Ready(Err(panic)) => Poll::Ready(Err(panicked(&*panic))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Drops the action where it is.
+    fn end(&mut self) {
+        if let Some(work) = self.work.take() {
+            let dropped = move || {
+                drop(work);
+                Poll::Pending
+            };
+            let _ = self.inside(AssertUnwindSafe(dropped));
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> StepError {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    StepError::unknown(format!("panicked: {}", text.unwrap_or("(no text)")))
+}
