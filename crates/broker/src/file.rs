@@ -1,17 +1,25 @@
 //! The engine in memory whose changes are written down.
 
-mod codec;
-mod error;
-mod frame;
-mod lock;
-mod log;
+mod options;
 mod source;
-mod state;
+
+mod log;
 mod writer;
+
+mod homes;
+mod state;
+
+mod decode;
+mod encode;
+mod folder;
+mod frame;
+mod reading;
+
+mod error;
+mod lock;
 
 use std::{
     fs,
-    io::ErrorKind,
     path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -19,11 +27,12 @@ use std::{
 
 use gusset_call::{Deadline, Overloaded};
 
-pub use self::error::FileError;
-use self::{lock::Lock, log::Log, source::FileMember, state::State, writer::Writer};
+pub use self::{error::FileError, options::FileOptions};
+use self::{
+    folder::Folder, lock::Lock, log::Log, source::FileMember, state::State, writer::Writer,
+};
 use crate::{
-    Capabilities, DeadLetter, DeadLetterId, Error, Filter, Leftover, Limits, Message, Stats,
-    WhenUnheard,
+    Capabilities, DeadLetter, DeadLetterId, Error, Filter, Leftover, Message, Stats,
     engine::{BoxFuture, DeadLetterStore, Engine, GroupSpec, Member, Publishing},
     memory::{MemoryMember, shared::Shared},
 };
@@ -65,12 +74,20 @@ use crate::{
 ///
 /// # Disk
 ///
-/// One file, `log`, beside an empty one, `lock`. It is written anew when it is 64 MiB longer than twice what must be in it, and needs as much room again
-/// as that while this is done; publishers wait meanwhile. At [`FileOptions::max_bytes`] publishes are refused with [`Error::Full`], and everything else
-/// goes on. When the disk itself is full or fails, publishes return [`Error::Engine`] with a [`FileError`], deliveries pause, since attempts could not be
-/// written, and what has happened is tried again ten times a second until it is written. A publish that fails so may have happened.
+/// Segments, `log.0000000001` and so on, beside `log`, which says the format, and `lock`. One is written at a time and then sealed, after
+/// [`FileOptions::segment_bytes`]. A sealed one goes when nothing in it is needed any more. The oldest is emptied, its survivors written again in the
+/// present one, when no more than a quarter of it is needed, or when all together are longer than twice what must be in them and four segments. That is done
+/// beside what is published, at most 256 KiB with each sync, or as much as is published if that is more; so a publish waits for two syncs and
+/// the writing of so much, also at such times.
 ///
-/// A last frame that is torn was never acknowledged, and is left out. Anything else that is not as it was written is [`FileError::Damaged`].
+/// At [`FileOptions::max_bytes`] publishes are refused with [`Error::Full`], and everything else goes on. When the disk itself is full or fails, publishes return
+/// [`Error::Engine`] with a [`FileError`], deliveries pause, since attempts could not be written, and what has happened is tried again ten times a
+/// second until it is written. A publish that fails so may have happened.
+///
+/// **Format 2**: frames with checksums, each written and synced as one. A last frame that is torn was never acknowledged, and is left out. Anything else
+/// that is not as it was written is [`FileError::Damaged`] with its place, a file that is not there [`FileError::Missing`]; nothing is changed then. (The last
+/// frame of all is the exception: bits that rot in it look as if it were torn.) Format 1, one file without segments, is read and moved; a later
+/// one is [`FileError::Newer`].
 ///
 /// # Clocks
 ///
@@ -92,61 +109,8 @@ pub struct FileEngine {
 /// Far below what the length of a frame can tell.
 const LARGEST: usize = 1 << 30;
 
-/// How a [`FileEngine`] is to be.
-#[derive(Clone, Copy, Debug)]
-pub struct FileOptions {
-    limits: Limits,
-    when_unheard: WhenUnheard,
-    max_bytes: u64,
-    existing: bool,
-}
-
-impl FileOptions {
-    /// All defaults.
-    #[must_use]
-    pub const fn new() -> Self {
-        let (limits, when_unheard) = (Limits::new(), WhenUnheard::Drop);
-        Self { limits, when_unheard, max_bytes: 1 << 30, existing: false }
-    }
-
-    /// Bounds, the same as in memory, where everything is as well.
-    #[must_use]
-    pub const fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// What becomes of messages that no group wants. Default: they are dropped and counted.
-    #[must_use]
-    pub const fn when_unheard(mut self, choice: WhenUnheard) -> Self {
-        self.when_unheard = choice;
-        self
-    }
-
-    /// How many bytes of messages and dead letters the disk may hold, a message once for each of its groups; beyond it publishes are refused with
-    /// [`Error::Full`]. What is on its way to the disk then may still come. Default 1 GiB, since as much is in memory.
-    #[must_use]
-    pub const fn max_bytes(mut self, bytes: u64) -> Self {
-        self.max_bytes = bytes;
-        self
-    }
-
-    /// Makes no directory and no broker in it: where there is none, it is [`FileError::NoBroker`]. For tools, whose user may mistype.
-    #[must_use]
-    pub const fn existing(mut self) -> Self {
-        self.existing = true;
-        self
-    }
-}
-
-impl Default for FileOptions {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl FileEngine {
-    /// Opens the directory, which is made if it is not there, and takes up what it holds. Reads and writes it as a whole before it returns: in a
+    /// Opens the directory, which is made if it is not there, and takes up what it holds. Reads all files, a frame at a time, before it returns: in a
     /// runtime, call it before there is work, or in `spawn_blocking`.
     ///
     /// # Errors
@@ -154,8 +118,9 @@ impl FileEngine {
     /// [`FileError`]. What is on the disk then is as it was.
     pub fn open(dir: impl AsRef<Path>, options: FileOptions) -> Result<Self, FileError> {
         let dir = dir.as_ref();
+        let folder = Folder::new(dir);
         if options.existing {
-            if !dir.join(writer::LOG).exists() {
+            if !folder.has_broker() {
                 return Err(FileError::NoBroker { path: dir.to_owned() });
             }
         } else {
@@ -163,24 +128,16 @@ impl FileEngine {
         }
         let lock = Lock::take(dir)?;
         let mut state = State::new(options.limits);
-        let path = dir.join(writer::LOG);
-        match fs::read(&path) {
-            Ok(bytes) => {
-                if frame::replay(&path, &bytes, |event| state.apply(&event))? {
-                    let path = path.display();
-                    tracing::warn!(%path, "a write that a crash cut short was left out");
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(FileError::io(&path)(error)),
-        }
+        let found = folder.replay(&mut state)?;
         let log = Arc::new(Log::new(dir, state.last_serial(), state.bytes()));
         let (scribe, limits) = (Some(log.clone() as _), options.limits);
         let shared = Arc::new(Shared::new(limits, None, options.when_unheard, scribe));
-        shared.restore_groups(state.renumber());
+        let (groups, renumbered) = state.renumber();
+        shared.restore_groups(groups);
         shared.restore_letters(state.letters(), state.last_letter());
-        shared.restore_known(state.known());
-        let writer = Writer::new(dir, state)?;
+        shared.restore_known(state.known().into_iter());
+        let writer = Writer::new(folder, state, found, renumbered, options.segment_bytes);
+        let writer = writer.map_err(FileError::io(dir))?;
         let scribe = log.clone();
         let thread = thread::Builder::new().name("gusset-broker".into());
         let writer = thread.spawn(move || writer.run(&scribe, lock)).map_err(FileError::io(dir))?;
@@ -279,7 +236,8 @@ fn can_keep(group: &GroupSpec) -> Result<(), Error> {
     match &group.order {
         Some(order) if lasts && order.header_name().is_none() => Err(Error::Unsupported {
             engine: "file",
-            what: "keep the order of keys other than headers",
+            what: "keep the order of keys that a closure finds: it cannot be written down, and until it is given again after a restart the group \
+                   could not tell which messages to hold back. Put the key into a header",
         }),
         _ => Ok(()),
     }

@@ -38,6 +38,12 @@ pub enum FileError {
         /// Where the first frame begins that is not as it was written, in bytes from the beginning.
         offset: u64,
     },
+    /// A file that belongs to the others is not there. Nothing was taken from those, and they are as they were.
+    #[error("{} is missing", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is of a later version of this crate. It is as it was.
     #[error("{} has format {format}, newer than {understood}", path.display())]
     Newer {

@@ -1,98 +1,139 @@
-//! What a log file looks like.
+//! What the files of a log look like.
 //!
 //! ```text
-//! file   = "gusset broker\n\0\0", format u32, salt u64, checksum u32 of what is before it
+//! log              = head with number 0: says the format, and nothing else
+//! log.0000000001   = head, frames; a segment
+//! head   = "gusset broker\n\0\0", format u32, number u64, length of the segment before u64, salt u64, checksum u32 of what is before it
 //! frame  = "GBF1", length u32, checksum u32 of the events, checksum u32 of the salt and the 12 bytes before it; events
 //! ```
 //!
 //! A frame is what was written and synced at once, and is there as a whole or not at all. The next is begun only when the one before is on the
-//! disk. So only the last may be torn. The salt is other for each file: no payload can pass for a frame.
+//! disk. So only the last of the last segment may be torn; how long each other segment is, the head of the next one says, which is
+//! written after it. The salt is other for each file: no payload can pass for a frame. The first frame of a segment has all groups in it.
+//!
+//! The first format was one file, `log`, whose head had neither number nor length.
 
 use std::path::Path;
 
-use super::{FileError, codec};
+use super::{FileError, encode};
 use crate::memory::scribe::Event;
 
-/// Version of the format that is written. This and none other is read so far.
-pub(super) const FORMAT: u32 = 1;
+/// Version of the format that is written. This and the one before it are read.
+pub(super) const FORMAT: u32 = 2;
 const NAME: &[u8; 16] = b"gusset broker\n\0\0";
-const HEAD: usize = NAME.len() + 4 + 8 + 4;
+/// Of this format, the longest.
+pub(super) const HEAD: usize = NAME.len() + 4 + 3 * 8 + 4;
 const MARK: &[u8; 4] = b"GBF1";
-const FRAME: usize = 16;
+pub(super) const FRAME: usize = 16;
 
 /// The beginning of a file.
-pub(super) fn head(salt: u64) -> Vec<u8> {
-    let mut head = NAME.to_vec();
-    head.extend(FORMAT.to_le_bytes());
-    head.extend(salt.to_le_bytes());
-    head.extend(crc32fast::hash(&head).to_le_bytes());
-    head
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) number: u64,
+    /// So much of the segment before counts.
+    pub(super) before: u64,
+    pub(super) salt: u64,
 }
 
-/// Makes a frame of the events that `write` adds.
-pub(super) fn frame(salt: u64, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut frame = vec![0; FRAME];
-    write(&mut frame);
-    let (head, events) = frame.split_at_mut(FRAME);
-    head[..4].copy_from_slice(MARK);
-    // The writer bounds what it writes at once, and `Policy::max_bytes` what a message has.
-    let length = u32::try_from(events.len()).unwrap_or(u32::MAX);
-    head[4..8].copy_from_slice(&length.to_le_bytes());
-    head[8..12].copy_from_slice(&crc32fast::hash(events).to_le_bytes());
-    let sum = mark_sum(salt, &head[..12]);
-    head[12..].copy_from_slice(&sum.to_le_bytes());
-    frame
-}
+impl Head {
+    pub(super) fn new(number: u64, before: u64) -> Self {
+        Self { number, before, salt: rand::random() }
+    }
 
-/// Hands over the events of each frame in their order. Whether the last was torn off by a crash: nobody was told that it was written.
-pub(super) fn replay(
-    path: &Path,
-    bytes: &[u8],
-    mut each: impl FnMut(Event),
-) -> Result<bool, FileError> {
-    let damaged =
-        |offset: usize| FileError::Damaged { path: path.to_owned(), offset: offset as u64 };
-    let salt = check_head(path, bytes)?;
-    let mut offset = HEAD;
-    while offset < bytes.len() {
-        let Some(events) = whole(salt, &bytes[offset..]) else {
-            let torn =
-                (offset + 1..bytes.len()).all(|later| whole(salt, &bytes[later..]).is_none());
-            return if torn { Ok(true) } else { Err(damaged(offset)) };
-        };
-        for event in codec::read(events).ok_or_else(|| damaged(offset))? {
-            each(event);
+    pub(super) fn bytes(self) -> Vec<u8> {
+        let mut head = NAME.to_vec();
+        head.extend(FORMAT.to_le_bytes());
+        [self.number, self.before, self.salt].iter().for_each(|n| head.extend(n.to_le_bytes()));
+        head.extend(crc32fast::hash(&head).to_le_bytes());
+        head
+    }
+
+    /// What `bytes` begin with, how long that is, and its format. A file comes into its place by a rename, so its head cannot be torn.
+    pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<(Self, usize, u32), FileError> {
+        let damaged = || FileError::Damaged { path: path.to_owned(), offset: 0 };
+        let after = bytes.strip_prefix(NAME).ok_or_else(damaged)?;
+        let format = number(after).ok_or_else(damaged)?;
+        if format > FORMAT {
+            let path = path.to_owned();
+            return Err(FileError::Newer { path, format, understood: FORMAT });
         }
-        offset += FRAME + events.len();
+        let fields = match format {
+            1 => 1,
+            2 => 3,
+            _ => return Err(damaged()),
+        };
+        let end = NAME.len() + 4 + fields * 8;
+        let (head, sum) = bytes.split_at_checked(end).ok_or_else(damaged)?;
+        if number(sum) != Some(crc32fast::hash(head)) {
+            return Err(damaged());
+        }
+        let long = |n: usize| head[20 + 8 * n..28 + 8 * n].try_into().map(u64::from_le_bytes);
+        let read = || match fields {
+            1 => Ok(Self { number: 0, before: 0, salt: long(0)? }),
+            _ => Ok(Self { number: long(0)?, before: long(1)?, salt: long(2)? }),
+        };
+        let head = read().map_err(|_: std::array::TryFromSliceError| damaged())?;
+        Ok((head, end + 4, format))
     }
-    Ok(false)
 }
 
-/// The salt. A file comes into its place by a rename, so its head cannot be torn.
-fn check_head(path: &Path, bytes: &[u8]) -> Result<u64, FileError> {
-    let damaged = || FileError::Damaged { path: path.to_owned(), offset: 0 };
-    let after = bytes.strip_prefix(NAME).ok_or_else(damaged)?;
-    let format = number(after).ok_or_else(damaged)?;
-    if format > FORMAT {
-        let path = path.to_owned();
-        return Err(FileError::Newer { path, format, understood: FORMAT });
+/// What is written and synced at once.
+#[derive(Debug)]
+pub(super) struct Frame(Vec<u8>);
+
+impl Frame {
+    pub(super) fn new() -> Self {
+        Self(vec![0; FRAME])
     }
-    let (head, _) = bytes.split_at_checked(HEAD).ok_or_else(damaged)?;
-    let salt = head[20..28].try_into().map(u64::from_le_bytes).map_err(|_| damaged())?;
-    if format == 0 || number(&head[28..]) != Some(crc32fast::hash(&head[..28])) {
-        return Err(damaged());
+
+    pub(super) fn clear(&mut self) {
+        self.0.truncate(FRAME);
+        // What one large message needed is not kept for the small ones after it.
+        self.0.shrink_to(1 << 20);
     }
-    Ok(salt)
+
+    pub(super) fn push(&mut self, event: &Event) {
+        encode::write(&mut self.0, event);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.len() == FRAME
+    }
+
+    /// As it goes into the file with this salt.
+    pub(super) fn seal(&mut self, salt: u64) -> &[u8] {
+        let (head, events) = self.0.split_at_mut(FRAME);
+        head[..4].copy_from_slice(MARK);
+        // The writer bounds what it writes at once, and the engine what a message has.
+        let length = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        head[4..8].copy_from_slice(&length.to_le_bytes());
+        head[8..12].copy_from_slice(&crc32fast::hash(events).to_le_bytes());
+        let sum = mark_sum(salt, &head[..12]);
+        head[12..].copy_from_slice(&sum.to_le_bytes());
+        &self.0
+    }
 }
 
-/// The events of the frame with which `bytes` begin, if it is as it was written.
-fn whole(salt: u64, bytes: &[u8]) -> Option<&[u8]> {
-    let (head, after) = bytes.split_at_checked(FRAME)?;
+/// Length and checksum of the events behind the beginning of a frame, if it is one of the file with this salt.
+pub(super) fn announced(salt: u64, head: &[u8]) -> Option<(usize, u32)> {
+    let head = head.get(..FRAME)?;
     if !head.starts_with(MARK) || number(&head[12..])? != mark_sum(salt, &head[..12]) {
         return None;
     }
-    let events = after.get(..usize::try_from(number(&head[4..])?).ok()?)?;
-    (crc32fast::hash(events) == number(&head[8..])?).then_some(events)
+    Some((usize::try_from(number(&head[4..])?).ok()?, number(&head[8..])?))
+}
+
+/// Whether `bytes` begin with a frame as it was written.
+pub(super) fn is_whole(salt: u64, bytes: &[u8]) -> bool {
+    let events = announced(salt, bytes).and_then(|(length, sum)| {
+        let events = bytes[FRAME..].get(..length)?;
+        Some(crc32fast::hash(events) == sum)
+    });
+    events.unwrap_or(false)
 }
 
 fn mark_sum(salt: u64, head: &[u8]) -> u32 {

@@ -154,12 +154,15 @@ impl Log {
         }
     }
 
-    /// What is to be written next, as soon as there is something; none at the end.
-    pub(super) fn next(&self, empty: Vec<Event>) -> Option<Batch> {
+    /// What is to be written next, as soon as there is something; none at the end. With `chores`, nothing is not waited for.
+    pub(super) fn next(&self, empty: Vec<Event>, chores: bool) -> Option<Batch> {
         let mut queue = self.queue();
         while queue.events.is_empty() {
             if queue.ends {
                 return None;
+            }
+            if chores {
+                break;
             }
             queue = self.called.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }

@@ -1,4 +1,5 @@
 use std::{
+    io::ErrorKind,
     num::NonZeroU32,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -6,7 +7,11 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    frame::{Frame, Head},
+    reading::{End, Reading},
+    *,
+};
 use crate::{
     Broker, Failure, FailureKind, Message, MessageId, Pattern, Policy, Priority, Reason,
     WhenExpired, WhenFull,
@@ -42,15 +47,15 @@ impl Drop for Dir {
     }
 }
 
-fn at(nanos: u64) -> SystemTime {
+pub(super) fn at(nanos: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
 }
 
-fn failure(error: &str) -> Failure {
+pub(super) fn failure(error: &str) -> Failure {
     Failure { attempt: 2, at: at(3), kind: FailureKind::Panic, error: error.into() }
 }
 
-fn message() -> Message {
+pub(super) fn message() -> Message {
     let message = Message::new("order.created", vec![0, 255, b'\n']).unwrap();
     message
         .with_header("k", "v")
@@ -61,7 +66,7 @@ fn message() -> Message {
         .written(MessageId::new(uuid::Uuid::from_u128(7)), at(1_700_000_000_000_000_000))
 }
 
-fn letter(reason: Reason) -> DeadLetter {
+pub(super) fn letter(reason: Reason) -> DeadLetter {
     DeadLetter {
         id: DeadLetterId::new(4),
         message: message().into(),
@@ -75,7 +80,7 @@ fn letter(reason: Reason) -> DeadLetter {
     }
 }
 
-fn group() -> GroupRecord {
+pub(super) fn group() -> GroupRecord {
     GroupRecord {
         name: "mails".into(),
         pattern: Pattern::new("order.*").unwrap(),
@@ -89,16 +94,20 @@ fn group() -> GroupRecord {
     }
 }
 
-/// One of each kind.
-fn events() -> Vec<Event> {
-    let (group_id, serial) = (7, 8);
+fn standing_with_past() -> Standing {
     let history = History { first: failure("a"), later: Some(failure("b")) };
-    let standing = Standing {
+    Standing {
         attempts: 1,
         redrives: 2,
         history: Some(history.into()),
         waits: Some((at(1), Duration::from_secs(2))),
-    };
+    }
+}
+
+/// One of each kind.
+fn events() -> Vec<Event> {
+    let (group_id, serial) = (7, 8);
+    let standing = standing_with_past();
     let died = |reason| Event::Died { group: 0, serial: 0, letter: letter(reason).into() };
     vec![
         Event::Last { serial: 8, letter: 4 },
@@ -123,44 +132,90 @@ fn events() -> Vec<Event> {
         Event::LetterGone(4),
         Event::Known(message().id(), at(2)),
         Event::GroupGone(7),
+        Event::Kept {
+            serial: 3,
+            message: message().into(),
+            groups: vec![(1, Standing::default()), (2, standing_with_past())],
+        },
+        Event::Renumbered(vec![(1, 2), (2, 3)]),
+        Event::Begins(12),
     ]
 }
 
 fn encoded(events: &[Event]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    events.iter().for_each(|event| codec::write(&mut bytes, event));
+    events.iter().for_each(|event| encode::write(&mut bytes, event));
     bytes
 }
 
 #[test]
 fn each_kind_of_event_is_read_as_it_was_written() {
     let bytes = encoded(&events());
-    let read = codec::read(&bytes).unwrap();
+    let read = decode::read(&bytes).unwrap();
     let whole = |events: &[Event]| format!("{events:?}");
     assert_eq!(whole(&read), whole(&events()));
     let Event::Published { message: read, .. } = &read[2] else { panic!("{read:?}") };
     assert_eq!(**read, message());
     for cut in 1..bytes.len() {
-        let part = codec::read(&bytes[..cut]);
+        let part = decode::read(&bytes[..cut]);
         assert!(part.is_none_or(|part| part.len() < events().len()), "{cut}");
     }
 }
 
-/// A log of several frames, and where each ends.
+fn framed(salt: u64, event: &Event) -> Vec<u8> {
+    let mut frame = Frame::new();
+    frame.push(event);
+    frame.seal(salt).to_vec()
+}
+
+/// A segment of several frames, and where each ends.
 fn log() -> (Vec<u8>, Vec<usize>) {
-    let mut bytes = frame::head(99);
+    let mut bytes = Head { number: 1, before: 0, salt: 99 }.bytes();
     let mut ends = vec![bytes.len()];
     for event in events() {
-        bytes.extend(frame::frame(99, |out| codec::write(out, &event)));
+        bytes.extend(framed(99, &event));
         ends.push(bytes.len());
     }
     (bytes, ends)
 }
 
-fn replayed(bytes: &[u8]) -> Result<(usize, bool), FileError> {
+fn replayed_up_to(bytes: &[u8], end: End) -> Result<(usize, bool), FileError> {
+    let dir = Dir::new();
+    fs::write(dir.log(), bytes).unwrap();
     let mut count = 0;
-    let torn = frame::replay(Path::new("log"), bytes, |_| count += 1)?;
+    let (length, torn) = Reading::open(dir.log())?.replay(end, |_| count += 1)?;
+    assert!(length <= bytes.len() as u64 && (torn || length == bytes.len() as u64));
     Ok((count, torn))
+}
+
+fn replayed(bytes: &[u8]) -> Result<(usize, bool), FileError> {
+    replayed_up_to(bytes, End::Open)
+}
+
+#[test]
+fn a_segment_before_the_last_is_whole_or_damaged() {
+    let (bytes, ends) = log();
+    let end = End::At(bytes.len() as u64);
+    assert_eq!(replayed_up_to(&bytes, end).unwrap(), (ends.len() - 1, false));
+    for length in ends[0]..bytes.len() {
+        let begins = ends.iter().rev().find(|end| **end <= length).unwrap();
+        match replayed_up_to(&bytes[..length], end) {
+            Err(FileError::Damaged { offset, .. }) => assert_eq!(offset, *begins as u64),
+            taken => panic!("{length}: {taken:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_behind_the_end_of_a_segment_does_not_count() {
+    let (mut bytes, ends) = log();
+    let end = bytes.len() as u64;
+    bytes.extend(framed(99, &Event::GroupGone(7)));
+    let dir = Dir::new();
+    fs::write(dir.log(), &bytes).unwrap();
+    let mut count = 0;
+    let read = Reading::open(dir.log()).unwrap().replay(End::At(end), |_| count += 1).unwrap();
+    assert_eq!((read, count), ((end, false), ends.len() - 1));
 }
 
 #[test]
@@ -184,10 +239,10 @@ fn a_log_torn_at_any_byte_holds_each_frame_as_a_whole() {
 #[test]
 fn a_payload_that_is_a_log_is_not_taken_for_frames_when_the_frame_around_it_is_torn() {
     let (inner, _) = log();
-    let mut bytes = frame::head(1);
+    let mut bytes = Head { number: 1, before: 0, salt: 1 }.bytes();
     let message = Message::new("a", inner).unwrap();
     let event = Event::Published { serial: 1, message: message.into(), groups: vec![1] };
-    bytes.extend(frame::frame(1, |out| codec::write(out, &event)));
+    bytes.extend(framed(1, &event));
     bytes.pop();
     assert_eq!(replayed(&bytes).unwrap(), (0, true));
 }
@@ -211,46 +266,10 @@ proptest! {
         let (mut bytes, ends) = log();
         let message = Message::new("a", payload).unwrap();
         let event = Event::Published { serial: 1, message: message.into(), groups: vec![1] };
-        let last = frame::frame(99, |out| codec::write(out, &event));
+        let last = framed(99, &event);
         bytes.extend(&last[..cut % last.len()]);
         let torn = cut % last.len() > 0;
         prop_assert_eq!(replayed(&bytes).unwrap(), (ends.len() - 1, torn));
-    }
-
-    /// Reading a log that was written anew is reading the old one.
-    #[test]
-    fn a_log_that_is_written_anew_comes_to_the_same(
-        choices in proptest::collection::vec((0..10_u8, 1..4_u64, 1..12_u64), 0..200)
-    ) {
-        let mut state = State::new(Limits::new());
-        for (kind, group, serial) in choices {
-            state.apply(&event(kind, group, serial));
-        }
-        let mut again = State::new(Limits::new());
-        state.events().iter().for_each(|event| again.apply(event));
-        prop_assert_eq!(format!("{:?}", again.events()), format!("{:?}", state.events()));
-        prop_assert_eq!(again.bytes(), state.bytes());
-        let bytes = encoded(&state.events());
-        prop_assert!(bytes.len() as u64 <= 2 * state.bytes() + 4_096, "an estimate, but no lie");
-    }
-}
-
-fn event(kind: u8, id: u64, serial: u64) -> Event {
-    match kind {
-        0 => Event::Group(id, group().into()),
-        1 => Event::GroupGone(id),
-        2..=4 => Event::Published { serial, message: message().into(), groups: vec![id, id + 1] },
-        5 => Event::Attempts { group: id, serial, attempts: 2 },
-        6 => Event::Gone { group: id, serial },
-        7 => {
-            let letter = DeadLetter { id: DeadLetterId::new(serial), ..letter(Reason::Exhausted) };
-            Event::Died { group: id, serial, letter: letter.into() }
-        }
-        8 => Event::Redriven { letter: serial, group: id, serial: serial + 20 },
-        _ => {
-            let (at, after) = (at(1), Duration::from_secs(1));
-            Event::Retried { group: id, serial, failure: failure("x"), at, after }
-        }
     }
 }
 
@@ -260,23 +279,46 @@ async fn a_later_format_a_foreign_file_and_damage_are_refused_and_left_alone() {
     drop(dir.open().unwrap());
     let good = fs::read(dir.log()).unwrap();
     let mut newer = good.clone();
-    newer[16] = 2;
+    newer[16] = 3;
     fs::write(dir.log(), &newer).unwrap();
     let error = dir.open().unwrap_err();
-    assert!(matches!(error, FileError::Newer { format: 2, understood: 1, .. }), "{error}");
+    assert!(matches!(error, FileError::Newer { format: 3, understood: 2, .. }), "{error}");
     assert_eq!(fs::read(dir.log()).unwrap(), newer);
     fs::write(dir.log(), "letters to the editor").unwrap();
     let error = dir.open().unwrap_err();
     assert!(matches!(error, FileError::Damaged { offset: 0, .. }), "{error}");
+    fs::write(dir.log(), &good).unwrap();
     let (mut damaged, ends) = log();
     damaged[ends[1] + 20] ^= 1;
-    fs::write(dir.log(), &damaged).unwrap();
+    let segment = dir.0.join("log.0000000001");
+    fs::write(&segment, &damaged).unwrap();
     let error = dir.open().unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!("{} is damaged at byte {}", dir.log().display(), ends[1])
-    );
-    assert_eq!(fs::read(dir.log()).unwrap(), damaged);
+    let expected = format!("{} is damaged at byte {}", segment.display(), ends[1]);
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(fs::read(&segment).unwrap(), damaged);
+}
+
+#[tokio::test]
+async fn a_file_that_was_taken_away_is_missed() {
+    let dir = Dir::new();
+    for n in 0..4 {
+        let broker = Broker::on(dir.open().unwrap());
+        broker.declare("mails", ">", Policy::new()).await.unwrap();
+        broker.publish("a", &n).await.unwrap();
+    }
+    let segment = |n: u64| dir.0.join(format!("log.{n:010}"));
+    let aside = dir.0.join("aside");
+    for n in 1..4 {
+        fs::rename(segment(n), &aside).unwrap();
+        let error = dir.open().unwrap_err();
+        assert!(matches!(&error, FileError::Missing { path } if *path == segment(n)), "{error}");
+        fs::rename(&aside, segment(n)).unwrap();
+    }
+    // One that came back, from before a gap, is none of them.
+    fs::copy(segment(1), dir.0.join("log.0000000000")).unwrap();
+    fs::rename(dir.0.join("log.0000000000"), &aside).unwrap();
+    let broker = Broker::on(dir.open().unwrap());
+    assert_eq!(broker.stats().groups[0].ready, 4);
 }
 
 #[tokio::test]
@@ -292,6 +334,23 @@ async fn a_log_of_format_1_is_read() {
     assert_eq!(letters.len(), 1);
     assert_eq!(&letters[0].message.payload()[..], b"3");
     assert_eq!(letters[0].reason, Reason::Rejected("three".into()));
+    drop((letters, broker));
+    let broker = Broker::on(dir.open().unwrap());
+    let stats = broker.stats();
+    assert_eq!((stats.groups[0].ready + stats.groups[0].delayed, stats.dead_letters), (2, 1));
+}
+
+#[tokio::test]
+async fn a_crash_while_format_1_is_moved_loses_nothing() {
+    let (dir, old) =
+        (Dir::new(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/file/format-1.log"));
+    fs::copy(&old, dir.log()).unwrap();
+    drop(dir.open().unwrap());
+    // As before the last step.
+    fs::copy(&old, dir.log()).unwrap();
+    let broker = Broker::on(dir.open().unwrap());
+    let stats = broker.stats();
+    assert_eq!((stats.groups[0].ready + stats.groups[0].delayed, stats.dead_letters), (2, 1));
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! How what an earlier process has written down becomes groups again.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -19,7 +18,7 @@ use crate::{
 };
 
 /// A group with its messages in the order of their serials.
-pub(crate) type Restored = (u64, Arc<GroupRecord>, BTreeMap<u64, (Arc<Message>, Standing)>);
+pub(crate) type Restored = (u64, Arc<GroupRecord>, Vec<(u64, Arc<Message>, Standing)>);
 
 impl Shared {
     /// Before anybody else sees it.
@@ -31,7 +30,7 @@ impl Shared {
             let order = record.header.clone().map(OrderBy::header);
             let group = Group::new(info, record.pattern.clone(), order, self.dead.clone());
             let mut due = None;
-            for (serial, (message, standing)) in messages {
+            for (serial, message, standing) in messages {
                 let lane = group.lane_of(&message);
                 // A lane is kept by who comes first, so the first of it waits no more.
                 let kept = standing.waits.filter(|_| lane.is_none() || standing.attempts == 0);

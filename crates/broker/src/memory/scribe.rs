@@ -61,19 +61,30 @@ pub(crate) enum Event {
         group: u64,
         serial: u64,
     },
-    /// How a message in a group stands. Only in what is written anew.
+    /// How a message in a group stands. Read only, from the first format.
     Stands {
         group: u64,
         serial: u64,
         standing: Standing,
     },
-    /// An id that was given, and when. Only in what is written anew.
+    // What follows does not happen here, but in what is written.
+    /// An id that was given, and when.
     Known(MessageId, SystemTime),
-    /// Serials and letters that were given so far. Only in what is written anew.
+    /// Serials and letters that were given so far.
     Last {
         serial: u64,
         letter: u64,
     },
+    /// It is still in these groups, where it stands so.
+    Kept {
+        serial: u64,
+        message: Arc<Message>,
+        groups: Vec<(u64, Standing)>,
+    },
+    /// Groups have other ids from now on, all at once: old and new ones.
+    Renumbered(Vec<(u64, u64)>),
+    /// What is written in a file before this one is not needed any more.
+    Begins(u64),
 }
 
 /// A group as it is written down.

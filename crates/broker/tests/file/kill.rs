@@ -54,8 +54,18 @@ fn say(line: &str) {
     out.flush().unwrap();
 }
 
+/// With files so short that old ones are emptied and removed all the time.
 fn open(dir: &Path) -> Broker {
-    Broker::on(FileEngine::open(dir, FileOptions::new()).unwrap())
+    Broker::on(FileEngine::open(dir, FileOptions::new().segment_bytes(1 << 16)).unwrap())
+}
+
+/// The number of the oldest file of the log, and how many there are.
+fn segments(dir: &Path) -> (u64, usize) {
+    let numbers = std::fs::read_dir(dir).unwrap().filter_map(|file| {
+        file.unwrap().file_name().to_str()?.strip_prefix("log.")?.parse::<u64>().ok()
+    });
+    let numbers: Vec<_> = numbers.collect();
+    (numbers.iter().copied().min().unwrap_or_default(), numbers.len())
 }
 
 /// Says what it handles, and fails what is poisonous.
@@ -150,7 +160,7 @@ fn directory() -> std::path::PathBuf {
 }
 
 fn killed_at_any_time_no_acknowledged_message_is_lost() {
-    let (dir, kills) = (directory(), if env::var_os("GUSSET_DEEP").is_some() { 200 } else { 20 });
+    let (dir, kills) = (directory(), if env::var_os("GUSSET_DEEP").is_some() { 300 } else { 20 });
     let (mut published, mut handled) = (Vec::new(), HashMap::<u64, u32>::new());
     let mut next = PUBLISHERS;
     let mut note = |lines: &mut dyn Iterator<Item = (String, u64)>, dead: &mut Vec<u64>| {
@@ -163,7 +173,7 @@ fn killed_at_any_time_no_acknowledged_message_is_lost() {
             }
         }
     };
-    let (began, mut dead) = (Instant::now(), Vec::new());
+    let (began, mut dead, mut removed) = (Instant::now(), Vec::new(), 0);
     for kill in 0..kills {
         let (mut child, lines) = start("busy", &dir, next);
         // Beyond all that a run could publish.
@@ -177,6 +187,7 @@ fn killed_at_any_time_no_acknowledged_message_is_lost() {
         child.kill().unwrap();
         child.wait().unwrap();
         seen.extend(lines.iter());
+        removed = segments(&dir).0 - 1;
         note(&mut seen.into_iter(), &mut dead);
         assert!(dead.is_empty(), "{kill}");
     }
@@ -185,6 +196,7 @@ fn killed_at_any_time_no_acknowledged_message_is_lost() {
     assert!(child.wait().unwrap().success());
     let _ = std::fs::remove_dir_all(&dir);
 
+    assert!(removed > 5, "while files are emptied: {removed}");
     let poison = |n: u64| n % 50 == 7;
     for n in &published {
         assert!(handled.contains_key(n), "{n} was acknowledged and never came");
@@ -202,7 +214,7 @@ fn killed_at_any_time_no_acknowledged_message_is_lost() {
     assert!(again <= kills * WORKERS, "{again} of {}", kills * WORKERS);
     assert!(handled.iter().all(|(n, times)| !poison(*n) || *times <= 3), "no attempt is forgotten");
     println!(
-        "{kills} kills in {:?}: {} acknowledged, {again} handled twice, {} dead: ok",
+        "{kills} kills in {:?}: {} acknowledged, {again} handled twice, {} dead, {removed} files removed: ok",
         began.elapsed(),
         published.len(),
         dead.len()

@@ -1,6 +1,9 @@
 //! What survives in a directory, as publishers and handlers see it. On real disks, so in real time: each waits for what it expects.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
+mod room;
+mod segments;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
