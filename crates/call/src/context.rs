@@ -74,6 +74,11 @@ impl Context {
     pub fn scope<F: Future>(self, future: F) -> Scope<F> {
         Scope { inner: CURRENT.scope(self, future) }
     }
+
+    /// Runs `f` with this as its [`Context::current`]: for who polls a future by hand, and cannot have it moved into another.
+    pub fn sync_scope<R>(self, f: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self, f)
+    }
 }
 
 pin_project! {
@@ -113,6 +118,16 @@ mod tests {
         ] {
             assert_eq!(cx.deadline(), Some(early));
         }
+    }
+
+    #[test]
+    fn a_scope_of_a_function_ends_with_it_even_by_a_panic() {
+        let cx = Context::default().with_trace(TraceContext::new_root());
+        let thrown =
+            std::panic::catch_unwind(|| cx.sync_scope(|| panic!("{:?}", Context::current())));
+        let text = thrown.unwrap_err();
+        assert_eq!(*text.downcast::<String>().unwrap(), format!("{cx:?}"));
+        assert_eq!(Context::current(), Context::default());
     }
 
     #[tokio::test]
