@@ -12,7 +12,7 @@ use gusset_call::{BoxError, refusal_in};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{FailureKind, Reply};
+use crate::{FailureKind, IntoReply, Reply};
 
 /// What came of one delivery.
 #[derive(Debug)]
@@ -55,45 +55,89 @@ impl Outcome {
     }
 }
 
+/// What holds for one attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// What the handler runs in.
+    pub(crate) context: gusset_call::Context,
+    pub(crate) timeout: Duration,
+    pub(crate) ends: Instant,
+}
+
 pin_project! {
-    /// Runs a handler's future to an [`Outcome`], whatever it does. When this is ready, that future has been dropped.
+    /// Runs a handler's futures to their [`Outcome`]s, whatever they do, one after the other in the same place: a worker moves each of them once.
     pub(crate) struct Attempting<F> {
         #[pin]
         future: Option<F>,
-        timeout: Duration,
-        ends: Instant,
         // Made once it is needed: a handler that is ready at once costs no timer.
         #[pin]
         sleep: Option<Sleep>,
     }
 }
 
-impl<F> Attempting<F> {
-    pub(crate) const fn new(future: F, timeout: Duration, ends: Instant) -> Self {
-        Self { future: Some(future), timeout, ends, sleep: None }
+impl<F, R, E> Attempting<F>
+where
+    F: Future<Output = Result<R, E>>,
+    R: IntoReply,
+    E: Into<BoxError>,
+{
+    pub(crate) const fn idle() -> Self {
+        Self { future: None, sleep: None }
     }
-}
 
-impl<F: Future<Output = Outcome>> Future for Attempting<F> {
-    type Output = Outcome;
+    /// Makes the future and polls it. Everything foreign happens within `terms`, and where a panic is caught.
+    pub(crate) fn begin(
+        self: Pin<&mut Self>,
+        terms: &Terms,
+        cx: &mut Context<'_>,
+        make: impl FnOnce() -> Result<F, Outcome>,
+    ) -> Poll<Outcome> {
+        self.run(terms, cx, Some(make))
+    }
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    /// Goes on with what was begun. When this is ready, the future has been dropped.
+    pub(crate) fn poll(self: Pin<&mut Self>, terms: &Terms, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.run(terms, cx, None::<fn() -> Result<F, Outcome>>)
+    }
+
+    fn run(
+        self: Pin<&mut Self>,
+        terms: &Terms,
+        cx: &mut Context<'_>,
+        make: Option<impl FnOnce() -> Result<F, Outcome>>,
+    ) -> Poll<Outcome> {
         let mut this = self.project();
-        let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
-        let outcome = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+        let mut place = this.future.as_mut();
+        let foreign = || {
+            match make.map(|make| make()).transpose() {
+                Ok(None) => {}
+                Ok(future) => place.set(future),
+                Err(outcome) => return Poll::Ready(outcome),
+            }
+            let Some(future) = place.as_pin_mut() else { return Poll::Pending };
+            future.poll(cx).map(|result| match result {
+                Ok(response) => Outcome::Replied(response.into_reply()),
+                Err(error) => Outcome::of_error(&error.into()),
+            })
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| terms.context.sync_scope(foreign)));
+        let outcome = match polled {
             Ok(Poll::Ready(outcome)) => outcome,
             Err(panic) => Outcome::panicked(panic),
             Ok(Poll::Pending) => {
                 if this.sleep.is_none() {
-                    this.sleep.set(Some(sleep_until(*this.ends)));
+                    this.sleep.set(Some(sleep_until(terms.ends)));
                 }
                 match this.sleep.as_mut().as_pin_mut().map(|sleep| sleep.poll(cx)) {
-                    Some(Poll::Ready(())) => Outcome::timed_out(*this.timeout),
+                    Some(Poll::Ready(())) => Outcome::timed_out(terms.timeout),
                     _ => return Poll::Pending,
                 }
             }
         };
         contain(|| this.future.set(None));
+        if this.sleep.is_some() {
+            this.sleep.set(None);
+        }
         Poll::Ready(outcome)
     }
 }

@@ -160,6 +160,8 @@ impl Broker {
     ///
     /// [`Error::Full`], [`Error::DeadlineExceeded`], [`Error::TooLarge`], [`Error::Closed`].
     pub async fn publish_message(&self, message: Message) -> Result<Receipt, Error> {
+        // A publisher that never waits would otherwise keep the thread from its handlers.
+        tokio::task::coop::consume_budget().await;
         self.begin(message)?.await
     }
 

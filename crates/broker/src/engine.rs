@@ -114,14 +114,26 @@ impl GroupInfo {
 /// Where one worker gets its messages. Asked only when the handler is ready.
 pub trait Source: Send + 'static {
     /// The next message, its attempt counted; none if there is none now.
+    ///
+    /// A source may set further messages aside for its worker, if it gives them up, uncharged, when it is told to [let go](Self::let_go).
     fn take(&mut self) -> Option<Lease>;
+
+    /// [`Verdict::Ack`] for a delivery that was taken here. A source may put it off until it is told to [let go](Self::let_go), and acknowledge many at once.
+    fn ack(&mut self, claim: Claim) -> Settling {
+        claim.settle(Verdict::Ack)
+    }
+
+    /// The worker is at something that takes its time: what was set aside for it goes to others, and what was put off is done. Called
+    /// before the worker waits for anything. Default: nothing, for sources that neither set aside nor put off.
+    fn let_go(&mut self) {}
 
     /// Ready with `true` when it is worth while to try [`take`](Self::take), with `false` if it never will be again. For each message that
     /// becomes ready at least one worker that waits here is woken. One that is woken and is then dropped must not swallow the wake-up:
     /// another has to be woken in its stead.
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<bool>;
 
-    /// This worker will not ask for a while: if it was woken for a message, another should be. Cheap, and may be called at any time.
+    /// This worker will not ask for a while: it [lets go](Self::let_go), and if it was woken for a message, another should be. Cheap, and may be
+    /// called at any time.
     fn rest(&mut self);
 }
 
@@ -132,6 +144,13 @@ pub struct Lease {
     attempt: u32,
     expired: bool,
     redriven: bool,
+    claim: Claim,
+}
+
+/// What is left of a [`Lease`] while its message is elsewhere: the duty to settle it. Dropping it gives the message back, uncharged.
+#[must_use = "dropping it gives the message back"]
+pub struct Claim {
+    /// None once it is settled.
     keeper: Option<Arc<dyn Keeper>>,
     token: u64,
 }
@@ -139,7 +158,13 @@ pub struct Lease {
 impl Lease {
     /// A lease of `message`, delivered for the `attempt`th time (from 1), which `keeper` knows by `token`.
     pub fn new(message: Arc<Message>, attempt: u32, keeper: Arc<dyn Keeper>, token: u64) -> Self {
-        Self { message, attempt, expired: false, redriven: false, keeper: Some(keeper), token }
+        Self {
+            message,
+            attempt,
+            expired: false,
+            redriven: false,
+            claim: Claim { keeper: Some(keeper), token },
+        }
     }
 
     /// The same lease of a message whose time to live was over before.
@@ -179,6 +204,25 @@ impl Lease {
     }
 
     /// Ends it with a verdict.
+    pub fn settle(self, verdict: Verdict) -> Settling {
+        self.claim.settle(verdict)
+    }
+
+    /// Says that there is still work on it, so that it is not delivered elsewhere meanwhile.
+    pub fn in_progress(&self) -> Settling {
+        match &self.claim.keeper {
+            Some(keeper) => keeper.clone().in_progress(self.claim.token),
+            None => Settling::Done(Ok(())),
+        }
+    }
+
+    pub(crate) fn split(self) -> (Arc<Message>, Claim) {
+        (self.message, self.claim)
+    }
+}
+
+impl Claim {
+    /// Ends the delivery with a verdict.
     pub fn settle(mut self, verdict: Verdict) -> Settling {
         match self.keeper.take() {
             Some(keeper) => keeper.settle(self.token, verdict),
@@ -186,16 +230,13 @@ impl Lease {
         }
     }
 
-    /// Says that there is still work on it, so that it is not delivered elsewhere meanwhile.
-    pub fn in_progress(&self) -> Settling {
-        match &self.keeper {
-            Some(keeper) => keeper.clone().in_progress(self.token),
-            None => Settling::Done(Ok(())),
-        }
+    /// To be settled by whoever takes it apart.
+    pub(crate) fn into_parts(mut self) -> (Option<Arc<dyn Keeper>>, u64) {
+        (self.keeper.take(), self.token)
     }
 }
 
-impl Drop for Lease {
+impl Drop for Claim {
     fn drop(&mut self) {
         if let Some(keeper) = self.keeper.take() {
             drop(keeper.settle(self.token, Verdict::GiveBack));
@@ -209,6 +250,12 @@ impl fmt::Debug for Lease {
             .field("message", &self.message)
             .field("attempt", &self.attempt)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("token", &self.token).finish_non_exhaustive()
     }
 }
 

@@ -1,13 +1,18 @@
 //! The engine in memory.
 
 mod burial;
+mod entrance;
+mod entry;
 mod group;
+mod keeper;
 mod lanes;
 mod ledger;
+mod line;
 mod member;
 mod morgue;
 mod place;
 mod publish;
+mod publisher;
 pub(crate) mod queue;
 #[cfg(feature = "file")]
 pub(crate) mod restore;
@@ -15,6 +20,7 @@ pub(crate) mod restore;
 pub(crate) mod scribe;
 pub(crate) mod shared;
 mod sleepers;
+mod source;
 mod ticks;
 mod turnstile;
 mod waits;

@@ -1,7 +1,7 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
 use bytes::Bytes;
-use gusset_call::BoxError;
+use gusset_call::{BoxError, Clock};
 use serde::de::DeserializeOwned;
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 use tower_service::Service;
@@ -11,6 +11,7 @@ use crate::{
     Start,
     broker::group_name,
     engine::{GroupSpec, Member},
+    handling::HANDLING,
     tasks::Enlisted,
     worker::{Mode, Read, Worker},
 };
@@ -238,6 +239,7 @@ impl Subscribe {
             let (source, group) = (member.source(None), member.group().clone());
             let mode = receiver.clone();
             let (broker, _working) = (self.broker.clone(), enlisted.worker());
+            let (handles, clock) = (group.id, Clock::new());
             let worker = Worker {
                 broker,
                 source,
@@ -245,11 +247,13 @@ impl Subscribe {
                 mode,
                 runs: false,
                 decode,
+                clock,
                 pristine,
                 service,
                 _working,
             };
-            enlisted.enlist(tasks.spawn_on(worker.run(), &runtime));
+            let worker = HANDLING.scope(handles, worker.run());
+            enlisted.enlist(tasks.spawn_on(worker, &runtime));
         }
         Ok(Subscription { tasks, mode, _enlisted: enlisted, member })
     }

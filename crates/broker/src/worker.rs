@@ -1,14 +1,19 @@
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{self, Poll},
+    time::Duration,
+};
 
-use gusset_call::{Attempt, BoxError, Context, Deadline};
+use gusset_call::{Attempt, BoxError, Clock, Context, Deadline};
 use tokio::{sync::watch, time::Instant};
 use tower_service::Service;
 
 use crate::{
-    Broker, Delivery, Failure, FailureKind, IntoReply, Message, Reply,
-    attempt::{Attempting, Outcome, contain, shortened},
-    engine::{GroupInfo, Lease, Source, Verdict},
-    handling::HANDLING,
+    Answer, Broker, Delivery, Failure, FailureKind, Headers, IntoReply, Message, MessageId, Reply,
+    attempt::{Attempting, Outcome, Terms, contain, shortened},
+    engine::{Claim, GroupInfo, Lease, Settling, Source, Verdict},
     judge,
     policy::after,
     tasks::Working,
@@ -34,12 +39,46 @@ pub(crate) struct Worker<S, T> {
     /// The last that was heard of `mode`.
     pub(crate) runs: bool,
     pub(crate) decode: Read<T>,
+    pub(crate) clock: Clock,
     /// Never polled; what is used is a clone of it.
     pub(crate) pristine: S,
     pub(crate) service: S,
     // Dropped last, after what keeps the engine.
     pub(crate) _working: Working,
 }
+
+/// A message in the hands of the handler.
+struct AtWork {
+    claim: Claim,
+    id: MessageId,
+    attempt: u32,
+    terms: Terms,
+    /// The message, if somebody waits for an answer to it.
+    question: Option<Arc<Message>>,
+}
+
+/// Why a worker stops going from message to message.
+enum Pause {
+    /// It is told something.
+    Told,
+    /// It has had its turn.
+    Spent,
+    /// There is nothing to do.
+    Idle,
+    /// The handler is not ready.
+    Unready,
+    /// The handler cannot be made ready, and says why.
+    Broken(String),
+    Settling(MessageId, Settling),
+    /// Boxed, since it is large and rare.
+    Answering(Box<AtWork>, Answer),
+}
+
+const PANIC: &str = "panic in poll_ready";
+/// Messages that a worker may handle before others on its thread have a turn: as many as tokio lets a task receive.
+const TURN: u32 = 128;
+/// How long a source keeps to itself what it has set aside for a worker: about as long as it takes to wake another.
+const BRIEF: Duration = Duration::from_micros(50);
 
 impl<S, T> Worker<S, T>
 where
@@ -48,26 +87,204 @@ where
     S::Error: Into<BoxError>,
 {
     pub(crate) async fn run(mut self) {
+        let mut at_work = None;
+        // Dropped before the claim, so that nobody gets the message while the handler still has it.
+        let mut attempting = pin!(Attempting::idle());
         while self.may_work().await {
-            // A worker that is told to stop while it waits for its handler takes no message more.
-            if !self.ready().await || self.mode.has_changed().unwrap_or(true) {
-                continue;
-            }
-            match self.source.take() {
-                Some(lease) => {
-                    self.handle(lease).await;
-                    // Handlers that never wait would otherwise keep this thread to themselves.
-                    tokio::task::coop::consume_budget().await;
-                }
-                None => {
+            let paused =
+                poll_fn(|cx| self.poll_messages(attempting.as_mut(), &mut at_work, cx)).await;
+            match paused {
+                Pause::Told => {}
+                // Handlers that never wait would otherwise keep this thread to themselves.
+                Pause::Spent => tokio::task::yield_now().await,
+                Pause::Idle => {
                     // Being ready may mean to hold a place that others wait for.
                     self.start_afresh();
                     if !self.work().await {
                         return;
                     }
                 }
+                Pause::Unready => self.ready().await,
+                Pause::Broken(error) => self.recover(error).await,
+                Pause::Settling(id, settling) => {
+                    let result = settling.await;
+                    self.settled(id, result);
+                }
+                Pause::Answering(work, answer) => self.answer(*work, answer).await,
             }
         }
+    }
+
+    /// From message to message, as long as nothing has to be waited for but handlers.
+    fn poll_messages(
+        &mut self,
+        mut attempting: Pin<&mut Attempting<S::Future>>,
+        at_work: &mut Option<AtWork>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Pause> {
+        let mut time = Time::now(&self.clock);
+        let mut turn = 0;
+        loop {
+            let (work, outcome) = if let Some(work) = at_work.take() {
+                match attempting.as_mut().poll(&work.terms, cx) {
+                    Poll::Ready(outcome) => (work, outcome),
+                    Poll::Pending => {
+                        *at_work = Some(work);
+                        return Poll::Pending;
+                    }
+                }
+            } else {
+                turn += 1;
+                let lease = match self.next(turn, cx) {
+                    Ok(lease) => lease,
+                    Err(pause) => return Poll::Ready(pause),
+                };
+                let now = time.passes(&self.clock, &mut *self.source);
+                if let Some(verdict) = judge::beforehand(&self.group.policy, &lease) {
+                    let (message, claim) = lease.split();
+                    match self.settle(message.id(), claim.settle(verdict)) {
+                        None => continue,
+                        Some(pause) => return Poll::Ready(pause),
+                    }
+                }
+                let (work, message) = self.take_up(lease, now);
+                match self.begin(attempting.as_mut(), &work, message, cx) {
+                    Poll::Ready(outcome) => (work, outcome),
+                    Poll::Pending => {
+                        *at_work = Some(work);
+                        self.source.let_go();
+                        return Poll::Pending;
+                    }
+                }
+            };
+            if let Some(pause) = self.judge(work, outcome) {
+                return Poll::Ready(pause);
+            }
+        }
+    }
+
+    /// The next message, if the handler is ready to take one.
+    fn next(&mut self, turn: u32, cx: &mut task::Context<'_>) -> Result<Lease, Pause> {
+        if turn > TURN {
+            self.source.let_go();
+            return Err(Pause::Spent);
+        }
+        let broken = match contain(|| self.service.poll_ready(cx)) {
+            Some(Poll::Ready(Ok(()))) => None,
+            Some(Poll::Ready(Err(error))) => {
+                Some(contain(|| error.into().to_string()).unwrap_or_default())
+            }
+            None => Some(PANIC.to_owned()),
+            Some(Poll::Pending) => return Err(Pause::Unready),
+        };
+        if let Some(error) = broken {
+            return Err(Pause::Broken(error));
+        }
+        // A worker that is told to stop while it waits for its handler takes no message more.
+        if self.mode.has_changed().unwrap_or(true) {
+            return Err(Pause::Told);
+        }
+        self.source.take().ok_or(Pause::Idle)
+    }
+
+    fn take_up(&self, lease: Lease, now: Instant) -> (AtWork, Arc<Message>) {
+        let timeout = self.group.policy.attempt_timeout;
+        let ends = after(now, timeout);
+        let (attempt, redriven) = (lease.attempt(), lease.is_redriven());
+        let (message, claim) = lease.split();
+        let mut context = Context::default().with_deadline(Deadline::at(ends));
+        let mut question = None;
+        if message.headers().iter().next().is_some() {
+            if let Some(left) = message.patience().filter(|_| !redriven) {
+                context = context.with_deadline(Deadline::after(left));
+            }
+            if let Some(publisher) = message.trace() {
+                context = context.with_trace(publisher);
+            }
+            let asked = message.headers().get(Headers::REPLY_TO).is_some();
+            question = asked.then(|| message.clone());
+        }
+        let terms = Terms { context, timeout, ends };
+        (AtWork { claim, id: message.id(), attempt, terms, question }, message)
+    }
+
+    fn begin(
+        &mut self,
+        attempting: Pin<&mut Attempting<S::Future>>,
+        work: &AtWork,
+        message: Arc<Message>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Outcome> {
+        let (service, decode, group) = (&mut self.service, self.decode, &self.group);
+        let attempt = numbered(work.attempt);
+        attempting.begin(&work.terms, cx, move || match decode(&message) {
+            Ok(body) => {
+                let (name, max) = (group.name.clone(), group.policy.max_attempts.get());
+                Ok(service.call(Delivery::new(message, name, attempt, max, body)))
+            }
+            Err(why) => Err(Outcome::Undecodable(shortened(&why))),
+        })
+    }
+
+    fn judge(&mut self, work: AtWork, outcome: Outcome) -> Option<Pause> {
+        let verdict = match outcome {
+            Outcome::Replied(Reply::Ack) => {
+                let settling = self.source.ack(work.claim);
+                return self.settle(work.id, settling);
+            }
+            Outcome::Replied(Reply::Answer(answer)) if work.question.is_some() => {
+                self.source.let_go();
+                return Some(Pause::Answering(work.into(), answer));
+            }
+            outcome => self.verdict(work.attempt, outcome),
+        };
+        self.settle(work.id, work.claim.settle(verdict))
+    }
+
+    fn verdict(&mut self, attempt: u32, outcome: Outcome) -> Verdict {
+        if matches!(outcome, Outcome::Failed { kind: FailureKind::Panic, .. }) {
+            self.start_afresh();
+        }
+        let verdict = judge::judge(&self.group.policy, attempt, outcome);
+        if let Verdict::Retry { failure, .. } = &verdict {
+            let Failure { attempt, kind, error, .. } = failure;
+            tracing::debug!(group = &*self.group.name, attempt, ?kind, error, "delivery failed");
+        }
+        verdict
+    }
+
+    /// A settlement may take its time.
+    fn settle(&mut self, id: MessageId, settling: Settling) -> Option<Pause> {
+        match settling {
+            Settling::Done(result) => {
+                self.settled(id, result);
+                None
+            }
+            settling @ Settling::Waiting(_) => {
+                self.source.let_go();
+                Some(Pause::Settling(id, settling))
+            }
+        }
+    }
+
+    fn settled(&self, id: MessageId, result: Result<(), crate::Error>) {
+        if let Err(error) = result {
+            let group = &*self.group.name;
+            tracing::warn!(group, %id, %error, "settling failed; the message is delivered again");
+        }
+    }
+
+    /// The message is handled when the answer is with whoever asked.
+    async fn answer(&mut self, work: AtWork, answer: Answer) {
+        let mut outcome = Outcome::Replied(Reply::Ack);
+        if let Some(question) = &work.question {
+            if let Err(error) = self.broker.answer(question, answer).await {
+                outcome = Outcome::of_error(&error.into());
+            }
+        }
+        let verdict = self.verdict(work.attempt, outcome);
+        let settled = work.claim.settle(verdict).await;
+        self.settled(work.id, settled);
     }
 
     /// Waits until there may be work. False if there never will be again.
@@ -102,89 +319,68 @@ where
         }
     }
 
-    /// Waits until the handler can take a message; false if it is better to look again first. No message is held
-    /// meanwhile: another member may be ready sooner.
-    async fn ready(&mut self) -> bool {
-        let (service, source) = (&mut self.service, &mut self.source);
-        let mut passed_on = false;
+    /// Waits until the handler may be ready, or this is told something. No message is held meanwhile: another member may be ready sooner.
+    async fn ready(&mut self) {
+        self.source.rest();
+        let service = &mut self.service;
+        // What comes of it is seen when it is asked again.
         let ready = poll_fn(|cx| match contain(|| service.poll_ready(cx)) {
+            Some(Poll::Pending) => Poll::Pending,
             Some(Poll::Ready(Ok(()))) => Poll::Ready(None),
             Some(Poll::Ready(Err(error))) => {
-                let text = contain(|| error.into().to_string());
-                Poll::Ready(Some(text.unwrap_or_default()))
+                Poll::Ready(Some(contain(|| error.into().to_string()).unwrap_or_default()))
             }
-            None => Poll::Ready(Some("panic in poll_ready".to_owned())),
-            Some(Poll::Pending) => {
-                if !std::mem::replace(&mut passed_on, true) {
-                    source.rest();
-                }
-                Poll::Pending
-            }
+            None => Poll::Ready(Some(PANIC.to_owned())),
         });
-        let error = tokio::select! {
+        let broken = tokio::select! {
             biased;
-            ready = ready => ready,
-            () = told(&mut self.mode) => return false,
+            broken = ready => broken,
+            () = told(&mut self.mode) => None,
         };
-        let Some(error) = error else { return true };
-        tracing::warn!(
-            group = &*self.group.name,
-            error,
-            "handler is not ready; tried again in 1 s"
-        );
+        if let Some(error) = broken {
+            self.recover(error).await;
+        }
+    }
+
+    async fn recover(&mut self, error: String) {
+        let group = &*self.group.name;
+        tracing::warn!(group, error, "handler is not ready; tried again in 1 s");
         self.start_afresh();
         self.source.rest();
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
             () = told(&mut self.mode) => {}
         }
-        false
     }
 
     fn start_afresh(&mut self) {
         contain(|| self.service = self.pristine.clone());
     }
+}
 
-    async fn handle(&mut self, lease: Lease) {
-        let (message, attempt) = (lease.message().clone(), lease.attempt());
-        let policy = self.group.policy;
-        if let Some(verdict) = judge::beforehand(&policy, &lease) {
-            return settle(&self.group, lease, verdict).await;
+/// Moments within one poll of a worker. In between the cheap clock is read, which is too inexact to be followed for long, and knows nothing of
+/// tokio's time if that is paused later.
+struct Time {
+    now: Instant,
+    /// By the cheap clock.
+    read: u64,
+    let_go: u64,
+}
+
+impl Time {
+    fn now(clock: &Clock) -> Self {
+        let read = clock.nanos();
+        Self { now: Instant::now(), read, let_go: read }
+    }
+
+    /// What time it is; the source is told if it has passed.
+    fn passes(&mut self, clock: &Clock, source: &mut dyn Source) -> Instant {
+        let read = clock.nanos();
+        if Duration::from_nanos(read.saturating_sub(self.let_go)) > BRIEF {
+            self.let_go = read;
+            source.let_go();
         }
-        let ends = after(Instant::now(), policy.attempt_timeout);
-        let mut cx = Context::default().with_deadline(Deadline::at(ends));
-        if let Some(left) = message.patience().filter(|_| !lease.is_redriven()) {
-            cx = cx.with_deadline(Deadline::after(left));
-        }
-        if let Some(publisher) = message.trace() {
-            cx = cx.with_trace(publisher);
-        }
-        let (service, decode, group) = (&mut self.service, self.decode, &self.group);
-        // Everything foreign happens in here, where a panic is caught.
-        let call = async move {
-            let body = match decode(&message) {
-                Ok(body) => body,
-                Err(why) => return Outcome::Undecodable(shortened(&why)),
-            };
-            let (name, max) = (group.name.clone(), policy.max_attempts.get());
-            let delivery = Delivery::new(message, name, numbered(attempt), max, body);
-            match service.call(delivery).await {
-                Ok(response) => Outcome::Replied(response.into_reply()),
-                Err(error) => Outcome::of_error(&error.into()),
-            }
-        };
-        let call = HANDLING.scope(group.id, cx.scope(call));
-        let mut outcome = Attempting::new(call, policy.attempt_timeout, ends).await;
-        if let Outcome::Replied(Reply::Answer(answer)) = &outcome {
-            let answer = answer.clone();
-            if let Err(error) = self.broker.answer(lease.message(), answer).await {
-                outcome = Outcome::of_error(&error.into());
-            }
-        }
-        if matches!(outcome, Outcome::Failed { kind: FailureKind::Panic, .. }) {
-            self.start_afresh();
-        }
-        settle(&self.group, lease, judge::judge(&policy, attempt, outcome)).await;
+        self.now + Duration::from_nanos(read.saturating_sub(self.read))
     }
 }
 
@@ -192,17 +388,6 @@ where
 async fn told(mode: &mut watch::Receiver<Mode>) {
     if mode.changed().await.is_ok() {
         mode.mark_changed();
-    }
-}
-
-async fn settle(group: &GroupInfo, lease: Lease, verdict: Verdict) {
-    if let Verdict::Retry { failure, .. } = &verdict {
-        let Failure { attempt, kind, error, .. } = failure;
-        tracing::debug!(group = &*group.name, attempt, ?kind, error, "delivery failed");
-    }
-    let id = lease.message().id();
-    if let Err(error) = lease.settle(verdict).await {
-        tracing::warn!(group = &*group.name, %id, %error, "settling failed; the message is delivered again");
     }
 }
 

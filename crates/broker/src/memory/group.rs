@@ -1,11 +1,13 @@
 use std::{
     hash::{BuildHasher, RandomState},
     num::NonZeroU64,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::Waker,
 };
 
-use gusset_call::Overloaded;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -19,8 +21,7 @@ use super::{
     turnstile::Turnstile,
 };
 use crate::{
-    Error, GroupStats, Message, OrderBy, Pattern, Policy, WhenFull, engine::GroupInfo, judge,
-    message::wall_clock,
+    GroupStats, Message, OrderBy, Pattern, Policy, engine::GroupInfo, judge, message::wall_clock,
 };
 
 /// One group: its queue, those who wait to put in, and those who wait to take out.
@@ -32,8 +33,10 @@ pub(crate) struct Group {
     pub(crate) order: Option<OrderBy>,
     pub(crate) morgue: Arc<Morgue>,
     /// Where its changes are written down; nowhere, if it ends with its members or with the process.
-    scribe: Option<Arc<dyn Scribe>>,
+    pub(super) scribe: Option<Arc<dyn Scribe>>,
     state: Mutex<State>,
+    /// Whether the queue is stopped, to be asked without the lock.
+    stopped: AtomicBool,
     hasher: RandomState,
     /// When the first of the delayed comes due, or earlier.
     next_due: watch::Sender<Option<Instant>>,
@@ -52,27 +55,6 @@ pub(crate) struct State {
     /// No longer among the broker's groups: takes nothing in, keeps nothing.
     pub(crate) gone: bool,
     refused: u64,
-}
-
-/// What a group says to a message that wants in.
-#[derive(Debug)]
-pub(crate) enum Admission {
-    Enter,
-    Wait,
-    Refuse(Error),
-    /// As if the group were not there.
-    Gone,
-}
-
-/// How a publisher stands to a group.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Standing {
-    /// Its place in the line.
-    pub(crate) ticket: Option<u64>,
-    /// It is a handler that this group might wait for, so it must not wait for this group.
-    pub(crate) may_borrow: bool,
-    /// It is a handler, which may still publish while the broker drains.
-    pub(crate) is_handler: bool,
 }
 
 impl Group {
@@ -100,6 +82,7 @@ impl Group {
             morgue,
             scribe,
             state: Mutex::new(state),
+            stopped: AtomicBool::new(false),
             hasher: RandomState::new(),
             next_due,
             idle,
@@ -112,37 +95,6 @@ impl Group {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn admission(&self, state: &State, size: usize, standing: Standing) -> Admission {
-        let queue = &state.queue;
-        if state.gone {
-            return Admission::Gone;
-        }
-        if queue.is_stopped() && !standing.is_handler {
-            return Admission::Refuse(Error::Closed);
-        }
-        if size > self.policy().max_bytes {
-            let (group, limit) = (self.info.name.clone(), self.policy().max_bytes);
-            return Admission::Refuse(Error::TooLarge { group, size, limit });
-        }
-        let enters = match self.policy().when_full {
-            WhenFull::DropOldest => queue.can_make_room(size),
-            WhenFull::Reject => queue.has_room(size),
-            WhenFull::Wait(_) if standing.may_borrow => queue.has_room_to_borrow(size),
-            WhenFull::Wait(_)
-                if queue.has_room(size) && state.turnstile.admits(standing.ticket) =>
-            {
-                true
-            }
-            WhenFull::Wait(_) => return Admission::Wait,
-        };
-        if enters { Admission::Enter } else { Admission::Refuse(self.full()) }
-    }
-
-    /// The refusal of a message for which there is no room.
-    pub(crate) fn full(&self) -> Error {
-        Error::Full(Overloaded::new(format!("group {}", self.info.name)))
     }
 
     /// Another worker should look, if there is anything to look for: of one who was called and cannot take.
@@ -215,55 +167,20 @@ impl Group {
         NonZeroU64::new(self.hasher.hash_one(&*key).max(1))
     }
 
-    /// Messages of the past come in, however many: what is retained bounds them.
-    pub(crate) fn enter_past(&self, past: impl Iterator<Item = Arc<Message>>) {
-        let entries: Vec<_> = past
-            .map(|message| {
-                let lane = self.lane_of(&message);
-                Entry::new(message, 0).in_lane(lane)
-            })
-            .collect();
-        let mut state = self.lock();
-        for entry in entries {
-            state.queue.push(entry, None);
-        }
-    }
-
-    /// A dead letter comes back. It waits for nobody and drops nobody.
-    pub(crate) fn redrive(&self, letter: u64, mut entry: Entry) -> Result<(), Error> {
-        let mut state = self.lock();
-        if state.gone {
-            return Err(Error::NoSuchGroup(self.info.name.clone()));
-        }
-        if state.queue.is_stopped() {
-            return Err(Error::Closed);
-        }
-        if !state.queue.has_room(entry.size()) {
-            return Err(self.full());
-        }
-        if let Some(scribe) = &self.scribe {
-            entry.serial = scribe.serial();
-            let (group, serial) = (self.info.id, entry.serial);
-            scribe.note(Event::Redriven { letter, group, serial });
-        }
-        state.queue.push(entry, None);
-        let called = state.call_worker();
-        drop(state);
-        if let Some(worker) = called {
-            worker.wake();
-        }
-        Ok(())
-    }
-
     /// Hands out nothing more.
     pub(crate) fn stop(&self) {
         let waiting = {
             let mut state = self.lock();
             state.queue.stop();
+            self.stopped.store(true, Relaxed);
             state.everyone()
         };
         waiting.into_iter().for_each(Waker::wake);
         self.idle.notify_waiters();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Relaxed)
     }
 
     /// Waits until nothing is in flight, after [`stop`](Self::stop).
@@ -319,15 +236,15 @@ impl Group {
         }
     }
 
-    /// `f` under the lock, and what follows from a delivery's end after it, where foreign code may run.
+    /// `f` under the lock, and what follows from it after, where foreign code may run: who waits for room, or for something to do, is woken.
     pub(crate) fn locked<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = f(&mut state);
-        let first = state.turnstile.first();
+        let (first, called) = (state.turnstile.first(), state.call_worker());
         let idle = state.queue.is_stopped() && state.queue.in_flight() == 0;
         drop(state);
-        if let Some(publisher) = first {
-            publisher.wake();
+        for waiting in [first, called].into_iter().flatten() {
+            waiting.wake();
         }
         if idle {
             self.idle.notify_waiters();

@@ -11,112 +11,13 @@
 //! Entries stay in their slots while they move; what moves is the number of the slot. Whoever takes one gets a [`Token`], which
 //! is good for one delivery: settled, it is worth nothing any more. So no message can be settled twice or be in two places.
 
-use std::{collections::VecDeque, num::NonZeroU64, sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::{lanes::Lanes, ticks::Ticks, wheel::Wheel};
-use crate::{Failure, Message, Priority};
-
-/// Names one delivery of one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Token {
-    slot: u32,
-    lease: u32,
-}
-
-impl Token {
-    pub(crate) const fn to_bits(self) -> u64 {
-        (self.slot as u64) << 32 | self.lease as u64
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the halves of what was put together")]
-    pub(crate) const fn from_bits(bits: u64) -> Self {
-        Self { slot: (bits >> 32) as u32, lease: bits as u32 }
-    }
-}
-
-/// A message on its way through one group.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) message: Arc<Message>,
-    /// Computed once: all bounds in bytes count it.
-    size: usize,
-    /// Deliveries so far, the one under way included.
-    pub(crate) attempts: u32,
-    /// How often an operator took it back from the dead letters.
-    pub(crate) redrives: u32,
-    /// Names it in the log, if there is one.
-    pub(crate) serial: u64,
-    /// Which delivery is under way; 0 if none is.
-    lease: u32,
-    /// Hash of the key whose order is kept; two keys that share it only wait for each other. None: no order.
-    pub(crate) lane: Option<NonZeroU64>,
-    /// When it is of no use any more.
-    pub(crate) expires: Option<Instant>,
-    /// It is the one of its lane that may go on.
-    leads: bool,
-    /// Boxed, since most messages never fail.
-    pub(crate) history: Option<Box<History>>,
-}
-
-/// How it failed.
-#[derive(Clone, Debug)]
-pub(crate) struct History {
-    pub(crate) first: Failure,
-    /// None if it is the first.
-    pub(crate) later: Option<Failure>,
-}
-
-impl History {
-    pub(crate) fn last(&self) -> &Failure {
-        self.later.as_ref().unwrap_or(&self.first)
-    }
-}
-
-impl Entry {
-    pub(crate) fn new(message: Arc<Message>, redrives: u32) -> Self {
-        let size = message.size();
-        Self {
-            message,
-            size,
-            attempts: 0,
-            redrives,
-            serial: 0,
-            lease: 0,
-            lane: None,
-            expires: None,
-            leads: false,
-            history: None,
-        }
-    }
-
-    pub(crate) const fn numbered(mut self, serial: u64) -> Self {
-        self.serial = serial;
-        self
-    }
-
-    pub(crate) const fn in_lane(mut self, lane: Option<NonZeroU64>) -> Self {
-        self.lane = lane;
-        self
-    }
-
-    pub(crate) const fn until(mut self, expires: Option<Instant>) -> Self {
-        self.expires = expires;
-        self
-    }
-
-    pub(crate) const fn size(&self) -> usize {
-        self.size
-    }
-
-    pub(crate) fn note(&mut self, failure: Failure) {
-        match &mut self.history {
-            Some(history) => history.later = Some(failure),
-            None => self.history = Some(History { first: failure, later: None }.into()),
-        }
-    }
-}
+pub(crate) use super::entry::{Entry, History, Token};
+use super::{lanes::Lanes, line::Line, ticks::Ticks, wheel::Wheel};
+use crate::Failure;
 
 /// How often what happened. At any time `published + redriven = acked + dead + dropped + expired + held`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,7 +41,7 @@ pub(crate) struct Queue {
     /// Grows to the greatest number of messages that were held at once.
     slots: Vec<Option<Entry>>,
     free: Vec<u32>,
-    ready: Ready,
+    ready: Line,
     lanes: Lanes,
     ticks: Ticks,
     /// What is delayed, and deliveries that must be settled in time. Made once it is needed.
@@ -162,7 +63,7 @@ impl Queue {
             max_bytes,
             slots: Vec::new(),
             free: Vec::new(),
-            ready: Ready::default(),
+            ready: Line::default(),
             lanes: Lanes::default(),
             ticks: Ticks::since(now),
             wheel: None,
@@ -182,9 +83,9 @@ impl Queue {
 
     /// When the older of those that are next in line, one of each priority, could first have been delivered. By the wall clock.
     pub(crate) fn oldest_ready(&self) -> Option<SystemTime> {
-        let fronts = [self.ready.high.front(), self.ready.normal.front()].into_iter().flatten();
+        let fronts = self.ready.fronts();
         let messages =
-            fronts.filter_map(|slot| Some(&self.slots.get(*slot as usize)?.as_ref()?.message));
+            fronts.filter_map(|slot| Some(&self.slots.get(slot as usize)?.as_ref()?.message));
         messages.filter_map(|m| m.published_at().checked_add(m.delay().unwrap_or_default())).min()
     }
 
@@ -343,6 +244,17 @@ impl Queue {
         true
     }
 
+    /// It was taken and nobody has seen it: as if it had not been.
+    pub(crate) fn put_back(&mut self, token: Token) {
+        let Some(slot) = self.land(token) else { return };
+        let Some(Some(entry)) = self.slots.get_mut(slot as usize) else { return };
+        self.counts.delivered -= 1;
+        self.counts.redelivered -= u64::from(entry.attempts > 1);
+        entry.attempts -= 1;
+        let priority = entry.message.priority();
+        self.ready.put_back(slot, priority);
+    }
+
     /// Moves what is due to the end of the line. Deliveries that were not settled in time are over, and their messages are ready, charged, with
     /// what `late` says as their failure.
     pub(crate) fn promote(&mut self, now: Instant, late: impl Fn(u32) -> Failure) {
@@ -478,51 +390,6 @@ impl Queue {
 
 /// So many fit, borrowed places included, before the number of a slot would overflow.
 const MOST: usize = (u32::MAX / 2) as usize;
-
-/// Two lines. The high one goes first, but after each [`PATIENCE`] of it one of the other goes, so that none waits for ever.
-#[derive(Debug, Default)]
-struct Ready {
-    high: VecDeque<u32>,
-    normal: VecDeque<u32>,
-    high_in_a_row: u32,
-}
-
-/// Of high priority, before one that is not: eight ninths of the work are left to what is urgent.
-const PATIENCE: u32 = 8;
-
-impl Ready {
-    fn len(&self) -> usize {
-        self.high.len() + self.normal.len()
-    }
-
-    const fn line(&mut self, priority: Priority) -> &mut VecDeque<u32> {
-        match priority {
-            Priority::High => &mut self.high,
-            Priority::Normal => &mut self.normal,
-        }
-    }
-
-    fn push(&mut self, slot: u32, priority: Priority) {
-        self.line(priority).push_back(slot);
-    }
-
-    fn put_back(&mut self, slot: u32, priority: Priority) {
-        self.line(priority).push_front(slot);
-    }
-
-    fn pop(&mut self) -> Option<u32> {
-        if !self.high.is_empty() && (self.high_in_a_row < PATIENCE || self.normal.is_empty()) {
-            self.high_in_a_row = (self.high_in_a_row + 1).min(PATIENCE);
-            return self.high.pop_front();
-        }
-        self.high_in_a_row = 0;
-        self.normal.pop_front()
-    }
-
-    fn pop_least(&mut self) -> Option<u32> {
-        self.normal.pop_front().or_else(|| self.high.pop_front())
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,10 @@ impl Sleepers {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.line.len()
+    }
+
     /// It sleeps no more, called or not.
     #[must_use]
     pub(crate) fn leave(&mut self, worker: u64) -> Option<Waker> {

@@ -1,7 +1,7 @@
-use std::{num::NonZeroU64, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::*;
-use crate::{FailureKind, MessageId, Priority, message::wall_clock};
+use crate::{FailureKind, Message, MessageId, Priority, message::wall_clock};
 
 /// A message that counts as `size` bytes.
 fn message(size: usize) -> Arc<Message> {

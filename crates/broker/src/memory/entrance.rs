@@ -1,0 +1,287 @@
+//! The doors of the groups: what each says to a message, and how one gets through all of them or none.
+
+use std::{
+    num::NonZeroU64,
+    sync::{Arc, MutexGuard},
+    task::Waker,
+};
+
+use gusset_call::Overloaded;
+use tokio::time::Instant;
+
+use super::{
+    group::{Group, State},
+    morgue::Morgue,
+    publisher::Publisher,
+    queue::Entry,
+    scribe::Event,
+    shared::Shared,
+};
+use crate::{Error, Message, WhenFull, policy::after};
+
+/// Why a message is in no group yet.
+pub(super) enum Blocked {
+    /// This group has no room, and may have some later for the message, which comes back.
+    By(Arc<Group>, Arc<Message>),
+    /// For good.
+    Refused(Error),
+}
+
+/// A message was let through.
+pub(super) enum Entered {
+    /// By so many groups, at least one.
+    Groups(usize),
+    /// No group wants it.
+    Nowhere(Arc<Message>),
+}
+
+/// What a group says to a message that wants in.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    Enter,
+    Wait,
+    Refuse(Error),
+    /// As if the group were not there.
+    Gone,
+}
+
+/// How a publisher stands to a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    /// Its place in the line.
+    pub(crate) ticket: Option<u64>,
+    /// It is a handler that this group might wait for, so it must not wait for this group.
+    pub(crate) may_borrow: bool,
+    /// It is a handler, which may still publish while the broker drains.
+    pub(crate) is_handler: bool,
+}
+
+/// One of several groups that want a message.
+struct Door<'g> {
+    group: &'g Arc<Group>,
+    lane: Option<NonZeroU64>,
+    /// None as long as it was not asked, and if it is not to enter.
+    state: Option<MutexGuard<'g, State>>,
+}
+
+impl Shared {
+    pub(super) fn enter_groups(
+        &self,
+        message: Arc<Message>,
+        publisher: &Publisher,
+    ) -> Result<Entered, Blocked> {
+        let groups = self.groups.load();
+        let mut wanting =
+            groups.iter().filter(|group| group.pattern.matches(message.subject())).peekable();
+        let Some(first) = wanting.next() else {
+            self.dead.write_down(&message, std::iter::empty());
+            return Ok(Entered::Nowhere(message));
+        };
+        if wanting.peek().is_none() {
+            return first.enter_alone(message, publisher);
+        }
+        // Foreign code, so before any lock.
+        let door = |group| Door { group, lane: Group::lane_of(group, &message), state: None };
+        let mut doors = Vec::with_capacity(groups.len().min(8));
+        doors.push(door(first));
+        doors.extend(wanting.map(door));
+        self.enter_all(message, publisher, doors)
+    }
+
+    /// All locks of groups are held together, for a moment and in the order of their ids, so that nobody sees the message in one and not yet
+    /// in another, and no room is reserved in one while another is full.
+    fn enter_all(
+        &self,
+        message: Arc<Message>,
+        publisher: &Publisher,
+        mut doors: Vec<Door<'_>>,
+    ) -> Result<Entered, Blocked> {
+        let (size, mut blocked) = (message.size(), None);
+        for door in &mut doors {
+            let mut state = door.group.lock();
+            match door.group.admission(&state, size, publisher.standing(door.group)) {
+                Admission::Enter => door.state = Some(state),
+                Admission::Gone => {}
+                Admission::Wait => blocked = blocked.or(Some(door.group)),
+                Admission::Refuse(error) => return Err(refusal(&mut state, error)),
+            }
+        }
+        if let Some(group) = blocked {
+            return Err(Blocked::By(group.clone(), message));
+        }
+        doors.retain(|door| door.state.is_some());
+        let times = Times::of(&message);
+        let serial = self.dead.write_down(&message, doors.iter().map(|door| &**door.group));
+        let (count, mut dropped, mut called) = (doors.len(), Vec::new(), Vec::new());
+        for Door { group, lane, state } in &mut doors {
+            let Some(state) = state else { continue };
+            let entry = Entry::new(message.clone(), 0).in_lane(*lane).until(times.expires);
+            let entry = entry.numbered(serial);
+            dropped.extend(group.put(state, entry, times.due));
+            called.extend(state.call_worker());
+        }
+        // All are unlocked before anybody is woken.
+        drop(doors);
+        called.into_iter().for_each(Waker::wake);
+        drop(dropped);
+        Ok(if count > 0 { Entered::Groups(count) } else { Entered::Nowhere(message) })
+    }
+}
+
+impl Morgue {
+    /// Its serial. Called under the locks of the groups, so that nothing is written of it before this.
+    fn write_down<'g>(
+        &self,
+        message: &Arc<Message>,
+        entered: impl Iterator<Item = &'g Group>,
+    ) -> u64 {
+        let Some(scribe) = self.scribe() else { return 0 };
+        let groups: Vec<_> =
+            entered.filter(|group| group.is_scribed()).map(|group| group.info.id).collect();
+        let serial = scribe.serial();
+        if !groups.is_empty() || message.is_known_by_id() {
+            scribe.note(Event::Published { serial, message: message.clone(), groups });
+        }
+        serial
+    }
+}
+
+impl Group {
+    /// [`Shared::enter_groups`] where this is the only group that wants the message, as it mostly is.
+    fn enter_alone(
+        self: &Arc<Self>,
+        message: Arc<Message>,
+        publisher: &Publisher,
+    ) -> Result<Entered, Blocked> {
+        let (lane, times, size) = (self.lane_of(&message), Times::of(&message), message.size());
+        let mut state = self.lock();
+        match self.admission(&state, size, publisher.standing(self)) {
+            Admission::Enter => {}
+            Admission::Gone => return Ok(Entered::Nowhere(message)),
+            Admission::Wait => return Err(Blocked::By(self.clone(), message)),
+            Admission::Refuse(error) => return Err(refusal(&mut state, error)),
+        }
+        let serial = self.morgue.write_down(&message, std::iter::once(&**self));
+        let entry = Entry::new(message, 0).in_lane(lane).until(times.expires).numbered(serial);
+        let dropped = self.put(&mut state, entry, times.due);
+        let called = state.call_worker();
+        drop(state);
+        drop(dropped);
+        if let Some(worker) = called {
+            worker.wake();
+        }
+        Ok(Entered::Groups(1))
+    }
+
+    /// Puts in what was admitted; what had to make room for it comes back.
+    fn put(&self, state: &mut State, entry: Entry, due: Option<Instant>) -> Vec<Entry> {
+        let dropped = match self.policy().when_full {
+            WhenFull::DropOldest => state.queue.make_room(entry.size()),
+            _ => Vec::new(),
+        };
+        for Entry { serial, .. } in &dropped {
+            self.note(|group| Event::Gone { group, serial: *serial });
+        }
+        state.queue.push(entry, due);
+        if let Some(due) = due {
+            self.expect(due);
+        }
+        dropped
+    }
+
+    pub(crate) fn admission(&self, state: &State, size: usize, standing: Standing) -> Admission {
+        let queue = &state.queue;
+        if state.gone {
+            return Admission::Gone;
+        }
+        if queue.is_stopped() && !standing.is_handler {
+            return Admission::Refuse(Error::Closed);
+        }
+        if size > self.policy().max_bytes {
+            let (group, limit) = (self.info.name.clone(), self.policy().max_bytes);
+            return Admission::Refuse(Error::TooLarge { group, size, limit });
+        }
+        let enters = match self.policy().when_full {
+            WhenFull::DropOldest => queue.can_make_room(size),
+            WhenFull::Reject => queue.has_room(size),
+            WhenFull::Wait(_) if standing.may_borrow => queue.has_room_to_borrow(size),
+            WhenFull::Wait(_)
+                if queue.has_room(size) && state.turnstile.admits(standing.ticket) =>
+            {
+                true
+            }
+            WhenFull::Wait(_) => return Admission::Wait,
+        };
+        if enters { Admission::Enter } else { Admission::Refuse(self.full()) }
+    }
+
+    /// The refusal of a message for which there is no room.
+    pub(crate) fn full(&self) -> Error {
+        Error::Full(Overloaded::new(format!("group {}", self.info.name)))
+    }
+
+    /// Messages of the past come in, however many: what is retained bounds them.
+    pub(crate) fn enter_past(&self, past: impl Iterator<Item = Arc<Message>>) {
+        let entries: Vec<_> = past
+            .map(|message| {
+                let lane = self.lane_of(&message);
+                Entry::new(message, 0).in_lane(lane)
+            })
+            .collect();
+        let mut state = self.lock();
+        for entry in entries {
+            state.queue.push(entry, None);
+        }
+    }
+
+    /// A dead letter comes back. It waits for nobody and drops nobody.
+    pub(crate) fn redrive(&self, letter: u64, mut entry: Entry) -> Result<(), Error> {
+        let mut state = self.lock();
+        if state.gone {
+            return Err(Error::NoSuchGroup(self.info.name.clone()));
+        }
+        if state.queue.is_stopped() {
+            return Err(Error::Closed);
+        }
+        if !state.queue.has_room(entry.size()) {
+            return Err(self.full());
+        }
+        if let Some(scribe) = &self.scribe {
+            entry.serial = scribe.serial();
+            let (group, serial) = (self.info.id, entry.serial);
+            scribe.note(Event::Redriven { letter, group, serial });
+        }
+        state.queue.push(entry, None);
+        let called = state.call_worker();
+        drop(state);
+        if let Some(worker) = called {
+            worker.wake();
+        }
+        Ok(())
+    }
+}
+
+fn refusal(state: &mut State, error: Error) -> Blocked {
+    if !matches!(error, Error::Closed) {
+        state.count_refusal();
+    }
+    Blocked::Refused(error)
+}
+
+/// When a message is to be delivered, and until when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    pub(crate) due: Option<Instant>,
+    pub(crate) expires: Option<Instant>,
+}
+
+impl Times {
+    fn of(message: &Message) -> Self {
+        let (delay, ttl) = (message.delay(), message.ttl());
+        if delay.is_none() && ttl.is_none() {
+            return Self::default();
+        }
+        let now = Instant::now();
+        Self { due: delay.map(|span| after(now, span)), expires: ttl.map(|span| after(now, span)) }
+    }
+}
