@@ -334,3 +334,60 @@ async fn a_handler_waits_for_a_slower_group_that_does_not_wait_for_it() {
     assert!(log.all().iter().all(Result::is_ok));
     assert_eq!((stats(&broker, "slow").acked, stats(&broker, "fast").redelivered), (20, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn publishers_that_wait_enter_in_the_order_of_their_coming() {
+    let broker = Broker::new();
+    full_at_two(&broker, "g", WAIT).await;
+    fill(&broker).await;
+    let mut waiting: Vec<_> = (2..9).map(|n| task::spawn(broker.publish("tick", &n))).collect();
+    for publish in &mut waiting {
+        assert_pending!(publish.poll());
+    }
+    let waiting: Vec<_> = waiting.into_iter().rev().map(|publish| tokio::spawn(publish)).collect();
+    let (_guard, seen) = listen(&broker, ">", "g").await;
+    for publish in waiting {
+        publish.await.unwrap().unwrap();
+    }
+    settle().await;
+    assert_eq!(seen.all(), (0..9).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_ever_at_a_group_that_is_full_again_and_again() {
+    const EACH: u32 = 3_000;
+    let broker = Broker::new();
+    let hour = WhenFull::Wait(Duration::from_secs(3_600));
+    for capacity in [1, 2, 33] {
+        let group = format!("g-{capacity}");
+        let policy = Policy::new().capacity(capacity).when_full(hour);
+        let subject: &'static str = ["a", "b", "c"][capacity % 3];
+        let log = Log::default();
+        let noted = log.clone();
+        let handler = service_fn(move |delivery: Delivery<u32>| {
+            noted.note(*delivery.body());
+            async { Ok::<_, BoxError>(()) }
+        });
+        let subscribe = broker.subscribe(subject).group(group.clone()).policy(policy);
+        let _guard = subscribe.concurrency(2).handle(handler).await.unwrap();
+        let publishers = (0..4).map(|_| {
+            let broker = broker.clone();
+            tokio::spawn(async move {
+                for n in 0..EACH {
+                    broker.publish(subject, &n).await.unwrap();
+                }
+            })
+        });
+        // One that slept on would sleep for the hour.
+        for publisher in publishers.collect::<Vec<_>>() {
+            timeout(Duration::from_secs(60), publisher).await.unwrap().unwrap();
+        }
+        let done = async {
+            while stats(&broker, &group).acked < u64::from(4 * EACH) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), done).await.unwrap();
+        assert_eq!(log.len(), 4 * EACH as usize);
+    }
+}

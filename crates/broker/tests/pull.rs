@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{millis, secs, settle, stats};
-use gusset_broker::{Broker, Error, Filter, Message, Policy, Pull, Reason};
+use gusset_broker::{Broker, Error, Filter, Message, OrderBy, Policy, Pull, Reason};
 use gusset_call::Deadline;
 use tokio::time::{Instant, timeout};
 
@@ -159,4 +159,21 @@ async fn the_stream_ends_with_the_broker() {
     settle().await;
     broker.close(Deadline::after(secs_of(1))).await;
     assert!(timeout(secs_of(1), ending).await.unwrap().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sleeps_is_woken_when_the_message_before_in_its_lane_is_acknowledged() {
+    let broker = Broker::new();
+    let group = || broker.subscribe(">").group("g").ordered_by(OrderBy::header("key"));
+    let (mut first, mut second) =
+        (group().pull::<u32>().await.unwrap(), group().pull::<u32>().await.unwrap());
+    for n in 0..2 {
+        let message = Message::json("tick", &n).unwrap().with_header("key", "same");
+        broker.publish_message(message).await.unwrap();
+    }
+    let pulled = first.next().await.unwrap();
+    let sleeper = tokio::spawn(async move { *second.next().await.unwrap().body() });
+    settle().await;
+    pulled.ack().await.unwrap();
+    assert_eq!(timeout(millis(1), sleeper).await.unwrap().unwrap(), 1);
 }
