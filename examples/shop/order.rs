@@ -1,7 +1,8 @@
 //! The order service: places orders as sagas.
 //!
 //! `POST /orders` asks the user service who orders and the product service what it costs, and then runs the saga: reserve
-//! the stock of every line, take the money, create the order, tell everybody. What fails is undone in reverse.
+//! the stock of every line, take the money, create the order. What fails is undone in reverse. That an order was created is
+//! written down with the end of its saga, and published from there.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -21,7 +22,7 @@ use gusset::{
     call::Problem,
     saga::{
         Definition, DefinitionError, Failure, FailureKind, Finished, Options, Orchestrator,
-        Recovery, SagaError, SagaId, State as SagaState, Store,
+        OutboxRelay, Recovery, RelayOptions, SagaError, SagaId, State as SagaState, Store,
     },
 };
 use http::StatusCode;
@@ -34,7 +35,7 @@ use crate::{
     event::Line,
     folder::Folder,
     kept::{Kept, Row},
-    place_order::{Placing, Steps, define},
+    place_order::{Placing, Steps, define, publish},
     product::Product,
     settings::Settings,
 };
@@ -45,6 +46,9 @@ const QUOTE: &str = "quote";
 
 /// How many different products one order may have.
 const LINES: usize = 10;
+
+/// How long an instance may be silent before others take over what it was at work on.
+const LEASE: Duration = Duration::from_secs(5);
 
 /// How often an instance looks for sagas whose instance has died.
 const RECOVERY: Duration = Duration::from_secs(1);
@@ -148,7 +152,17 @@ impl Orders {
         ledger.orders.values().filter(stands).cloned().collect()
     }
 
-    /// Its HTTP interface, for one instance. Spawns the task that takes over the sagas of instances that died.
+    /// How many events about orders are not yet published.
+    ///
+    /// # Errors
+    ///
+    /// If the journal cannot be read.
+    pub async fn untold(&self) -> io::Result<u64> {
+        let pending = self.journal.pending().await;
+        pending.map(|pending| pending.messages).map_err(io::Error::other)
+    }
+
+    /// Its HTTP interface, for one instance. Spawns the tasks that take over the sagas of instances that died, and publish what sagas have to tell.
     ///
     /// # Errors
     ///
@@ -159,14 +173,13 @@ impl Orders {
         broker: &Broker,
         settings: Settings,
     ) -> Result<Router, DefinitionError> {
-        let options = Options::default().lease(Duration::from_secs(5));
+        let options = Options::default().lease(LEASE);
         let sagas = Orchestrator::with(self.journal.clone(), options);
         let steps = Arc::new(Steps {
             products: outbound.to("product-service"),
             payments: outbound.to("payment-service"),
             store: self.store.clone(),
             kept: self.kept.clone(),
-            broker: broker.clone(),
         });
         let definitions = (1..=LINES).map(|lines| define(&steps, lines));
         let definitions: Vec<_> = definitions.collect::<Result<_, _>>()?;
@@ -174,7 +187,10 @@ impl Orders {
             // They are all different, and this orchestrator is new.
             let _ = sagas.register(definition);
         }
-        let recovery = Arc::new(sagas.spawn_recovery(RECOVERY));
+        let broker = broker.clone();
+        let target = move |outgoing| publish(broker.clone(), outgoing);
+        let relay = sagas.spawn_relay(target, RelayOptions::default().lease(LEASE));
+        let background = Arc::new((sagas.spawn_recovery(RECOVERY), relay));
         let desk = Desk {
             users: outbound.to("user-service"),
             products: steps.products.clone(),
@@ -183,7 +199,7 @@ impl Orders {
             definitions: definitions.into(),
             sagas,
             settings,
-            _recovery: recovery,
+            _background: background,
         };
         Ok(Router::new()
             .route("/orders", get(list).post(place))
@@ -202,7 +218,7 @@ struct Desk {
     definitions: Arc<[Definition<Placing, ()>]>,
     sagas: Orchestrator,
     settings: Settings,
-    _recovery: Arc<Recovery>,
+    _background: Arc<(Recovery, OutboxRelay)>,
 }
 
 async fn list(State(desk): State<Desk>, Subject(user): Subject) -> axum::Json<Vec<Order>> {

@@ -1,4 +1,4 @@
-//! The saga that places an order: reserve the stock of every line, take the money, create the order, tell everybody.
+//! The saga that places an order: reserve the stock of every line, take the money, create the order. That it was created is told to everybody.
 
 use std::{
     sync::{Arc, Mutex},
@@ -6,9 +6,9 @@ use std::{
 };
 
 use gusset::{
-    broker::{Broker, Error, Message, MessageId},
+    broker::{self, Broker, Headers, Message},
     call::BoxError,
-    saga::{Definition, DefinitionError, Effect, Policy, Saga, StepContext, StepError},
+    saga::{Definition, DefinitionError, Effect, Outgoing, Policy, Saga, StepContext, StepError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +36,6 @@ pub(crate) struct Steps {
     pub(crate) payments: Peer,
     pub(crate) store: Arc<Mutex<Ledger>>,
     pub(crate) kept: Kept,
-    pub(crate) broker: Broker,
 }
 
 /// The saga of an order with so many lines.
@@ -60,17 +59,9 @@ pub(crate) fn define(
         .run(move |cx, placing| act.clone().charge(cx, placing))
         .undo(move |cx, _, _: Effect<()>| undo.clone().refund(cx));
     let (act, undo) = (steps.clone(), steps.clone());
-    let created = saga
-        .step("create-order")
-        .run(move |_, placing: Placing| act.clone().write(placing.order))
+    saga.step("create-order")
+        .run(move |cx, placing| act.clone().create(cx, placing))
         .undo(move |_, placing: Placing, _: Effect<()>| undo.clone().cancel(placing.order));
-    // What was told cannot be untold, so an order that exists is told of until that succeeds.
-    let mut saga = saga.pivot(&created);
-    let act = steps.clone();
-    saga.step("publish-order-created")
-        .timeout(Duration::from_secs(5))
-        .backoff(Duration::from_millis(50), Duration::from_secs(2))
-        .run(move |_, placing| act.clone().publish(placing));
     saga.finish(())
 }
 
@@ -119,24 +110,31 @@ impl Steps {
         self.write(Order { status: OrderStatus::Cancelled, ..order }).await
     }
 
-    async fn publish(self: Arc<Self>, placing: Placing) -> Result<(), StepError> {
+    /// The event is in the journal with the end of the saga, or not at all.
+    async fn create(self: Arc<Self>, cx: StepContext, placing: Placing) -> Result<(), StepError> {
         let Placing { order, email, .. } = placing;
         let event = OrderCreated {
             order_id: order.id,
             user_id: order.user_id,
             email,
-            lines: order.items,
+            lines: order.items.clone(),
             total_cents: order.total_cents,
         };
-        // Under an id of its own: an attempt whose answer was lost is not a second message where the engine knows ids.
-        let message = Message::json(OrderCreated::SUBJECT, &event).map_err(StepError::transient)?;
-        let message = message.with_id(MessageId::new(event.order_id));
-        match self.broker.publish_message(message).await {
-            Ok(_) => Ok(()),
-            Err(error @ Error::Engine(_)) => Err(StepError::unknown(error)),
-            Err(error) => Err(StepError::transient(error)),
-        }
+        cx.emit(OrderCreated::SUBJECT, &event).map_err(StepError::rejected)?;
+        self.write(order).await
     }
+}
+
+/// Publishes what a saga emitted: again after a crash, under the same id.
+pub(crate) async fn publish(broker: Broker, outgoing: Outgoing) -> Result<(), broker::Error> {
+    let Outgoing { id, message, .. } = outgoing;
+    let sent = Message::new(&*message.topic, message.body.get().to_owned())?;
+    let sent = sent.with_id(broker::MessageId::new(id.uuid()));
+    let sent = sent.with_header(Headers::CONTENT_TYPE, "application/json");
+    let headers = message.headers.into_iter();
+    let sent = headers
+        .fold(sent, |sent, (name, value)| sent.with_header(name.to_string(), value.to_string()));
+    broker.publish_message(sent).await.map(drop)
 }
 
 /// A 4xx is a decision. All else may have had its effect before it failed.

@@ -19,6 +19,7 @@ use gusset::{
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -39,6 +40,9 @@ use crate::{
     token::Tokens,
     user::Users,
 };
+
+/// How long a shop that closes waits for what its orders have to tell.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// The times that a story has no patience for, and that production has.
 #[derive(Clone, Copy, Debug)]
@@ -324,7 +328,7 @@ impl Shop {
         let sagas = self.orders.sagas().await?;
         let under_way =
             |(state, count): &(_, u64)| matches!(state, Running | TurningBack) && *count > 0;
-        if !self.is_quiet() || sagas.iter().any(under_way) {
+        if sagas.iter().any(under_way) || self.orders.untold().await? > 0 || !self.is_quiet() {
             return Ok(false);
         }
         let confirmed = self.orders.confirmed();
@@ -352,6 +356,14 @@ impl Shop {
     pub async fn close(self) -> io::Result<()> {
         self.shutdown.begin();
         let mut result = self.front_door.await.map_err(io::Error::other).and_then(|served| served);
+        // While there is still somebody who tells it.
+        let told = async {
+            while self.orders.untold().await? > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+            io::Result::Ok(())
+        };
+        result = timeout(LIMIT, told).await.map_err(io::Error::other).flatten().and(result);
         // Those that were started last call those that were started first.
         let mut running = self.running;
         running.sort_by_key(|one| self.plan.place_of(one.service()));

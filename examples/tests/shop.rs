@@ -186,11 +186,10 @@ async fn what_is_wrong_is_answered_with_the_right_problem() {
     let (status, _) = ann.order(lamp.id, 1, DECLINED_CARD).await;
     assert_eq!(status, 402);
     assert_eq!(stock(&shop, lamp.id), 2, "what was reserved for a declined card is back");
-    for _ in 0..50 {
-        ann.send(Method::GET, "/api/cart", None).await;
-    }
-    let (status, _) = ann.send(Method::GET, "/api/cart", None).await;
-    assert_eq!(status, 429);
+    // At once: a slow machine gives a token back between one and the next.
+    let looks = (0..100).map(|_| ann.send(Method::GET, "/api/cart", None));
+    let looks = futures_util::future::join_all(looks).await;
+    assert!(looks.iter().any(|(status, _)| *status == 429));
     shop.close().await.unwrap();
 }
 
