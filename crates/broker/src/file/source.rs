@@ -61,6 +61,11 @@ impl Source for FileSource {
         }
     }
 
+    /// What is not written down, messages of groups without a name, may have been set aside.
+    fn let_go(&mut self) {
+        self.source.let_go();
+    }
+
     /// Whoever rests holds no message meanwhile: another may be free sooner.
     fn rest(&mut self) {
         self.next = None;

@@ -29,6 +29,7 @@ use crate::{
 /// A worker whose handler is done at once finds the next messages here, set aside for it under one lock, and what it has acknowledged is told under
 /// the next. How many that are doubles up to [`MOST`] as long as it takes them one after the other; when it has to let go, it begins anew
 /// with one. So a worker that waits holds nothing that others could take.
+/// One whose handler suddenly blocks its thread keeps as many less one.
 pub(crate) struct MemorySource {
     group: Arc<Group>,
     worker: u64,
