@@ -1,22 +1,27 @@
 //! What does it cost to run three steps as a saga, when the steps themselves do nothing?
 //!
-//! - `gusset` journals to `MemoryStore` and runs each saga in a task; the bench waits for its end. Four records are written.
+//! - `gusset` journals to `MemoryStore`; four records are written. The caller does the work, since nothing waits; there is no task.
 //! - `bare` awaits the three steps, with no record and no task.
 //! - `steno` runs the same steps as a chain of nodes under its `InMemorySecStore`, with its log discarded and the graph made once for all
 //!   sagas. It keeps every finished saga for ever; gusset the last 10,000.
 //!
-//! `two_wide_16_deep` is a ladder: 16 stages of two steps, each of which waits for both of the stage before. What steno pays for it doubles with
-//! each stage, so it is run on its own, with few samples.
+//! `three_steps` is time, `three_steps_cpu` is what of it the processor worked. `two_wide_16_deep` is a ladder: 16 stages of two steps, each of which waits for
+//! both of the stage before. What steno pays for it doubles with each stage, so it is run on its own, with few samples. `steps_100` and so on are sequences.
 //!
-//! Everything runs on a current-thread runtime, so a switch between tasks is a poll and no wake-up of a thread.
+//! With the feature `sqlite`, `three_steps_sqlite` is one caller whose four records go to a disk, beside four commits of one row each by SQLite alone, and
+//! `callers_1024_sqlite` the time of 1,024 sagas that are begun at once.
+//!
+//! Everything in memory runs on a current-thread runtime, so a switch between tasks is a poll and no wake-up of a thread.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
 mod common;
 
-use std::{hint::black_box, sync::Arc};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
+};
 use gusset_saga::{Definition, Finished, MemoryStore, Orchestrator, Saga, StepContext, StepError};
 use steno::{
     ActionContext, ActionError, ActionRegistry, DagBuilder, Node, SagaDag, SagaId, SagaName,
@@ -33,6 +38,16 @@ fn definition() -> Definition<u32, u32> {
     let mut saga = Saga::define("bench", 1);
     let act = |_: StepContext, input: u32| step(input);
     let [_, _, last] = STEPS.map(|name| saga.step(name).run(act).no_undo());
+    saga.finish(&last).expect("its steps have different names")
+}
+
+fn sequence(steps: u32) -> Definition<u32, u32> {
+    let mut saga = Saga::define(format!("steps-{steps}"), 1);
+    let act = |_: StepContext, input: u32| step(input);
+    let mut last = saga.step("0").run(act).no_undo();
+    for name in 1..steps {
+        last = saga.step(name.to_string()).run(act).no_undo();
+    }
     saga.finish(&last).expect("its steps have different names")
 }
 
@@ -103,6 +118,13 @@ async fn run_steno(sec: &SecClient, dag: &Arc<SagaDag>, registry: &Arc<ActionReg
     assert_eq!(done.lookup_node_output::<u32>("order").ok(), Some(7));
 }
 
+/// Time that this thread has had a processor for. The system counts it anew each some milliseconds, so it is meant for many sagas.
+fn worked() -> Duration {
+    let counted = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = counted.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
 fn saga(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("saga");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
@@ -113,6 +135,16 @@ fn saga(criterion: &mut Criterion) {
         bencher.iter(|| {
             let finished = runtime.block_on(sagas.run(&definition, black_box(7)));
             assert!(matches!(finished, Ok(Finished::Completed(7))));
+        });
+    });
+    group.bench_function("three_steps_cpu/gusset", |bencher| {
+        bencher.iter_custom(|sagas_to_run| {
+            let before = worked();
+            for _ in 0..sagas_to_run {
+                let finished = runtime.block_on(sagas.run(&definition, black_box(7)));
+                assert!(matches!(finished, Ok(Finished::Completed(7))));
+            }
+            worked().saturating_sub(before)
         });
     });
     group.bench_function("three_steps/bare", |bencher| {
@@ -131,6 +163,28 @@ fn saga(criterion: &mut Criterion) {
         bencher.iter(|| runtime.block_on(run_steno(&sec, &dag, &registry)));
     });
 
+    group.bench_function("three_steps_cpu/steno", |bencher| {
+        bencher.iter_custom(|sagas_to_run| {
+            let before = worked();
+            for _ in 0..sagas_to_run {
+                runtime.block_on(run_steno(&sec, &dag, &registry));
+            }
+            worked().saturating_sub(before)
+        });
+    });
+
+    for steps in [100, 1_000, 10_000] {
+        let sequence = sequence(steps);
+        // Each of the longest takes some megabytes.
+        let sagas = Orchestrator::new(MemoryStore::with_limits(10, 10));
+        group.bench_function(format!("steps_{steps}/gusset"), |bencher| {
+            bencher.iter(|| {
+                let finished = runtime.block_on(sagas.run(&sequence, black_box(7)));
+                assert!(matches!(finished, Ok(Finished::Completed(7))));
+            });
+        });
+    }
+
     let ladder = ladder();
     group.bench_function("two_wide_16_deep/gusset", |bencher| {
         bencher.iter(|| {
@@ -143,7 +197,63 @@ fn saga(criterion: &mut Criterion) {
     group.bench_function("two_wide_16_deep/steno", |bencher| {
         bencher.iter(|| runtime.block_on(run_steno(&sec, &dag, &registry)));
     });
+    durable(&mut group, &definition);
     group.finish();
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn durable(_: &mut BenchmarkGroup<'_, WallTime>, _: &Definition<u32, u32>) {}
+
+#[cfg(feature = "sqlite")]
+fn durable(group: &mut BenchmarkGroup<'_, WallTime>, definition: &Definition<u32, u32>) {
+    use gusset_saga::{Options, SqliteStore};
+
+    /// As the store has it.
+    const SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+        CREATE TABLE bare (place INTEGER PRIMARY KEY, record TEXT NOT NULL)";
+    /// A record of a step that returns a number has so many bytes.
+    const RECORD: usize = 100;
+
+    let folder = std::env::temp_dir().join(format!("gusset-bench-saga-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("there is a disk");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build();
+    let runtime = runtime.expect("threads can be begun");
+    let store = runtime.block_on(SqliteStore::open(folder.join("sagas.db")));
+    let store = Arc::new(store.expect("the file can be made"));
+    let sagas = Orchestrator::with(store, Options::default().max_running(1_024));
+    group.sample_size(20);
+    group.bench_function("three_steps_sqlite/gusset", |bencher| {
+        bencher.iter(|| {
+            let finished = runtime.block_on(sagas.run(definition, black_box(7)));
+            assert!(matches!(finished, Ok(Finished::Completed(7))));
+        });
+    });
+    let bare = rusqlite::Connection::open(folder.join("bare.db")).expect("the file can be made");
+    bare.execute_batch(SETTINGS).expect("it is empty");
+    group.bench_function("three_steps_sqlite/bare", |bencher| {
+        let mut insert = bare.prepare("INSERT INTO bare (record) VALUES (?1)").expect("it is SQL");
+        let record = "x".repeat(RECORD);
+        bencher.iter(|| {
+            for _ in 0..=STEPS.len() {
+                insert.execute([&record]).expect("there is room");
+            }
+        });
+    });
+    group.sample_size(10);
+    group.bench_function("callers_1024_sqlite/gusset", |bencher| {
+        bencher.iter(|| {
+            let all = (0..1_024).map(|_| {
+                let (sagas, definition) = (sagas.clone(), definition.clone());
+                runtime.spawn(async move { sagas.run(&definition, 7).await.is_ok() })
+            });
+            for run in all.collect::<Vec<_>>() {
+                assert!(runtime.block_on(run).expect("no task panics"));
+            }
+        });
+    });
+    drop((sagas, bare));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    let _may_be_in_use = std::fs::remove_dir_all(&folder);
 }
 
 criterion_group! {
