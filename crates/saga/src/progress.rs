@@ -1,16 +1,20 @@
 //! The journal's meaning: a fold of its events, and what comes next.
 //!
+//! What happens is taken in here; [`forward`], [`back`] and [`orders`] say what it changes, [`asked`] what follows.
+//!
 //! Forward, a step begins when all that it waits for are done. On the way back its undo begins when all that waited for it are settled, that is,
 //! undone, given up, or without anything to undo. Both ways each step counts how many of them are left, so all work on a saga is linear in its
 //! steps and edges.
 
+mod asked;
 mod back;
+mod forward;
 mod orders;
 
 use std::sync::Arc;
 
 use crate::{
-    Event, Failure, Journal, Json, Record, Shape, Skipped, State, StepKind, StepState, StoreError,
+    Event, Failure, Journal, Json, Record, Shape, Skipped, StepKind, StepState, StoreError,
     Unreadable, shape::Graph,
 };
 
@@ -179,170 +183,6 @@ impl Progress {
         }
         Ok(())
     }
-
-    /// Steps begin, forward or back.
-    pub(crate) fn open(&mut self, opens: &[u32], at: u64) -> Result<(), Corrupt> {
-        let backwards = self.failure.is_some();
-        for &place in opens {
-            let index = place as usize;
-            let shape = self.shape.steps.get(index).ok_or(Corrupt("a step is none"))?;
-            let step = &mut self.steps[index];
-            let due = step.waiting == 0
-                && match step.state {
-                    StepState::Waiting => !backwards,
-                    StepState::Done | StepState::Unknown => backwards && shape.undo,
-                    _ => false,
-                };
-            if !due {
-                return Err(Corrupt("a step begins out of turn"));
-            }
-            step.opened_at = at;
-            step.state = if backwards { StepState::Undoing } else { StepState::Acting };
-            if shape.kind.waits() {
-                self.waits.push(place);
-            } else {
-                self.calling += 1;
-            }
-        }
-        if opens.len() == self.ready.len() {
-            self.ready.clear();
-        } else {
-            let (steps, open) = (&self.steps, if backwards { Undoing } else { Acting });
-            self.ready.retain(|step| steps[*step as usize].state != open);
-        }
-        Ok(())
-    }
-
-    /// Steps that could begin, or be undone.
-    pub(crate) fn ready(&self) -> &[u32] {
-        if self.closed || self.blocked.is_some() { &[] } else { &self.ready }
-    }
-
-    pub(crate) fn state(&self) -> State {
-        if self.closed {
-            State::Closed
-        } else if self.blocked.is_some() {
-            State::Blocked
-        } else if self.failure.is_none() {
-            let idle = self.calling == 0 && self.ready.is_empty();
-            if self.done == self.steps.len() {
-                State::Completed
-            } else if self.halted > 0 && idle {
-                State::Stuck
-            } else {
-                State::Running
-            }
-        } else if self.unsettled > 0 {
-            State::TurningBack
-        } else if self.given_up > 0 {
-            State::Stuck
-        } else {
-            State::Compensated
-        }
-    }
-
-    /// Steps that wait for time or a signal.
-    pub(crate) fn waits(&self) -> &[u32] {
-        &self.waits
-    }
-
-    /// Whether no step calls anything, and none could begin.
-    pub(crate) fn only_waits(&self) -> bool {
-        self.calling == 0 && self.ready.is_empty()
-    }
-
-    /// The oldest signal that waits for this step.
-    pub(crate) fn signal_for(&self, step: u32) -> Option<&Json> {
-        let name = &self.shape.steps[step as usize].name;
-        self.signals.iter().find(|(signal, _)| signal == name).map(|(_, payload)| payload)
-    }
-
-    /// When a waiting step is over if no signal comes, by the store's clock.
-    pub(crate) fn wait_ends(&self, step: u32) -> Option<u64> {
-        let opened_at = self.steps[step as usize].opened_at;
-        match self.shape.steps[step as usize].kind {
-            StepKind::Timer { millis } => Some(later(opened_at, millis)),
-            StepKind::Signal { within } => within.map(|span| later(opened_at, span)),
-            _ => None,
-        }
-    }
-
-    /// When the saga turns back if it is not past its pivot by then.
-    pub(crate) fn expires_at(&self) -> Option<u64> {
-        let deadline = self.shape.deadline.filter(|_| self.may_turn())?;
-        Some(later(self.started_at, deadline))
-    }
-
-    /// Whether it may turn back: it is on its way forward, and its pivot has not begun.
-    pub(crate) fn may_turn(&self) -> bool {
-        let begun = |step: u32| self.steps[step as usize].state != StepState::Waiting;
-        self.failure.is_none()
-            && self.done < self.steps.len()
-            && !self.closed
-            && !self.pivot.is_some_and(begun)
-    }
-
-    /// Steps under way.
-    pub(crate) fn under_way(&self) -> impl Iterator<Item = u32> {
-        let open = |(_, step): &(u32, &StepProgress)| matches!(step.state, Acting | Undoing);
-        (0..).zip(&self.steps).filter(open).map(|(place, _)| place)
-    }
-
-    pub(crate) fn name(&self, step: u32) -> Arc<str> {
-        self.shape.steps[step as usize].name.clone()
-    }
-
-    /// Place of the step with this name.
-    pub(crate) fn place(&self, name: &str) -> Option<u32> {
-        let place = self.shape.steps.iter().position(|step| &*step.name == name);
-        place.map(|place| place as u32)
-    }
-
-    fn end(&mut self, step: u32, from: StepState, to: StepState) -> Result<(), Corrupt> {
-        let found = self.steps.get_mut(step as usize).filter(|step| step.state == from);
-        found.ok_or(Corrupt("something ends that had not begun"))?.state = to;
-        self.shut(step);
-        Ok(())
-    }
-
-    /// The step is under way no longer.
-    fn shut(&mut self, step: u32) {
-        if self.shape.steps[step as usize].kind.waits() {
-            self.waits.retain(|wait| *wait != step);
-        } else {
-            self.calling -= 1;
-        }
-    }
-
-    fn done(&mut self, step: u32, output: Json) {
-        self.steps[step as usize].output = Some(output);
-        self.done += 1;
-        if self.failure.is_some() {
-            return self.settle_if_free(step);
-        }
-        for &next in self.graph.after(step) {
-            let left = &mut self.steps[next as usize].waiting;
-            *left -= 1;
-            if *left == 0 {
-                self.ready.push(next);
-            }
-        }
-    }
-
-    fn take_signal(&mut self, step: u32) {
-        let Some(shape) = self.shape.steps.get(step as usize) else { return };
-        if matches!(shape.kind, StepKind::Signal { .. }) {
-            let mine = self.signals.iter().position(|(signal, _)| *signal == shape.name);
-            mine.map(|place| self.signals.remove(place));
-        }
-    }
-}
-
-use StepState::{Acting, Undoing};
-
-/// No later than what a store can keep: a signed number of 64 bits.
-fn later(at: u64, span: u64) -> u64 {
-    at.saturating_add(span).min(i64::MAX as u64)
 }
 
 fn keep(failures: &mut Vec<Failure>, failure: &Failure) {

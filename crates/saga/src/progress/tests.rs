@@ -1,5 +1,5 @@
 use super::*;
-use crate::{FailureKind, Order, StepShape};
+use crate::{FailureKind, Order, State, StepShape};
 use proptest::prelude::*;
 
 /// Steps as (undo, what they wait for).
@@ -97,7 +97,9 @@ impl Saga {
     }
 }
 
-use StepState::{Done, Failed, Halted, Skipped as Settled, UndoFailed, Undone, Unknown, Waiting};
+use StepState::{
+    Acting, Done, Failed, Halted, Skipped as Settled, UndoFailed, Undoing, Undone, Unknown, Waiting,
+};
 
 #[test]
 fn one_record_ends_a_step_and_begins_the_next() {
