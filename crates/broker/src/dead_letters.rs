@@ -62,7 +62,7 @@ impl DeadLetters {
     pub async fn redrive(&self, id: DeadLetterId) -> Result<(), Error> {
         let letter = self.get(id).await?.ok_or(Error::NoSuchDeadLetter)?;
         self.may_live_again(&letter)?;
-        self.0.dead_letters().redrive(id).await
+        self.give_back(&letter).await
     }
 
     /// [`redrive`](Self::redrive) for each that matches and is a dead letter when this is awaited, oldest first.
@@ -89,7 +89,16 @@ impl DeadLetters {
     ///
     /// [`Error::Engine`], from engines outside of this process.
     pub async fn purge(&self, filter: &Filter) -> Result<usize, Error> {
-        self.0.dead_letters().purge(filter.clone()).await
+        let count = self.0.dead_letters().purge(filter.clone()).await?;
+        tracing::info!(count, "dead letters purged");
+        Ok(count)
+    }
+
+    async fn give_back(&self, letter: &DeadLetter) -> Result<(), Error> {
+        self.0.dead_letters().redrive(letter.id).await?;
+        let (group, id) = (&*letter.group, letter.message.id());
+        tracing::info!(letter = %letter.id, group, %id, "dead letter redriven");
+        Ok(())
     }
 
     fn may_live_again(&self, letter: &DeadLetter) -> Result<(), Error> {
@@ -172,7 +181,7 @@ impl Redrive {
 
     async fn one(&self, letter: &DeadLetter) -> Result<(), Error> {
         self.letters.may_live_again(letter)?;
-        if self.dry { Ok(()) } else { self.letters.0.dead_letters().redrive(letter.id).await }
+        if self.dry { Ok(()) } else { self.letters.give_back(letter).await }
     }
 }
 

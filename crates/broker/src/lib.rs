@@ -1,15 +1,16 @@
 //! Carries messages from publishers to groups of handlers, tries again what fails, and keeps what cannot be handled.
 //!
-//! **Guarantee: at least once.** A publish that returned `Ok` is handled by every group that matched, or is there to be seen as a dead letter, or was
-//! counted where a policy asked for that: dropped, expired, a duplicate. How long this holds is up to the engine. The one that is here, in **memory**, writes nothing to disk:
-//! all is lost with the process. A group that nobody [declared](Broker::declare) goes with its last subscription, and what it
-//! held is counted as [`Stats::discarded`].
+//! **Guarantee: at least once.** A message whose publish returned `Ok` is handled by every group that wants it, until a handler says that it is done; or it is among the dead
+//! letters, with its story; or it was counted where a policy asked for that: dropped, expired, a duplicate, unroutable. For how long depends on the engine:
 //!
-//! With `FileEngine` (feature `file`): **a publish that returned `Ok` is on the disk** for every named group, and so are attempts, declared groups and
-//! dead letters; a process or a machine that ends, however it ends, loses none of them.
+//! | engine | after `Ok` the message is | a process that is killed | a machine that loses power |
+//! |---|---|---|---|
+//! | [`MemoryEngine`] | in memory | loses all | loses all |
+//! | `FileEngine` (feature `file`) | on the disk, synced | loses nothing | loses nothing |
+//! | `NatsEngine` (feature `nats`) | in the file of a JetStream server | loses nothing | loses what the server had not synced, by its `sync_interval` |
 //!
-//! With `NatsEngine` (feature `nats`): a publish that returned `Ok` is in the file of a JetStream server, and outlives every process; what a machine loses
-//! that loses power is up to how often that server syncs.
+//! That is for named groups. A group that nobody [declared](Broker::declare) goes with its last subscription, and what it held is counted as [`Stats::discarded`]. Each attempt is counted
+//! before the handler runs, so a message that kills its process becomes a dead letter, too (where the engine outlives it). Nothing is handled exactly once.
 //!
 //! ```
 //! use gusset_broker::{Broker, Delivery, Filter};
@@ -42,10 +43,12 @@
 //! | [`Subscribe`], [`Subscription`] | a tower service that handles messages, and the guard that ends it |
 //! | [`Delivery`], [`Reply`] | what a handler gets, and what it may answer |
 //! | [`Pull`], [`Pulled`] | messages taken and answered by hand |
+//! | [`Publisher`], [`ReactLayer`] | publishing as a tower service, for an outbox; events that follow from events |
+//! | [`TraceLayer`], [`Span`], [`CloudEvent`] | one trace over both sides; what other programs read |
 //! | [`Encode`], [`Decode`], [`Json`] | how bodies are written and read |
 //! | [`Policy`], [`WhenFull`], [`WhenExpired`], [`OrderBy`] | bounds, attempts, backoff, order of a group |
 //! | [`DeadLetters`], [`DeadLetter`] | what was given up: list, look, redrive, purge |
-//! | [`Stats`] | what is held and what happened, for each group |
+//! | [`Stats`], [`Sample`] | what is held and what happened, for each group, and under which name it is exported |
 //! | [`engine`], [`Capabilities`] | what keeps the messages, and what it can do |
 //! | [`MemoryEngine`], [`Limits`], [`Retention`], [`Start`] | the engine in memory, its bounds, and what it keeps for groups to come |
 //!
@@ -71,6 +74,36 @@
 //! A handler may see a message more than once: after a failure, a timeout (its future is dropped, what it began may have been
 //! done), the end of a subscription. [`Delivery::id`] is the same each time.
 //!
+//! # What a handler and its layers may say
+//!
+//! Any tower layer may stand around a handler; what it returns means the same as from the handler:
+//!
+//! | it returns | and so the message is |
+//! |---|---|
+//! | `Ok` | acknowledged, answered, retried or rejected, as the [`Reply`] says |
+//! | an error: of the handler, of a timeout, a load shed, a limit | retried after the backoff, a failed attempt |
+//! | an error with a refusal that says when to come back, as of a circuit breaker of `gusset-breaker` | retried then at the earliest, a failed attempt |
+//! | nothing: it panics, or takes longer than [`Policy::attempt_timeout`] | retried after the backoff, a failed attempt; the future is dropped |
+//!
+//! `poll_ready` is asked before a message is taken. One that is not ready (a limit of concurrency) takes none and charges none. A retry layer inside repeats within one attempt.
+//! [`TraceLayer`] belongs outside of the others, [`ReactLayer`] directly around the handler.
+//!
+//! # When there is no room, or nobody listens
+//!
+//! | what | choice | counted as |
+//! |---|---|---|
+//! | a group is full | [`WhenFull::Wait`], at most so long or until the caller's deadline (default, 5 s) | [`GroupStats::waiting`], [`GroupStats::refused`] |
+//! | | [`WhenFull::Reject`]: `Overloaded` at once | [`GroupStats::refused`] |
+//! | | [`WhenFull::DropOldest`] | [`GroupStats::dropped`] |
+//! | no group wants it | [`WhenUnheard::Drop`] (default) | [`Stats::unroutable`] |
+//! | | [`WhenUnheard::Bury`] | the same, and a dead letter |
+//! | | [`Retention`]: kept for groups to come | [`Stats::retained`] |
+//! | nobody listens to a group | [declared](Broker::declare), it keeps all; else there is none | [`GroupStats::lag`] |
+//! | the dead letters are full | [`WhenLettersFull::DropOldest`] (default) | [`Stats::dead_letters_dropped`] |
+//! | | [`WhenLettersFull::Refuse`]: it stays in its group | [`Stats::dead_letters_refused`] |
+//!
+//! A handler that publishes into a full group, its own or one that waits for it, does not wait for itself; see [`Broker::publish_message`].
+//!
 //! # Order
 //!
 //! First come, first served, as long as nothing fails and [`Subscribe::concurrency`] is 1. With [`Subscribe::ordered_by`], messages with the same key are handled one
@@ -84,15 +117,44 @@
 //! are at most [`Limits::groups`] groups (10,000), [`Limits::dead_letters`] dead letters (10,000, 64 MiB), [`Limits::dedup`] ids (100,000), and what
 //! [`Retention`] says. A group keeps the memory of its slots for the most messages that it ever held at once.
 //!
+//! # What travels with a message
+//!
+//! | header | what it is | set by |
+//! |---|---|---|
+//! | `traceparent` | W3C trace context of the publisher | publishing, from `gusset_call::Context::current()` or [`TraceLayer`] |
+//! | `gusset-deadline` | until when somebody waits for what comes of it | [`Message::with_deadline`], [`Broker::request`] |
+//! | `correlation-id`, `causation-id` | what began it all, and what caused it | [`Message::caused_by`], [`ReactLayer`] |
+//! | `ce-id`, `ce-source`, `ce-type`, `ce-time`, … | attributes of CloudEvents 1.0, binary mode | [`Message::with_cloud_event`] |
+//! | `content-type`, `schema-version` | what the payload is | the codec, [`Message::with_schema_version`] |
+//! | `reply-to` | where an answer goes | [`Broker::request`] |
+//!
+//! # What can be seen
+//!
+//! [`Broker::stats`] has all numbers, [`Stats::samples`] the same with names for an exporter, [`TraceLayer`] makes spans. Events by `tracing`, target `gusset_broker`:
+//!
+//! | event | level | fields |
+//! |---|---|---|
+//! | dead letter | WARN | group, subject, id, attempts, reason, last_error |
+//! | oldest dead letter dropped to make room | WARN | group, id |
+//! | settling failed; the message is delivered again | WARN | group, id, error |
+//! | handler is not ready; tried again in 1 s | WARN | group, error |
+//! | group removed with messages that nobody handled | WARN | group, count |
+//! | dead letter redriven; dead letters purged | INFO | letter, group, id; count |
+//! | delivery failed | DEBUG | group, attempt, kind, error |
+//! | message matches no group | DEBUG | id |
+//!
 //! # Differences from
 //!
-//! - **`tokio::sync::broadcast`**: a slow receiver loses nothing unless its policy says so; it holds up publishers instead.
-//! - **NATS**: a group belongs to the broker and has one pattern; groups declared keep what comes while nobody listens.
-//! - **NATS JetStream**: an attempt that failed waits for the backoff; what is given up is kept with its payload and errors.
-//! - **NATS JetStream, SQS**: no message comes back while its handler is still at work; a timeout ends the handler first. (What is pulled by hand comes back after its
-//!   time limit, as there.)
-//! - **SQS FIFO**: a key that fails holds up only itself, and other keys of its group go on.
-//! - **RabbitMQ**: a failed message is delayed, not put back at once, and the attempts are counted.
+//! - **`tokio::sync::broadcast`**: a slow receiver loses nothing unless its policy says so; it holds up publishers instead. What fails is tried again, and members of a group
+//!   share the work.
+//! - **NATS** (core): nothing is lost because a client is slow, or because nobody listens to a declared group. A group belongs to the broker and has one pattern.
+//! - **NATS JetStream**: a failed attempt waits for the backoff, where a bare nak comes back at once. What is given up is kept with payload, headers and errors; there it stays in the
+//!   stream, and an advisory names its number.
+//! - **RabbitMQ**: a failed message is delayed, where a rejected one is put back at once or dead-lettered. What is fetched ahead and not handed over is not charged. A dead letter
+//!   goes back to the one group that failed, and only so often; there it is published anew by whoever writes the tool.
+//! - **SQS**: no message comes back while its handler is still at work, for a timeout ends the handler first; there the visibility timeout must be longer than the work. (What is
+//!   pulled by hand comes back after its time limit, as there.) A redriven message keeps its id. **SQS FIFO**: a key that fails holds up only itself, and other keys of its
+//!   group go on.
 //!
 //! # What it does not do
 //!
@@ -105,6 +167,8 @@
 //! |---|---|---|
 //! | `conformance` | the suite that every engine must pass | nothing but its code |
 //! | `file` | `FileEngine`, which keeps messages in a directory | `crc32fast`, a thread, Rust 1.89 |
+//! | `nats` | `NatsEngine`, which keeps messages on a NATS JetStream server | `async-nats`, Rust 1.89 |
+//! | `nats-tls` | the same over TLS | `ring`, which needs a C compiler |
 
 mod broker;
 mod publisher;
@@ -181,3 +245,8 @@ pub use stats::{GroupStats, Stats};
 pub use subject::{InvalidSubject, Pattern, Subject};
 pub use subscribe::{Subscribe, Subscription};
 pub use trace::{Trace, TraceLayer, TracedHandling, TracedPublish};
+
+/// The program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

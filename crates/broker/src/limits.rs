@@ -10,6 +10,8 @@ pub enum WhenLettersFull {
     /// It stays in its group, where it counts for the bounds, and is buried later: it is tried again after the backoff. Counted as
     /// [`Stats::dead_letters_refused`](crate::Stats::dead_letters_refused). Nothing is ever lost, but a group whose messages all fail is full in the end, and holds up its publishers. A
     /// message that no group wants, and that is to be buried, is refused when it is published, with [`Error::LettersFull`](crate::Error::LettersFull).
+    ///
+    /// On NATS it is the server that refuses, which is logged and not counted; streams that were made with the other choice are refused when the engine connects.
     Refuse,
 }
 
