@@ -102,13 +102,10 @@ impl Broker {
     /// A broker on this engine.
     #[must_use]
     pub fn on(engine: impl Engine) -> Self {
-        let capabilities = engine.capabilities();
-        Self {
-            engine: Arc::new(engine),
-            capabilities,
-            tasks: Arc::default(),
-            inbox: Arc::default(),
-        }
+        let (capabilities, inbox) = (engine.capabilities(), Arc::<Inbox>::default());
+        let taking = inbox.clone();
+        engine.bring_answers(inbox.prefix(), Arc::new(move |answer| taking.bring(answer)));
+        Self { engine: Arc::new(engine), capabilities, tasks: Arc::default(), inbox }
     }
 
     /// What the engine can do.

@@ -24,6 +24,9 @@ use crate::{
 /// A future on the heap, for what asks a network or a disk.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Takes an answer to where somebody waits for it.
+pub type TakeAnswer = Arc<dyn Fn(Message) + Send + Sync>;
+
 /// Keeps messages and delivers them to groups.
 ///
 /// Its methods are called by [`Broker`](crate::Broker), which has checked names, patterns and the [`Capabilities`] before. None may
@@ -32,6 +35,12 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// What this engine can do; asked once. What it cannot do, the broker refuses with
     /// [`Error::Unsupported`] before the engine hears of it.
     fn capabilities(&self) -> Capabilities;
+
+    /// Where answers go that are published in other processes, with a subject that begins with `prefix`. Called once, before anything is published. An engine that
+    /// reaches no other process has nothing to do.
+    fn bring_answers(&self, prefix: &str, take: TakeAnswer) {
+        let _ = (prefix, take);
+    }
 
     /// Takes the message over, for all groups whose pattern matches or for none. When this is ready with `Ok`, what the engine
     /// promises holds: a durable engine has it on disk.

@@ -48,6 +48,18 @@ impl Inbox {
         Asked { inbox: self.clone(), number, answer }
     }
 
+    /// With what the subjects of all answers begin.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// An answer that another process has published.
+    pub(crate) fn bring(&self, answer: Message) {
+        if let Taken::Here(Some(asker)) = self.take(answer.subject().as_str()) {
+            let _ = asker.send(answer);
+        }
+    }
+
     pub(crate) fn take(&self, subject: &str) -> Taken {
         match subject.strip_prefix(&*self.prefix) {
             Some(number) => {

@@ -232,7 +232,7 @@ pub use memory::MemoryEngine;
 pub use message::{Message, Priority};
 pub use message_id::MessageId;
 #[cfg(feature = "nats")]
-pub use nats::{NatsEngine, NatsError, NatsOptions};
+pub use nats::{NatsEngine, NatsError, NatsOptions, NatsTls};
 pub use order::OrderBy;
 pub use policy::{Policy, WhenExpired, WhenFull};
 pub use publisher::{PublishFuture, Publisher};

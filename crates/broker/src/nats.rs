@@ -1,7 +1,6 @@
 //! Messages that a NATS JetStream server keeps.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,36 +18,41 @@ use tokio::{
 };
 use uuid::Uuid;
 
+mod answers;
 mod core;
 mod error;
 mod feeder;
+mod groups;
 mod hall;
 mod jetstream;
 mod keeper;
 mod layout;
 mod letters;
 mod link;
+mod member;
 mod options;
 mod records;
 mod wire;
 
 pub use error::NatsError;
-pub use options::NatsOptions;
+pub use options::{NatsOptions, NatsTls};
 
 use self::{
+    answers::Answers,
     core::Core,
     feeder::Feeder,
-    hall::{Door, Hall},
+    groups::{Groups, Known, Present},
     jetstream::{CONSUMER_NOT_FOUND, ConsumerInfo, STREAM_NOT_FOUND},
     keeper::{Chore, Counts, Ledger, do_chores},
     layout::{Life, check_format, token_of},
     letters::Letters,
+    member::NatsMember,
     wire::Route,
 };
 use crate::{
-    Capabilities, Error, GroupStats, Leftover, Limits, Message, Pattern, Receipt, Stats,
+    Capabilities, Error, Leftover, Limits, Message, Receipt, Start, Stats,
     engine::{
-        BoxFuture, DeadLetterStore, Engine, GroupInfo, GroupSpec, Member, Publishing, Source,
+        BoxFuture, DeadLetterStore, Engine, GroupInfo, GroupSpec, Member, Publishing, TakeAnswer,
     },
     handling::handling,
 };
@@ -92,50 +96,10 @@ use crate::{
 pub struct NatsEngine {
     core: Arc<Core>,
     letters: Letters,
+    answers: Arc<Answers>,
     chores: mpsc::UnboundedSender<Chore>,
     groups: Arc<Mutex<Groups>>,
     runtime: Handle,
-}
-
-/// What this process has to do with groups.
-#[derive(Debug, Default)]
-struct Groups {
-    known: HashMap<Arc<str>, Known>,
-    /// Members that have left, to which something may still come.
-    departing: Vec<(Arc<str>, Present)>,
-}
-
-impl Groups {
-    /// Forgets the group unless there is reason to know it.
-    fn forget(&mut self, name: &str) {
-        let is_idle = |known: &Known| known.members.is_empty() && (known.removed || !known.stays);
-        if self.known.get(name).is_some_and(is_idle) {
-            self.known.remove(name);
-        }
-    }
-}
-
-/// A group that this process knows.
-#[derive(Debug)]
-struct Known {
-    info: GroupInfo,
-    pattern: Pattern,
-    counts: Arc<Counts>,
-    members: Vec<Present>,
-    /// It is on the server, and stays there without members.
-    stays: bool,
-    /// To be deleted with its last member here.
-    removed: bool,
-}
-
-/// A member, as long as it is there.
-#[derive(Clone, Debug)]
-struct Present {
-    id: u64,
-    hall: Arc<Hall>,
-    ledger: Arc<Ledger>,
-    /// Closed when nothing more comes from the server.
-    feeder: watch::Receiver<()>,
 }
 
 impl NatsEngine {
@@ -151,7 +115,8 @@ impl NatsEngine {
         let (chores, todo) = mpsc::unbounded_channel();
         tokio::spawn(do_chores(core.link.clone(), todo));
         let (letters, runtime) = (Letters(core.clone()), Handle::current());
-        Ok(Self { core, letters, chores, groups: Arc::default(), runtime })
+        let answers = Arc::new(Answers::new(core.clone(), runtime.clone()));
+        Ok(Self { core, letters, answers, chores, groups: Arc::default(), runtime })
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {
@@ -164,15 +129,31 @@ impl NatsEngine {
         message: Message,
     ) -> Result<Receipt, Error> {
         let stored = core.publish(&message, &Route::default()).await?;
-        core.duplicates.fetch_add(u64::from(stored.duplicate && message.is_known_by_id()), Relaxed);
+        let duplicate = stored.duplicate && message.is_known_by_id();
+        core.duplicates.fetch_add(u64::from(duplicate), Relaxed);
         let groups = groups.lock().unwrap_or_else(PoisonError::into_inner);
         let matching = groups.known.values().filter(|g| g.pattern.matches(message.subject()));
-        Ok(Receipt {
-            id: message.id(),
-            groups: matching.count(),
-            duplicate: stored.duplicate && message.is_known_by_id(),
-            sequence: None,
-        })
+        let mut receipt = Receipt::new(message.id(), matching.count());
+        receipt.duplicate = duplicate;
+        receipt.sequence = core.is_retained().then_some(stored.seq);
+        Ok(receipt)
+    }
+
+    /// A question is published only if somebody is there whom it will reach.
+    async fn ask(
+        answers: Arc<Answers>,
+        core: Arc<Core>,
+        groups: Arc<Mutex<Groups>>,
+        question: Message,
+    ) -> Result<Receipt, Error> {
+        let able = answers.askable(&question).await?;
+        if able == 0 {
+            return Ok(Receipt::new(question.id(), 0));
+        }
+        answers.listen().await?;
+        let mut receipt = Self::publish_one(core, groups, question).await?;
+        receipt.groups = able;
+        Ok(receipt)
     }
 
     /// Makes the group on the server, or finds it there as it should be.
@@ -187,7 +168,10 @@ impl NatsEngine {
         if consumer.len() > LONGEST_CONSUMER {
             return Err(Error::GroupName(name.to_owned()));
         }
-        let config = core.layout.group(&consumer, &spec.pattern, &core.options, life);
+        if spec.start != Start::New && !core.is_retained() {
+            return Err(Error::Unsupported { engine: ENGINE, what: NO_PAST });
+        }
+        let config = core.layout.group(&consumer, &spec.pattern, &core.options, life, spec.start);
         let mut made = core.make_consumer(&consumer, &config, until).await;
         if matches!(&made, Err(NatsError::Refused { code: STREAM_NOT_FOUND, .. })) {
             core.restore().await?;
@@ -350,6 +334,10 @@ impl NatsEngine {
     }
 }
 
+const ENGINE: &str = "nats";
+
+const NO_PAST: &str = "begin a group with the past, since its stream keeps nothing that is settled; make it with NatsOptions::retain";
+
 /// The server puts a consumer's name into that of a file.
 const LONGEST_CONSUMER: usize = 200;
 
@@ -358,12 +346,18 @@ const FLUSH: Duration = Duration::from_secs(1);
 
 impl Engine for NatsEngine {
     fn capabilities(&self) -> Capabilities {
-        let mut capabilities = Capabilities::new("nats");
+        let mut capabilities = Capabilities::new(ENGINE);
         capabilities.durable = true;
         capabilities.dedup = true;
         capabilities.delay = true;
         capabilities.expiry = true;
+        capabilities.requests = true;
+        capabilities.replay = self.core.is_retained();
         capabilities
+    }
+
+    fn bring_answers(&self, prefix: &str, take: TakeAnswer) {
+        self.answers.bring_to(prefix, take);
     }
 
     fn publish(&self, message: Message) -> Publishing {
@@ -371,6 +365,14 @@ impl Engine for NatsEngine {
             return Publishing::Done(Err(Error::Closed));
         }
         let (core, groups) = (self.core.clone(), self.groups.clone());
+        if Answers::is_answer(&message) {
+            let answers = self.answers.clone();
+            return Publishing::Waiting(Box::pin(async move { answers.answer(&message).await }));
+        }
+        if Answers::is_question(&message) {
+            let asking = Self::ask(self.answers.clone(), core, groups, message);
+            return Publishing::Waiting(Box::pin(asking));
+        }
         Publishing::Waiting(Box::pin(Self::publish_one(core, groups, message)))
     }
 
@@ -425,100 +427,5 @@ impl Engine for NatsEngine {
 impl fmt::Debug for NatsEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NatsEngine").field("options", &self.core.options).finish_non_exhaustive()
-    }
-}
-
-impl Known {
-    fn stats(&self) -> GroupStats {
-        let counts = &self.counts;
-        let halls = self.members.iter().map(|member| member.hall.demand().ready);
-        let in_flight: usize = self.members.iter().map(|member| member.ledger.in_flight()).sum();
-        let ready: usize = halls.sum();
-        GroupStats {
-            group: self.info.name.clone(),
-            pattern: self.pattern.clone(),
-            subscriptions: self.members.len(),
-            ready,
-            in_flight: in_flight.saturating_sub(ready),
-            delayed: 0,
-            in_lanes: 0,
-            expired: counts.expired.load(Relaxed),
-            overdue: counts.overdue.load(Relaxed),
-            bytes: 0,
-            oldest: None,
-            waiting: 0,
-            published: 0,
-            redriven: counts.redriven.load(Relaxed),
-            delivered: counts.delivered.load(Relaxed),
-            redelivered: counts.redelivered.load(Relaxed),
-            acked: counts.acked.load(Relaxed),
-            dead: counts.dead.load(Relaxed),
-            dropped: 0,
-            returned: counts.returned.load(Relaxed),
-            refused: 0,
-        }
-    }
-}
-
-/// A subscription's place in a group.
-struct NatsMember {
-    info: GroupInfo,
-    hall: Arc<Hall>,
-    /// None while it is made.
-    ledger: Option<Arc<Ledger>>,
-    id: u64,
-    /// The group goes with it.
-    goes: bool,
-    consumer: String,
-    core: Arc<Core>,
-    groups: Arc<Mutex<Groups>>,
-    runtime: Handle,
-}
-
-impl Member for NatsMember {
-    fn group(&self) -> &GroupInfo {
-        &self.info
-    }
-
-    fn source(&self, ack_wait: Option<Duration>) -> Box<dyn Source> {
-        let limit = ack_wait.and_then(|span| Some((self.ledger.clone()?, span)));
-        Box::new(Door::new(self.hall.clone(), limit))
-    }
-}
-
-impl Drop for NatsMember {
-    fn drop(&mut self) {
-        // The feeder ends by itself, having given back what comes to it still.
-        drop(self.hall.stop());
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut gone = self.goes;
-        if let Some(known) = groups.known.get_mut(&self.info.name) {
-            let own = known.members.iter().position(|present| present.id == self.id);
-            let own = own.map(|place| known.members.swap_remove(place));
-            gone |= known.members.is_empty() && known.removed;
-            if let Some(own) = own {
-                groups.departing.retain(|(_, present)| present.feeder.has_changed().is_ok());
-                groups.departing.push((self.info.name.clone(), own));
-            }
-        }
-        groups.forget(&self.info.name);
-        if gone {
-            self.core.need_no_more(&self.consumer);
-        }
-        drop(groups);
-        if gone {
-            let (core, consumer) = (self.core.clone(), std::mem::take(&mut self.consumer));
-            self.runtime.spawn(async move {
-                let until = core.link.patience();
-                let stream = &core.layout.messages;
-                let _ = core.link.delete_consumer(stream, &consumer, until).await;
-            });
-        }
-    }
-}
-
-impl fmt::Debug for NatsMember {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsMember").field("group", &self.info).finish_non_exhaustive()
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     NatsError, NatsOptions,
     jetstream::{CONSUMER_NOT_FOUND, STREAM_EXISTS, STREAM_NOT_FOUND, Stored},
-    layout::{Layout, check_format},
+    layout::{Layout, RETAINED, SETTLED, check_format},
     link::{Fault, Link},
     wire::{self, Route},
 };
@@ -47,6 +47,8 @@ pub(crate) struct Core {
     window: Semaphore,
     /// The consumers that this process needs, by name, to be made again if they are gone.
     needed: Mutex<HashMap<String, Value>>,
+    /// Whether the stream keeps messages that have been settled.
+    retained: AtomicBool,
     /// When the streams were last seen to be there. One asks for all.
     seen: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -64,10 +66,16 @@ impl Core {
             closed: AtomicBool::new(false),
             duplicates: AtomicU64::new(0),
             needed: Mutex::default(),
+            retained: AtomicBool::new(false),
             seen: tokio::sync::Mutex::default(),
         };
         core.make_streams(core.link.patience()).await?;
         Ok(core)
+    }
+
+    /// Whether a group may begin with the past.
+    pub(crate) fn is_retained(&self) -> bool {
+        self.retained.load(Relaxed)
     }
 
     fn needed(&self) -> MutexGuard<'_, HashMap<String, Value>> {
@@ -125,6 +133,9 @@ impl Core {
                 Err(fault) => return Err(fault.into()),
             };
             check_stream(&name, &config, &made.config)?;
+            if name == self.layout.messages {
+                self.retained.store(made.config.retention == RETAINED, Relaxed);
+            }
         }
         Ok(())
     }
@@ -162,13 +173,18 @@ impl Core {
         }
     }
 
+    pub(crate) fn check_size(&self, message: &Message) -> Result<(), Error> {
+        let limit = self.link.client().max_payload().saturating_sub(RESERVED);
+        if message.size() <= limit {
+            return Ok(());
+        }
+        let stream = self.layout.messages.as_str().into();
+        Err(Error::TooLarge { group: stream, size: message.size(), limit })
+    }
+
     pub(crate) async fn publish(&self, message: &Message, route: &Route) -> Result<Stored, Error> {
         let (until, is_deadline) = self.patience();
-        let limit = self.link.client().max_payload().saturating_sub(RESERVED);
-        if message.size() > limit {
-            let stream = self.layout.messages.as_str().into();
-            return Err(Error::TooLarge { group: stream, size: message.size(), limit });
-        }
+        self.check_size(message)?;
         let late = || match is_deadline {
             true => Error::DeadlineExceeded(DeadlineExceeded),
             false => NatsError::Late.into(),
@@ -179,7 +195,8 @@ impl Core {
             false => Error::Full(Overloaded::new("the way to the NATS server")),
         })?;
         let place = self.layout.message(message.subject().as_str());
-        let headers = wire::write(message, route);
+        let nats_id = wire::nats_id(message, route);
+        let headers = || wire::write(message, route, nats_id.clone());
         loop {
             let payload = message.payload().clone();
             let stored = self.link.store(&place, &headers, payload, until).await;
@@ -194,6 +211,7 @@ impl Core {
                     None
                 }
                 Fault::Refused(refusal) if refusal.is_full() => Some(refusal.description),
+                Fault::Refused(refusal) if refusal.is_passing() => None,
                 fault => return Err(NatsError::from(fault).into()),
             };
             let again = Instant::now() + AGAIN;
@@ -218,10 +236,18 @@ fn check_stream(
     found: &super::jetstream::StreamConfig,
 ) -> Result<(), NatsError> {
     check_format(&format!("stream {name}"), &found.description)?;
-    let same = wanted["retention"] == *found.retention
-        && wanted["discard"] == *found.discard
-        && wanted["subjects"] == serde_json::json!(found.subjects);
+    // Whether messages are kept beyond their settling, who made the stream has said.
+    let kept = wanted["subjects"] == serde_json::json!(found.subjects)
+        && (wanted["retention"] == *found.retention || is_choice(wanted, found));
+    let same = kept && wanted["discard"] == *found.discard;
     if same { Ok(()) } else { Err(NatsError::Foreign(format!("stream {name}"))) }
+}
+
+fn is_choice(wanted: &Value, found: &super::jetstream::StreamConfig) -> bool {
+    let is_one = |retention: &str| [SETTLED, RETAINED].contains(&retention);
+    wanted["discard"] == "new"
+        && wanted["retention"].as_str().is_some_and(is_one)
+        && is_one(&found.retention)
 }
 
 impl From<Fault> for NatsError {

@@ -15,6 +15,9 @@ pub enum NatsError {
     /// The server is too old for what this engine needs.
     #[error("NATS server {0} is older than 2.9")]
     OldServer(String),
+    /// The file with the credentials cannot be read.
+    #[error("the credentials for NATS cannot be read")]
+    Credentials(#[source] gusset_call::BoxError),
     /// TLS is needed: feature `nats-tls`.
     #[error("the connection needs TLS: enable the feature nats-tls")]
     NoTls,

@@ -2,11 +2,13 @@
 //! demand fields that a server may lack and leave out what one may ignore: here a field that is missing has a default, and
 //! what matters is checked in the answer.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::link::{Fault, Link};
 
@@ -15,8 +17,13 @@ pub(crate) const STREAM_EXISTS: u64 = 10_058;
 pub(crate) const CONSUMER_NOT_FOUND: u64 = 10_014;
 pub(crate) const MESSAGE_NOT_FOUND: u64 = 10_037;
 const STORE_FAILED: u64 = 10_077;
+/// A cluster without a leader, or whose servers do not know each other yet; a stream or a consumer that is not running yet.
+const PASSING: [u64; 5] = [10_005, 10_008, 10_009, 10_118, 10_119];
 const NO_RESOURCES: [u64; 3] = [10_023, 10_047, 10_028];
 const NOT_ENABLED: [u64; 2] = [10_039, 10_076];
+
+/// How long it waits before it asks again who cannot answer yet.
+const UNSETTLED: Duration = Duration::from_millis(100);
 
 /// What the server says when it says no.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -35,6 +42,10 @@ impl Refusal {
         self.err_code == STORE_FAILED || NO_RESOURCES.contains(&self.err_code)
     }
 
+    pub(crate) fn is_passing(&self) -> bool {
+        PASSING.contains(&self.err_code)
+    }
+
     pub(crate) fn is_not_enabled(&self) -> bool {
         NOT_ENABLED.contains(&self.err_code)
     }
@@ -49,9 +60,8 @@ impl Fault {
 /// What the server said about a message that was published.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Stored {
-    /// Not looked at, but an answer without it is none.
-    #[serde(rename = "seq")]
-    _seq: u64,
+    /// Its place in the stream.
+    pub(crate) seq: u64,
     /// It was there already.
     #[serde(default)]
     pub(crate) duplicate: bool,
@@ -118,9 +128,18 @@ impl Link {
         until: Instant,
     ) -> Result<T, Fault> {
         let body = serde_json::to_vec(body).map_err(|error| Fault::Strange(error.to_string()))?;
-        let subject = format!("$JS.API.{subject}");
-        let answer = self.ask(&subject, None, body.into(), until).await?;
-        read(&answer.payload)
+        let (subject, body) = (format!("$JS.API.{subject}"), Bytes::from(body));
+        loop {
+            let answer = self.ask(&subject, None, body.clone(), until).await?;
+            let again = Instant::now() + UNSETTLED;
+            match read(&answer.payload) {
+                // A cluster that is choosing a leader, or a server that is still reading its disk.
+                Err(Fault::Refused(refusal)) if refusal.is_passing() && again < until => {
+                    sleep_until(again).await;
+                }
+                read => return read,
+            }
+        }
     }
 
     /// Puts a message into a stream; ready when the server has it. Sent again after a reconnection, so it carries an
@@ -128,7 +147,7 @@ impl Link {
     pub(crate) async fn store(
         &self,
         subject: &str,
-        headers: &HeaderMap,
+        headers: &(dyn Fn() -> HeaderMap + Sync),
         payload: Bytes,
         until: Instant,
     ) -> Result<Stored, Fault> {
@@ -167,6 +186,27 @@ impl Link {
     ) -> Result<ConsumerInfo, Fault> {
         let body = json!({ "stream_name": stream, "config": config });
         self.api(&format!("CONSUMER.DURABLE.CREATE.{stream}.{name}"), &body, until).await
+    }
+
+    /// What the groups of a stream want.
+    pub(crate) async fn filters(&self, stream: &str, until: Instant) -> Result<Vec<String>, Fault> {
+        #[derive(Deserialize)]
+        struct Page {
+            #[serde(default)]
+            total: usize,
+            consumers: Option<Vec<ConsumerInfo>>,
+        }
+        let mut filters = Vec::new();
+        loop {
+            let question = json!({ "offset": filters.len() });
+            let page: Page = self.api(&format!("CONSUMER.LIST.{stream}"), &question, until).await?;
+            let consumers = page.consumers.unwrap_or_default();
+            let is_last = consumers.is_empty();
+            filters.extend(consumers.into_iter().map(|found| found.config.filter_subject));
+            if is_last || filters.len() >= page.total {
+                return Ok(filters);
+            }
+        }
     }
 
     /// True if there was one.

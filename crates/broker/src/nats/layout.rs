@@ -8,15 +8,23 @@
 //!
 //! A group is a durable consumer of the first stream. The description of each stream says which format it has.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
 
 use super::{NatsError, NatsOptions};
-use crate::{MessageId, Pattern, Subject, WhenLettersFull};
+use crate::{MessageId, Pattern, Start, Subject, WhenLettersFull, policy::FAR};
 
 /// Of everything that this engine leaves on a server. One that is older is read; one that is newer is refused.
 pub(crate) const FORMAT: u32 = 1;
+
+/// Retention of a stream whose messages go when all groups that want them have settled them.
+pub(crate) const SETTLED: &str = "interest";
+/// Retention of a stream whose messages go when they are old.
+pub(crate) const RETAINED: &str = "limits";
 
 const MARK: &str = "gusset-broker format ";
 
@@ -65,6 +73,23 @@ impl Layout {
         Subject::new(rest.split_once('.')?.1).ok()
     }
 
+    /// Where an answer goes: past all streams.
+    pub(crate) fn answer(&self, subject: &str) -> String {
+        format!("{}.answer.{subject}", self.namespace)
+    }
+
+    /// The subject of the answer that came to `place`.
+    pub(crate) fn subject_of_answer(&self, place: &str) -> Option<Subject> {
+        let rest = place.strip_prefix(&*self.namespace)?.strip_prefix(".answer.")?;
+        Subject::new(rest).ok()
+    }
+
+    /// What a group wants whose consumer has this filter.
+    pub(crate) fn pattern_of(&self, filter: &str) -> Option<Pattern> {
+        let rest = filter.strip_prefix(&*self.namespace)?.strip_prefix(".message.")?;
+        Pattern::new(rest).ok()
+    }
+
     pub(crate) fn note(&self, group: &str, id: MessageId, redrives: u32) -> String {
         format!("{}.note.{group}.{id}.{redrives}", self.namespace)
     }
@@ -98,12 +123,12 @@ impl Layout {
                 "message",
                 &json!({
                     // A message goes when all groups that want it have settled it, and is not kept if none does.
-                    "retention": "interest",
+                    "retention": if options.retain.is_some() { RETAINED } else { SETTLED },
                     "discard": "new",
                     "max_msgs": options.max_messages,
                     "max_bytes": options.max_bytes,
-                    "max_age": 0,
-                    "duplicate_window": nanos(options.dedup_window),
+                    "max_age": nanos(options.retain.unwrap_or_default()),
+                    "duplicate_window": nanos(options.dedup_window.min(options.retain.unwrap_or(FAR))),
                 }),
             ),
             stream(
@@ -146,6 +171,7 @@ impl Layout {
         pattern: &Pattern,
         options: &NatsOptions,
         lives: Life,
+        start: Start,
     ) -> Value {
         let mut config = json!({
             "durable_name": name,
@@ -163,8 +189,37 @@ impl Layout {
         if let Life::Subscription = lives {
             config["inactive_threshold"] = nanos(FORGOTTEN).into();
         }
+        match start {
+            Start::New => {}
+            Start::First | Start::Sequence(0) => config["deliver_policy"] = "all".into(),
+            Start::Sequence(first) => {
+                config["deliver_policy"] = "by_start_sequence".into();
+                config["opt_start_seq"] = first.into();
+            }
+            Start::Time(first) => {
+                config["deliver_policy"] = "by_start_time".into();
+                config["opt_start_time"] = rfc3339(first).into();
+            }
+        }
         config
     }
+}
+
+/// In UTC, to the microsecond; before 1970 it is 1970. Days to dates after Howard Hinnant's "chrono-compatible low-level date algorithms".
+fn rfc3339(at: SystemTime) -> String {
+    let micros = super::wire::micros(at);
+    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
+    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    // Months count from March here, so that the odd day is at the end.
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + carry;
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:06}Z")
 }
 
 /// How long a group lives.
@@ -238,6 +293,16 @@ mod tests {
         assert_eq!(newer.to_string(), "stream x has format 2, this program knows formats up to 1");
         assert!(matches!(check_format("x", "orders"), Err(NatsError::Foreign(_))));
         assert!(matches!(check_format("x", ""), Err(NatsError::Foreign(_))));
+    }
+
+    #[test]
+    fn times_are_written_as_the_server_reads_them() {
+        let written = |seconds| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_micros(seconds));
+        assert_eq!(written(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(written(951_782_399_000_001), "2000-02-28T23:59:59.000001Z");
+        assert_eq!(written(951_782_400_000_000), "2000-02-29T00:00:00.000000Z");
+        assert_eq!(written(1_795_299_031_844_179), "2026-11-21T22:10:31.844179Z");
+        assert_eq!(written(4_107_542_400_000_000), "2100-03-01T00:00:00.000000Z");
     }
 
     #[test]

@@ -5,19 +5,25 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, Request, RequestErrorKind};
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, Message, Request, RequestError, RequestErrorKind,
+};
 use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use rand::RngExt;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{NatsError, NatsOptions};
+use super::{NatsError, NatsOptions, NatsTls, options::Credentials};
 
 /// Oldest server that does what this engine asks: earlier ones have no `next_by_subj` and no threshold of idleness for
 /// durable consumers.
 const OLDEST: (u64, u64) = (2, 9);
+
+/// How long a question waits before it is asked again. A server that is alive answers in a hundredth of this.
+const INSIST: Duration = Duration::from_secs(2);
 
 /// Why a question has no good answer.
 #[derive(Debug)]
@@ -47,11 +53,12 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) async fn connect(options: &NatsOptions) -> Result<Self, NatsError> {
         let unreachable = |error: async_nats::Error| NatsError::Unreachable(error);
-        if !cfg!(feature = "nats-tls") && wants_tls(&options.servers) {
+        let wants_tls = wants_tls(&options.servers) || options.tls != NatsTls::default();
+        if !cfg!(feature = "nats-tls") && wants_tls {
             return Err(NatsError::NoTls);
         }
         let (count, connections) = watch::channel(0_u64);
-        let connecting = with_events(client_options(options), count);
+        let connecting = with_events(client_options(options).await?, count);
         let servers: Vec<String> = options.servers.split(',').map(|s| s.trim().into()).collect();
         // In a task of its own: without a provider of cryptography the client panics at a server that demands TLS.
         let connecting = tokio::spawn(connecting.connect(servers));
@@ -84,34 +91,37 @@ impl Link {
         Instant::now() + self.limit
     }
 
-    /// Asks until there is an answer. What is asked must do no harm when it is carried out twice.
+    /// Asks until there is an answer. What is asked must do no harm when it is carried out twice. `headers` are made anew for
+    /// each time: a map of them is dear to copy, and hardly ever sent twice.
     pub(crate) async fn ask(
         &self,
         subject: &str,
-        headers: Option<&HeaderMap>,
+        headers: Option<&(dyn Fn() -> HeaderMap + Sync)>,
         payload: Bytes,
         until: Instant,
     ) -> Result<Message, Fault> {
-        loop {
-            let mut connections = self.connections();
-            // The limit of time stands here, for the whole of it.
+        // The limit of time stands here, for the whole of it.
+        let ask = || {
             let mut request = Request::new().payload(payload.clone()).timeout(None);
             if let Some(headers) = headers {
-                request = request.headers(headers.clone());
+                request = request.headers(headers());
             }
-            let answer = tokio::select! {
+            self.client.send_request(subject.to_owned(), request)
+        };
+        loop {
+            let mut connections = self.connections();
+            let mut asked = std::pin::pin!(ask());
+            let soon = until.min(Instant::now() + INSIST);
+            tokio::select! {
                 biased;
-                answer = self.client.send_request(subject.to_owned(), request) => answer,
-                () = sleep_until(until) => return Err(Fault::Late),
+                answer = &mut asked => return answer.map_err(|error| Fault::from(&error)),
                 Ok(()) = connections.changed() => continue,
-            };
-            return answer.map_err(|error| match error.kind() {
-                RequestErrorKind::NoResponders => Fault::Nobody,
-                RequestErrorKind::TimedOut => Fault::Late,
-                RequestErrorKind::MaxPayloadExceeded => Fault::TooLarge,
-                RequestErrorKind::InvalidSubject => Fault::Strange(error.to_string()),
-                RequestErrorKind::Other => Fault::Ended,
-            });
+                () = sleep_until(soon) => {}
+            }
+            tokio::select! {
+                answer = insist(asked, ask, until) => return answer,
+                Ok(()) = connections.changed() => {}
+            }
         }
     }
 
@@ -132,7 +142,6 @@ impl Link {
     /// Returns once the server has read all that was sent before: a message to oneself. The client's own flush only
     /// says that the bytes have left.
     pub(crate) async fn round_trip(&self, until: Instant) -> Result<(), Fault> {
-        use futures_util::StreamExt;
         let inbox = self.client.new_inbox();
         let whole = async {
             loop {
@@ -152,21 +161,78 @@ impl Link {
     }
 }
 
-fn client_options(options: &NatsOptions) -> ConnectOptions {
-    let connect = match &options.credentials {
-        super::options::Credentials::None => ConnectOptions::new(),
-        super::options::Credentials::Token(token) => ConnectOptions::with_token(token.clone()),
-        super::options::Credentials::Password { user, password } => {
+/// Asks again and again, and takes whichever answer comes first: who should have answered may be gone, as the leader of a cluster, and the next one has
+/// not heard the question.
+async fn insist<F>(
+    first: impl Future<Output = Answer> + Send,
+    again: impl Fn() -> F,
+    until: Instant,
+) -> Result<Message, Fault>
+where
+    F: Future<Output = Answer> + Send,
+{
+    let mut asked = FuturesUnordered::new();
+    asked.push(first.left_future());
+    let mut pause = INSIST;
+    loop {
+        let now = Instant::now();
+        if now >= until {
+            return Err(Fault::Late);
+        }
+        // Not to press a server that is only slow.
+        pause *= 2;
+        asked.push(again().right_future());
+        tokio::select! {
+            Some(answer) = asked.next() => return answer.map_err(|error| Fault::from(&error)),
+            () = sleep_until(until.min(now + pause)) => {}
+        }
+    }
+}
+
+type Answer = Result<Message, RequestError>;
+
+impl From<&RequestError> for Fault {
+    fn from(error: &RequestError) -> Self {
+        match error.kind() {
+            RequestErrorKind::NoResponders => Self::Nobody,
+            RequestErrorKind::TimedOut => Self::Late,
+            RequestErrorKind::MaxPayloadExceeded => Self::TooLarge,
+            RequestErrorKind::InvalidSubject => Self::Strange(error.to_string()),
+            RequestErrorKind::Other => Self::Ended,
+        }
+    }
+}
+
+async fn client_options(options: &NatsOptions) -> Result<ConnectOptions, NatsError> {
+    let mut connect = match &options.credentials {
+        Credentials::None => ConnectOptions::new(),
+        Credentials::Token(token) => ConnectOptions::with_token(token.clone()),
+        Credentials::Password { user, password } => {
             ConnectOptions::with_user_and_password(user.clone(), password.clone())
         }
+        Credentials::Nkey(seed) => ConnectOptions::with_nkey(seed.clone()),
+        Credentials::File(file) => ConnectOptions::with_credentials_file(file)
+            .await
+            .map_err(|error| NatsError::Credentials(error.into()))?,
     };
-    connect
+    let NatsTls { roots, identity, required } = options.tls.clone();
+    if let Some(roots) = roots {
+        connect = connect.add_root_certificates(roots);
+    }
+    if let Some((certificate, key)) = identity {
+        connect = connect.add_client_certificate(certificate, key);
+    }
+    if required {
+        connect = connect.require_tls(true);
+    }
+    let connect = connect
         .name(format!("gusset-broker {}", options.namespace))
         .connection_timeout(options.request_timeout)
         // Two without an answer end the connection: a server that is gone without a word is noticed after three spans.
         .ping_interval(options.ping_interval)
         .request_timeout(None)
-        .reconnect_delay_callback(reconnect_delay)
+        .reconnect_delay_callback(reconnect_delay);
+    Ok(connect)
 }
 
 /// Exponential up to 2 s, the upper half of it at random, so that the clients of a server that comes back do not all

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::NatsError;
 
@@ -28,6 +28,8 @@ pub struct NatsOptions {
     pub(crate) request_timeout: Duration,
     pub(crate) ping_interval: Duration,
     pub(crate) existing: bool,
+    pub(crate) retain: Option<Duration>,
+    pub(crate) tls: NatsTls,
 }
 
 #[derive(Clone)]
@@ -35,6 +37,39 @@ pub(crate) enum Credentials {
     None,
     Token(String),
     Password { user: String, password: String },
+    Nkey(String),
+    File(PathBuf),
+}
+
+/// How a connection over TLS is made; needs the feature `nats-tls`. With none of it, a server that asks for TLS is believed if the system's root certificates
+/// vouch for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NatsTls {
+    pub(crate) roots: Option<PathBuf>,
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) required: bool,
+}
+
+impl NatsTls {
+    /// TLS in any case: a server that does not offer it is refused.
+    #[must_use]
+    pub fn required() -> Self {
+        Self { required: true, ..Self::default() }
+    }
+
+    /// Believes the certificates in this PEM file, and those of the system no more.
+    #[must_use]
+    pub fn roots(mut self, file: impl Into<PathBuf>) -> Self {
+        self.roots = Some(file.into());
+        self
+    }
+
+    /// Shows the server this certificate, with the key in the other PEM file.
+    #[must_use]
+    pub fn identity(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
+        self
+    }
 }
 
 impl NatsOptions {
@@ -56,6 +91,8 @@ impl NatsOptions {
             request_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(5),
             existing: false,
+            retain: None,
+            tls: NatsTls::default(),
         }
     }
 
@@ -78,6 +115,38 @@ impl NatsOptions {
     #[must_use]
     pub fn user(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.credentials = Credentials::Password { user: user.into(), password: password.into() };
+        self
+    }
+
+    /// Proves with this seed of a user's nkey (it begins with `SU`) who asks.
+    #[must_use]
+    pub fn nkey(mut self, seed: impl Into<String>) -> Self {
+        self.credentials = Credentials::Nkey(seed.into());
+        self
+    }
+
+    /// Proves with the JWT and the seed in this file, as `nsc` writes it, who asks. It is read once, when the connection is made.
+    #[must_use]
+    pub fn credentials_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.credentials = Credentials::File(file.into());
+        self
+    }
+
+    /// How a connection over TLS is made. Default: TLS if the server asks for it or the address begins with `tls://`, and the system's root certificates.
+    #[must_use]
+    pub fn tls(mut self, tls: NatsTls) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Keeps every message so long, settled or not, so that a group may [begin with the past](crate::Subscribe::starting). It holds for a stream that is made from
+    /// now on; [`Capabilities::replay`](crate::Capabilities::replay) says how it is. Default: a message goes when all groups that want it have settled it.
+    ///
+    /// The price: a group that is further behind than this **loses what is older**, where it would lose nothing otherwise; and
+    /// [`max_messages`](Self::max_messages) and [`max_bytes`](Self::max_bytes) bound all that was published within the span.
+    #[must_use]
+    pub const fn retain(mut self, span: Duration) -> Self {
+        self.retain = Some(span);
         self
     }
 

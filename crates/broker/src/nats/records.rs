@@ -123,7 +123,7 @@ pub(crate) async fn write_note(core: &Core, place: &str, note: &Note) -> Result<
         last: note.last.as_ref().map(Into::into),
     };
     let note = serde_json::to_vec(&note).map_err(strange)?;
-    store(core, place, HeaderMap::new(), note.into()).await?;
+    store(core, place, &HeaderMap::new, note.into()).await?;
     Ok(())
 }
 
@@ -166,10 +166,13 @@ pub(crate) async fn bury(core: &Core, dead: &Dead<'_>) -> Result<(), Error> {
     let (message, redrives) = (dead.message, dead.redrives);
     // A process that crashes after this and before the original goes will come here again.
     let nats_id = format!("{}/{}/{redrives}/{}", message.id(), dead.token, dead.seq);
-    let mut headers = wire::write_as(message, "", nats_id);
-    wire::put(&mut headers, RECORD, record);
+    let headers = || {
+        let mut headers = wire::write_as(message, "", nats_id.clone());
+        wire::put(&mut headers, RECORD, record.clone());
+        headers
+    };
     let place = core.layout.dead_letter(dead.token, message.subject().as_str());
-    store(core, &place, headers, message.payload().clone()).await?;
+    store(core, &place, &headers, message.payload().clone()).await?;
     tracing::warn!(
         group = &**dead.group,
         subject = message.subject().as_str(),
@@ -186,16 +189,16 @@ pub(crate) async fn bury(core: &Core, dead: &Dead<'_>) -> Result<(), Error> {
 async fn store(
     core: &Core,
     place: &str,
-    headers: HeaderMap,
+    headers: &(dyn Fn() -> HeaderMap + Sync),
     payload: bytes::Bytes,
 ) -> Result<Stored, Error> {
     let until = core.link.patience();
-    let stored = core.link.store(place, &headers, payload.clone(), until).await;
+    let stored = core.link.store(place, headers, payload.clone(), until).await;
     if !matches!(stored, Err(Fault::Nobody)) {
         return Ok(stored?);
     }
     core.restore().await?;
-    Ok(core.link.store(place, &headers, payload, core.link.patience()).await?)
+    Ok(core.link.store(place, headers, payload, core.link.patience()).await?)
 }
 
 /// The dead letter that lies in the stream.

@@ -1,4 +1,5 @@
-//! A NATS server of one's own: on a free port, in a directory of its own, ended with the value.
+//! A NATS server of one's own: on a free port, in a directory of its own, ended with the value. Which program it is says `GUSSET_NATS_SERVER`; else it is the
+//! `nats-server` of the search path.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -22,7 +23,7 @@ use tower::service_fn;
 pub(crate) struct Server {
     pub(crate) port: u16,
     directory: PathBuf,
-    arguments: Vec<&'static str>,
+    arguments: Vec<String>,
     child: Option<Child>,
     /// Ends the server if this process is ended before it can.
     guard: Option<Child>,
@@ -33,9 +34,25 @@ impl Server {
         Self::start_with(&["-js"])
     }
 
-    pub(crate) fn start_with(arguments: &[&'static str]) -> Self {
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::try_ports(|| Self::down(arguments))
+    }
+
+    /// With JetStream and this in the file of its configuration.
+    pub(crate) fn configured(configuration: &str) -> Self {
+        Self::try_ports(|| {
+            let mut server = Self::down(&["-js", "-c"]);
+            std::fs::create_dir_all(&server.directory).unwrap();
+            let file = server.directory.join("server.conf");
+            std::fs::write(&file, configuration).unwrap();
+            server.arguments.push(file.to_str().unwrap().to_owned());
+            server
+        })
+    }
+
+    fn try_ports(down: impl Fn() -> Self) -> Self {
         for _ in 0..10 {
-            let mut server = Self::down(arguments);
+            let mut server = down();
             server.spawn();
             // Another process may have taken the port meanwhile.
             if server.becomes_ready() {
@@ -45,14 +62,27 @@ impl Server {
         panic!("no nats-server could be started on a free port");
     }
 
+    /// Three that know each other and keep everything threefold.
+    pub(crate) fn cluster() -> [Self; 3] {
+        let routes = [(); 3].map(|()| free_port());
+        let all = routes.map(|port| format!("nats://127.0.0.1:{port}")).join(",");
+        let number = std::cell::Cell::new(0);
+        routes.map(|port| {
+            number.set(number.get() + 1);
+            let (name, route) = (format!("n{}", number.get()), format!("nats://127.0.0.1:{port}"));
+            let place = ["-js", "--name", &name, "--cluster_name", "three"];
+            Self::start_with(&[&place[..], &["--cluster", &route, "--routes", &all]].concat())
+        })
+    }
+
     /// A free address, and nobody there.
-    pub(crate) fn down(arguments: &[&'static str]) -> Self {
+    pub(crate) fn down(arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let number = NEXT.fetch_add(1, Relaxed);
         let directory = format!("gusset-nats-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(directory);
-        let arguments = arguments.to_vec();
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         Self { port, directory, arguments, child: None, guard: None }
     }
 
@@ -62,7 +92,8 @@ impl Server {
 
     pub(crate) fn spawn(&mut self) {
         std::fs::create_dir_all(&self.directory).unwrap();
-        let mut command = Command::new("nats-server");
+        let program = std::env::var_os("GUSSET_NATS_SERVER").unwrap_or("nats-server".into());
+        let mut command = Command::new(program);
         command
             .args(["-a", "127.0.0.1", "-p", &self.port.to_string()])
             .args(["-sd", self.directory.to_str().unwrap()])
@@ -102,7 +133,11 @@ impl Server {
         let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut lines = BufReader::new(&stream).lines();
-        let greeted = lines.next().is_some_and(|line| line.is_ok_and(|l| l.starts_with("INFO")));
+        let Some(Ok(greeting)) = lines.next() else { return false };
+        if greeting.contains("\"tls_required\":true") {
+            return true;
+        }
+        let greeted = greeting.starts_with("INFO");
         let mut writer = &stream;
         greeted
             && writer.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n").is_ok()
@@ -161,6 +196,10 @@ impl Server {
     pub(crate) async fn operator(&self) -> Operator {
         Operator(async_nats::connect(self.url()).await.unwrap())
     }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Drop for Server {

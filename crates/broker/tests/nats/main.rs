@@ -2,9 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on shall fail")]
 
 mod harness;
+mod proxy;
 
+mod cluster;
 mod conformance;
+mod credentials;
 mod delivery;
+mod halves;
 mod letters;
 mod outage;
+mod proof;
 mod refusals;
+mod replay;
+mod requests;
