@@ -335,6 +335,7 @@ impl Broker {
         if able {
             Ok(())
         } else {
+            let what = self.engine.unable(what);
             Err(Error::Unsupported { engine: self.capabilities.engine, what })
         }
     }

@@ -36,6 +36,11 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// [`Error::Unsupported`] before the engine hears of it.
     fn capabilities(&self) -> Capabilities;
 
+    /// What an error says of something that it cannot do: `what`, better with what one may do instead.
+    fn unable(&self, what: &'static str) -> &'static str {
+        what
+    }
+
     /// Where answers go that are published in other processes, with a subject that begins with `prefix`. Called once, before anything is published. An engine that
     /// reaches no other process has nothing to do.
     fn bring_answers(&self, prefix: &str, take: TakeAnswer) {

@@ -44,7 +44,7 @@ use self::{
     groups::{Groups, Known, Present},
     jetstream::{CONSUMER_NOT_FOUND, ConsumerInfo, STREAM_NOT_FOUND},
     keeper::{Chore, Counts, Ledger, do_chores},
-    layout::{Life, check_format, token_of},
+    layout::{Life, check_format, order_in, token_of},
     letters::Letters,
     member::NatsMember,
     wire::Route,
@@ -62,9 +62,18 @@ use crate::{
 /// # Guarantee
 ///
 /// At least once, across the end of any process and the restart of the server. A publish that returned `Ok` is in the
-/// server's file, written but not yet synced: a server process that is killed loses nothing, a machine that loses power
-/// may lose what came in the last two minutes, which is how often the server syncs by default (`sync_interval`; servers
-/// before 2.10 cannot set it). [`NatsOptions::replicas`] of 3 guard against the loss of a machine.
+/// server's file, **written but not yet synced**: a server process that is killed loses nothing, a machine that loses power
+/// may lose what came since the last sync.
+///
+/// | the server's `sync_interval` (in its `jetstream` block) | a machine that loses power loses at most |
+/// |---|---|
+/// | default | the last two minutes |
+/// | `"10s"` | the last ten seconds |
+/// | `always` | nothing that was acknowledged; each publish waits for the disk |
+/// | servers before 2.10 | the last two minutes; they cannot set it |
+///
+/// With [`NatsOptions::replicas`] of 3 a message is acknowledged when two servers have it in their files: the loss of one machine loses nothing, that of power
+/// for all at once what was not synced.
 ///
 /// # Groups
 ///
@@ -72,14 +81,28 @@ use crate::{
 /// [declared](crate::Broker::declare) or not, and keeps what is published for it, until [`Broker::remove`](crate::Broker::remove); so
 /// a service that restarts misses nothing. A subscription without a group has a consumer of its own, which goes with it, or
 /// five minutes after its process was killed. A message is kept until all groups that want it have settled it;
-/// one that no group wants is not kept.
+/// one that no group wants is not kept. Unless the stream [retains](NatsOptions::retain) what is settled: then all are kept for a time, and a group may begin with the past.
+///
+/// # Order
+///
+/// The server has no order for each key. A group with an [order](crate::Subscribe::ordered_by) is given **one message at a time**, whichever its key, whatever its
+/// concurrency, in all its processes together, in the order of publishing; so the order of each key is kept, through failures and crashes. The price: a message that
+/// fails, or was published for later, holds up its group until it is handled or dead. For more at once, put a part of the key into the subject
+/// (`order.3.created`), and make a group for each part.
+///
+/// # Questions
+///
+/// A question goes the way of all messages, until whoever asked waits no more. Its answer is kept nowhere: who loses his connection meanwhile
+/// waits until his deadline. [`Error::NoResponders`] means that no group on the server wants the question; a group that went less than ten seconds ago may still count.
 ///
 /// # What is elsewhere than in memory
 ///
+/// - No [priority](crate::Priority): a consumer has one line, and two consumers for each group would cost every group twice.
+/// - No [`WhenFull::DropOldest`](crate::WhenFull::DropOldest): the stream belongs to all groups.
 /// - Bounds are those of the stream, for all groups together, see [`NatsOptions::max_messages`]: at the bound a publish waits as long
 ///   as a question may take, and is refused with [`Error::Full`]. [`Policy::capacity`](crate::Policy::capacity), [`Policy::max_bytes`](crate::Policy::max_bytes) and
 ///   [`Policy::when_full`](crate::Policy::when_full) are not looked at.
-/// - [`Receipt::groups`] counts the groups of this process only.
+/// - [`Receipt::groups`] counts the groups of this process only, but for questions.
 /// - A policy is what each process gives its own members; processes need not agree.
 /// - When a message is given back uncharged, or its process was killed, it comes back first in line, but others may have overtaken it.
 /// - How a message failed before is noted on the server, for a week and for the last 100,000 that failed; beyond that it
@@ -92,7 +115,8 @@ use crate::{
 ///
 /// # Tasks
 ///
-/// One for the connection, one for what is given back, and one for each subscription; they end with the engine and the subscription.
+/// One for the connection, one for what is given back, one for answers once something was asked, and one for each subscription; they end with the engine and the
+/// subscription.
 pub struct NatsEngine {
     core: Arc<Core>,
     letters: Letters,
@@ -168,10 +192,11 @@ impl NatsEngine {
         if consumer.len() > LONGEST_CONSUMER {
             return Err(Error::GroupName(name.to_owned()));
         }
+        // The stream may have been made anew since it was asked for its capabilities.
         if spec.start != Start::New && !core.is_retained() {
             return Err(Error::Unsupported { engine: ENGINE, what: NO_PAST });
         }
-        let config = core.layout.group(&consumer, &spec.pattern, &core.options, life, spec.start);
+        let config = core.layout.group(&consumer, spec, &core.options, life);
         let mut made = core.make_consumer(&consumer, &config, until).await;
         if matches!(&made, Err(NatsError::Refused { code: STREAM_NOT_FOUND, .. })) {
             core.restore().await?;
@@ -183,6 +208,11 @@ impl NatsEngine {
         check_format(&format!("group {name}"), &found.config.description)?;
         if found.config.filter_subject != core.layout.message(spec.pattern.as_str()) {
             return Err(Error::GroupDiffers { group: name.into(), what: "pattern" });
+        }
+        if let Some(order) = &spec.order {
+            if order_in(&found.config.description) != Some(order.name()) {
+                return Err(Error::GroupDiffers { group: name.into(), what: "order" });
+            }
         }
         Ok((config, found))
     }
@@ -351,9 +381,23 @@ impl Engine for NatsEngine {
         capabilities.dedup = true;
         capabilities.delay = true;
         capabilities.expiry = true;
+        capabilities.ordered = true;
         capabilities.requests = true;
         capabilities.replay = self.core.is_retained();
         capabilities
+    }
+
+    fn unable(&self, what: &'static str) -> &'static str {
+        match what {
+            "prefer messages" => {
+                "prefer messages; publish urgent ones with a subject of their own, for a group of its own"
+            }
+            "begin a group with the past" => NO_PAST,
+            "drop the oldest of a full group" => {
+                "drop the oldest of a full group; give messages a time to live, and the group WhenExpired::Drop"
+            }
+            what => what,
+        }
     }
 
     fn bring_answers(&self, prefix: &str, take: TakeAnswer) {

@@ -86,6 +86,9 @@ impl Core {
         let mut config = config.clone();
         // One that is made again begins with all that is there: better twice than never.
         config["deliver_policy"] = "all".into();
+        if let Some(config) = config.as_object_mut() {
+            config.retain(|setting, _| !setting.starts_with("opt_start"));
+        }
         self.needed().insert(consumer.to_owned(), config);
     }
 

@@ -86,7 +86,8 @@ impl Feeder {
         })
     }
 
-    /// Runs until the hall is closed and nothing is on its way any more, or the client has ended.
+    /// Runs until the hall is closed, nothing is on its way any more and nobody is at work, or the client has ended. Until then the server hears of those who
+    /// are at work, or it would deliver to others what they have.
     pub(crate) async fn run(mut self) {
         let working = (self.core.options.ack_wait / 3).max(Duration::from_millis(10));
         let mut tick = interval(working.min(TICK));
@@ -94,7 +95,10 @@ impl Feeder {
         loop {
             if !self.hall.is_stopped() {
                 self.ask_for_more().await;
-            } else if self.outstanding == 0 && self.looking.is_empty() {
+            } else if self.outstanding == 0
+                && self.looking.is_empty()
+                && self.ledger.in_flight() == 0
+            {
                 return;
             } else {
                 self.ledger.leave();

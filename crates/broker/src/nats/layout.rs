@@ -16,7 +16,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{NatsError, NatsOptions};
-use crate::{MessageId, Pattern, Start, Subject, WhenLettersFull, policy::FAR};
+use crate::{MessageId, Pattern, Start, Subject, WhenLettersFull, engine::GroupSpec, policy::FAR};
 
 /// Of everything that this engine leaves on a server. One that is older is read; one that is newer is refused.
 pub(crate) const FORMAT: u32 = 1;
@@ -27,6 +27,7 @@ pub(crate) const SETTLED: &str = "interest";
 pub(crate) const RETAINED: &str = "limits";
 
 const MARK: &str = "gusset-broker format ";
+const ORDERED: &str = " ordered by ";
 
 /// For how long it is remembered how a message failed; afterwards it goes on without.
 const NOTES_LAST: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -168,20 +169,22 @@ impl Layout {
     pub(crate) fn group(
         &self,
         name: &str,
-        pattern: &Pattern,
+        spec: &GroupSpec,
         options: &NatsOptions,
         lives: Life,
-        start: Start,
     ) -> Value {
+        let order = spec.order.as_ref().map(|order| format!("{ORDERED}{}", order.name()));
+        // What is under way or waits for another attempt is counted, so one at a time is all in their order.
+        let unsettled = if order.is_some() { 1 } else { options.max_unsettled };
         let mut config = json!({
             "durable_name": name,
-            "description": format!("{MARK}{FORMAT}"),
-            "filter_subject": self.message(pattern.as_str()),
+            "description": format!("{MARK}{FORMAT}{}", order.unwrap_or_default()),
+            "filter_subject": self.message(spec.pattern.as_str()),
             "ack_policy": "explicit",
             "ack_wait": nanos(options.ack_wait),
             // Attempts are counted here, so that nothing stays behind unseen when they are used up.
             "max_deliver": -1,
-            "max_ack_pending": options.max_unsettled,
+            "max_ack_pending": unsettled,
             "max_waiting": 2_048,
             "replay_policy": "instant",
             "deliver_policy": "new",
@@ -189,7 +192,7 @@ impl Layout {
         if let Life::Subscription = lives {
             config["inactive_threshold"] = nanos(FORGOTTEN).into();
         }
-        match start {
+        match spec.start {
             Start::New => {}
             Start::First | Start::Sequence(0) => config["deliver_policy"] = "all".into(),
             Start::Sequence(first) => {
@@ -236,12 +239,19 @@ const FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// Says whether what has this description is of this engine and of a format that it knows.
 pub(crate) fn check_format(what: &str, description: &str) -> Result<(), NatsError> {
-    let format = description.strip_prefix(MARK).and_then(|format| format.parse().ok());
+    let words = description.strip_prefix(MARK);
+    let format = words.and_then(|words| words.split(' ').next()?.parse().ok());
     match format {
         None => Err(NatsError::Foreign(what.to_owned())),
         Some(format) if format > FORMAT => Err(NatsError::Newer { what: what.to_owned(), format }),
         Some(_) => Ok(()),
     }
+}
+
+/// By which order the group keeps its messages that has this description.
+pub(crate) fn order_in(description: &str) -> Option<&str> {
+    let words = description.strip_prefix(MARK)?;
+    words.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix(ORDERED)
 }
 
 /// The name of a group as a token of a subject and the name of a consumer, neither of which may have dots, wildcards or
@@ -293,6 +303,14 @@ mod tests {
         assert_eq!(newer.to_string(), "stream x has format 2, this program knows formats up to 1");
         assert!(matches!(check_format("x", "orders"), Err(NatsError::Foreign(_))));
         assert!(matches!(check_format("x", ""), Err(NatsError::Foreign(_))));
+    }
+
+    #[test]
+    fn the_order_of_a_group_is_found_again_in_its_description() {
+        let description = format!("{MARK}{FORMAT}{ORDERED}header k 2");
+        assert!(check_format("group g", &description).is_ok());
+        assert_eq!(order_in(&description), Some("header k 2"));
+        assert_eq!(order_in("gusset-broker format 1"), None);
     }
 
     #[test]

@@ -133,7 +133,7 @@ mod tls {
             .args(arguments.split(' '))
             .current_dir(place)
             .output()
-            .expect("openssl is there; ./test installs it");
+            .unwrap_or_else(|error| panic!("openssl ({error}); ./test installs it"));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 

@@ -486,3 +486,31 @@ async fn a_message_that_was_pulled_and_is_not_answered_in_time_comes_again_and_l
     let operator = server.operator().await;
     until("settled", async || operator.messages("gusset").await == 0).await;
 }
+
+/// A drain that takes longer than the ack wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_finished_while_the_broker_closes_is_not_doubled() {
+    let server = Server::start();
+    let options = || server.options().ack_wait(Duration::from_millis(300));
+    let (here, there) = (connect(options()).await, connect(options()).await);
+    let slow = |log: &Log<u32>| {
+        let log = log.clone();
+        service_fn(move |delivery: Delivery<u32>| {
+            log.note(delivery.attempt().number());
+            async {
+                sleep(Duration::from_secs(2)).await;
+                Ok::<_, BoxError>(())
+            }
+        })
+    };
+    let log = Log::default();
+    let _here = here.subscribe(">").group("g").handle(slow(&log)).await.unwrap();
+    here.publish("a", &1).await.unwrap();
+    log.has(1).await;
+    let _there = there.subscribe(">").group("g").handle(slow(&log)).await.unwrap();
+    let left = here.close(soon()).await;
+    assert!(left.is_empty(), "{left:?}");
+    let operator = server.operator().await;
+    until("done", async || operator.messages("gusset").await == 0).await;
+    assert_eq!(log.all(), [1]);
+}

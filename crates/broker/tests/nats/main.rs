@@ -10,6 +10,7 @@ mod credentials;
 mod delivery;
 mod halves;
 mod letters;
+mod order;
 mod outage;
 mod proof;
 mod refusals;

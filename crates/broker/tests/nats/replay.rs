@@ -22,6 +22,11 @@ async fn begin(broker: &Broker, group: &str, start: Start) -> (Subscription, Log
     (subscription, log)
 }
 
+#[expect(clippy::disallowed_methods, reason = "servers note times of the wall clock")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_begins_with_the_first_with_a_number_or_with_a_time() {
     let server = Server::start();
@@ -35,7 +40,7 @@ async fn a_group_begins_with_the_first_with_a_number_or_with_a_time() {
     }
     stock.has(5).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let noon = SystemTime::now();
+    let noon = wall_clock();
     tokio::time::sleep(Duration::from_millis(50)).await;
     for n in 5..8 {
         broker.publish("order.created", &n).await.unwrap();
@@ -94,4 +99,19 @@ async fn what_is_redriven_is_not_seen_by_groups_that_begin_with_the_past() {
     log.has(2).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(log.all(), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_began_with_a_number_is_made_again_when_it_is_gone() {
+    let server = Server::start();
+    let broker = connect(server.options().retain(Duration::from_secs(3_600))).await;
+    broker.publish("order.created", &1).await.unwrap();
+    broker.publish("order.created", &2).await.unwrap();
+    let (_subscription, log) = begin(&broker, "g", Start::Sequence(2)).await;
+    log.has(1).await;
+    let operator = server.operator().await;
+    operator.api("STREAM.DELETE.gusset", serde_json::json!({})).await;
+    broker.publish("order.created", &3).await.unwrap();
+    log.has(2).await;
+    assert_eq!(log.all(), [2, 3]);
 }
