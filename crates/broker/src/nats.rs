@@ -72,6 +72,9 @@ use crate::{
 /// | `always` | nothing that was acknowledged; each publish waits for the disk |
 /// | servers before 2.10 | the last two minutes; they cannot set it |
 ///
+/// Version 2.10.27 has been seen to forget, when it was killed (3 of 48 times on a busy machine), how far an emptied stream had counted: new messages then had old numbers,
+/// and groups that were past those never got them, though they had been acknowledged. 2.9.10 did not in 30 times, 2.15.1 not in 32.
+///
 /// With [`NatsOptions::replicas`] of 3 a message is acknowledged when two servers have it in their files: the loss of one machine loses nothing, that of power
 /// for all at once what was not synced.
 ///
