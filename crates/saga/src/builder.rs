@@ -58,8 +58,8 @@ use crate::{
 ///
 /// ```compile_fail,E0631
 /// # use gusset_saga::{Saga, StepContext, StepError};
-/// # async fn reserve(cx: StepContext, items: u32) -> Result<String, StepError> { todo!() }
-/// # async fn pay(cx: StepContext, items: u32, stock: u64) -> Result<u64, StepError> { todo!() }
+/// # async fn reserve(cx: StepContext, items: u32) -> Result<String, StepError> { Ok(String::new()) }
+/// # async fn pay(cx: StepContext, items: u32, stock: u64) -> Result<u64, StepError> { Ok(stock) }
 /// let mut saga = Saga::define("place-order", 1);
 /// let stock = saga.step("reserve-stock").run(reserve).no_undo();
 /// saga.step("pay").needs(&stock).run(pay).no_undo(); // pay takes a u64, stock is a String
@@ -69,8 +69,8 @@ use crate::{
 ///
 /// ```compile_fail
 /// # use gusset_saga::{Saga, StepContext, StepError};
-/// # async fn reserve(cx: StepContext, items: u32) -> Result<String, StepError> { todo!() }
-/// # async fn release(cx: StepContext, items: u32, stock: String) -> Result<(), StepError> { todo!() }
+/// # async fn reserve(cx: StepContext, items: u32) -> Result<String, StepError> { Ok(String::new()) }
+/// # async fn release(cx: StepContext, items: u32, stock: String) -> Result<(), StepError> { Ok(()) }
 /// let mut saga = Saga::define("place-order", 1);
 /// saga.step("reserve-stock").run(reserve).undo(release); // release cannot cope with Effect::Unknown
 /// ```
@@ -79,8 +79,8 @@ use crate::{
 ///
 /// ```compile_fail
 /// # use gusset_saga::{Saga, StepContext, StepError};
-/// # async fn reserve(cx: StepContext, items: u32) -> Result<String, StepError> { todo!() }
-/// # async fn pay(cx: StepContext, items: u32, stock: String) -> Result<u64, StepError> { todo!() }
+/// # async fn reserve(cx: StepContext, items: u32) -> Result<String, StepError> { Ok(String::new()) }
+/// # async fn pay(cx: StepContext, items: u32, stock: String) -> Result<u64, StepError> { Ok(1) }
 /// let mut saga = Saga::define("place-order", 1);
 /// let stock = saga.step("reserve-stock").run(reserve);
 /// saga.step("pay").needs(&stock).run(pay).no_undo();

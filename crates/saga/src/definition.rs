@@ -10,6 +10,7 @@ use crate::{
     Direction, Policy, Shape, StepKind,
     needs::Decode,
     shape::Graph,
+    span,
     step::{Action, Attempting, Call},
 };
 
@@ -111,9 +112,13 @@ impl Plan {
             Direction::Act => &step.action,
             Direction::Undo => &step.undo,
         };
-        match action {
-            Some(action) => action(call),
-            None => ready(Ok(None)).boxed(),
+        match (action, call.listener.clone()) {
+            (Some(action), None) => action(call),
+            (Some(action), Some(listener)) => {
+                let (action, cx) = (action.clone(), call.cx.clone());
+                span::watched(listener, self.shape.name.clone(), &cx, move || action(call))
+            }
+            (None, _) => ready(Ok(None)).boxed(),
         }
     }
 }

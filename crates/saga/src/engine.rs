@@ -3,7 +3,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Poll,
@@ -17,7 +17,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{Options, SagaError, Store, StoreError, definition::Plan, live::Live, stats::Counters};
+use crate::{
+    Options, SagaError, Store, StoreError, definition::Plan, live::Live, span::Listener,
+    stats::Counters,
+};
 
 /// What the tasks of an orchestrator share. They hold this, not the orchestrator, whose last drop ends them.
 pub(crate) struct Engine {
@@ -32,6 +35,8 @@ pub(crate) struct Engine {
     pub(crate) counters: Counters,
     /// Told when messages become durable.
     pub(crate) emitted: Arc<Notify>,
+    /// Is told of attempts.
+    pub(crate) listener: OnceLock<Arc<Listener>>,
     draining: watch::Sender<bool>,
     /// The same, cheap to read.
     drains: AtomicBool,
@@ -59,6 +64,7 @@ impl Engine {
             live: Live::default(),
             counters: Counters::default(),
             emitted: Arc::default(),
+            listener: OnceLock::new(),
             draining: watch::Sender::new(false),
             drains: AtomicBool::new(false),
             plans: RwLock::default(),

@@ -51,6 +51,8 @@
 //! | [`Operator`] | looks at the sagas of other programs, and gives them orders |
 //! | [`Options`] | how many at once, how long a lease lasts |
 //! | [`StepError`] | what a failed attempt says about its effect: rejected, transient or unknown |
+//! | [`Span`] | an attempt as exporters of traces want it |
+//! | `IdempotencyLayer`, `Caller` (feature `http`) | the key and the epoch of an attempt, on requests and in servers |
 //! | [`Effect`] | what an undo has to undo: a known output, or possibly something |
 //! | [`Finished`], [`Failure`] | how a saga ended, with every error that led there |
 //! | [`Policy`] | timeout, retries and backoff of a step or an undo |
@@ -112,9 +114,13 @@
 //!
 //! # Differences from
 //!
-//! - **Temporal, Restate**: a library and a table instead of a server. A definition is data, so there is no replay of code and no rule of determinism; a
-//!   change of steps is a new version, and old sagas go on under theirs. Undos are part of the definition instead of code in a `catch`; what may have happened counts as an
-//!   effect: undo is owed from the first attempt on, not from success on; and cancelling does not skip it. There is no history whose size ends a saga.
+//! - **Temporal**: a library and a table instead of a server. A definition is data, so there is no replay of code and no rule of determinism; a change of steps is a
+//!   new version, and old sagas go on under theirs. Undos are part of the definition instead of code in a `catch`: what may have happened is undone as well, one that
+//!   fails stops no other, and cancelling does not skip them. There is no history whose size ends a saga. Temporal has workers in many languages, schedules and
+//!   queries of running code.
+//! - **Restate**: it journals each step of a handler that is called again from its start; here a step knows its place, and the code between steps does not exist.
+//!   Its guide collects compensations in a list of closures, which runs in the handler; here undo is owed from the first attempt on, with its own retries. Restate
+//!   routes calls to keyed, single-writer services, which this does not.
 //! - **steno**: outputs are typed instead of looked up by name; undos are retried, and one that fails neither stops the others nor passes for done; a
 //!   store can fail without losing a record; N + 1 writes instead of 2 for each node and more; a panic or a timeout is an unknown outcome instead of a
 //!   hung saga; the cost of a graph is linear in its edges; leases and epochs keep two processes from running one saga.
@@ -126,6 +132,8 @@
 //!
 //! # Features
 //!
+//! - `http`: `IdempotencyLayer` puts the key and the epoch of an attempt on its HTTP requests, `Caller` reads them in a server. Adds the `http` crate, no client and no
+//!   server.
 //! - `postgres`: `PostgresStore`. Adds tokio-postgres, without TLS: bring a connector for that.
 //! - `sqlite`: `SqliteStore`. Adds rusqlite and builds SQLite in C, which takes a minute and a half of processor time. Needs Rust 1.89.
 //! - `testing`: the module `testing`: `crash::Suite` crashes your own definitions at every write under every outcome of every step; `conformance` tells what every store must
@@ -134,6 +142,8 @@
 mod builder;
 mod past_pivot;
 
+#[cfg(feature = "http")]
+mod headers;
 mod needs;
 mod step;
 
@@ -159,6 +169,7 @@ mod engine;
 mod live;
 mod runner;
 mod seat;
+mod span;
 mod stats;
 mod work;
 
@@ -179,6 +190,8 @@ pub use definition::Definition;
 pub use error::{DefinitionError, Failure, FailureKind, SagaError, StepError};
 pub use finished::{Finished, Report, StepReport};
 pub use gusset_call::BoxError;
+#[cfg(feature = "http")]
+pub use headers::{Caller, EPOCH, IDEMPOTENCY_KEY, Idempotency, IdempotencyLayer, InvalidHeader};
 pub use id::{InvalidName, SagaId};
 pub use json::Json;
 pub use needs::{Needs, StepRef};
@@ -193,6 +206,7 @@ pub use event::{Event, Order};
 pub use outbox::{OutboxRelay, OutboxTarget, RelayOptions, RelayStats};
 pub use record::{Record, Unreadable};
 pub use shape::{Shape, StepKind, StepShape};
+pub use span::{Span, SpanEnd};
 pub use state::{Skipped, State, StepState};
 pub use stats::Stats;
 pub use step::{Direction, Effect, StepContext};

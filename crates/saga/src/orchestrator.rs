@@ -1,11 +1,11 @@
 use std::{fmt, sync::Arc};
 
-use gusset_call::{Context, Overloaded};
+use gusset_call::{Context, Overloaded, TraceContext};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    Definition, Finished, Json, Options, SagaError, SagaId, Stats, Store,
+    Definition, Finished, Json, Options, SagaError, SagaId, Span, Stats, Store,
     engine::Engine,
     live::{Found, Live, NotEntered},
     needs::Decode,
@@ -62,6 +62,29 @@ impl Orchestrator {
     /// With a shared store, and options.
     pub fn with(store: Arc<dyn Store>, options: Options) -> Self {
         Self(Arc::new(Owner { engine: Arc::new(Engine::new(store, options)) }))
+    }
+
+    /// Has `listener` told of each attempt when it is over, of actions and of undos: for an exporter of traces. Call it before the first saga; further calls are
+    /// ignored.
+    ///
+    /// The trace that a saga is begun in is in its journal, so all its attempts are children of one span, in whichever process and after whatever crash. One that
+    /// is begun outside of any trace gets a new one, whose first span nobody records. During an attempt [`Context::current`] names the attempt's
+    /// span; without a listener, it names the span that the saga was begun in.
+    ///
+    /// It is called on the task of the saga, under no lock, and must not block; a panic in it is swallowed. An attempt that ends with its process is told
+    /// by nobody: it is the gap before the first attempt of the next epoch.
+    ///
+    /// ```
+    /// # use gusset_saga::{MemoryStore, Orchestrator};
+    /// let (spans, ended) = std::sync::mpsc::channel();
+    /// let sagas = Orchestrator::new(MemoryStore::new()).on_span(move |span| drop(spans.send(span)));
+    /// # drop((sagas, ended));
+    /// ```
+    #[must_use]
+    pub fn on_span(self, listener: impl Fn(Span) + Send + Sync + 'static) -> Self {
+        // It errs where there is one.
+        let _ = self.engine().listener.set(Arc::new(listener));
+        self
     }
 
     /// Makes a definition known to [`recover`](Self::recover) and to orders. [`start`](Self::start) does so too.
@@ -187,7 +210,9 @@ impl Orchestrator {
             }
             let permit = self.permit().await?;
             let given = (shape.clone(), input.clone());
-            let trace = Context::current().trace().map(|trace| trace.to_string().into());
+            let traced = engine.listener.get().map(|_| TraceContext::new_root());
+            let trace = Context::current().trace().or(traced);
+            let trace = trace.map(|trace| trace.to_string().into());
             let job = work::Begin {
                 plan: definition.plan.clone(),
                 saga: saga.clone(),

@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 use gusset_call::{Attempt, Context, Deadline};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{BoxError, Json, Message, SagaId, StepError};
+use crate::{BoxError, Json, Message, SagaId, StepError, span::Listener};
 
 /// Which way a step is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -164,6 +164,7 @@ pub(crate) struct Call {
     pub(crate) needed: Vec<Json>,
     /// For an undo: what the action returned, if that is known.
     pub(crate) output: Option<Json>,
+    pub(crate) listener: Option<Arc<Listener>>,
 }
 
 impl Call {

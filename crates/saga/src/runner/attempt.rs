@@ -90,8 +90,9 @@ impl Runner {
             outbox: outbox.clone(),
         };
         // Whoever began the saga may have a span of its own, which is no part of it.
+        let trace = self.context.trace().map(|trace| tracing::field::display(trace.trace_id()));
         let span = tracing::info_span!(
-            parent: None, "saga step", saga = %self.saga, step = %cx.step, ?direction, attempt = begun, epoch = self.epoch
+            parent: None, "saga step", trace_id = trace, saga = %self.saga, step = %cx.step, ?direction, attempt = begun, epoch = self.epoch
         );
         let work = Some(Work::Due(self.plan.clone(), self.call(step, cx)));
         let context = self.context.with_deadline(deadline);
@@ -119,6 +120,7 @@ impl Runner {
             input: input.unwrap_or_else(|| progress.input.clone()),
             needed: needs.iter().filter_map(output).collect(),
             output: output(&step),
+            listener: self.engine.listener.get().cloned(),
         }
     }
 }

@@ -97,7 +97,6 @@ pub struct Claim {
 
 /// Which sagas a [`Claim`] is for. Never those in a final state, and never those that somebody holds whose lease lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Wanted {
     /// This one, due or not.
     One(SagaId),
