@@ -146,6 +146,9 @@ impl Runner {
             if state.is_final() || state == State::Stuck && !self.running.is_busy() {
                 return Ok(Parted::Ended);
             }
+            if self.reconsider {
+                continue;
+            }
             if self.engine.is_draining() && !self.running.is_busy() {
                 return Err(Stopped);
             }

@@ -164,6 +164,29 @@ async fn a_branch_under_way_is_let_end_and_then_undone() {
     assert_eq!(retried.load(SeqCst), 1, "no further attempt on the way back");
 }
 
+/// Both end in one moment: where the one that succeeds is seen first, its record opens the next step, and the other's turns the saga back in the same write.
+#[tokio::test(start_paused = true)]
+async fn a_step_that_the_write_opens_that_turns_the_saga_back_is_not_waited_for() {
+    for succeeds_first in [true, false] {
+        let mut saga = Saga::define("moment", 1);
+        for succeeds in [succeeds_first, !succeeds_first] {
+            let act = move |_, _: u32| async move {
+                sleep(SECOND).await;
+                if succeeds { Ok(()) } else { Err(no()) }
+            };
+            let name = if succeeds { "first" } else { "fails" };
+            let done = saga.step(name).after(()).run(act).no_undo();
+            if succeeds {
+                saga.step("next").after(&done).run(|_, _: u32| async { Ok(()) }).no_undo();
+            }
+        }
+        let (_, sagas) = memory();
+        let moment = saga.finish(()).unwrap();
+        let finished = timeout(60 * SECOND, sagas.run(&moment, 7)).await.expect("it ends");
+        assert_eq!(&*finished.unwrap().failure().unwrap().step, "fails");
+    }
+}
+
 /// Only what the journal's writes and the calls of actions count: nothing that time decides.
 #[tokio::test(start_paused = true)]
 async fn a_ladder_of_width_2_and_depth_1000_takes_one_write_for_each_step() {

@@ -202,11 +202,15 @@ async fn a_saga_that_nobody_traces_has_a_trace_of_its_own_for_who_listens() {
     let sagas = Orchestrator::new(store).on_span(move |span| drop(spans.send(span)));
     let mut saga = Saga::define("two", 1);
     saga.step("fine").run(|_, (): ()| async { Ok(()) }).no_undo();
+    let minute = Duration::from_secs(60);
     let hour = Duration::from_secs(3_600);
     let silent = Policy::step().attempts(1).timeout(hour);
     let hangs = |_, (): ()| pending::<Result<(), StepError>>();
     saga.step("silent").policy(silent).run(hangs).no_undo();
-    let panics = |_, (): ()| async { if true { panic!("boo") } else { Ok(()) } };
+    let panics = move |_, (): ()| async move {
+        sleep(minute).await;
+        if true { panic!("boo") } else { Ok(()) }
+    };
     saga.step("panics").after(()).policy(silent).run(panics).no_undo();
     sagas.run(&saga.finish(()).unwrap(), ()).await.unwrap();
     let spans: Vec<Span> = ended.try_iter().collect();

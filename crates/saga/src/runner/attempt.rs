@@ -19,6 +19,7 @@ use crate::{
     Direction, Json, StepContext, StepError, StepState,
     definition::Plan,
     step::{Attempting, Call, Outbox},
+    tries::Tries,
 };
 
 /// An attempt that is over.
@@ -59,11 +60,16 @@ impl Runner {
             StepState::Undoing => Direction::Undo,
             _ => return,
         };
-        let turned = direction == Direction::Act && self.progress.failure.is_some();
-        if turned
-            || self.engine.is_draining()
-            || self.progress.shape.steps[step as usize].kind.waits()
-        {
+        if self.progress.shape.steps[step as usize].kind.waits() {
+            return;
+        }
+        if direction == Direction::Act && self.progress.failure.is_some() {
+            // The write that opened it has also turned the saga back. Nobody will attempt it, so nobody else will end it.
+            self.tries.entry(step).or_insert_with(|| Tries::new(direction));
+            self.reconsider = true;
+            return;
+        }
+        if self.engine.is_draining() {
             return;
         }
         let before = self.tries.get_mut(&step).map_or(0, |tries| {
