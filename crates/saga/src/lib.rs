@@ -57,6 +57,7 @@
 //! | [`Finished`], [`Failure`] | how a saga ended, with every error that led there |
 //! | [`Policy`] | timeout, retries and backoff of a step or an undo |
 //! | [`StepContext::emit`], [`OutboxRelay`] | messages that are sent if, and only if, the step is done |
+//! | [`Entry`], [`InboxCall`], `SqliteInbox`, `PostgresInbox` | which calls a receiver carries out: repetitions, undos without an action, late actions |
 //! | [`Store`], [`MemoryStore`] | where journals are kept |
 //! | `SqliteStore` (feature `sqlite`) | journals in a file, which survive the process |
 //! | `PostgresStore` (feature `postgres`) | journals in a database, which nodes share |
@@ -174,6 +175,7 @@ mod stats;
 mod work;
 
 mod event;
+mod inbox;
 mod outbox;
 mod record;
 mod store;
@@ -203,6 +205,11 @@ pub use policy::Policy;
 pub use recovery::{Recovered, Recovery};
 
 pub use event::{Event, Order};
+#[cfg(feature = "postgres")]
+pub use inbox::PostgresInbox;
+#[cfg(feature = "sqlite")]
+pub use inbox::SqliteInbox;
+pub use inbox::{Entry, InboxCall, InboxError};
 pub use outbox::{OutboxRelay, OutboxTarget, RelayOptions, RelayStats};
 pub use record::{Record, Unreadable};
 pub use shape::{Shape, StepKind, StepShape};
@@ -219,3 +226,10 @@ pub use store::{
 pub use store::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::{SqliteError, SqliteStore};
+
+#[cfg(feature = "sqlite")]
+#[doc(no_inline)]
+pub use rusqlite;
+#[cfg(feature = "postgres")]
+#[doc(no_inline)]
+pub use tokio_postgres;

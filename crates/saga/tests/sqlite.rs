@@ -5,6 +5,8 @@
 
 #[path = "sqlite/dir.rs"]
 mod dir;
+#[path = "sqlite/inbox.rs"]
+mod inbox;
 #[path = "sqlite/kill.rs"]
 mod kill;
 #[path = "sqlite/outbox.rs"]

@@ -6,6 +6,7 @@ mod harness;
 mod orders;
 mod proxy;
 
+mod inbox;
 mod nodes;
 mod outage;
 mod outbox;
