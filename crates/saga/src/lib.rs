@@ -58,6 +58,7 @@
 //! | [`Policy`] | timeout, retries and backoff of a step or an undo |
 //! | [`StepContext::emit`], [`OutboxRelay`] | messages that are sent if, and only if, the step is done |
 //! | [`Entry`], [`InboxCall`], `SqliteInbox`, `PostgresInbox` | which calls a receiver carries out: repetitions, undos without an action, late actions |
+//! | [`Aggregate`], [`Aggregates`], [`EventLog`] | what is the sum of its events, with versions and an audit, in the same stores |
 //! | [`Store`], [`MemoryStore`] | where journals are kept |
 //! | `SqliteStore` (feature `sqlite`) | journals in a file, which survive the process |
 //! | `PostgresStore` (feature `postgres`) | journals in a database, which nodes share |
@@ -174,6 +175,8 @@ mod span;
 mod stats;
 mod work;
 
+mod aggregate;
+
 mod event;
 mod inbox;
 mod outbox;
@@ -204,6 +207,10 @@ pub use past_pivot::{CertainStep, PastPivot};
 pub use policy::Policy;
 pub use recovery::{Recovered, Recovery};
 
+pub use aggregate::{
+    Aggregate, AggregateError, Aggregates, Change, ChangeError, EventLog, EventLogError,
+    EventLogFuture, NewEvents, Recorded, Snapshot, StreamId, StreamPage, StreamSummary, Versioned,
+};
 pub use event::{Event, Order};
 #[cfg(feature = "postgres")]
 pub use inbox::PostgresInbox;

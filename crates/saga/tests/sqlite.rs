@@ -16,7 +16,10 @@ use std::sync::Arc;
 
 use dir::Dir;
 use futures_util::FutureExt;
-use gusset_saga::{SqliteStore, Store, StoreError, StoreFuture, testing::conformance};
+use gusset_saga::{
+    EventLog, EventLogError, EventLogFuture, SqliteStore, Store, StoreError, StoreFuture,
+    testing::conformance::{self, events},
+};
 
 struct Bed(Dir);
 
@@ -28,6 +31,21 @@ impl conformance::Bed for Bed {
         };
         open.boxed()
     }
+}
+
+impl events::Bed for Bed {
+    fn open_log(&self) -> EventLogFuture<'_, Arc<dyn EventLog>> {
+        let open = async {
+            let store = SqliteStore::open(self.0.file()).await.map_err(EventLogError::failed)?;
+            Ok(Arc::new(store) as Arc<dyn EventLog>)
+        };
+        open.boxed()
+    }
+}
+
+#[tokio::test]
+async fn the_sqlite_store_is_an_event_log() {
+    events::run(async || Bed(Dir::new())).await;
 }
 
 #[tokio::test]

@@ -1,3 +1,4 @@
+mod events;
 mod outbox;
 mod tables;
 
@@ -13,6 +14,7 @@ use std::{
 use futures_util::{FutureExt, future::ready};
 use gusset_call::Clock;
 
+use events::Events;
 use tables::{Entry, Tables, millis};
 
 use crate::{
@@ -29,7 +31,7 @@ use crate::{
 /// [`purged`](Self::purged) counts them. [`with_limits`](Self::with_limits) sets both. A saga has at most two records
 /// for each step and two more, each of at most [`Json::MAX`](crate::Json::MAX) and some KiB of errors; one more for each time that it
 /// was interrupted; and at most [`Mail::MOST`] that come from mail. At most [`MESSAGES`](Self::MESSAGES) wait to be relayed; what would add another
-/// is refused until there is room.
+/// is refused until there is room. At most [`EVENTS`](Self::EVENTS) of aggregates are kept, and further ones refused.
 #[derive(Clone, Default)]
 pub struct MemoryStore(Arc<Shared>);
 
@@ -40,6 +42,7 @@ struct Shared {
     since: u64,
     clock: Clock,
     tables: Mutex<Tables>,
+    events: Mutex<Events>,
 }
 
 impl Default for Shared {
@@ -52,8 +55,9 @@ impl Shared {
     fn new(unfinished: usize, finished: usize) -> Self {
         #[expect(clippy::disallowed_methods, reason = "read once: from here on the clock counts")]
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (clock, tables) = (Clock::new(), Mutex::default());
-        Self { unfinished, finished, since: millis(since_1970), clock, tables }
+        let (clock, since) = (Clock::new(), millis(since_1970));
+        let (tables, events) = (Mutex::default(), Mutex::default());
+        Self { unfinished, finished, since, clock, tables, events }
     }
 }
 
@@ -66,6 +70,9 @@ impl MemoryStore {
 
     /// Bound of messages that wait to be relayed.
     pub const MESSAGES: usize = 100_000;
+
+    /// Bound of events of aggregates.
+    pub const EVENTS: usize = 1_000_000;
 
     /// An empty store.
     #[must_use]
@@ -87,6 +94,10 @@ impl MemoryStore {
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn events(&self) -> MutexGuard<'_, Events> {
+        self.0.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn time(&self) -> u64 {

@@ -1,5 +1,6 @@
 mod batch;
 mod columns;
+mod events;
 mod options;
 mod pool;
 mod rows;
@@ -63,7 +64,7 @@ pub use options::PostgresOptions;
 ///
 /// # Tables
 ///
-/// `sagas`, `journal`, `mail`, `outbox`, `relaying` and `format` in [a schema of their own](PostgresOptions::schema). All is plain text and
+/// `sagas`, `journal`, `mail`, `outbox`, `relaying`, `streams`, `events`, `snapshots` and `format` in [a schema of their own](PostgresOptions::schema). All is plain text and
 /// numbers: `select id, state, epoch, node from gusset.sagas` and `select record from gusset.journal where saga = '...' order by sequence` show
 /// what there is. The first node to connect makes them; later ones need only `USAGE` on the schema, and to read and write its tables.
 ///

@@ -1,4 +1,5 @@
 mod error;
+mod events;
 mod outbox;
 mod queue;
 mod read;
@@ -77,6 +78,8 @@ pub use error::SqliteError;
 /// | `mail` | signal or order | `saga` (its `number`), `number`, `key`, `body` (JSON) |
 /// | `outbox` | message that waits to be relayed | `saga` (its `id`), `sequence`, `place`, `message` (JSON), `at` (since when) |
 /// | `relaying` | saga whose messages are under way or failed | `saga` (its `id`), `node` (who relays; none while they pause), `until`, `failures` |
+/// | `event` | event of an aggregate | `stream` (`<kind>/<id>`), `version`, `at`, `key` (of the one who wrote), `note`, `format`, `body` (JSON) |
+/// | `snapshot` | aggregate with many events | `stream`, `version`, `format`, `state` (JSON) |
 /// | `meta` | fact | `format`, `made_by` |
 ///
 /// Times are milliseconds since 1970. It may be read while it is in use:

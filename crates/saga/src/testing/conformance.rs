@@ -21,6 +21,7 @@
 //! ```
 
 mod cases;
+pub mod events;
 mod kit;
 
 use std::sync::Arc;

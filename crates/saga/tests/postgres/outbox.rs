@@ -118,7 +118,7 @@ async fn tables_of_format_1_are_added_to_while_their_nodes_go_on() {
     let server = Server::start();
     let old = server.store().await;
     server.psql(
-        "DROP TABLE gusset.relaying; ALTER TABLE gusset.outbox DROP COLUMN at; UPDATE gusset.format SET version = 1;
+        "DROP TABLE gusset.relaying, gusset.streams, gusset.events, gusset.snapshots; ALTER TABLE gusset.outbox DROP COLUMN at; UPDATE gusset.format SET version = 1;
          CREATE TABLE gusset.relay (one boolean PRIMARY KEY DEFAULT true, node text, until int8 NOT NULL DEFAULT 0)",
     );
     talk(old.clone(), "old", 3).await;

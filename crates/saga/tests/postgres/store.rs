@@ -11,7 +11,8 @@ use std::{
 
 use futures_util::{FutureExt, future::join_all};
 use gusset_saga::{
-    PostgresOptions, PostgresStore, Query, Store, StoreFuture, testing::conformance,
+    EventLog, EventLogFuture, PostgresOptions, PostgresStore, Query, Store, StoreFuture,
+    testing::conformance::{self, events},
 };
 use tokio::time::timeout;
 
@@ -31,6 +32,27 @@ impl conformance::Bed for Bed {
         }
         .boxed()
     }
+}
+
+impl events::Bed for Bed {
+    fn open_log(&self) -> EventLogFuture<'_, Arc<dyn EventLog>> {
+        async {
+            let store = PostgresStore::connect(self.0.clone()).await?;
+            Ok(Arc::new(store) as Arc<dyn EventLog>)
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_postgres_store_is_an_event_log() {
+    let server = Server::start();
+    let next = AtomicU32::new(0);
+    events::run(async || {
+        let schema = format!("case_{}", next.fetch_add(1, Relaxed));
+        Bed(server.options().schema(&schema).unwrap())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

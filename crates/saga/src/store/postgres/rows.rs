@@ -26,7 +26,7 @@ pub(super) fn escaped(key: &str) -> Cow<'_, str> {
     }
 }
 
-fn unescaped(key: &str) -> String {
+pub(super) fn unescaped(key: &str) -> String {
     let (mut text, mut characters) = (String::with_capacity(key.len()), key.chars());
     while let Some(character) = characters.next() {
         text.push(match character {

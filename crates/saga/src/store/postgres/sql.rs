@@ -86,6 +86,27 @@ CREATE TABLE {s}.relaying (
   node text COLLATE "C",
   until int8 NOT NULL,
   failures int8 NOT NULL DEFAULT 0
+);
+CREATE TABLE {s}.streams (
+  id text COLLATE "C" PRIMARY KEY,
+  version int8 NOT NULL,
+  changed_at int8 NOT NULL
+) WITH (fillfactor = 70);
+CREATE TABLE {s}.events (
+  stream text COLLATE "C" NOT NULL,
+  version int8 NOT NULL,
+  at int8 NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  note text NOT NULL,
+  format int8 NOT NULL,
+  body text NOT NULL,
+  PRIMARY KEY (stream, version)
+);
+CREATE TABLE {s}.snapshots (
+  stream text COLLATE "C" PRIMARY KEY,
+  version int8 NOT NULL,
+  format int8 NOT NULL,
+  state text NOT NULL
 )
 "#;
 
@@ -271,6 +292,21 @@ FROM locked l WHERE r.saga = l.saga AND l.pause IS NOT NULL
 const PENDING: &str = "SELECT (SELECT count(*) FROM {s}.outbox), {now} - (SELECT at FROM {s}.outbox ORDER BY number LIMIT 1),
 (SELECT count(*) FROM {s}.relaying WHERE failures > 0)";
 
+/// The row of the stream is locked by whoever extends it; who comes second waits, finds another version, and adds nothing.
+const EXTEND: &str = r#"
+WITH head AS (
+  INSERT INTO {s}.streams AS s (id, version, changed_at)
+  SELECT $1, $3, {now} WHERE $2::int8 = 0 OR EXISTS (SELECT FROM {s}.streams WHERE id = $1)
+  ON CONFLICT (id) DO UPDATE SET version = excluded.version, changed_at = excluded.changed_at WHERE s.version = $2
+  RETURNING changed_at
+), written AS (
+  INSERT INTO {s}.events (stream, version, at, key, note, format, body)
+  SELECT $1, $2 + e.place, h.changed_at, $4, $5, $6, e.body
+  FROM unnest($7::text[]) WITH ORDINALITY AS e(body, place), head h
+)
+SELECT changed_at FROM head
+"#;
+
 const STATEMENTS: &[(&str, &str)] = &[
     ("create schema", "CREATE SCHEMA {s}"),
     ("create tables", TABLES),
@@ -311,4 +347,24 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("outbox", OUTBOX),
     ("relayed", RELAYED),
     ("pending", PENDING),
+    ("extend", EXTEND),
+    (
+        "stream",
+        "SELECT s.version, EXISTS (SELECT FROM {s}.events e WHERE e.stream = s.id AND e.version = $2 AND e.key = $3)
+         FROM {s}.streams s WHERE s.id = $1",
+    ),
+    (
+        "events",
+        "SELECT version, at, note, format, body FROM {s}.events WHERE stream = $1 AND version > $2 ORDER BY version LIMIT $3::int8",
+    ),
+    (
+        "keep snapshot",
+        "INSERT INTO {s}.snapshots AS s VALUES ($1, $2, $3, $4) ON CONFLICT (stream) DO UPDATE
+         SET version = excluded.version, format = excluded.format, state = excluded.state WHERE s.version <= excluded.version",
+    ),
+    ("snapshot", "SELECT version, format, state FROM {s}.snapshots WHERE stream = $1"),
+    (
+        "streams",
+        "SELECT id, version, changed_at FROM {s}.streams WHERE id > $1 AND id < $2 ORDER BY id LIMIT $3::int8",
+    ),
 ];

@@ -74,6 +74,22 @@ const SINCE_2: &str = "
         until INTEGER NOT NULL,
         failures INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE event (
+        stream TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        note TEXT NOT NULL,
+        format INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (stream, version)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE snapshot (
+        stream TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        format INTEGER NOT NULL,
+        state TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// From format 1. What waits to be relayed is as old as the update. Records had a key of two columns: as a table by row id the journal is written in less

@@ -1,0 +1,398 @@
+mod log;
+
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::sleep;
+
+use crate::{BoxError, InvalidName, Json, error::error_line};
+
+pub use log::{
+    EventLog, EventLogError, EventLogFuture, NewEvents, Recorded, Snapshot, StreamId, StreamPage,
+    StreamSummary,
+};
+
+/// What is the sum of its events: an account, an order.
+pub trait Aggregate: Default + Serialize + DeserializeOwned + Send {
+    /// Names the kind, for ever: 1 to 128 visible ASCII characters without `/`.
+    const KIND: &'static str;
+
+    /// Version of the form in which events and state are written: raise it when an older release could not read them.
+    const FORMAT: u32;
+
+    /// What happens to it.
+    type Event: Serialize + DeserializeOwned + Send + Sync;
+
+    /// Takes in what happened. It cannot say no: it has happened.
+    fn apply(&mut self, event: &Self::Event);
+
+    /// An event of an older format as one of [`FORMAT`](Self::FORMAT). Default: as it is, which will do where fields were only added that serde has a default for.
+    ///
+    /// # Errors
+    ///
+    /// Any error makes the aggregate unreadable.
+    fn upcast(format: u32, event: serde_json::Value) -> Result<serde_json::Value, BoxError> {
+        let _ = format;
+        Ok(event)
+    }
+}
+
+/// Aggregates of one kind, kept as their events: **nothing is written over, two that change the same one do not overlook each other, and who changed what can be read
+/// at any time.** What a method answered `Ok` to is as durable as the store.
+///
+/// ```
+/// use gusset_saga::{Aggregate, Aggregates, ChangeError, MemoryStore};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Default, Serialize, Deserialize)]
+/// struct Account {
+///     cents: u64,
+/// }
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// enum Moved {
+///     In(u64),
+///     Out(u64),
+/// }
+///
+/// impl Aggregate for Account {
+///     const KIND: &'static str = "account";
+///     const FORMAT: u32 = 1;
+///     type Event = Moved;
+///
+///     fn apply(&mut self, event: &Moved) {
+///         match event {
+///             Moved::In(cents) => self.cents += cents,
+///             Moved::Out(cents) => self.cents -= cents,
+///         }
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let accounts = Aggregates::<Account>::new(MemoryStore::new());
+/// let pay = |cents| move |account: &Account| {
+///     if account.cents < cents { Err("not enough") } else { Ok(vec![Moved::Out(cents)]) }
+/// };
+/// accounts.append("eva", 0, &[Moved::In(500)], "opened at the counter").await?;
+/// let eva = accounts.change("eva", "order 7", pay(300)).await?;
+/// assert_eq!((eva.state.cents, eva.version), (200, 2));
+/// assert!(matches!(accounts.change("eva", "order 8", pay(300)).await, Err(ChangeError::Refused("not enough"))));
+///
+/// let history = accounts.history("eva", 0, 100).await?;
+/// assert_eq!((&history[1].event, &*history[1].note), (&Moved::Out(300), "order 7"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Formats
+///
+/// Each event says the [`FORMAT`](Aggregate::FORMAT) that it was written in. An older one goes through [`upcast`](Aggregate::upcast), a newer one makes reading fail as
+/// [`AggregateError::Newer`], so that an older node changes nothing that it does not understand. A snapshot of another format is not used, and does no harm.
+///
+/// # Cost
+///
+/// Loading reads the snapshot and what came after it. A snapshot is written by [`change`](Self::change) every [100 events](Self::snapshot_every), beside the events, which stay.
+/// Streams are never forgotten: they are the data.
+pub struct Aggregates<A> {
+    log: Arc<dyn EventLog>,
+    every: u64,
+    kind: PhantomData<fn() -> A>,
+}
+
+/// Clones share the log.
+impl<A> Clone for Aggregates<A> {
+    fn clone(&self) -> Self {
+        Self { log: self.log.clone(), every: self.every, kind: PhantomData }
+    }
+}
+
+/// An aggregate as it is at one version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versioned<A> {
+    /// What it is.
+    pub state: A,
+    /// How many events made it that; 0 if it does not exist.
+    pub version: u64,
+}
+
+/// An event with what the audit wants to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change<E> {
+    /// Version of the aggregate after it.
+    pub version: u64,
+    /// When, by the store's clock, in milliseconds since 1970.
+    pub at: u64,
+    /// Who did it, or why, as it was given.
+    pub note: Arc<str>,
+    /// The format that it was written in.
+    pub format: u32,
+    /// What happened, in today's form.
+    pub event: E,
+}
+
+/// Why aggregates were not read or changed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AggregateError {
+    /// The log refused or failed. [`EventLogError::Conflict`] names both versions.
+    #[error(transparent)]
+    Log(#[from] EventLogError),
+    /// No name of an aggregate.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// A later release wrote an event.
+    #[error("event {version} of {stream} is of format {format}, this release reads up to {known}")]
+    Newer {
+        /// The stream.
+        stream: StreamId,
+        /// Version of the event.
+        version: u64,
+        /// Its format.
+        format: u32,
+        /// [`Aggregate::FORMAT`] here.
+        known: u32,
+    },
+    /// An event that is not what it should be.
+    #[error("event {version} of {stream} cannot be read: {reason}")]
+    Unreadable {
+        /// The stream.
+        stream: StreamId,
+        /// Version of the event.
+        version: u64,
+        /// What is wrong.
+        reason: Arc<str>,
+    },
+    /// An event that has no JSON form, or too long a one.
+    #[error("event cannot be written: {0}")]
+    Unwritable(Arc<str>),
+}
+
+/// Why an aggregate was not changed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ChangeError<E> {
+    /// The decision was no.
+    #[error("refused")]
+    Refused(E),
+    /// It was not read or written.
+    #[error(transparent)]
+    Aggregate(#[from] AggregateError),
+}
+
+/// Others that were quicker, before a change is given up.
+const CONFLICTS: u32 = 20;
+
+/// How often something is written that may not have been.
+const WRITES: u32 = 3;
+
+/// Events that are read at once.
+const PAGE: usize = 500;
+
+impl<A: Aggregate> Aggregates<A> {
+    /// In this log: any store of this crate.
+    pub fn new(log: impl EventLog) -> Self {
+        Self::with(Arc::new(log))
+    }
+
+    /// In a shared log.
+    pub fn with(log: Arc<dyn EventLog>) -> Self {
+        Self { log, every: 100, kind: PhantomData }
+    }
+
+    /// Snapshots after so many events; 0 is never. Default 100: reading these takes about as long as asking for them.
+    #[must_use]
+    pub const fn snapshot_every(mut self, events: u64) -> Self {
+        self.every = events;
+        self
+    }
+
+    /// The aggregate as it is now. One that does not exist is the default at version 0.
+    ///
+    /// # Errors
+    ///
+    /// [`AggregateError`].
+    pub async fn load(&self, id: &str) -> Result<Versioned<A>, AggregateError> {
+        let stream = StreamId::new(A::KIND, id)?;
+        let snapshot = self.log.snapshot(&stream).await?;
+        // A snapshot is only a shorter way: one that cannot be read is not missed.
+        let known = snapshot.filter(|snapshot| snapshot.format == A::FORMAT);
+        let known = known.and_then(|known| Some((known.state.decode().ok()?, known.version)));
+        let (state, version) = known.unwrap_or_default();
+        let mut loaded = Versioned { state, version };
+        self.catch_up(&stream, &mut loaded).await?;
+        Ok(loaded)
+    }
+
+    /// Adds events, if the aggregate is at the expected version; answers the new one. The note is for the audit: who, or why.
+    ///
+    /// # Errors
+    ///
+    /// [`EventLogError::Conflict`] in [`AggregateError::Log`] if it is not: nothing was added. After [`EventLogError::Failed`] they may have been.
+    pub async fn append(
+        &self,
+        id: &str,
+        expected: u64,
+        events: &[A::Event],
+        note: &str,
+    ) -> Result<u64, AggregateError> {
+        let stream = StreamId::new(A::KIND, id)?;
+        if events.is_empty() {
+            return Ok(expected);
+        }
+        let texts: Result<Arc<[_]>, _> = events.iter().map(Json::encode).collect();
+        let new = NewEvents {
+            stream,
+            expected,
+            key: uuid::Uuid::now_v7().to_string().into(),
+            note: note.into(),
+            format: A::FORMAT,
+            events: texts.map_err(|error| AggregateError::Unwritable(error_line(&*error)))?,
+        };
+        let mut writes = 0;
+        loop {
+            writes += 1;
+            match self.log.extend(&new).await {
+                // It may have been written. Under its key it is not written twice.
+                Err(EventLogError::Failed(_)) if writes < WRITES => {
+                    sleep(Duration::from_millis(50) * writes).await;
+                }
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    /// Has `decide` say what happens to the aggregate as it is, adds that, and answers what it is then. If somebody else was quicker, `decide` is asked again about what it is by
+    /// then, up to twenty times. No events are no change.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError::Refused`] with what `decide` said, or why it was not read or written.
+    ///
+    /// # Cancellation
+    ///
+    /// It may have been changed.
+    pub async fn change<E>(
+        &self,
+        id: &str,
+        note: &str,
+        mut decide: impl FnMut(&A) -> Result<Vec<A::Event>, E>,
+    ) -> Result<Versioned<A>, ChangeError<E>> {
+        let stream = StreamId::new(A::KIND, id).map_err(AggregateError::from)?;
+        let mut loaded = self.load(id).await?;
+        let mut conflicts = 0;
+        loop {
+            let events = decide(&loaded.state).map_err(ChangeError::Refused)?;
+            match self.append(id, loaded.version, &events, note).await {
+                Ok(version) => {
+                    events.iter().for_each(|event| loaded.state.apply(event));
+                    let before = std::mem::replace(&mut loaded.version, version);
+                    self.shorten(&stream, &loaded, before).await;
+                    return Ok(loaded);
+                }
+                Err(AggregateError::Log(EventLogError::Conflict { .. }))
+                    if conflicts < CONFLICTS =>
+                {
+                    conflicts += 1;
+                    self.catch_up(&stream, &mut loaded).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// All that happened after version `after`, in order, at most `limit`: the audit.
+    ///
+    /// # Errors
+    ///
+    /// [`AggregateError`].
+    pub async fn history(
+        &self,
+        id: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Change<A::Event>>, AggregateError> {
+        let stream = StreamId::new(A::KIND, id)?;
+        let recorded = self.log.read(&stream, after, limit).await?;
+        (after..).zip(recorded).map(|(before, one)| change::<A>(&stream, before, one)).collect()
+    }
+
+    /// Those that there are, by their ids, only those behind `after`, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`AggregateError`].
+    pub async fn list(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<StreamSummary>, AggregateError> {
+        let after = after.map(|id| StreamId::new(A::KIND, id)).transpose()?;
+        Ok(self.log.streams(&StreamPage { kind: A::KIND.into(), after, limit }).await?)
+    }
+
+    async fn catch_up(
+        &self,
+        stream: &StreamId,
+        loaded: &mut Versioned<A>,
+    ) -> Result<(), AggregateError> {
+        loop {
+            let page = self.log.read(stream, loaded.version, PAGE).await?;
+            let last = page.len() < PAGE;
+            for recorded in page {
+                let change = change::<A>(stream, loaded.version, recorded)?;
+                loaded.state.apply(&change.event);
+                loaded.version = change.version;
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn shorten(&self, stream: &StreamId, loaded: &Versioned<A>, before: u64) {
+        if self.every == 0 || loaded.version / self.every == before / self.every {
+            return;
+        }
+        let kept = match Json::encode(&loaded.state) {
+            Ok(state) => {
+                let snapshot = Snapshot { version: loaded.version, format: A::FORMAT, state };
+                self.log.keep(stream, &snapshot).await.map_err(|error| error_line(&error))
+            }
+            Err(error) => Err(error_line(&*error)),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%stream, %error, "no snapshot kept: loading goes on from an earlier one");
+        }
+    }
+}
+
+/// What was kept in today's form, if it follows `before`.
+fn change<A: Aggregate>(
+    stream: &StreamId,
+    before: u64,
+    recorded: Recorded,
+) -> Result<Change<A::Event>, AggregateError> {
+    let Recorded { version, at, note, format, event } = recorded;
+    let unreadable =
+        |reason: Arc<str>| AggregateError::Unreadable { stream: stream.clone(), version, reason };
+    if version != before + 1 {
+        return Err(unreadable(format!("it follows version {before}").into()));
+    }
+    if format > A::FORMAT {
+        let (stream, known) = (stream.clone(), A::FORMAT);
+        return Err(AggregateError::Newer { stream, version, format, known });
+    }
+    let event = if format == A::FORMAT {
+        event.decode().map_err(BoxError::from)
+    } else {
+        let old = event.decode().map_err(BoxError::from);
+        old.and_then(|old| A::upcast(format, old)).and_then(|new| Ok(serde_json::from_value(new)?))
+    };
+    let event = event.map_err(|error| unreadable(error_line(&*error)))?;
+    Ok(Change { version, at, note, format, event })
+}
+
+impl<A> fmt::Debug for Aggregates<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aggregates").field("snapshot_every", &self.every).finish_non_exhaustive()
+    }
+}
