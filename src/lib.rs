@@ -12,6 +12,7 @@
 //! | [`saga`] | all steps of a process happen, or all are undone |
 //! | [`sidecar`] | retries, deadlines, traces, metrics as layers |
 //! | [`gateway`] | an HTTP front door made of the above |
+//! | [`outbox`] (with `broker` and `saga`) | what sagas emit, published by the broker |
 //! | [`standard`] | the client of a service by its name, all layers in order |
 //! | [`health`] | `/livez`, `/readyz`, `/health` |
 //! | [`shutdown`] | ends a process without losing a request |
@@ -47,6 +48,8 @@ pub use gusset_sidecar as sidecar;
 
 #[cfg(feature = "health")]
 pub mod health;
+#[cfg(all(feature = "broker", feature = "saga"))]
+pub mod outbox;
 #[cfg(feature = "shutdown")]
 pub mod shutdown;
 #[cfg(feature = "standard")]
