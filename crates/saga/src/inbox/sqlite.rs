@@ -3,7 +3,10 @@ use std::{fmt, time::Duration};
 use rusqlite::{Connection, Transaction};
 use serde::Serialize;
 
-use super::{Entry, FORMAT, InboxCall, InboxError, Past, Row, decide, quoted, readable, signed};
+use super::{
+    Entry, FORMAT, InboxCall, InboxError,
+    machine::{Past, Row, decide, quoted, readable, signed},
+};
 use crate::Json;
 
 /// Tells a receiver with a SQLite database of its own which calls of a saga's steps to carry out: see [`Entry`] for what that guarantees.

@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    machine::{Past, Row, decide, quoted, readable, signed},
+    *,
+};
 
 fn call(direction: Direction, epoch: u64) -> InboxCall {
     InboxCall { operation: "s/a".into(), direction, epoch }
