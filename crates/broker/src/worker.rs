@@ -1,15 +1,18 @@
+mod time;
+mod waits;
+
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
     task::{self, Poll},
-    time::Duration,
 };
 
 use gusset_call::{Attempt, BoxError, Clock, Context, Deadline};
 use tokio::{sync::watch, time::Instant};
 use tower_service::Service;
 
+use self::time::Time;
 use crate::{
     Answer, Broker, Delivery, Failure, FailureKind, Headers, IntoReply, Message, MessageId, Reply,
     attempt::{Attempting, Outcome, Terms, contain, shortened},
@@ -77,9 +80,6 @@ enum Pause {
 const PANIC: &str = "panic in poll_ready";
 /// Messages that a worker may handle before others on its thread have a turn: as many as tokio lets a task receive.
 const TURN: u32 = 128;
-/// How long a source keeps to itself what it has set aside for a worker: about as long as it takes to wake another.
-const BRIEF: Duration = Duration::from_micros(50);
-
 impl<S, T> Worker<S, T>
 where
     S: Service<Delivery<T>> + Clone,
@@ -285,109 +285,6 @@ where
         let verdict = self.verdict(work.attempt, outcome);
         let settled = work.claim.settle(verdict).await;
         self.settled(work.id, settled);
-    }
-
-    /// Waits until there may be work. False if there never will be again.
-    async fn work(&mut self) -> bool {
-        let source = &mut self.source;
-        tokio::select! {
-            more = poll_fn(|cx| source.poll_work(cx)) => more,
-            () = told(&mut self.mode) => true,
-        }
-    }
-
-    /// Waits out a pause. False when it is time to go.
-    async fn may_work(&mut self) -> bool {
-        loop {
-            match self.mode.has_changed() {
-                Err(_) => return false,
-                Ok(false) if self.runs => return true,
-                Ok(_) => {}
-            }
-            let mode = *self.mode.borrow_and_update();
-            self.runs = mode == Mode::Running;
-            match mode {
-                Mode::Running => {}
-                Mode::Closing => return false,
-                Mode::Paused => {
-                    self.start_afresh();
-                    // Whoever was called and is paused lets another go.
-                    self.source.rest();
-                    told(&mut self.mode).await;
-                }
-            }
-        }
-    }
-
-    /// Waits until the handler may be ready, or this is told something. No message is held meanwhile: another member may be ready sooner.
-    async fn ready(&mut self) {
-        self.source.rest();
-        let service = &mut self.service;
-        // What comes of it is seen when it is asked again.
-        let ready = poll_fn(|cx| match contain(|| service.poll_ready(cx)) {
-            Some(Poll::Pending) => Poll::Pending,
-            Some(Poll::Ready(Ok(()))) => Poll::Ready(None),
-            Some(Poll::Ready(Err(error))) => {
-                Poll::Ready(Some(contain(|| error.into().to_string()).unwrap_or_default()))
-            }
-            None => Poll::Ready(Some(PANIC.to_owned())),
-        });
-        let broken = tokio::select! {
-            biased;
-            broken = ready => broken,
-            () = told(&mut self.mode) => None,
-        };
-        if let Some(error) = broken {
-            self.recover(error).await;
-        }
-    }
-
-    async fn recover(&mut self, error: String) {
-        let group = &*self.group.name;
-        tracing::warn!(group, error, "handler is not ready; tried again in 1 s");
-        self.start_afresh();
-        self.source.rest();
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            () = told(&mut self.mode) => {}
-        }
-    }
-
-    fn start_afresh(&mut self) {
-        contain(|| self.service = self.pristine.clone());
-    }
-}
-
-/// Moments within one poll of a worker. In between the cheap clock is read, which is too inexact to be followed for long, and knows nothing of
-/// tokio's time if that is paused later.
-struct Time {
-    now: Instant,
-    /// By the cheap clock.
-    read: u64,
-    let_go: u64,
-}
-
-impl Time {
-    fn now(clock: &Clock) -> Self {
-        let read = clock.nanos();
-        Self { now: Instant::now(), read, let_go: read }
-    }
-
-    /// What time it is; the source is told if it has passed.
-    fn passes(&mut self, clock: &Clock, source: &mut dyn Source) -> Instant {
-        let read = clock.nanos();
-        if Duration::from_nanos(read.saturating_sub(self.let_go)) > BRIEF {
-            self.let_go = read;
-            source.let_go();
-        }
-        self.now + Duration::from_nanos(read.saturating_sub(self.read))
-    }
-}
-
-/// Ready when there is something new, or nobody to tell any more; leaves the reading of it to [`Worker::may_work`].
-async fn told(mode: &mut watch::Receiver<Mode>) {
-    if mode.changed().await.is_ok() {
-        mode.mark_changed();
     }
 }
 
