@@ -20,6 +20,7 @@ pub(crate) mod restore;
 pub(crate) mod scribe;
 pub(crate) mod shared;
 mod sleepers;
+mod slots;
 mod source;
 mod ticks;
 mod turnstile;

@@ -9,7 +9,7 @@ use gusset_call::{Context, Deadline, TraceContext};
 use serde::Serialize;
 
 pub(crate) use crate::wall::wall_clock;
-use crate::{Encode, Error, Headers, Json, MessageId, Subject};
+use crate::{Encode, Error, Headers, Json, MessageId, Subject, wall::nanos};
 
 /// What is published: a subject, a payload, headers and a unique id.
 ///
@@ -25,7 +25,8 @@ pub struct Message {
     id: MessageId,
     subject: Subject,
     payload: Bytes,
-    published_at: SystemTime,
+    /// As [`nanos`] says, in one word.
+    published: u64,
     /// Boxed, since most messages have none of it.
     extras: Option<Box<Extras>>,
 }
@@ -71,7 +72,7 @@ impl Message {
     {
         let (id, published_at) = MessageId::next();
         let (subject, payload) = (subject.try_into().map_err(Into::into)?, payload.into());
-        Ok(Self { id, subject, payload, published_at, extras: None })
+        Ok(Self { id, subject, payload, published: nanos(published_at), extras: None })
     }
 
     /// A message with `body` as JSON and the header `content-type: application/json`.
@@ -232,7 +233,7 @@ impl Message {
     pub fn delay(&self) -> Option<Duration> {
         match self.extras.as_ref()?.when? {
             When::After(span) => Some(span),
-            When::At(at) => at.duration_since(self.published_at).ok(),
+            When::At(at) => at.duration_since(self.published_at()).ok(),
         }
     }
 
@@ -256,8 +257,8 @@ impl Message {
 
     /// When it was published, or made as long as it is not. By the wall clock: for people, not for decisions.
     #[must_use]
-    pub const fn published_at(&self) -> SystemTime {
-        self.published_at
+    pub fn published_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.published)
     }
 
     /// The span of the publisher, if the header [`Headers::TRACEPARENT`] is there and well-formed.
@@ -280,13 +281,13 @@ impl Message {
 
     /// A message that was published before, as an engine found it.
     #[cfg(feature = "nats")]
-    pub(crate) const fn restored(
+    pub(crate) fn restored(
         id: MessageId,
         subject: Subject,
         payload: Bytes,
         published_at: SystemTime,
     ) -> Self {
-        Self { id, subject, payload, published_at, extras: None }
+        Self { id, subject, payload, published: nanos(published_at), extras: None }
     }
 
     /// The same with these headers.
@@ -298,7 +299,7 @@ impl Message {
 
     /// Notes time and trace of publishing.
     pub(crate) fn stamp(&mut self) {
-        self.published_at = wall_clock();
+        self.published = nanos(wall_clock());
         if let Some(trace) = Context::current().trace() {
             if self.headers().get(Headers::TRACEPARENT).is_none() {
                 self.extras().headers.insert(Headers::TRACEPARENT, trace.to_string());
@@ -308,9 +309,9 @@ impl Message {
 
     /// The message that was written down: what this is, with the id and the time of then.
     #[cfg(feature = "file")]
-    pub(crate) const fn written(mut self, id: MessageId, published_at: SystemTime) -> Self {
+    pub(crate) fn written(mut self, id: MessageId, published_at: SystemTime) -> Self {
         self.id = id;
-        self.published_at = published_at;
+        self.published = nanos(published_at);
         self
     }
 

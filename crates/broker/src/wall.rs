@@ -35,6 +35,12 @@ fn system_clock() -> SystemTime {
     SystemTime::now()
 }
 
+/// Nanoseconds since 1970. What lies before 1970 or after 2554 becomes the end on that side.
+pub(crate) fn nanos(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A date as RFC 3339 writes it, in UTC, to the millisecond. What lies before 1970 or after 9999 becomes the end on that side.
 ///
 /// Days become dates as in Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day is the last.

@@ -48,7 +48,7 @@ impl Group {
         let due = after(Instant::now(), otherwise);
         self.locked(|state| {
             let Some(entry) = state.queue.lent(token) else { return };
-            let serial = entry.serial;
+            let serial = entry.serial();
             if let Some(failure) = failure {
                 let at = wall_clock();
                 self.note(|group| Event::Retried { group, serial, failure, at, after: otherwise });
@@ -58,7 +58,7 @@ impl Group {
                 self.note(|group| Event::Attempts { group, serial, attempts });
             }
             if state.queue.retry(token, due) {
-                self.expect(due);
+                self.expect(state, due);
             }
         });
     }

@@ -179,12 +179,12 @@ impl Group {
             WhenFull::DropOldest => state.queue.make_room(entry.size()),
             _ => Vec::new(),
         };
-        for Entry { serial, .. } in &dropped {
-            self.note(|group| Event::Gone { group, serial: *serial });
+        for entry in &dropped {
+            self.note(|group| Event::Gone { group, serial: entry.serial() });
         }
         state.queue.push(entry, due);
         if let Some(due) = due {
-            self.expect(due);
+            self.expect(state, due);
         }
         dropped
     }
@@ -247,8 +247,8 @@ impl Group {
             return Err(self.full());
         }
         if let Some(scribe) = &self.scribe {
-            entry.serial = scribe.serial();
-            let (group, serial) = (self.info.id, entry.serial);
+            let (group, serial) = (self.info.id, scribe.serial());
+            entry = entry.numbered(serial);
             scribe.note(Event::Redriven { letter, group, serial });
         }
         state.queue.push(entry, None);

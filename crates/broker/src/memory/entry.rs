@@ -24,28 +24,26 @@ impl Token {
     }
 }
 
-/// A message on its way through one group.
+/// A message on its way through one group. Of three words, since full queues are made of these.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) message: Arc<Message>,
-    /// Computed once: all bounds in bytes count it.
-    pub(super) size: usize,
+    /// Boxed, since most messages have none of it.
+    rare: Option<Box<Rare>>,
     /// Deliveries so far, the one under way included.
     pub(crate) attempts: u32,
-    /// How often an operator took it back from the dead letters.
-    pub(crate) redrives: u32,
-    /// Names it in the log, if there is one.
-    pub(crate) serial: u64,
     /// Which delivery is under way; 0 if none is.
     pub(super) lease: u32,
-    /// Hash of the key whose order is kept; two keys that share it only wait for each other. None: no order.
-    pub(crate) lane: Option<NonZeroU64>,
-    /// When it is of no use any more.
-    pub(crate) expires: Option<Instant>,
-    /// It is the one of its lane that may go on.
-    pub(super) leads: bool,
-    /// Boxed, since most messages never fail.
-    pub(crate) history: Option<Box<History>>,
+}
+
+#[derive(Debug, Default)]
+struct Rare {
+    redrives: u32,
+    serial: u64,
+    lane: Option<NonZeroU64>,
+    leads: bool,
+    expires: Option<Instant>,
+    history: Option<Box<History>>,
 }
 
 /// How it failed.
@@ -64,44 +62,89 @@ impl History {
 
 impl Entry {
     pub(crate) fn new(message: Arc<Message>, redrives: u32) -> Self {
-        let size = message.size();
-        Self {
-            message,
-            size,
-            attempts: 0,
-            redrives,
-            serial: 0,
-            lease: 0,
-            lane: None,
-            expires: None,
-            leads: false,
-            history: None,
+        let mut entry = Self { message, rare: None, attempts: 0, lease: 0 };
+        if redrives > 0 {
+            entry.rare().redrives = redrives;
         }
+        entry
     }
 
-    pub(crate) const fn numbered(mut self, serial: u64) -> Self {
-        self.serial = serial;
+    pub(crate) fn numbered(mut self, serial: u64) -> Self {
+        if serial > 0 {
+            self.rare().serial = serial;
+        }
         self
     }
 
-    pub(crate) const fn in_lane(mut self, lane: Option<NonZeroU64>) -> Self {
-        self.lane = lane;
+    pub(crate) fn in_lane(mut self, lane: Option<NonZeroU64>) -> Self {
+        if lane.is_some() {
+            self.rare().lane = lane;
+        }
         self
     }
 
-    pub(crate) const fn until(mut self, expires: Option<Instant>) -> Self {
-        self.expires = expires;
+    pub(crate) fn until(mut self, expires: Option<Instant>) -> Self {
+        if expires.is_some() {
+            self.rare().expires = expires;
+        }
         self
     }
 
-    pub(crate) const fn size(&self) -> usize {
-        self.size
+    #[cfg(feature = "file")]
+    pub(super) fn failed(mut self, history: Option<Box<History>>) -> Self {
+        if history.is_some() {
+            self.rare().history = history;
+        }
+        self
+    }
+
+    /// All bounds in bytes count it.
+    pub(crate) fn size(&self) -> usize {
+        self.message.size()
+    }
+
+    /// How often an operator took it back from the dead letters.
+    pub(crate) fn redrives(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.redrives)
+    }
+
+    /// Names it in the log; 0 if there is none.
+    pub(crate) fn serial(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.serial)
+    }
+
+    /// Hash of the key whose order is kept; two keys that share it only wait for each other. None: no order.
+    pub(super) fn lane(&self) -> Option<NonZeroU64> {
+        self.rare.as_ref()?.lane
+    }
+
+    /// Whether it is the one of its lane that may go on.
+    pub(super) fn leads(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.leads)
+    }
+
+    pub(super) fn lead(&mut self) {
+        self.rare().leads = true;
+    }
+
+    /// When it is of no use any more.
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        self.rare.as_ref()?.expires
+    }
+
+    pub(crate) fn history(&self) -> Option<&History> {
+        self.rare.as_ref()?.history.as_deref()
     }
 
     pub(crate) fn note(&mut self, failure: Failure) {
-        match &mut self.history {
+        let history = &mut self.rare().history;
+        match history {
             Some(history) => history.later = Some(failure),
-            None => self.history = Some(History { first: failure, later: None }.into()),
+            None => *history = Some(History { first: failure, later: None }.into()),
         }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 }

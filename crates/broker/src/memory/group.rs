@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) queue: Queue,
     pub(crate) turnstile: Turnstile,
     pub(crate) sleepers: Sleepers,
+    /// What was last said of it to those who keep time.
+    next_due: Option<Instant>,
     members: usize,
     /// Stays when the last member leaves.
     declared: bool,
@@ -69,6 +71,7 @@ impl Group {
             queue: Queue::new(info.policy.capacity, info.policy.max_bytes, Instant::now()),
             turnstile: Turnstile::default(),
             sleepers: Sleepers::default(),
+            next_due: None,
             members: 0,
             declared: false,
             gone: false,
@@ -112,7 +115,9 @@ impl Group {
         state.queue.promote(now, |attempt| judge::overdue(policy, attempt));
         // Published under the lock, lest an older answer overwrite a younger one.
         let due = state.queue.next_due();
-        self.next_due.send_if_modified(|next| std::mem::replace(next, due) != due);
+        if std::mem::replace(&mut state.next_due, due) != due {
+            self.next_due.send_replace(due);
+        }
         let called = state.call_worker();
         drop(state);
         if let Some(worker) = called {
@@ -120,15 +125,12 @@ impl Group {
         }
     }
 
-    /// A message has been delayed until `due`. Called under the lock.
-    pub(crate) fn expect(&self, due: Instant) {
-        self.next_due.send_if_modified(|next| {
-            let sooner = next.is_none_or(|next| due < next);
-            if sooner {
-                *next = Some(due);
-            }
-            sooner
-        });
+    /// A message has been delayed until `due`.
+    pub(crate) fn expect(&self, state: &mut State, due: Instant) {
+        if state.next_due.is_none_or(|next| due < next) {
+            state.next_due = Some(due);
+            self.next_due.send_replace(Some(due));
+        }
     }
 
     pub(crate) fn next_due(&self) -> watch::Receiver<Option<Instant>> {

@@ -22,7 +22,7 @@ impl Group {
     }
 
     fn gone(&self, entry: Option<Entry>) -> Option<Entry> {
-        let serial = entry.as_ref()?.serial;
+        let serial = entry.as_ref()?.serial();
         self.note(|group| Event::Gone { group, serial });
         entry
     }
@@ -38,13 +38,13 @@ impl Keeper for Group {
                 let due = after(Instant::now(), span);
                 self.locked(|state| {
                     if let Some(entry) = state.queue.lent(token) {
-                        let serial = entry.serial;
-                        entry.note(failure.clone());
-                        self.note(|group| retried(group, serial, failure, span));
+                        let serial = entry.serial();
+                        self.note(|group| retried(group, serial, failure.clone(), span));
+                        entry.note(failure);
                     }
                     let known = state.queue.retry(token, due);
                     if known {
-                        self.expect(due);
+                        self.expect(state, due);
                     }
                     known
                 })
@@ -54,7 +54,7 @@ impl Keeper for Group {
             }
             Verdict::Expire => self.locked(|state| self.gone(state.queue.expire(token))).is_some(),
             Verdict::GiveBack => self.locked(|state| {
-                let standing = state.queue.lent(token).map(|e| (e.serial, e.attempts - 1));
+                let standing = state.queue.lent(token).map(|e| (e.serial(), e.attempts - 1));
                 if let Some((serial, attempts)) = standing {
                     self.note(|group| Event::Attempts { group, serial, attempts });
                 }
@@ -91,7 +91,7 @@ impl Keeper for Watched {
         let until = after(Instant::now(), self.ack_wait);
         let known = self.group.locked(|state| {
             let known = state.queue.extend(Token::from_bits(token), until);
-            self.group.expect(until);
+            self.group.expect(state, until);
             known
         });
         Settling::Done(if known { Ok(()) } else { Err(Error::LeaseLost) })

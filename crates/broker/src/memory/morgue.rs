@@ -95,10 +95,10 @@ impl Remains {
     pub(crate) fn of(entry: &Entry) -> Self {
         Self {
             message: entry.message.clone(),
-            serial: entry.serial,
+            serial: entry.serial(),
             attempts: entry.attempts,
-            redrives: entry.redrives,
-            history: entry.history.as_deref().cloned(),
+            redrives: entry.redrives(),
+            history: entry.history().cloned(),
         }
     }
 }

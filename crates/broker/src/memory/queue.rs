@@ -11,36 +11,23 @@
 //! Entries stay in their slots while they move; what moves is the number of the slot. Whoever takes one gets a [`Token`], which
 //! is good for one delivery: settled, it is worth nothing any more. So no message can be settled twice or be in two places.
 
+mod counts;
+mod room;
+mod time;
+
 use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+pub(crate) use self::counts::Counts;
 pub(crate) use super::entry::{Entry, History, Token};
-use super::{lanes::Lanes, line::Line, ticks::Ticks, wheel::Wheel};
-use crate::Failure;
-
-/// How often what happened. At any time `published + redriven = acked + dead + dropped + expired + held`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) published: u64,
-    pub(crate) redriven: u64,
-    pub(crate) delivered: u64,
-    pub(crate) redelivered: u64,
-    pub(crate) acked: u64,
-    pub(crate) dead: u64,
-    pub(crate) dropped: u64,
-    pub(crate) expired: u64,
-    pub(crate) returned: u64,
-    pub(crate) overdue: u64,
-}
+use super::{lanes::Lanes, line::Line, slots::Slots, ticks::Ticks, wheel::Wheel};
 
 #[derive(Debug)]
 pub(crate) struct Queue {
     capacity: usize,
     max_bytes: usize,
-    /// Grows to the greatest number of messages that were held at once.
-    slots: Vec<Option<Entry>>,
-    free: Vec<u32>,
+    slots: Slots,
     ready: Line,
     lanes: Lanes,
     ticks: Ticks,
@@ -61,8 +48,7 @@ impl Queue {
         Self {
             capacity: capacity.min(MOST),
             max_bytes,
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: Slots::default(),
             ready: Line::default(),
             lanes: Lanes::default(),
             ticks: Ticks::since(now),
@@ -84,8 +70,7 @@ impl Queue {
     /// When the older of those that are next in line, one of each priority, could first have been delivered. By the wall clock.
     pub(crate) fn oldest_ready(&self) -> Option<SystemTime> {
         let fronts = self.ready.fronts();
-        let messages =
-            fronts.filter_map(|slot| Some(&self.slots.get(slot as usize)?.as_ref()?.message));
+        let messages = fronts.filter_map(|slot| Some(&self.slots.get(slot)?.message));
         messages.filter_map(|m| m.published_at().checked_add(m.delay().unwrap_or_default())).min()
     }
 
@@ -108,7 +93,7 @@ impl Queue {
     }
 
     pub(crate) fn held(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.held()
     }
 
     pub(crate) const fn bytes(&self) -> usize {
@@ -119,46 +104,9 @@ impl Queue {
         self.stopped
     }
 
-    pub(crate) fn has_room(&self, size: usize) -> bool {
-        self.held() < self.capacity && self.bytes.saturating_add(size) <= self.max_bytes
-    }
-
-    /// As if everything in flight were acknowledged already. The bound is then capacity plus what is in flight, which
-    /// the concurrency of the subscriptions bounds.
-    pub(crate) fn has_room_to_borrow(&self, size: usize) -> bool {
-        self.held() - self.in_flight < self.capacity
-            && (self.bytes - self.in_flight_bytes).saturating_add(size) <= self.max_bytes
-    }
-
-    /// Whether dropping what is not in flight would make room.
-    pub(crate) fn can_make_room(&self, size: usize) -> bool {
-        self.in_flight < self.capacity
-            && self.in_flight_bytes.saturating_add(size) <= self.max_bytes
-    }
-
-    /// Drops until there is room: what would be delivered next, first; what is of high priority after what is not.
-    pub(crate) fn make_room(&mut self, size: usize) -> Vec<Entry> {
-        let mut dropped = Vec::new();
-        while !self.has_room(size) {
-            let Some(slot) = self
-                .ready
-                .pop_least()
-                .or_else(|| self.pop_delayed())
-                .or_else(|| self.lanes.pop_any())
-            else {
-                break;
-            };
-            if let Some(entry) = self.vacate(slot) {
-                self.counts.dropped += 1;
-                dropped.push(entry);
-            }
-        }
-        dropped
-    }
-
     /// The caller has asked for room before. With `due`, it is delivered no sooner.
     pub(crate) fn push(&mut self, entry: Entry, due: Option<Instant>) {
-        if entry.redrives == 0 {
+        if entry.redrives() == 0 {
             self.counts.published += 1;
         } else {
             self.counts.redriven += 1;
@@ -180,11 +128,11 @@ impl Queue {
             self.watch(slot, until);
         }
         let lease = self.next_lease();
-        let entry = self.slots.get_mut(slot as usize)?.as_mut()?;
+        let entry = self.slots.get_mut(slot)?;
         entry.attempts += 1;
         entry.lease = lease;
         self.in_flight += 1;
-        self.in_flight_bytes += entry.size;
+        self.in_flight_bytes += entry.size();
         self.counts.delivered += 1;
         self.counts.redelivered += u64::from(entry.attempts > 1);
         Some((Token { slot, lease }, entry))
@@ -192,7 +140,7 @@ impl Queue {
 
     /// The message of a delivery that is under way.
     pub(crate) fn lent(&mut self, token: Token) -> Option<&mut Entry> {
-        let entry = self.slots.get_mut(token.slot as usize)?.as_mut()?;
+        let entry = self.slots.get_mut(token.slot)?;
         (entry.lease == token.lease && token.lease != 0).then_some(entry)
     }
 
@@ -236,7 +184,7 @@ impl Queue {
     /// Nobody's fault: first in line again, as if it had not been delivered.
     pub(crate) fn give_back(&mut self, token: Token) -> bool {
         let Some(slot) = self.land(token) else { return false };
-        let Some(Some(entry)) = self.slots.get_mut(slot as usize) else { return false };
+        let Some(entry) = self.slots.get_mut(slot) else { return false };
         entry.attempts -= 1;
         let priority = entry.message.priority();
         self.counts.returned += 1;
@@ -247,7 +195,7 @@ impl Queue {
     /// It was taken and nobody has seen it: as if it had not been.
     pub(crate) fn put_back(&mut self, token: Token) {
         let Some(slot) = self.land(token) else { return };
-        let Some(Some(entry)) = self.slots.get_mut(slot as usize) else { return };
+        let Some(entry) = self.slots.get_mut(slot) else { return };
         self.counts.delivered -= 1;
         self.counts.redelivered -= u64::from(entry.attempts > 1);
         entry.attempts -= 1;
@@ -255,79 +203,25 @@ impl Queue {
         self.ready.put_back(slot, priority);
     }
 
-    /// Moves what is due to the end of the line. Deliveries that were not settled in time are over, and their messages are ready, charged, with
-    /// what `late` says as their failure.
-    pub(crate) fn promote(&mut self, now: Instant, late: impl Fn(u32) -> Failure) {
-        let tick = self.ticks.passed(now);
-        while let Some(slot) = self.wheel.as_mut().and_then(|wheel| wheel.pop(tick)) {
-            let Some(Some(entry)) = self.slots.get_mut(slot as usize) else { continue };
-            if entry.lease == 0 {
-                self.delayed -= 1;
-            } else {
-                entry.note(late(entry.attempts));
-                let token = Token { slot, lease: entry.lease };
-                self.land(token);
-                self.counts.overdue += 1;
-            }
-            self.line_up(slot);
-        }
-    }
-
-    pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.wheel.as_ref()?.next().map(|tick| self.ticks.at(tick))
-    }
-
     pub(crate) const fn stop(&mut self) {
         self.stopped = true;
     }
 
-    /// Takes out all that is not in flight.
-    pub(crate) fn clear(&mut self) -> Vec<Entry> {
-        let mut dropped = Vec::new();
-        while let Some(slot) =
-            self.ready.pop().or_else(|| self.pop_delayed()).or_else(|| self.lanes.pop_any())
-        {
-            dropped.extend(self.vacate(slot));
-        }
-        self.counts.dropped += dropped.len() as u64;
-        dropped
-    }
-
     /// To the end of the line, or of its lane if that is busy.
     fn line_up(&mut self, slot: u32) {
-        let Some(Some(entry)) = self.slots.get_mut(slot as usize) else { return };
-        if let (Some(lane), false) = (entry.lane, entry.leads) {
+        let Some(entry) = self.slots.get_mut(slot) else { return };
+        if let (Some(lane), false) = (entry.lane(), entry.leads()) {
             if !self.lanes.enter(lane, slot) {
                 return;
             }
-            entry.leads = true;
+            entry.lead();
         }
         self.ready.push(slot, entry.message.priority());
     }
 
-    fn delay(&mut self, slot: u32, due: Instant) {
-        self.watch(slot, due);
-        self.delayed += 1;
-    }
-
-    fn watch(&mut self, slot: u32, until: Instant) {
-        let tick = self.ticks.due(until);
-        let now = self.ticks.last;
-        self.wheel.get_or_insert_with(|| Wheel::new(now).into()).insert(slot, tick);
-    }
-
-    /// What is delayed and comes next. Deliveries under way that are met on the way stay watched.
-    fn pop_delayed(&mut self) -> Option<u32> {
-        if self.delayed == 0 {
-            return None;
-        }
-        let (wheel, slots) = (self.wheel.as_mut()?, &self.slots);
-        let delayed = |slot: u32| {
-            slots.get(slot as usize).is_some_and(|s| s.as_ref().is_some_and(|e| e.lease == 0))
-        };
-        let slot = wheel.pop_next(delayed)?;
-        self.delayed -= 1;
-        Some(slot)
+    fn occupy(&mut self, entry: Entry) -> u32 {
+        self.bytes += entry.size();
+        self.slots.put(entry)
     }
 
     const fn next_lease(&mut self) -> u32 {
@@ -338,26 +232,14 @@ impl Queue {
         self.last_lease
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the capacity is bounded")]
-    fn occupy(&mut self, entry: Entry) -> u32 {
-        self.bytes += entry.size;
-        if let Some(slot) = self.free.pop() {
-            self.slots[slot as usize] = Some(entry);
-            return slot;
-        }
-        self.slots.push(Some(entry));
-        (self.slots.len() - 1) as u32
-    }
-
     /// The slot is free, and the next of its lane may go on.
     fn vacate(&mut self, slot: u32) -> Option<Entry> {
-        let entry = self.slots.get_mut(slot as usize)?.take()?;
-        self.bytes -= entry.size;
-        self.free.push(slot);
-        if let (Some(lane), true) = (entry.lane, entry.leads) {
+        let entry = self.slots.take(slot)?;
+        self.bytes -= entry.size();
+        if let (Some(lane), true) = (entry.lane(), entry.leads()) {
             if let Some(next) = self.lanes.leave(lane) {
-                if let Some(Some(entry)) = self.slots.get_mut(next as usize) {
-                    entry.leads = true;
+                if let Some(entry) = self.slots.get_mut(next) {
+                    entry.lead();
                 }
                 self.line_up(next);
             }
@@ -378,7 +260,7 @@ impl Queue {
     fn land(&mut self, token: Token) -> Option<u32> {
         let entry = self.lent(token)?;
         entry.lease = 0;
-        let size = entry.size;
+        let size = entry.size();
         self.in_flight -= 1;
         self.in_flight_bytes -= size;
         if let Some(wheel) = &mut self.wheel {

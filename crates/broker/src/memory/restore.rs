@@ -43,7 +43,7 @@ impl Shared {
                 due = due.into_iter().chain(waits).min();
             }
             if let Some(due) = due {
-                group.expect(due);
+                group.expect(&mut group.lock(), due);
             }
             group.lock().restore_declared(record.declared);
             groups.push(Arc::new(group));
@@ -69,8 +69,7 @@ impl Shared {
 impl Entry {
     fn with_past(mut self, standing: Standing) -> Self {
         self.attempts = standing.attempts;
-        self.history = standing.history;
-        self
+        self.failed(standing.history)
     }
 }
 

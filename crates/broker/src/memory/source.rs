@@ -197,10 +197,10 @@ impl Drop for MemorySource {
 fn take_one(group: &Group, state: &mut State, until: Option<Instant>) -> Option<Taken> {
     let (token, entry) = state.queue.take(until)?;
     let (message, attempts) = (entry.message.clone(), entry.attempts);
-    let (expires, serial, redriven) = (entry.expires, entry.serial, entry.redrives > 0);
+    let (expires, serial, redriven) = (entry.expires(), entry.serial(), entry.redrives() > 0);
     group.note(|group| Event::Attempts { group, serial, attempts });
     if let Some(until) = until {
-        group.expect(until);
+        group.expect(state, until);
     }
     Some(Taken { token, message, attempts, expires, redriven })
 }

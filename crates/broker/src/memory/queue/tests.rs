@@ -1,7 +1,7 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::*;
-use crate::{FailureKind, Message, MessageId, Priority, message::wall_clock};
+use crate::{Failure, FailureKind, Message, MessageId, Priority, message::wall_clock};
 
 /// A message that counts as `size` bytes.
 fn message(size: usize) -> Arc<Message> {
@@ -92,7 +92,7 @@ fn the_first_and_the_last_failure_are_kept() {
     for attempt in 1..=4 {
         entry.note(failure(attempt));
     }
-    let history = entry.history.unwrap();
+    let history = entry.history().unwrap();
     assert_eq!((history.first.attempt, history.last().attempt), (1, 4));
 }
 
@@ -238,7 +238,7 @@ fn what_is_not_settled_in_time_comes_back_charged_and_its_token_is_worthless() {
     queue.promote(now + Duration::from_secs(6), failure);
     assert!(queue.ack(token).is_none() && !queue.extend(token, now));
     let (_, entry) = queue.take(None).unwrap();
-    assert_eq!((entry.attempts, entry.history.as_ref().unwrap().last().attempt), (2, 1));
+    assert_eq!((entry.attempts, entry.history().unwrap().last().attempt), (2, 1));
     assert_eq!((queue.counts.overdue, queue.next_due()), (1, None));
 }
 
