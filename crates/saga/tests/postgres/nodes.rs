@@ -46,6 +46,7 @@ impl Node {
         command.spawn().unwrap()
     }
 
+    /// Once or again.
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -99,6 +100,21 @@ fn as_a_node() {
     });
 }
 
+/// Waits until something was written since there were `before` records, or nothing is left to write.
+async fn goes_on(server: &Server, before: &str, orders: usize) {
+    let begin = Instant::now();
+    loop {
+        let sql = "SELECT (SELECT count(*) FROM gusset.journal), (SELECT count(finished_at) FROM gusset.sagas)";
+        let now = tokio::task::block_in_place(|| server.psql(sql));
+        let (records, ended) = now.split_once('|').unwrap_or_default();
+        if records != before || ended == orders.to_string() {
+            return;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "no progress: {now}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Waits until all orders are there and have ended, and looks at what happened in effect.
 async fn all_end(server: &Server, orders: usize) {
     let begin = Instant::now();
@@ -137,12 +153,18 @@ fn server() -> Server {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_killed_again_and_again_leaves_balanced_ledgers() {
     let server = server();
+    // Makes the tables.
+    drop(PostgresStore::connect(PostgresOptions::new(&server.url()).unwrap()).await.unwrap());
     let kills = times(20, 200);
     let orders = 30 * kills;
     let mut node = Node::start(&server, 0, 1, orders);
+    let mut written = "0".to_owned();
     for kill in 0..kills as u64 {
-        // At any time, from its first steps on.
-        sleep(Duration::from_millis(60 + kill * 7919 % 340)).await;
+        // At any time, from its first steps on; how long it takes to come to them is the machine's business.
+        goes_on(&server, &written, orders).await;
+        sleep(Duration::from_millis(kill * 7919 % 340)).await;
+        node.kill();
+        written = server.psql("SELECT count(*) FROM gusset.journal");
         node.restart();
     }
     all_end(&server, orders).await;
