@@ -12,7 +12,7 @@ use std::{
 
 use gusset_call::Clock;
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Mutex as AsyncMutex, Notify, Semaphore, watch},
     task::JoinHandle,
     time::sleep,
 };
@@ -33,6 +33,8 @@ pub(crate) struct Engine {
     pub(crate) live: Live,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) counters: Counters,
+    /// Held by who has claimed sagas that have no task yet: until then the store's word that they are ours does not mean that nobody works on them.
+    pub(crate) claims: AsyncMutex<()>,
     /// Told when messages become durable.
     pub(crate) emitted: Arc<Notify>,
     /// Is told of attempts.
@@ -63,6 +65,7 @@ impl Engine {
             node: uuid::Uuid::now_v7().to_string().into(),
             live: Live::default(),
             counters: Counters::default(),
+            claims: AsyncMutex::default(),
             emitted: Arc::default(),
             listener: OnceLock::new(),
             draining: watch::Sender::new(false),

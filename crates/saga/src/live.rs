@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     collections::{HashMap, hash_map},
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -61,6 +62,14 @@ pub(crate) struct Entered {
     work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
+thread_local! {
+    /// How many sagas are being begun within each other on this stack: actions begin sagas, whose actions begin sagas.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Deeper ones get a task, and with it a stack of their own.
+const DEEPEST: u32 = 8;
+
 impl Entered {
     /// Gives it a task.
     pub(crate) fn spawn(self) -> Arc<Seat> {
@@ -73,10 +82,17 @@ impl Entered {
     /// Does here what can be done without waiting for anything, and gives it a task if something is left. A saga that never waits needs none. Whoever
     /// waits for it does not hold it up: from the first time on that it waits, it goes on by itself. This future is ready at once.
     pub(crate) async fn begin(mut self) -> Arc<Seat> {
+        let depth = DEPTH.get();
+        if depth >= DEEPEST {
+            return self.spawn();
+        }
         let over = poll_fn(|cx| {
             let poll = || self.work.as_mut().poll(cx);
+            DEPTH.set(depth + 1);
             // As in a task of its own, a panic is not the caller's.
-            Poll::Ready(catch_unwind(AssertUnwindSafe(poll)).map_or(true, |poll| poll.is_ready()))
+            let over = catch_unwind(AssertUnwindSafe(poll)).map_or(true, |poll| poll.is_ready());
+            DEPTH.set(depth);
+            Poll::Ready(over)
         });
         if over.await { self.seat } else { self.spawn() }
     }

@@ -104,6 +104,7 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
             permits.push(permit);
         }
         let limit = permits.len();
+        let claims = engine.claims.lock().await;
         let wanted = Wanted::Due {
             known: engine.known(),
             orphaned: engine.options.orphaned(),
@@ -124,13 +125,14 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
                 TakenOver::Unwanted(journal) => unwanted.push(journal),
             }
         }
+        for journal in unwanted {
+            work::give_back(engine, &journal).await;
+        }
+        drop(claims);
         for (journal, reason) in parked {
             found.blocked += 1;
             blocked.push(journal.saga.clone());
             work::block(engine, &journal, reason).await;
-        }
-        for journal in unwanted {
-            work::give_back(engine, &journal).await;
         }
         if last {
             return Ok(found);

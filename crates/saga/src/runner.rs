@@ -46,6 +46,8 @@ pub(crate) struct Runner {
     outbox: Option<Outbox>,
     mail: VecDeque<Post>,
     mail_taken: u64,
+    /// How many holders fell silent since the last record, as the store counts.
+    crashes: u32,
     /// Written, and not durable yet.
     batch: journal::Batch,
     /// Whether there may be steps that get no further attempt.
@@ -96,6 +98,7 @@ impl Runner {
             outbox: None,
             mail: VecDeque::new(),
             mail_taken: 0,
+            crashes: 0,
             batch: journal::Batch::default(),
             reconsider: false,
             held: true,
@@ -117,6 +120,7 @@ impl Runner {
         runner.epoch = journal.epoch;
         runner.sequence = journal.records.map_or(0, |records| records.len()) as u64;
         runner.reconsider = true;
+        runner.crashes = journal.crashes;
         runner.tries = tries;
         runner.mail = journal.mail.into();
         runner.mail_taken = journal.mail_taken;

@@ -107,8 +107,11 @@ async fn join(task: Task, job: Begin) -> Result<Phase, SagaError> {
                 return resume(&task.engine, &task.seat, job.plan, journal, progress).await;
             }
             if journal.node.as_ref() == Some(&engine.node) {
-                // A lease in our own name is one that this process lost track of: nobody else in it works on the saga.
-                return resume(&task.engine, &task.seat, job.plan, journal, progress).await;
+                if let Some(lost) = lost_track_of(engine, saga).await? {
+                    let progress = Progress::of(&lost).map_err(StoreError::from)?;
+                    return resume(&task.engine, &task.seat, job.plan, lost, progress).await;
+                }
+                continue;
             }
         }
         tokio::select! {
@@ -116,6 +119,14 @@ async fn join(task: Task, job: Begin) -> Result<Phase, SagaError> {
             () = engine.drained() => return Err(SagaError::Interrupted(saga.clone())),
         }
     }
+}
+
+/// A saga that this process holds and has no task for, of one that is in its place already. Nobody here works on it, except one who has claimed it in
+/// this moment, finds the place taken, and gives it back.
+async fn lost_track_of(engine: &Engine, saga: &SagaId) -> Result<Option<Journal>, StoreError> {
+    drop(engine.claims.lock().await);
+    let journal = engine.store(engine.store.load(saga)).await?;
+    Ok(journal.filter(|journal| journal.node.as_ref() == Some(&engine.node)))
 }
 
 /// Whether a saga that nobody holds has nothing to do yet.

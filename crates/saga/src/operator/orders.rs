@@ -190,6 +190,7 @@ impl Orchestrator {
             return Ok(());
         }
         let permit = self.permit().await?;
+        let _claims = engine.claims.lock().await;
         let Some(journal) = work::claim(engine, saga).await? else { return Ok(()) };
         match take_over(engine, journal, permit) {
             TakenOver::Yes => {}
@@ -222,6 +223,8 @@ impl Orchestrator {
                 None => {}
             }
             sleep(pause).await;
+            // Its task may have let go of the saga before it could look.
+            self.nudge(saga).await?;
             pause = (2 * pause).min(LOOK_EVERY);
         }
     }

@@ -78,7 +78,7 @@ impl Runner {
         if !commit.outbox.is_empty() {
             self.engine.emitted.notify_one();
         }
-        self.sequence = end;
+        (self.sequence, self.crashes) = (end, 0);
         self.held = matches!(commit.hold, Hold::Keep(_)) && !commit.state.is_final();
         let mut opens = mem::take(&mut self.batch.opens);
         for step in opens.drain(..) {
