@@ -4,23 +4,23 @@
 
 use std::{
     collections::VecDeque,
-    future::{Future, pending},
+    future::{Future, pending, ready},
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
 
 use futures_util::FutureExt;
 use gusset_saga::{
-    Begin, Bundle, Claim, Commit, Definition, Effect, Finished, Journal, Mail, MemoryStore,
-    Options, Orchestrator, Pending, Policy, Post, Query, Relay, Relayed, Release, Renewed,
-    Retention, Saga, SagaError, SagaId, State, StepContext, StepError, Store, StoreFuture, Summary,
-    Wanted,
+    Begin, BoxError, Bundle, Claim, Commit, Definition, Effect, Finished, Journal, Mail,
+    MemoryStore, Options, Orchestrator, Outgoing, Pending, Policy, Post, Query, Relay,
+    RelayOptions, Relayed, Release, Renewed, Retention, Saga, SagaError, SagaId, State,
+    StepContext, StepError, Store, StoreError, StoreFuture, Summary, Wanted,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
@@ -30,8 +30,24 @@ fn id(text: &str) -> SagaId {
 }
 
 /// A store whose answer takes a second, after it has done what it was asked, to a claim of what is due and to the append that parks a saga as stuck.
-#[derive(Clone)]
-struct Late(MemoryStore);
+#[derive(Clone, Default)]
+struct Late(MemoryStore, Arc<Mood>);
+
+#[derive(Default)]
+struct Mood {
+    /// It renews no lease.
+    deaf: AtomicBool,
+    /// So often it does not write down what was relayed.
+    refusals: AtomicU32,
+    /// How far its clock was set back, in milliseconds.
+    behind: AtomicU64,
+}
+
+impl Late {
+    fn deaf(&self, deaf: bool) {
+        self.1.deaf.store(deaf, SeqCst);
+    }
+}
 
 macro_rules! pass {
     ($($name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {$(
@@ -61,11 +77,19 @@ impl Store for Late {
         query(query: Query) -> Vec<Summary>;
         purge(keep: Retention) -> u64;
         outbox(relay: Relay) -> Vec<Bundle>;
-        relayed(done: [Relayed]) -> ();
     }
 
     fn now(&self) -> StoreFuture<'_, u64> {
-        self.0.now()
+        let behind = self.1.behind.load(SeqCst);
+        self.0.now().map(move |now| now.map(|now| now - behind)).boxed()
+    }
+
+    fn relayed<'a>(&'a self, done: &'a [Relayed]) -> StoreFuture<'a, ()> {
+        let refuse = |left: u32| left.checked_sub(1);
+        if self.1.refusals.fetch_update(SeqCst, SeqCst, refuse).is_ok() {
+            return ready(Err(StoreError::failed("not now"))).boxed();
+        }
+        self.0.relayed(done)
     }
 
     fn append<'a>(&'a self, commit: &'a Commit) -> StoreFuture<'a, ()> {
@@ -77,7 +101,7 @@ impl Store for Late {
     }
 
     fn renew<'a>(&'a self, held: &'a [(SagaId, u64)], lease: Duration) -> StoreFuture<'a, Renewed> {
-        self.0.renew(held, lease)
+        if self.1.deaf.load(SeqCst) { pending().boxed() } else { self.0.renew(held, lease) }
     }
 
     fn mail<'a>(&'a self, saga: &'a SagaId, from: u64) -> StoreFuture<'a, Vec<Post>> {
@@ -129,7 +153,7 @@ async fn an_order_to_a_saga_that_gets_stuck_in_this_moment_is_read_without_a_rec
     saga.step("fail").run(|_, (): ()| async { Err::<(), _>(StepError::rejected("no")) }).no_undo();
     let definition = saga.finish(()).unwrap();
     script.lock().unwrap().extend([Err(StepError::rejected("not now")), Ok(0)]);
-    let sagas = Orchestrator::new(Late(MemoryStore::new()));
+    let sagas = Orchestrator::new(Late::default());
     let handle = sagas.start(&definition, id("s-1"), ()).await.unwrap();
     assert_eq!(sagas.report(&id("s-1")).await.unwrap().state, State::Stuck);
     assert_eq!(sagas.stats().running, 1, "it has not heard so yet");
@@ -145,7 +169,7 @@ async fn a_saga_that_is_asked_for_while_it_is_recovered_is_held_as_long_as_it_ru
     let (script, calls) = (Script::default(), Arc::default());
     let policy = Policy::step().timeout(10 * LEASE);
     let definition = one_step(policy, &script, &calls);
-    let store = Late(MemoryStore::new());
+    let store = Late::default();
     let dead = Orchestrator::new(store.clone());
     dead.start(&definition, id("s-1"), ()).await.unwrap();
     drop(dead);
@@ -168,6 +192,28 @@ async fn a_saga_that_is_asked_for_while_it_is_recovered_is_held_as_long_as_it_ru
     let early = timeout(3 * LEASE, handle.outcome()).await;
     assert!(early.is_err(), "it goes on: {early:?}");
     assert_eq!(calls.load(SeqCst), 2, "once by each process");
+}
+
+/// Its store was out of reach for longer than the lease. Nobody else took it, so it goes on.
+#[tokio::test(start_paused = true)]
+async fn a_recovery_takes_nothing_up_that_runs_here_though_its_lease_has_lapsed() {
+    let (script, calls) = (Script::default(), Arc::default());
+    let definition = one_step(Policy::step().timeout(10 * LEASE), &script, &calls);
+    let store = Late::default();
+    let sagas = Orchestrator::new(store.clone());
+    store.deaf(true);
+    let handle = sagas.start(&definition, id("s-1"), ()).await.unwrap();
+    sleep(2 * LEASE).await;
+    assert_eq!(sagas.recover().await.unwrap().resumed, 0);
+    assert_eq!(store.load(&id("s-1")).await.unwrap().unwrap().epoch, 1, "not fenced by ourselves");
+    let other = Orchestrator::new(store.clone());
+    other.register(&definition).unwrap();
+    assert_eq!(other.recover().await.unwrap().resumed, 1, "it was free to be taken");
+
+    // Told so, it drops what it is doing, and does not wait for the write that is refused.
+    store.deaf(false);
+    let lost = timeout(LEASE, handle.outcome()).await.expect("at the next renewal");
+    assert!(matches!(lost, Err(SagaError::Interrupted(_))), "{lost:?}");
 }
 
 /// A pause that is long lets go of the saga; whoever takes it up again has been told of the crash, and must not count it once more.
@@ -196,6 +242,50 @@ async fn a_crash_uses_up_one_attempt_however_often_the_saga_changes_hands_afterw
         assert_eq!(report.failure.unwrap().attempts, 8);
         drop(recovery);
     }
+}
+
+/// The clock of the machine was wrong, or is now. What counts is the store's.
+#[tokio::test(start_paused = true)]
+async fn a_timer_under_way_moves_with_the_clock_of_the_store() {
+    let mut saga = Saga::define("timer", 1);
+    saga.step("pause").timer(4 * SECOND);
+    let definition = saga.finish(()).unwrap();
+    let store = Late::default();
+    let sagas = Orchestrator::new(store.clone());
+    let (begin, handle) = (Instant::now(), sagas.start(&definition, id("s-1"), ()).await.unwrap());
+    sleep(SECOND).await;
+    store.1.behind.store(3_000, SeqCst);
+    sagas.recover().await.unwrap();
+    handle.outcome().await.unwrap();
+    let took = begin.elapsed();
+    assert!(took >= 7 * SECOND && took <= 8 * SECOND, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_stops_writes_down_what_it_sent_though_its_store_fails_at_first() {
+    let mut saga = Saga::define("tell", 1);
+    let tell =
+        |cx: StepContext, ()| async move { cx.emit("told", &7).map_err(StepError::rejected) };
+    saga.step("tell").run(tell).no_undo();
+    let definition = saga.finish(()).unwrap();
+    let store = Late::default();
+    store.1.refusals.store(3, SeqCst);
+    let sagas = Orchestrator::new(store.clone());
+    let sent = Arc::new(AtomicU32::new(0));
+    let target = {
+        let sent = sent.clone();
+        move |_: Outgoing| {
+            sent.fetch_add(1, SeqCst);
+            ready(Ok::<(), BoxError>(()))
+        }
+    };
+    let relay = sagas.spawn_relay(target, RelayOptions::default());
+    sagas.run(&definition, ()).await.unwrap();
+    while sent.load(SeqCst) == 0 {
+        sleep(SECOND / 100).await;
+    }
+    relay.stop().await;
+    assert_eq!(store.pending().await.unwrap().messages, 0, "nobody sends it again");
 }
 
 type Nested = Pin<Box<dyn Future<Output = Result<u32, StepError>> + Send>>;

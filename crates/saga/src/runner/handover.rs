@@ -11,7 +11,7 @@ impl Runner {
     /// Lets others take over at once, or when it is due, instead of after the lease. Failing to changes nothing but the time that takes.
     pub(super) async fn release(&mut self, due: Option<u64>) {
         let (saga, epoch) = (self.saga.clone(), self.epoch);
-        let note = note(&self.progress, &self.tries, (epoch, self.crashes));
+        let note = note(&self.progress, &self.tries, (self.sequence, self.crashes));
         let release = Release { saga, epoch, due, note, blocked: false };
         if let Err(error) = self.engine.store(self.engine.store.release(&release)).await {
             tracing::debug!(saga = %self.saga, %error, "lease not released");
@@ -23,12 +23,12 @@ impl Runner {
 #[derive(Serialize, Deserialize)]
 struct Note {
     format: u32,
-    /// Of who wrote it.
-    #[serde(default)]
-    epoch: u64,
-    /// How many of the crashes that the store counts are in it already. A record of a later epoch begins the count anew.
+    /// How many of the crashes that the store counts are in it already ...
     #[serde(default)]
     crashes: u32,
+    /// ... as long as the journal has so many records: a further one sets the count back.
+    #[serde(default)]
+    records: u64,
     steps: BTreeMap<u32, Tries>,
 }
 
@@ -46,7 +46,7 @@ fn calling(progress: &Progress) -> impl Iterator<Item = (u32, Direction)> {
 fn note(
     progress: &Progress,
     tries: &BTreeMap<u32, Tries>,
-    (epoch, crashes): (u64, u32),
+    (records, crashes): (u64, u32),
 ) -> Option<Json> {
     let tries = |(step, direction)| {
         (step, tries.get(&step).cloned().unwrap_or_else(|| Tries::new(direction)))
@@ -55,19 +55,19 @@ fn note(
     if steps.is_empty() {
         return None;
     }
-    Json::encode(&Note { format: FORMAT, epoch, crashes, steps }).ok()
+    Json::encode(&Note { format: FORMAT, crashes, records, steps }).ok()
 }
 
 /// What those who held the saga until now leave to the next one, in a write that sets the count of crashes back.
 pub(crate) fn note_of(progress: &Progress, journal: &Journal) -> Option<Json> {
-    note(progress, &inherited(progress, journal), (journal.epoch, 0))
+    note(progress, &inherited(progress, journal), (0, 0))
 }
 
 /// The attempts of those who held the saga before. Who fell silent may have attempted all that was under way.
 pub(super) fn inherited(progress: &Progress, journal: &Journal) -> BTreeMap<u32, Tries> {
     let note = journal.note.as_ref().and_then(|note| note.decode::<Note>().ok());
     let note = note.filter(|note| note.format == FORMAT);
-    let counted = note.as_ref().filter(|note| last_epoch(journal) <= note.epoch);
+    let counted = note.as_ref().filter(|note| length(journal) == Some(note.records));
     let crashes = journal.crashes.saturating_sub(counted.map_or(0, |note| note.crashes));
     let mut noted = note.map_or_else(BTreeMap::new, |note| note.steps);
     let inherit = |(step, direction)| {
@@ -85,8 +85,39 @@ pub(super) fn inherited(progress: &Progress, journal: &Journal) -> BTreeMap<u32,
     calling(progress).map(inherit).collect()
 }
 
-/// In which epoch it was written to last.
-fn last_epoch(journal: &Journal) -> u64 {
-    let last = journal.records.as_ref().ok().and_then(|records| records.last());
-    last.map_or(u64::MAX, |record| record.epoch)
+fn length(journal: &Journal) -> Option<u64> {
+    journal.records.as_ref().ok().map(|records| records.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, Record, Saga, StepContext, StepError};
+
+    #[test]
+    fn a_note_tells_of_the_crashes_before_it_and_of_none_after_it() {
+        let mut saga = Saga::define("one", 1);
+        let act = |_: StepContext, (): ()| async { Ok::<_, StepError>(()) };
+        saga.step("act").run(act).no_undo();
+        let shape = saga.finish(()).unwrap().plan.shape.clone();
+        let event = Event::Started { shape, input: Json::null(), trace: None };
+        let mut progress = Progress::begin(&event, None, 0).unwrap();
+        progress.open(&[0], 0).unwrap();
+        let started = Record { opens: vec![0], ..Record::new(0, 1, 0, event) };
+        let mut journal = Journal::new("s-1".parse().unwrap(), 2, Ok(vec![started]));
+        let begun = |journal: &Journal| inherited(&progress, journal)[&0].begun;
+
+        journal.crashes = 1;
+        assert_eq!(begun(&journal), 1);
+        journal.note = note(&progress, &inherited(&progress, &journal), (1, 1));
+        assert_eq!(begun(&journal), 1, "let go of, and taken up");
+        journal.crashes = 2;
+        assert_eq!(begun(&journal), 2, "one more");
+        // What was written, be it by who left the note and did not hear of it, has set the count back.
+        let written = Record::new(1, 2, 0, Event::Opened);
+        journal.records = journal.records.map(|records| [records, vec![written]].concat());
+        journal.crashes = 1;
+        assert_eq!(begun(&journal), 2, "another one");
+        assert!(inherited(&progress, &journal)[&0].maybe);
+    }
 }
