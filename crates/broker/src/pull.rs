@@ -52,9 +52,16 @@ impl<T> Pull<T> {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future loses nothing: it has taken no message unless it was ready.
+    /// Dropping the future loses nothing: it has taken no message unless it was ready, and another member of the group is called in its stead. (As a [`Stream`] it
+    /// cannot know that it will not be polled again: a message may wait for it, however idle other members are.)
     pub async fn next(&mut self) -> Option<Pulled<T>> {
-        poll_fn(|cx| self.poll_pulled(cx)).await
+        let mut asking = Asking { pull: &mut *self, waits: false };
+        poll_fn(move |cx| {
+            let polled = asking.pull.poll_pulled(cx);
+            asking.waits = polled.is_pending();
+            polled
+        })
+        .await
     }
 
     fn poll_pulled(&mut self, cx: &mut Context<'_>) -> Poll<Option<Pulled<T>>> {
@@ -94,6 +101,20 @@ impl<T> Pull<T> {
                 let outcome = Outcome::Undecodable(shortened(&why));
                 Err(lease.settle(judge::judge(policy, attempt, outcome)))
             }
+        }
+    }
+}
+
+/// Somebody who asks for a message, and may give up.
+struct Asking<'p, T> {
+    pull: &'p mut Pull<T>,
+    waits: bool,
+}
+
+impl<T> Drop for Asking<'_, T> {
+    fn drop(&mut self) {
+        if self.waits {
+            self.pull.source.rest();
         }
     }
 }

@@ -258,3 +258,27 @@ async fn what_goes_with_an_undeclared_group_is_counted() {
     let stats = broker.stats();
     assert_eq!((stats.groups.len(), stats.discarded), (0, 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_publishes_into_its_own_full_group_is_done_while_the_broker_closes() {
+    let broker = Broker::new();
+    let own = broker.clone();
+    let handler = service_fn(move |delivery: Delivery<u32>| {
+        let own = own.clone();
+        async move {
+            secs(1).await;
+            own.publish("a", &(*delivery.body() + 100)).await.map(drop)
+        }
+    });
+    let policy = Policy::new().capacity(4).max_attempts(1);
+    let group = broker.subscribe("a").group("g").policy(policy).concurrency(2);
+    let _guard = group.handle(handler).await.unwrap();
+    for n in 0..4_u32 {
+        broker.publish("a", &n).await.unwrap();
+    }
+    settle().await;
+    let left = broker.close(Deadline::after(millis(5_000))).await;
+    let group = stats(&broker, "g");
+    assert_eq!((left.cut_short, left.messages()), (0, 4));
+    assert_eq!((group.acked, group.dead, group.ready), (2, 0, 4));
+}

@@ -52,12 +52,13 @@ impl Publisher {
     ) -> Result<(), Error> {
         let WhenFull::Wait(span) = group.policy().when_full else { return Ok(()) };
         let _arrow = match self.handling {
-            Some(_) if shared.closed.load(SeqCst) => return Err(Error::Closed),
             Some(own) => match Arrow::new(shared, own, group.info.id) {
                 None => {
                     self.borrows.push(group.info.id);
                     return Ok(());
                 }
+                // There may never be room any more.
+                Some(_) if shared.closed.load(SeqCst) => return Err(Error::Closed),
                 arrow => arrow,
             },
             None => None,

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     Message,
+    attempt::contain,
     engine::{Claim, Keeper, Lease, Settling, Source, Verdict},
     policy::after,
 };
@@ -78,6 +79,8 @@ impl MemorySource {
 
     /// Takes from the queue, and hands over the first.
     fn fetch(&mut self) -> Option<Taken> {
+        // One that takes without being called must not lie there and be called for another message.
+        self.wake_up();
         let until = self.ack_wait.map(|span| after(Instant::now(), span));
         let Self { group, aside, acked, gone, appetite, .. } = self;
         let alone = until.is_some() || group.is_scribed();
@@ -92,7 +95,7 @@ impl MemorySource {
             }
             Some(first)
         });
-        gone.clear();
+        bury(gone);
         *appetite = (*appetite * 2).min(MOST);
         first
     }
@@ -106,7 +109,7 @@ impl MemorySource {
                 state.queue.put_back(taken.token);
             }
         });
-        gone.clear();
+        bury(gone);
     }
 
     fn wake_up(&mut self) {
@@ -203,6 +206,11 @@ fn take_one(group: &Group, state: &mut State, until: Option<Instant>) -> Option<
         group.expect(state, until);
     }
     Some(Taken { token, message, attempts, expires, redriven })
+}
+
+/// The owner of a payload may panic when it goes; the worker goes on.
+fn bury(gone: &mut Vec<Entry>) {
+    gone.drain(..).for_each(|entry| drop(contain(|| drop(entry))));
 }
 
 /// What was acknowledged leaves the queue, to be dropped outside of the lock.
