@@ -236,7 +236,9 @@ impl Broker {
             question.with_header(Headers::REPLY_TO, asked.subject()).with_deadline(deadline);
         let subject = question.subject().clone();
         let answered = async {
-            if self.publish_message(question).await?.groups == 0 {
+            let receipt = self.publish_message(question).await?;
+            // A duplicate was handled by somebody; that nobody does would be a lie.
+            if receipt.groups == 0 && !receipt.duplicate {
                 return Err(Error::NoResponders(subject));
             }
             asked.answer().await

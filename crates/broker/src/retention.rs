@@ -36,7 +36,7 @@ impl Retention {
         self
     }
 
-    /// How long. What is older goes when the next one comes or somebody asks for the past.
+    /// How long. What is older goes when the next one comes, and is not given to groups meanwhile.
     #[must_use]
     pub const fn age(mut self, span: Duration) -> Self {
         self.age = span;

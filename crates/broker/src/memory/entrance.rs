@@ -54,10 +54,28 @@ pub(crate) struct Standing {
     pub(crate) may_borrow: bool,
     /// It is a handler, which may still publish while the broker drains.
     pub(crate) is_handler: bool,
+    /// It brings back what was dead, and drops nothing for that.
+    pub(crate) is_again: bool,
+}
+
+/// What follows from an entry, for when all locks are free: foreign code runs then.
+#[derive(Default)]
+#[must_use = "somebody may sleep on"]
+pub(super) struct After {
+    called: Option<Waker>,
+    more: Vec<Waker>,
+    dropped: Vec<Entry>,
+}
+
+impl After {
+    pub(super) fn happen(self) {
+        self.called.into_iter().chain(self.more).for_each(Waker::wake);
+        drop(self.dropped);
+    }
 }
 
 /// One of several groups that want a message.
-struct Door<'g> {
+pub(super) struct Door<'g> {
     group: &'g Arc<Group>,
     lane: Option<NonZeroU64>,
     /// None as long as it was not asked, and if it is not to enter.
@@ -77,25 +95,25 @@ impl Shared {
             self.dead.write_down(&message, std::iter::empty());
             return Ok(Entered::Nowhere(message));
         };
-        if wanting.peek().is_none() {
-            return first.enter_alone(message, publisher);
-        }
-        // Foreign code, so before any lock.
-        let door = |group| Door { group, lane: Group::lane_of(group, &message), state: None };
-        let mut doors = Vec::with_capacity(groups.len().min(8));
-        doors.push(door(first));
-        doors.extend(wanting.map(door));
-        self.enter_all(message, publisher, doors)
+        let (entered, after) = if wanting.peek().is_none() {
+            first.enter_alone(message, publisher)?
+        } else {
+            let mut doors = Vec::with_capacity(groups.len().min(8));
+            doors.extend(std::iter::once(first).chain(wanting).map(|g| Door::of(g, &message)));
+            self.enter_all(message, publisher, doors)?
+        };
+        after.happen();
+        Ok(entered)
     }
 
     /// All locks of groups are held together, for a moment and in the order of their ids, so that nobody sees the message in one and not yet
     /// in another, and no room is reserved in one while another is full.
-    fn enter_all(
+    pub(super) fn enter_all(
         &self,
         message: Arc<Message>,
         publisher: &Publisher,
         mut doors: Vec<Door<'_>>,
-    ) -> Result<Entered, Blocked> {
+    ) -> Result<(Entered, After), Blocked> {
         let (size, mut blocked) = (message.size(), None);
         for door in &mut doors {
             let mut state = door.group.lock();
@@ -112,19 +130,29 @@ impl Shared {
         doors.retain(|door| door.state.is_some());
         let times = Times::of(&message);
         let serial = self.dead.write_down(&message, doors.iter().map(|door| &**door.group));
-        let (count, mut dropped, mut called) = (doors.len(), Vec::new(), Vec::new());
+        let (count, mut after) = (doors.len(), After::default());
         for Door { group, lane, state } in &mut doors {
             let Some(state) = state else { continue };
             let entry = Entry::new(message.clone(), 0).in_lane(*lane).until(times.expires);
             let entry = entry.numbered(serial);
-            dropped.extend(group.put(state, entry, times.due));
-            called.extend(state.call_worker());
+            after.dropped.extend(group.put(state, entry, times.due));
+            after.more.extend(state.call_worker());
         }
         // All are unlocked before anybody is woken.
         drop(doors);
-        called.into_iter().for_each(Waker::wake);
-        drop(dropped);
-        Ok(if count > 0 { Entered::Groups(count) } else { Entered::Nowhere(message) })
+        Ok((if count > 0 { Entered::Groups(count) } else { Entered::Nowhere(message) }, after))
+    }
+}
+
+impl<'g> Door<'g> {
+    /// Of those of the groups that want the message. Runs foreign code, so before any lock.
+    pub(super) fn all(groups: &'g [Arc<Group>], message: &Message) -> Vec<Self> {
+        let wanting = groups.iter().filter(|group| group.pattern.matches(message.subject()));
+        wanting.map(|group| Self::of(group, message)).collect()
+    }
+
+    fn of(group: &'g Arc<Group>, message: &Message) -> Self {
+        Self { group, lane: group.lane_of(message), state: None }
     }
 }
 
@@ -152,12 +180,12 @@ impl Group {
         self: &Arc<Self>,
         message: Arc<Message>,
         publisher: &Publisher,
-    ) -> Result<Entered, Blocked> {
+    ) -> Result<(Entered, After), Blocked> {
         let (lane, times, size) = (self.lane_of(&message), Times::of(&message), message.size());
         let mut state = self.lock();
         match self.admission(&state, size, publisher.standing(self)) {
             Admission::Enter => {}
-            Admission::Gone => return Ok(Entered::Nowhere(message)),
+            Admission::Gone => return Ok((Entered::Nowhere(message), After::default())),
             Admission::Wait => return Err(Blocked::By(self.clone(), message)),
             Admission::Refuse(error) => return Err(refusal(&mut state, error)),
         }
@@ -166,11 +194,7 @@ impl Group {
         let dropped = self.put(&mut state, entry, times.due);
         let called = state.call_worker();
         drop(state);
-        drop(dropped);
-        if let Some(worker) = called {
-            worker.wake();
-        }
-        Ok(Entered::Groups(1))
+        Ok((Entered::Groups(1), After { called, more: Vec::new(), dropped }))
     }
 
     /// Puts in what was admitted; what had to make room for it comes back.
@@ -202,7 +226,8 @@ impl Group {
             return Admission::Refuse(Error::TooLarge { group, size, limit });
         }
         let enters = match self.policy().when_full {
-            WhenFull::DropOldest => queue.can_make_room(size),
+            WhenFull::DropOldest if !standing.is_again => queue.can_make_room(size),
+            WhenFull::DropOldest => queue.has_room(size),
             WhenFull::Reject => queue.has_room(size),
             WhenFull::Wait(_) if standing.may_borrow => queue.has_room_to_borrow(size),
             WhenFull::Wait(_)
@@ -221,21 +246,25 @@ impl Group {
     }
 
     /// Messages of the past come in, however many: what is retained bounds them.
-    pub(crate) fn enter_past(&self, past: impl Iterator<Item = Arc<Message>>) {
+    pub(crate) fn enter_past(&self, past: impl Iterator<Item = (Instant, Arc<Message>)>) {
         let entries: Vec<_> = past
-            .map(|message| {
-                let lane = self.lane_of(&message);
-                Entry::new(message, 0).in_lane(lane)
+            .map(|(at, message)| {
+                let (lane, times) = (self.lane_of(&message), Times::since(at, &message));
+                (Entry::new(message, 0).in_lane(lane).until(times.expires), times.due)
             })
             .collect();
-        let mut state = self.lock();
-        for entry in entries {
-            state.queue.push(entry, None);
+        let (now, mut state) = (Instant::now(), self.lock());
+        for (entry, due) in entries {
+            let due = due.filter(|due| *due > now);
+            state.queue.push(entry, due);
+            if let Some(due) = due {
+                self.expect(&mut state, due);
+            }
         }
     }
 
     /// A dead letter comes back. It waits for nobody and drops nobody.
-    pub(crate) fn redrive(&self, letter: u64, mut entry: Entry) -> Result<(), Error> {
+    pub(super) fn redrive(&self, letter: u64, mut entry: Entry) -> Result<After, Error> {
         let mut state = self.lock();
         if state.gone {
             return Err(Error::NoSuchGroup(self.info.name.clone()));
@@ -252,12 +281,7 @@ impl Group {
             scribe.note(Event::Redriven { letter, group, serial });
         }
         state.queue.push(entry, None);
-        let called = state.call_worker();
-        drop(state);
-        if let Some(worker) = called {
-            worker.wake();
-        }
-        Ok(())
+        Ok(After { called: state.call_worker(), ..After::default() })
     }
 }
 
@@ -281,7 +305,12 @@ impl Times {
         if delay.is_none() && ttl.is_none() {
             return Self::default();
         }
-        let now = Instant::now();
-        Self { due: delay.map(|span| after(now, span)), expires: ttl.map(|span| after(now, span)) }
+        Self::since(Instant::now(), message)
+    }
+
+    /// Of a message that was published then.
+    fn since(then: Instant, message: &Message) -> Self {
+        let at = |span| after(then, span);
+        Self { due: message.delay().map(at), expires: message.ttl().map(at) }
     }
 }

@@ -66,16 +66,19 @@ impl Ledger {
         (Some(self.last_sequence), self.trim(now))
     }
 
-    /// The retained messages from `start` on, oldest first.
-    pub(crate) fn replay(&mut self, start: Start, now: Instant) -> Vec<Arc<Message>> {
-        drop(self.trim(now));
+    /// The retained messages from `start` on, oldest first, and when each was published. What has become too old is left out, and goes with the next that
+    /// comes: nothing is dropped under the lock.
+    pub(crate) fn replay(&self, start: Start, now: Instant) -> Vec<(Instant, Arc<Message>)> {
+        let Some(retention) = &self.retention else { return Vec::new() };
         let wanted = |retained: &&Retained| match start {
             Start::New => false,
             Start::First => true,
             Start::Sequence(first) => retained.sequence >= first,
             Start::Time(first) => retained.message.published_at() >= first,
         };
-        self.retained.iter().filter(wanted).map(|retained| retained.message.clone()).collect()
+        let fresh = |r: &&Retained| now.saturating_duration_since(r.at) <= retention.age;
+        let past = self.retained.iter().filter(fresh).filter(wanted);
+        past.map(|retained| (retained.at, retained.message.clone())).collect()
     }
 
     #[cfg(feature = "file")]
@@ -206,7 +209,7 @@ mod tests {
         for message in &messages {
             ledger.note(message, now);
         }
-        let mut from = |start| ledger.replay(start, now).len();
+        let from = |start| ledger.replay(start, now).len();
         assert_eq!((from(Start::New), from(Start::First), from(Start::Sequence(3))), (0, 4, 2));
         let (first, last) = (messages[0].published_at(), messages[3].published_at());
         assert_eq!(from(Start::Time(first)), 4);

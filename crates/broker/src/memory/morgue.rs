@@ -8,6 +8,7 @@ use std::{
 use gusset_call::Overloaded;
 
 use super::{
+    entrance::{After, Door},
     queue::{Entry, History},
     scribe::{Event, Scribe},
     shared::Shared,
@@ -57,27 +58,42 @@ impl DeadLetterStore for Shared {
 
 impl Shared {
     fn redrive_one(&self, id: DeadLetterId) -> Result<(), Error> {
-        let mut dead = self.dead.lock();
-        let letter = dead.letters.get(&id.get()).ok_or(Error::NoSuchDeadLetter)?;
-        if letter.reason == Reason::Unheard {
-            self.publish_again(&letter.message)?;
-            let removed = dead.remove(id.get());
-            self.dead.note(Event::LetterGone(id.get()));
-            drop(dead);
-            drop(removed);
-            return Ok(());
-        }
-        let no_group = || Error::NoSuchGroup(letter.group.clone());
-        let group = self.group(&letter.group).ok_or_else(no_group)?;
-        // Under the lock of the dead letters, so that two operators cannot redrive one letter twice. No group's lock
-        // is ever held while that lock is taken.
-        let lane = group.lane_of(&letter.message);
-        let entry = Entry::new(letter.message.clone(), letter.redrives + 1).in_lane(lane);
-        group.redrive(id.get(), entry)?;
-        let removed = dead.remove(id.get());
-        drop(dead);
-        drop(removed);
+        let present = self.dead.lock().letters.get(&id.get()).cloned();
+        let letter = present.ok_or(Error::NoSuchDeadLetter)?;
+        let after = if letter.reason == Reason::Unheard {
+            let groups = self.groups.load_full();
+            // Foreign code, so before any lock; the lanes of a letter that goes to its own group as well.
+            let doors = Door::all(&groups, &letter.message);
+            self.take_back(id, |dead| {
+                let after = self.publish_again(&letter.message, doors)?;
+                dead.note(Event::LetterGone(id.get()));
+                Ok(after)
+            })?
+        } else {
+            let no_group = || Error::NoSuchGroup(letter.group.clone());
+            let group = self.group(&letter.group).ok_or_else(no_group)?;
+            let lane = group.lane_of(&letter.message);
+            let entry = Entry::new(letter.message.clone(), letter.redrives + 1).in_lane(lane);
+            self.take_back(id, |_| group.redrive(id.get(), entry))?
+        };
+        after.happen();
         Ok(())
+    }
+
+    /// Under the lock of the dead letters, so that two operators cannot redrive one letter twice. No group's lock is ever held while that lock is
+    /// taken. Whoever calls this has the letter as well, so nothing foreign is dropped here.
+    fn take_back(
+        &self,
+        id: DeadLetterId,
+        redrive: impl FnOnce(&Morgue) -> Result<After, Error>,
+    ) -> Result<After, Error> {
+        let mut dead = self.dead.lock();
+        if !dead.letters.contains_key(&id.get()) {
+            return Err(Error::NoSuchDeadLetter);
+        }
+        let after = redrive(&self.dead)?;
+        drop(dead.remove(id.get()));
+        Ok(after)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::time::Instant;
 
 use super::{
-    entrance::{Blocked, Entered},
+    entrance::{After, Blocked, Door, Entered},
     group::Group,
     morgue::{Buried, Remains},
     publisher::Publisher,
@@ -72,12 +72,21 @@ impl Shared {
         publisher: &Publisher,
     ) -> Result<Receipt, Blocked> {
         let (id, now) = (message.id(), Instant::now());
+        let groups = self.groups.load_full();
+        // Foreign code, so before any lock.
+        let doors = Door::all(&groups, &message);
         let mut ledger = self.ledger();
+        if !Arc::ptr_eq(&groups, &self.groups.load()) {
+            // A group that was made with the past since then has not got this message with it.
+            drop((doors, ledger));
+            return self.enter_noted(message, publisher);
+        }
         if message.is_known_by_id() && ledger.knows(id, now) {
             self.duplicates.fetch_add(1, Relaxed);
             return Ok(Receipt::new(id, 0).duplicate());
         }
-        let (groups, nowhere) = match self.enter_groups(message.clone(), publisher)? {
+        let (entered, after) = self.enter_all(message.clone(), publisher, doors)?;
+        let (groups, nowhere) = match entered {
             Entered::Groups(groups) => (groups, None),
             Entered::Nowhere(message) => (0, Some(message)),
         };
@@ -87,6 +96,7 @@ impl Shared {
         let (sequence, gone) = ledger.note(&message, now);
         drop(ledger);
         drop(gone);
+        after.happen();
         if let Some(unheard) = unheard {
             unheard.announce();
         }
@@ -95,10 +105,14 @@ impl Shared {
     }
 
     /// A message that no group wanted may find one now. It does not wait, and is no duplicate of itself.
-    pub(crate) fn publish_again(&self, message: &Arc<Message>) -> Result<(), Error> {
-        match self.enter_groups(message.clone(), &Publisher::nobody()) {
-            Ok(Entered::Nowhere(_)) => Err(Error::NoSuchGroup("".into())),
-            Ok(Entered::Groups(_)) => Ok(()),
+    pub(super) fn publish_again(
+        &self,
+        message: &Arc<Message>,
+        doors: Vec<Door<'_>>,
+    ) -> Result<After, Error> {
+        match self.enter_all(message.clone(), &Publisher::again(), doors) {
+            Ok((Entered::Nowhere(_), _)) => Err(Error::NoSuchGroup("".into())),
+            Ok((Entered::Groups(_), after)) => Ok(after),
             Err(Blocked::Refused(error)) => Err(error),
             Err(Blocked::By(group, _)) => Err(group.full()),
         }

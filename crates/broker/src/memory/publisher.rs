@@ -21,17 +21,19 @@ pub(super) struct Publisher {
     borrows: Vec<u64>,
     /// When it first had to wait.
     began: Option<Instant>,
+    /// It brings back what was dead.
+    again: bool,
 }
 
 impl Publisher {
     /// In the name of the task that runs this.
     pub(super) fn here() -> Self {
-        Self { handling: handling(), ..Self::nobody() }
+        Self { handling: handling(), again: false, ..Self::again() }
     }
 
-    /// In nobody's name.
-    pub(super) const fn nobody() -> Self {
-        Self { handling: None, place: None, borrows: Vec::new(), began: None }
+    /// In nobody's name, what was dead.
+    pub(super) const fn again() -> Self {
+        Self { handling: None, place: None, borrows: Vec::new(), began: None, again: true }
     }
 
     pub(super) fn standing(&self, group: &Group) -> Standing {
@@ -40,6 +42,7 @@ impl Publisher {
             ticket: place.map(|place| place.ticket),
             may_borrow: self.borrows.contains(&group.info.id),
             is_handler: self.handling.is_some(),
+            is_again: self.again,
         }
     }
 

@@ -35,7 +35,9 @@ impl Shared {
                 // A lane is kept by who comes first, so the first of it waits no more.
                 let kept = standing.waits.filter(|_| lane.is_none() || standing.attempts == 0);
                 let waits = kept.map(|waits| after(now, left(waits, wall)));
-                let expires = message.ttl().map(|ttl| (message.published_at(), ttl));
+                // What an operator took back is wanted however late it is.
+                let ttl = message.ttl().filter(|_| standing.redrives == 0);
+                let expires = ttl.map(|ttl| (message.published_at(), ttl));
                 let expires = expires.map(|span| after(now, left(span, wall)));
                 let entry = Entry::new(message, standing.redrives).numbered(serial);
                 let entry = entry.in_lane(lane).until(expires).with_past(standing);

@@ -132,9 +132,9 @@ impl Shared {
             self.groups.store(groups.into());
         } else {
             // No message enters both with the past and with the present, or with neither: those that are retained enter under this lock.
-            let mut ledger = self.ledger();
+            let ledger = self.ledger();
             let past = ledger.replay(spec.start, Instant::now());
-            group.enter_past(past.into_iter().filter(|m| group.pattern.matches(m.subject())));
+            group.enter_past(past.into_iter().filter(|(_, m)| group.pattern.matches(m.subject())));
             self.groups.store(groups.into());
         }
         Ok(group)
