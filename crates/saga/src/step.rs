@@ -27,6 +27,10 @@ pub enum Effect<Out> {
 }
 
 /// What an action or undo knows about its attempt.
+///
+/// It comes with all that the attempt may rely on, and with the [`Context`] of the saga. Task-locals of other libraries, and tracing's current span, as whoever began the
+/// saga had them, are not for it: an attempt may run within the caller's task or in one of the saga's own, in this process or in another one, and
+/// which of them is not promised. What a step needs belongs into the input.
 #[derive(Clone, Debug)]
 pub struct StepContext {
     pub(crate) saga: SagaId,

@@ -6,7 +6,7 @@ use std::{
     collections::HashSet,
     future::pending,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering::SeqCst},
     },
     time::Duration,
@@ -627,6 +627,30 @@ async fn a_saga_goes_on_while_nobody_polls_its_caller() {
     let report = sagas.settled(&id("s-1")).await.unwrap();
     assert_eq!((report.state, log.take()), (State::Completed, "+a +b +c".to_owned()));
     assert_eq!(run.await.unwrap().completed(), Some((8, 8, 8)));
+}
+
+/// Who begins a saga does its work where it stands, and an action that begins one stands on the stack of its own saga.
+#[tokio::test(start_paused = true)]
+async fn sagas_that_begin_sagas_do_not_overflow_the_stack() {
+    let options = Options::default().max_running(4_096);
+    let sagas = Orchestrator::with(Arc::new(MemoryStore::new()), options);
+    let nested = Arc::new(OnceLock::<Definition<u32, u32>>::new());
+    let mut saga = Saga::define("nested", 1);
+    let shared = (sagas.clone(), nested.clone());
+    let act = move |_: StepContext, left: u32| {
+        let (sagas, nested) = shared.clone();
+        async move {
+            if left == 0 {
+                return Ok(0);
+            }
+            let inner = sagas.run(nested.get().unwrap(), left - 1).await;
+            Ok(inner.map_err(StepError::unknown)?.completed().unwrap() + 1)
+        }
+    };
+    let step = saga.step("next").run(act).no_undo();
+    nested.set(saga.finish(&step).unwrap()).unwrap();
+    let finished = sagas.run(nested.get().unwrap(), 2_000).await.unwrap();
+    assert_eq!(finished.completed(), Some(2_000));
 }
 
 /// As many steps as are done while others wait for the thread is bounded.
