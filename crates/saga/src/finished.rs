@@ -63,9 +63,15 @@ impl<Out> Finished<Out> {
         }
         let halted = progress.halts.last().filter(|_| progress.state() == State::Stuck).cloned();
         let Some(failure) = progress.failure.clone().or(halted) else {
-            let output = |place: &u32| progress.steps[*place as usize].output.clone();
-            let outputs: Vec<Json> = needs.iter().filter_map(output).collect();
-            return decode(&outputs).map(Self::Completed).map_err(|error| SagaError::Output {
+            let output = |place: &u32| &progress.steps[*place as usize].output;
+            let decoded = match needs {
+                // The usual one needs no room for several.
+                [place] => decode(output(place).as_slice()),
+                _ => decode(
+                    &needs.iter().filter_map(|need| output(need).clone()).collect::<Vec<Json>>(),
+                ),
+            };
+            return decoded.map(Self::Completed).map_err(|error| SagaError::Output {
                 saga: saga.clone(),
                 source: Arc::new(error),
             });

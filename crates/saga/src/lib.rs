@@ -218,7 +218,7 @@ pub use inbox::PostgresInbox;
 pub use inbox::SqliteInbox;
 pub use inbox::{Entry, InboxCall, InboxError};
 pub use outbox::{OutboxRelay, OutboxTarget, RelayOptions, RelayStats};
-pub use record::{Record, Unreadable};
+pub use record::{Places, Record, Unreadable};
 pub use shape::{Shape, StepKind, StepShape};
 pub use span::{Span, SpanEnd};
 pub use state::{Skipped, State, StepState};

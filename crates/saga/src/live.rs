@@ -9,6 +9,7 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
+use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::{
@@ -125,10 +126,8 @@ impl Live {
         let place = Place { engine: engine.clone(), saga, seat: seat.clone(), ended, permit };
         engine.keep_leases();
         let work = work(Task { engine, seat: seat.clone() });
-        let work = Box::pin(async move {
-            let mut place = place;
-            place.ended = Some(work.await);
-        });
+        // No async block: it would have room for the work twice, as what it was given and as what it awaits.
+        let work = Box::pin(work.map(|ended| place.end(ended)));
         Ok(Entered { seat, work })
     }
 
@@ -218,6 +217,12 @@ struct Place {
     ended: Option<Phase>,
     #[expect(dead_code, reason = "held for its drop")]
     permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn end(mut self, ended: Phase) {
+        self.ended = Some(ended);
+    }
 }
 
 impl Drop for Place {

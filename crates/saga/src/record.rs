@@ -1,6 +1,6 @@
-use std::sync::Arc;
+use std::{fmt, ops::Deref, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Event;
 
@@ -20,8 +20,8 @@ pub struct Record {
     pub at: u64,
     /// Places of steps that may be under way from here on, forward or, if the saga has turned back, backward. The record is durable before
     /// their first attempt begins, so no effect is ever unheard of.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub opens: Vec<u32>,
+    #[serde(default, skip_serializing_if = "places_none")]
+    pub opens: Places,
     /// What happened.
     pub event: Event,
 }
@@ -31,7 +31,7 @@ impl Record {
     pub const FORMAT: u32 = 1;
 
     pub(crate) const fn new(sequence: u64, epoch: u64, at: u64, event: Event) -> Self {
-        Self { format: Self::FORMAT, sequence, epoch, at, opens: Vec::new(), event }
+        Self { format: Self::FORMAT, sequence, epoch, at, opens: Places::NONE, event }
     }
 
     /// The record as one line of JSON: what a store keeps.
@@ -72,6 +72,81 @@ impl Record {
     }
 }
 
+/// Places of steps in their definition: a slice. Up to five take no allocation, which is as many as nearly all records open.
+#[derive(Clone)]
+pub struct Places(Held);
+
+#[derive(Clone)]
+enum Held {
+    Few(u8, [u32; Places::FEW]),
+    Many(Arc<[u32]>),
+}
+
+impl Places {
+    const FEW: usize = 5;
+    const NONE: Self = Self(Held::Few(0, [0; Self::FEW]));
+}
+
+fn places_none(places: &Places) -> bool {
+    places.is_empty()
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+impl From<&[u32]> for Places {
+    fn from(places: &[u32]) -> Self {
+        let mut few = [0; Self::FEW];
+        match few.get_mut(..places.len()) {
+            Some(room) => {
+                room.copy_from_slice(places);
+                Self(Held::Few(places.len() as u8, few))
+            }
+            None => Self(Held::Many(places.into())),
+        }
+    }
+}
+
+impl Deref for Places {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        match &self.0 {
+            Held::Few(count, places) => &places[..usize::from(*count)],
+            Held::Many(places) => places,
+        }
+    }
+}
+
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl PartialEq for Places {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Places {}
+
+impl Serialize for Places {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (**self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Places {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.as_slice().into())
+    }
+}
+
 /// Why a journal cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -82,4 +157,23 @@ pub enum Unreadable {
     /// It is no journal.
     #[error("journal is damaged: {0}")]
     Damaged(Arc<str>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_and_many_places_come_back_and_equal_their_own_only() {
+        for count in 0..12_u32 {
+            let all: Vec<u32> = (0..count).collect();
+            let places = Places::from(&all[..]);
+            assert_eq!(*places, *all);
+            let record = Record { opens: places, ..Record::new(1, 1, 0, Event::Opened) };
+            let text = record.to_json().unwrap();
+            assert_eq!(text.contains("opens"), count > 0);
+            assert_eq!(Record::from_json(&text).unwrap(), record);
+            assert_ne!(record.opens, Places::from(&[all, vec![count]].concat()[..]));
+        }
+    }
 }

@@ -73,7 +73,7 @@ pub(crate) enum Parted {
 const ROUNDS: u32 = 64;
 
 impl Runner {
-    /// Of a saga that was just created.
+    /// Of a saga that is about to be created.
     pub(crate) fn new(
         engine: Arc<Engine>,
         plan: Arc<Plan>,
@@ -81,7 +81,6 @@ impl Runner {
         progress: Progress,
         seat: Arc<Seat>,
     ) -> Box<Self> {
-        seat.hold(1);
         let trace = progress.trace.as_ref().and_then(|trace| trace.parse().ok());
         let context = Context::default();
         Box::new(Self {
@@ -128,14 +127,18 @@ impl Runner {
     }
 
     /// To the end of the saga, or to where an operator is needed, or to where it waits for long.
-    pub(crate) async fn run(mut self: Box<Self>) -> Result<(Progress, Parted), Stopped> {
+    pub(crate) async fn run(mut self: Box<Self>) -> Result<(Box<Self>, Parted), Stopped> {
         let parted = self.drive().await;
         if self.held && !self.seat.is_lost() {
             // Where nothing was written that says more: stopped, or stuck as before.
             let due = if parted.is_err() { Some(0) } else { self.next_due() };
             Box::pin(self.release(due)).await;
         }
-        parted.map(|parted| (self.progress, parted))
+        parted.map(|parted| (self, parted))
+    }
+
+    pub(crate) fn into_progress(self) -> Progress {
+        self.progress
     }
 
     async fn drive(&mut self) -> Result<Parted, Stopped> {

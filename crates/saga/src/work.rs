@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use crate::{
-    Claim, Commit, Event, Hold, Journal, Json, Record, Release, SagaError, SagaId, State,
+    Claim, Commit, Event, Hold, Journal, Json, Places, Record, Release, SagaError, SagaId, State,
     StoreError, Wanted,
     definition::Plan,
     engine::Engine,
@@ -42,7 +42,7 @@ async fn begun(task: Task, job: Begin) -> Result<Phase, SagaError> {
     let event = Event::Started { shape, input: job.input.clone(), trace: job.trace.clone() };
     let graph = Some(job.plan.graph.clone());
     let mut progress = Progress::begin(&event, graph, now).map_err(StoreError::from)?;
-    let opens = progress.ready().to_vec();
+    let opens = Places::from(progress.ready());
     progress.open(&opens, now).map_err(StoreError::from)?;
     let begin = store::Begin {
         saga: job.saga.clone(),
@@ -52,16 +52,26 @@ async fn begun(task: Task, job: Begin) -> Result<Phase, SagaError> {
         lease: engine.options.lease,
         records: Arc::new([Record { opens, ..Record::new(0, 1, now, event) }]),
     };
+    // In its box already while the journal is made, so that this future has no room for what is in it.
+    let runner = Runner::new(
+        engine.clone(),
+        job.plan.clone(),
+        job.saga.clone(),
+        progress,
+        task.seat.clone(),
+    );
     match create(engine, &begin).await {
         Ok(()) => {
             engine.counters.started.add(1);
+            task.seat.hold(1);
             task.seat.begun();
-            let Task { engine, seat } = task;
-            let runner = Runner::new(engine.clone(), job.plan, job.saga.clone(), progress, seat);
-            ended(&engine, job.saga, runner).await
+            ended(engine, job.saga, runner).await
         }
         // In a box: the future of a saga that begins has no room for the rare ways.
-        Err(StoreError::Exists(_)) => Box::pin(join(task, job)).await,
+        Err(StoreError::Exists(_)) => {
+            drop(runner);
+            Box::pin(join(task, job)).await
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -165,9 +175,10 @@ async fn resume(
 }
 
 async fn ended(engine: &Engine, saga: SagaId, runner: Box<Runner>) -> Result<Phase, SagaError> {
-    let Ok((progress, parted)) = runner.run().await else {
+    let Ok((runner, parted)) = runner.run().await else {
         return Err(SagaError::Interrupted(saga));
     };
+    let progress = runner.into_progress();
     let counters = &engine.counters;
     match (parted, progress.state()) {
         (Parted::Parked, _) => return Ok(Phase::Parked),

@@ -67,7 +67,7 @@ impl Saga {
     fn open_all(&mut self, record: usize) {
         let opens = self.progress.ready().to_vec();
         self.progress.open(&opens, 0).unwrap();
-        self.records[record].opens = opens;
+        self.records[record].opens = opens.as_slice().into();
     }
 
     fn end(&mut self, step: u32) -> &mut Self {
@@ -119,7 +119,7 @@ fn a_diamond_runs_at_once_and_is_undone_from_its_end() {
     saga.end(0);
     assert_eq!(saga.states(), [Done, Acting, Acting, Waiting, Waiting]);
     saga.end(2).end(1);
-    assert_eq!(saga.records.last().unwrap().opens, [3]);
+    assert_eq!(*saga.records.last().unwrap().opens, [3]);
     saga.end(3).fail(4, false);
     assert_eq!(saga.states(), [Done, Done, Done, Undoing, Failed]);
     saga.end(3);

@@ -6,7 +6,8 @@ use tokio::time::sleep;
 
 use super::{Parted, Runner, Stopped};
 use crate::{
-    Commit, Event, Hold, Message, MessageId, Outgoing, Record, State, StoreError, error::error_line,
+    Commit, Event, Hold, Message, MessageId, Outgoing, Places, Record, State, StoreError,
+    error::error_line,
 };
 
 /// What is written in one commit.
@@ -14,8 +15,25 @@ use crate::{
 pub(super) struct Batch {
     records: Vec<Record>,
     outbox: Vec<Outgoing>,
-    /// Steps that these records open.
-    opens: Vec<u32>,
+    /// The records of the last commit: the room for the next ones, if the store has not kept them.
+    last: Option<Arc<[Record]>>,
+}
+
+impl Batch {
+    /// What is written, in one piece. It is empty then.
+    fn take(&mut self) -> Arc<[Record]> {
+        if self.records.len() == 1 {
+            if let Some(mut last) = self.last.take() {
+                if let Some([room]) = Arc::get_mut(&mut last) {
+                    if let Some(record) = self.records.pop() {
+                        *room = record;
+                    }
+                    return last;
+                }
+            }
+        }
+        self.records.drain(..).collect()
+    }
 }
 
 impl Runner {
@@ -33,7 +51,8 @@ impl Runner {
         let forward = self.progress.failure.is_none();
         let draining = self.engine.is_draining();
         let written = self.progress.apply(&event).and_then(|()| {
-            let opens = if draining { Vec::new() } else { self.progress.ready().to_vec() };
+            let opens = if draining { &[] } else { self.progress.ready() };
+            let opens = Places::from(opens);
             self.progress.open(&opens, now).map(|()| opens)
         });
         let opens = match written {
@@ -49,7 +68,6 @@ impl Runner {
             let id = MessageId::new(self.saga.clone(), sequence, index);
             self.batch.outbox.push(Outgoing { id, message });
         }
-        self.batch.opens.extend(&opens);
         let record = Record { opens, ..Record::new(sequence, self.epoch, now, event) };
         self.batch.records.push(record);
         Ok(())
@@ -65,7 +83,7 @@ impl Runner {
         let commit = Commit {
             saga: self.saga.clone(),
             epoch: self.epoch,
-            records: self.batch.records.drain(..).collect(),
+            records: self.batch.take(),
             state: self.progress.state(),
             hold,
             mail_taken: self.mail_taken,
@@ -80,12 +98,10 @@ impl Runner {
         }
         (self.sequence, self.crashes) = (end, 0);
         self.held = matches!(commit.hold, Hold::Keep(_)) && !commit.state.is_final();
-        let mut opens = mem::take(&mut self.batch.opens);
-        for step in opens.drain(..) {
-            self.start(step);
+        for step in commit.records.iter().flat_map(|record| record.opens.iter()) {
+            self.start(*step);
         }
-        // With its room.
-        self.batch.opens = opens;
+        self.batch.last = Some(commit.records);
         Ok(parked.then_some(Parted::Parked))
     }
 

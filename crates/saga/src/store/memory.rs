@@ -133,7 +133,7 @@ impl Store for MemoryStore {
                 created_at: now,
                 changed_at: now,
                 next: begin.records.len() as u64,
-                records: vec![begin.records.clone()],
+                records: begin.records.to_vec(),
                 mail: Vec::new(),
                 keys: BTreeSet::new(),
                 mail_taken: 0,

@@ -41,8 +41,8 @@ pub(super) struct Entry {
     pub(super) changed_at: u64,
     /// Number of the next record.
     pub(super) next: u64,
-    /// Batches as they were written.
-    pub(super) records: Vec<Arc<[Record]>>,
+    /// In one piece: it is long out of the processor's caches when it is forgotten, and each piece would be fetched for that.
+    pub(super) records: Vec<Record>,
     pub(super) mail: Vec<Post>,
     pub(super) keys: BTreeSet<Arc<str>>,
     pub(super) mail_taken: u64,
@@ -146,7 +146,7 @@ impl Entry {
 
     pub(super) fn write(&mut self, commit: &Commit, now: u64) {
         self.next += commit.records.len() as u64;
-        self.records.push(commit.records.clone());
+        self.records.extend_from_slice(&commit.records);
         self.state = commit.state;
         self.mail_taken = commit.mail_taken;
         self.changed_at = now;
@@ -173,14 +173,17 @@ impl Entry {
     }
 
     pub(super) fn journal(&self, saga: &SagaId) -> Journal {
-        let records = self.records.iter().flat_map(|batch| batch.iter());
         Journal {
             node: self.node.clone(),
             crashes: self.crashes,
             note: self.note.clone(),
             mail: self.post(self.mail_taken),
             mail_taken: self.mail_taken,
-            ..Journal::new(saga.clone(), self.epoch, records.map(Record::readable).collect())
+            ..Journal::new(
+                saga.clone(),
+                self.epoch,
+                self.records.iter().map(Record::readable).collect(),
+            )
         }
     }
 
