@@ -91,7 +91,6 @@ async fn a_file_of_format_1_is_read_and_carried_on() {
     let said = "SELECT value, (SELECT user_version FROM pragma_user_version) FROM meta WHERE key = 'format'";
     assert_eq!(shell(&dir.shell(), said), [["2", "2"]]);
     drop(store);
-    dir.closed().await;
     let whole = "SELECT integrity_check FROM pragma_integrity_check";
     assert_eq!(shell(&dir.shell(), whole), [["ok"]]);
 }
