@@ -5,6 +5,9 @@ use gusset_saga::{BoxError, OutboxTarget, Outgoing};
 
 /// Publishes what steps [emit](gusset_saga::StepContext::emit): the topic is the subject, and the body is JSON.
 ///
+/// The id is [`gusset_saga::MessageId::uuid`], as with any other target of the relay, and not [`MessageId::named`]: it is the same after restarts, and another one in
+/// a saga that was created anew under the id of a purged one.
+///
 /// From the step to the handler it is **at least once, and twice only if the engine forgets in between**: the relay repeats a message under one id, and the broker recognises it for as long as
 /// its engine keeps ids ([`Limits::dedup`](gusset_broker::Limits::dedup), two minutes in memory; on NATS the stream's window). A handler that must not see one twice has to look at
 /// [`Delivery::id`](gusset_broker::Delivery::id), or keep an inbox.

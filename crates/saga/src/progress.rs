@@ -36,6 +36,7 @@ pub(crate) struct Progress {
     graph: Arc<Graph>,
     pub(crate) input: Json,
     pub(crate) trace: Option<Arc<str>>,
+    pub(crate) life: u64,
     pub(crate) started_at: u64,
     pub(crate) steps: Vec<StepProgress>,
     /// There is one from the moment on that the saga turned back.
@@ -92,7 +93,7 @@ impl Progress {
         graph: Option<Arc<Graph>>,
         at: u64,
     ) -> Result<Self, Corrupt> {
-        let Event::Started { shape, input, trace } = event else {
+        let Event::Started { shape, input, trace, life } = event else {
             return Err(Corrupt("it does not begin with a start"));
         };
         let graph = graph.or_else(|| Graph::of(shape).map(Arc::new));
@@ -112,6 +113,7 @@ impl Progress {
             graph,
             input: input.clone(),
             trace: trace.clone(),
+            life: *life,
             started_at: at,
             failure: None,
             undo_failures: Vec::new(),

@@ -95,8 +95,9 @@ pub trait Store: Send + Sync + 'static {
     /// How many sagas are in each state; those with none may be left out.
     fn count(&self) -> StoreFuture<'_, Vec<(State, u64)>>;
 
-    /// Forgets sagas in a final state that `keep` does not cover, with all that belongs to them but messages that were not relayed yet, and answers how
-    /// many. Their ids can be created anew.
+    /// Forgets sagas in a final state that `keep` does not cover, with all that belongs to them, and answers how many. Their ids can be created anew. One that
+    /// has messages which were not relayed yet stays, whatever `keep` says, until they are and it is purged again: so two sagas of one id never have
+    /// messages in the store at once.
     fn purge<'a>(&'a self, keep: &'a Retention) -> StoreFuture<'a, u64>;
 
     /// Hands out messages that wait to be relayed, by the ids of their sagas, and makes `relay.node` the only one that gets messages of these sagas for
@@ -106,7 +107,8 @@ pub trait Store: Send + Sync + 'static {
     fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Bundle>>;
 
     /// Forgets messages that the broker has by now, and ends or prolongs what [`outbox`](Self::outbox) gave, where `done.node` still has it: who lost it to another
-    /// one has its messages forgotten all the same. Ids that there are not are ignored.
+    /// one has its messages forgotten all the same. Ids that there are not are ignored, and so are those of an earlier saga of the same id: they differ in
+    /// [`MessageId::life`](crate::MessageId::life).
     fn relayed<'a>(&'a self, done: &'a [Relayed]) -> StoreFuture<'a, ()>;
 
     /// What waits to be relayed.

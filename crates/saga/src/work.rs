@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use rand::Rng;
 use tokio::time::sleep;
 
 use crate::{
@@ -39,7 +40,9 @@ async fn begun(task: Task, job: Begin) -> Result<Phase, SagaError> {
     engine.sync(false).await?;
     let now = engine.now();
     let shape = job.plan.shape.clone();
-    let event = Event::Started { shape, input: job.input.clone(), trace: job.trace.clone() };
+    // As much as every reader of JSON keeps.
+    let life = rand::rng().next_u64() >> 11;
+    let event = Event::Started { shape, input: job.input.clone(), trace: job.trace.clone(), life };
     let graph = Some(job.plan.graph.clone());
     let mut progress = Progress::begin(&event, graph, now).map_err(StoreError::from)?;
     let opens = Places::from(progress.ready());

@@ -169,7 +169,7 @@ impl Tables {
         let until = now.saturating_add(millis(relay.lease));
         self.relaying.insert(saga.clone(), (Some(relay.node.clone()), until, failures));
         let mine = self.outbox.iter().filter(|(id, _)| id.saga == *saga);
-        let texts = mine.map(|(id, (text, _))| (id.sequence, id.index, &**text));
+        let texts = mine.map(|(id, (text, _))| (id.clone(), &**text));
         Some(Bundle::new(saga.clone(), failures, texts.take(relay.messages.max(1))))
     }
 }
@@ -310,6 +310,8 @@ impl Store for OneLock {
             let old = |at: u64| keep.younger_than.is_some_and(|age| now - at >= millis(age));
             let gone = (0..).zip(all).filter(|(place, (at, _))| *place >= keep.newest || old(*at));
             let gone: BTreeSet<_> = gone.map(|(_, (_, saga))| saga).collect();
+            let waits = |saga: &SagaId| tables.outbox.keys().any(|id| id.saga == *saga);
+            let gone: BTreeSet<_> = gone.into_iter().filter(|saga| !waits(saga)).collect();
             tables.sagas.retain(|saga, _| !gone.contains(saga));
             Ok(gone.len() as u64)
         })

@@ -3,19 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::pending,
     ops::RangeInclusive,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use gusset_saga::{
     BoxError, Definition, MemoryStore, MessageId, Orchestrator, OutboxRelay, Outgoing,
-    RelayOptions, Saga, SagaId, StepError, Store,
+    RelayOptions, Retention, Saga, SagaId, StepContext, StepError, Store,
 };
 use proptest::prelude::*;
 use rand::RngExt;
@@ -335,6 +335,76 @@ fn the_uuid_of_a_message_is_the_same_for_ever_and_no_other_s() {
     assert_eq!(of("order-1", 2, 3).to_string(), "ffe31ec6-a5f0-5276-b255-88635208c75e");
     assert_ne!(of("order-1", 2, 3), of("order-1", 3, 2));
     assert_ne!(of("order-1", 12, 3), of("order-11", 2, 3));
+    let second = MessageId::new(id("order-1"), 2, 3).of_life(5);
+    assert_eq!(second.to_string(), "order-1/2/3@5");
+    assert_ne!(second.uuid(), of("order-1", 2, 3));
+    assert_ne!(second.uuid(), of("order-1@5", 2, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saga_created_anew_under_a_purged_id_has_other_message_ids_and_each_life_keeps_its_own() {
+    let (store, broker) = (MemoryStore::new(), Broker::default());
+    let sagas = Orchestrator::new(store.clone());
+    for life in 1..=2 {
+        talk(&sagas, [id("a")]).await;
+        // The first relay sends the first message, but the answer is lost.
+        let target = |lost: bool| {
+            let broker = broker.clone();
+            move |message: Outgoing| {
+                broker.takes(message);
+                async move { if lost { Err("lost") } else { Ok(()) } }
+            }
+        };
+        let relay = OutboxRelay::spawn(on(&store), target(true), RelayOptions::default());
+        sleep(SECOND / 100).await;
+        relay.stop().await;
+        assert_eq!(sagas.purge(&Retention::newest(0)).await.unwrap(), 0, "its messages wait");
+        let relay = OutboxRelay::spawn(on(&store), target(false), RelayOptions::default());
+        until_empty(&store).await;
+        relay.stop().await;
+        assert_eq!(sagas.purge(&Retention::newest(0)).await.unwrap(), 1);
+        let ids: HashSet<_> = broker.sent().iter().map(MessageId::uuid).collect();
+        assert_eq!((broker.sent().len(), ids.len()), (7 * life, 6 * life));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saga_that_another_process_carries_on_is_in_the_same_life() {
+    async fn say(cx: StepContext, (): ()) -> Result<(), StepError> {
+        cx.emit("said", cx.step()).map_err(StepError::rejected)
+    }
+    let store = MemoryStore::new();
+    let mut saga = Saga::define("hangs", 1);
+    saga.step("a").run(say).no_undo();
+    let hangs = Arc::new(AtomicBool::new(true));
+    let hang_once = move |cx, (): ()| {
+        let hang = hangs.swap(false, Relaxed);
+        async move {
+            if hang {
+                pending::<()>().await;
+            }
+            say(cx, ()).await
+        }
+    };
+    saga.step("b").run(hang_once).no_undo();
+    let saga: Definition<(), ()> = saga.finish(()).unwrap();
+    let first = Orchestrator::new(store.clone());
+    let crashed = timeout(SECOND, first.run_as(&saga, id("a"), ())).await;
+    assert!(crashed.is_err());
+    drop(first);
+    sleep(3_600 * SECOND).await;
+    Orchestrator::new(store.clone()).run_as(&saga, id("a"), ()).await.unwrap();
+    let broker = Broker::default();
+    let takes = broker.clone();
+    let target = move |message: Outgoing| {
+        takes.takes(message);
+        async { Ok::<_, BoxError>(()) }
+    };
+    let _relay = OutboxRelay::spawn(on(&store), target, RelayOptions::default());
+    until_empty(&store).await;
+    let sent = broker.sent();
+    assert_eq!(sent.len(), 2);
+    assert!(sent[0].life > 0 && sent[0].life == sent[1].life, "{sent:?}");
 }
 
 proptest! {

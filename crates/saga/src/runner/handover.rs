@@ -100,7 +100,7 @@ mod tests {
         let act = |_: StepContext, (): ()| async { Ok::<_, StepError>(()) };
         saga.step("act").run(act).no_undo();
         let shape = saga.finish(()).unwrap().plan.shape.clone();
-        let event = Event::Started { shape, input: Json::null(), trace: None };
+        let event = Event::Started { shape, input: Json::null(), trace: None, life: 0 };
         let mut progress = Progress::begin(&event, None, 0).unwrap();
         progress.open(&[0], 0).unwrap();
         let started = Record { opens: vec![0], ..Record::new(0, 1, 0, event) };

@@ -65,7 +65,7 @@ impl Runner {
         self.reconsider |= forward && self.progress.failure.is_some();
         let sequence = self.sequence + self.batch.records.len() as u64;
         for (index, message) in (0..).zip(messages) {
-            let id = MessageId::new(self.saga.clone(), sequence, index);
+            let id = MessageId::new(self.saga.clone(), sequence, index).of_life(self.progress.life);
             self.batch.outbox.push(Outgoing { id, message });
         }
         let record = Record { opens, ..Record::new(sequence, self.epoch, now, event) };

@@ -87,20 +87,17 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Messages as they were kept, each with its sequence and index; for stores.
+    /// Messages as they were kept; for stores.
     #[must_use]
     pub fn new<'a>(
         saga: SagaId,
         failures: u32,
-        texts: impl IntoIterator<Item = (u64, u32, &'a str)>,
+        texts: impl IntoIterator<Item = (MessageId, &'a str)>,
     ) -> Self {
         let mut messages = Vec::new();
-        for (sequence, index, text) in texts {
+        for (id, text) in texts {
             match Message::from_json(text) {
-                Ok(message) => {
-                    let id = MessageId::new(saga.clone(), sequence, index);
-                    messages.push(Outgoing { id, message });
-                }
+                Ok(message) => messages.push(Outgoing { id, message }),
                 Err(error) if messages.is_empty() => {
                     return Self { saga, failures, messages: Err(error) };
                 }

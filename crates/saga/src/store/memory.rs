@@ -28,7 +28,7 @@ use crate::{
 ///
 /// At most [`UNFINISHED`](Self::UNFINISHED) sagas that are not in a final state, further ones are refused with
 /// [`StoreError::Full`]; at most [`FINISHED`](Self::FINISHED) that are, the oldest make room and
-/// [`purged`](Self::purged) counts them. [`with_limits`](Self::with_limits) sets both. A saga has at most two records
+/// [`purged`](Self::purged) counts them. Those whose messages wait to be relayed stay beside them until that is done. [`with_limits`](Self::with_limits) sets both. A saga has at most two records
 /// for each step and two more, each of at most [`Json::MAX`](crate::Json::MAX) and some KiB of errors; one more for each time that it
 /// was interrupted; and at most [`Mail::MOST`] that come from mail. At most [`MESSAGES`](Self::MESSAGES) wait to be relayed; what would add another
 /// is refused until there is room. At most [`EVENTS`](Self::EVENTS) of aggregates are kept, and further ones refused.

@@ -404,8 +404,9 @@ impl Store for PostgresStore {
             let sagas: Vec<_> = sent().map(|id| id.saga.as_str()).collect();
             let sequences: Vec<_> = sent().map(|id| signed(id.sequence)).collect();
             let places: Vec<_> = sent().map(|id| i64::from(id.index)).collect();
+            let lives: Vec<_> = sent().map(|id| signed(id.life)).collect();
             let values: Values<'_> =
-                &[&holders, &nodes, &pauses, &failures, &sagas, &sequences, &places];
+                &[&holders, &nodes, &pauses, &failures, &sagas, &sequences, &places, &lives];
             self.0.ask("relayed", values).await.map(drop)
         }
         .boxed()

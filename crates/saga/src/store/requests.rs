@@ -196,12 +196,16 @@ impl Message {
     }
 }
 
-/// Identifies a message for ever: the same one has the same id however often it is relayed. Ids of one saga sort as their messages were written.
+/// Identifies a message for ever: the same one has the same id however often it is relayed, and after a restart. A saga that was purged and created anew has
+/// another [`life`](Self::life), so its messages have other ids. Ids of one life sort as their messages were written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MessageId {
     /// The saga.
     pub saga: SagaId,
+    /// Which of the sagas that had this id one after the other: the lot in [`Event::Started`](crate::Event::Started).
+    #[serde(default)]
+    pub life: u64,
     /// Sequence number of the record that it was written with.
     pub sequence: u64,
     /// Place among the messages of that record.
@@ -209,13 +213,20 @@ pub struct MessageId {
 }
 
 impl MessageId {
-    /// The id of these parts; for stores.
+    /// The id of these parts, in life 0; for stores.
     #[must_use]
     pub const fn new(saga: SagaId, sequence: u64, index: u32) -> Self {
-        Self { saga, sequence, index }
+        Self { saga, life: 0, sequence, index }
     }
 
-    /// The same as a UUID, for brokers that want one: version 5, the SHA-1 of [`Display`](fmt::Display) in a name space of its own.
+    /// The same place in another life; for stores.
+    #[must_use]
+    pub const fn of_life(mut self, life: u64) -> Self {
+        self.life = life;
+        self
+    }
+
+    /// The same as a UUID, by which a receiver tells repetitions: version 5, the SHA-1 of [`Display`](fmt::Display) in a name space of its own.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
         const SPACE: Uuid = Uuid::from_u128(0x6775_7373_6574_4d00_a5a9_0b04_6f75_7462);
@@ -223,10 +234,11 @@ impl MessageId {
     }
 }
 
-/// `<saga>/<sequence>/<index>`.
+/// `<saga>/<sequence>/<index>@<life>`, and without the life where that is 0, as it was before there were lives.
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.saga, self.sequence, self.index)
+        write!(f, "{}/{}/{}", self.saga, self.sequence, self.index)?;
+        if self.life > 0 { write!(f, "@{}", self.life) } else { Ok(()) }
     }
 }
 

@@ -76,7 +76,7 @@ pub use error::SqliteError;
 /// | `journal` | record | `place` (the `number` of the saga times 1,048,576, and the sequence of the record), `record` (JSON) |
 /// | `history` | record, to be read only | `saga` (its `id`), `sequence`, `record` (JSON) |
 /// | `mail` | signal or order | `saga` (its `number`), `number`, `key`, `body` (JSON) |
-/// | `outbox` | message that waits to be relayed | `saga` (its `id`), `sequence`, `place`, `message` (JSON), `at` (since when) |
+/// | `outbox` | message that waits to be relayed | `saga` (its `id`), `life` (of the sagas that had the id, which), `sequence`, `place`, `message` (JSON), `at` (since when) |
 /// | `relaying` | saga whose messages are under way or failed | `saga` (its `id`), `node` (who relays; none while they pause), `until`, `failures` |
 /// | `event` | event of an aggregate | `stream` (`<kind>/<id>`), `version`, `at`, `key` (of the one who wrote), `note`, `format`, `body` (JSON) |
 /// | `snapshot` | aggregate with many events | `stream`, `version`, `format`, `state` (JSON) |

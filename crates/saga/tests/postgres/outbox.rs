@@ -117,19 +117,26 @@ async fn what_nodes_that_fall_silent_had_taken_is_sent_by_the_others() {
 async fn tables_of_format_1_are_added_to_while_their_nodes_go_on() {
     let server = Server::start();
     let old = server.store().await;
+    talk(old.clone(), "old", 3).await;
     server.psql(
-        "DROP TABLE gusset.relaying, gusset.streams, gusset.events, gusset.snapshots; ALTER TABLE gusset.outbox DROP COLUMN at; UPDATE gusset.format SET version = 1;
+        "DROP TABLE gusset.relaying, gusset.streams, gusset.events, gusset.snapshots; ALTER TABLE gusset.outbox DROP COLUMN at, DROP COLUMN life; UPDATE gusset.format SET version = 1;
          CREATE TABLE gusset.relay (one boolean PRIMARY KEY DEFAULT true, node text, until int8 NOT NULL DEFAULT 0)",
     );
-    talk(old.clone(), "old", 3).await;
     let new = join_all((0..4).map(|_| server.store())).await.pop().unwrap();
     assert_eq!(server.psql("SELECT version, compatible FROM gusset.format"), "2|1");
     talk(old, "older", 3).await;
+    // As a node of format 1 says it.
+    server.psql(
+        "INSERT INTO gusset.outbox (saga, sequence, place, message) VALUES ('oldest', 1, 0, '{\"topic\":\"x\",\"body\":1}')",
+    );
     let pending = new.pending().await.unwrap();
-    assert_eq!(pending.messages, 24);
+    assert_eq!(pending.messages, 25);
     assert!(pending.oldest.unwrap() < Duration::from_secs(60), "as old as the update");
     let broker = Broker::default();
     let _relay = broker.relay(new.clone(), Duration::from_secs(30));
     until_empty(&new).await;
-    assert_eq!(broker.in_order().len(), 24);
+    let sent = broker.in_order();
+    assert_eq!(sent.len(), 25);
+    let of_no_life: Vec<_> = sent.keys().filter(|id| id.life == 0).collect();
+    assert_eq!(of_no_life.len(), 13, "what was there, and what a node of format 1 adds");
 }

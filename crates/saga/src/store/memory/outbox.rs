@@ -23,7 +23,7 @@ pub(super) struct Relaying {
 
 /// Behind all messages of the saga.
 const fn end_of(saga: SagaId) -> MessageId {
-    MessageId::new(saga, u64::MAX, u32::MAX)
+    MessageId::new(saga, u64::MAX, u32::MAX).of_life(u64::MAX)
 }
 
 impl Tables {
@@ -57,9 +57,18 @@ impl Tables {
             .collect()
     }
 
+    pub(super) fn has_messages(&self, saga: &SagaId) -> bool {
+        if self.outbox.is_empty() {
+            return false;
+        }
+        let all = MessageId::new(saga.clone(), 0, 0)..=end_of(saga.clone());
+        self.outbox.range(all).next().is_some()
+    }
+
     pub(super) fn relayed(&mut self, done: &Relayed, now: u64) {
         for id in &done.sent {
             self.outbox.remove(id);
+            self.let_go(&id.saga);
         }
         let Some(held) = self.relaying.get_mut(&done.saga) else { return };
         if held.node.as_ref() != Some(&done.node) {

@@ -19,8 +19,10 @@ pub(super) struct Tables {
     /// Boxed, so that the tables are small enough for a processor's cache.
     pub(super) unfinished: HashMap<SagaId, Box<Entry>, RandomState>,
     pub(super) finished: HashMap<SagaId, Box<Entry>, RandomState>,
-    /// Those of `finished`, oldest first.
+    /// Those of `finished` that are not in `kept`, oldest first.
     pub(super) order: VecDeque<(u64, SagaId)>,
+    /// Those of `finished` that would be forgotten by now, and have messages that wait; with when they finished.
+    pub(super) kept: HashMap<SagaId, u64, RandomState>,
     pub(super) purged: u64,
     pub(super) outbox: BTreeMap<MessageId, Waiting>,
     /// Sagas whose messages nobody gets for a while.
@@ -80,7 +82,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Takes out the oldest until at most `keep` are left, and none that finished before `limit`.
+    /// Takes out the oldest until at most `keep` are left, and none that finished before `limit`, beside those with messages that wait.
     #[expect(clippy::vec_box, reason = "as they are in the table")]
     pub(super) fn forget(&mut self, keep: usize, limit: u64) -> Vec<Box<Entry>> {
         let mut forgotten = Vec::new();
@@ -88,12 +90,26 @@ impl Tables {
             if self.order.len() <= keep && *at >= limit {
                 break;
             }
-            if let Some((_, saga)) = self.order.pop_front() {
-                forgotten.extend(self.finished.remove(&saga));
+            if let Some((at, saga)) = self.order.pop_front() {
+                if self.has_messages(&saga) {
+                    self.kept.insert(saga, at);
+                } else {
+                    forgotten.extend(self.finished.remove(&saga));
+                }
             }
         }
         self.purged += forgotten.len() as u64;
         forgotten
+    }
+
+    /// One that was kept for its messages can be forgotten with the others when they have gone.
+    pub(super) fn let_go(&mut self, saga: &SagaId) {
+        if self.kept.contains_key(saga) && !self.has_messages(saga) {
+            if let Some((saga, at)) = self.kept.remove_entry(saga) {
+                let place = self.order.partition_point(|(other, _)| *other < at);
+                self.order.insert(place, (at, saga));
+            }
+        }
     }
 
     pub(super) fn wanted(&self, wanted: &Wanted, now: u64) -> Vec<SagaId> {

@@ -70,3 +70,20 @@ async fn messages_that_nobody_relays_end_in_a_refusal_without_an_effect() {
     store.relayed(&[relayed]).await.unwrap();
     store.append(&end(1, 1)).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn those_with_messages_stay_beside_the_others_and_are_the_first_to_go_after() {
+    let store = MemoryStore::with_limits(10, 2);
+    for n in 0..5 {
+        store.create(&begin(n)).await.unwrap();
+        store.append(&end(n, u32::from(n < 2))).await.unwrap();
+    }
+    let there = async |n| store.load(&begin(n).saga).await.unwrap().is_some();
+    assert!(there(0).await && there(1).await && there(3).await && there(4).await);
+    assert_eq!((store.purged(), there(2).await), (1, false));
+    let sent = vec![MessageId::new(begin(1).saga, 1, 0)];
+    let relayed = Relayed { saga: begin(1).saga, node: "x".into(), sent, pause: None };
+    store.relayed(&[relayed]).await.unwrap();
+    assert_eq!(store.purge(&Retention::newest(2)).await.unwrap(), 1);
+    assert!(there(0).await && !there(1).await && there(3).await && there(4).await);
+}

@@ -1,14 +1,14 @@
 //! Writes as arrays, so that one statement takes any number of them.
 
 use super::{millis, rows::state_name, signed};
-use crate::{Begin, Commit, Hold, Record, SagaId, State, StoreError};
+use crate::{Begin, Commit, Hold, MessageId, Record, SagaId, State, StoreError};
 
 /// What is to be written, as the database takes it.
 pub(super) struct Write {
     pub(super) job: Job,
     /// Records as the database keeps them.
     records: Vec<(i64, String)>,
-    messages: Vec<(i64, i64, SagaId, String)>,
+    messages: Vec<(MessageId, String)>,
 }
 
 pub(super) enum Job {
@@ -25,7 +25,7 @@ impl Write {
     pub(super) fn append(commit: &Commit) -> Result<Self, StoreError> {
         let message = |out: &crate::Outgoing| {
             let text = serde_json::to_string(&out.message).map_err(StoreError::failed)?;
-            Ok((signed(out.id.sequence), i64::from(out.id.index), out.id.saga.clone(), text))
+            Ok((out.id.clone(), text))
         };
         let messages = commit.outbox.iter().map(message).collect::<Result<_, StoreError>>()?;
         Ok(Self { records: encoded(&commit.records)?, messages, job: Job::Append(commit.clone()) })
@@ -41,7 +41,7 @@ impl Write {
     /// Of what it brings, without the small change.
     pub(super) fn bytes(&self) -> usize {
         let records = self.records.iter().map(|(_, text)| text.len());
-        records.chain(self.messages.iter().map(|(_, _, _, text)| text.len())).sum()
+        records.chain(self.messages.iter().map(|(_, text)| text.len())).sum()
     }
 }
 
@@ -142,6 +142,7 @@ pub(super) struct Appends<'a> {
     message_sequences: Vec<i64>,
     message_indexes: Vec<i64>,
     messages: Vec<&'a str>,
+    message_lives: Vec<i64>,
 }
 
 impl<'a> Appends<'a> {
@@ -173,11 +174,12 @@ impl<'a> Appends<'a> {
         self.notes.push(note);
         let place = self.sagas.len();
         self.records.add(place, &write.records);
-        for (sequence, index, saga, text) in &write.messages {
+        for (MessageId { saga, life, sequence, index }, text) in &write.messages {
             self.message_places.push(place as i64);
             self.message_sagas.push(saga.as_str());
-            self.message_sequences.push(*sequence);
-            self.message_indexes.push(*index);
+            self.message_lives.push(signed(*life));
+            self.message_sequences.push(signed(*sequence));
+            self.message_indexes.push((*index).into());
             self.messages.push(text);
         }
     }
@@ -186,7 +188,7 @@ impl<'a> Appends<'a> {
         self.sagas.is_empty()
     }
 
-    pub(super) fn values(&self) -> Values<'_, 18> {
+    pub(super) fn values(&self) -> Values<'_, 19> {
         let records = &self.records;
         [
             &self.sagas,
@@ -207,6 +209,7 @@ impl<'a> Appends<'a> {
             &self.message_sequences,
             &self.message_indexes,
             &self.messages,
+            &self.message_lives,
         ]
     }
 }

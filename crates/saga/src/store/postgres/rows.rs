@@ -5,7 +5,9 @@ use std::{borrow::Cow, collections::HashMap, time::Duration};
 use tokio_postgres::{Client, Row, Statement};
 
 use super::{Failure, unsigned};
-use crate::{Bundle, Journal, Json, Pending, Post, Record, SagaId, State, Summary, Unreadable};
+use crate::{
+    Bundle, Journal, Json, MessageId, Pending, Post, Record, SagaId, State, Summary, Unreadable,
+};
 
 /// As the journal names it.
 pub(super) fn state_name(state: State) -> String {
@@ -117,12 +119,14 @@ pub(super) fn summary(row: &Row) -> Result<Summary, Failure> {
 
 /// Who was taken, with failures, and their messages by saga and order.
 pub(super) fn bundles(held: &[Row], messages: &[Row]) -> Result<Vec<Bundle>, Failure> {
-    let mut waiting: HashMap<&str, Vec<(u64, u32, &str)>> = HashMap::new();
+    let mut waiting: HashMap<&str, Vec<(MessageId, &str)>> = HashMap::new();
     for row in messages {
         let (sequence, place): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
         let place = u32::try_from(place).unwrap_or(u32::MAX);
-        let message = (unsigned(sequence), place, row.try_get(3)?);
-        waiting.entry(row.try_get(0)?).or_default().push(message);
+        let id: &str = row.try_get(0)?;
+        let message = MessageId::new(saga(id)?, unsigned(sequence), place);
+        let message = message.of_life(unsigned(row.try_get(4)?));
+        waiting.entry(id).or_default().push((message, row.try_get(3)?));
     }
     let bundle = |row: &Row| {
         let (id, failures): (&str, i64) = (row.try_get(0)?, row.try_get(1)?);

@@ -81,7 +81,7 @@ CREATE INDEX outbox_number ON {s}.outbox (number);
 
 /// What format 2 has and format 1 has not. It only adds: who knows format 1 works on beside it. What is in the outbox then is as old as the update.
 const SINCE_2: &str = r#"
-ALTER TABLE {s}.outbox ADD COLUMN at int8 NOT NULL DEFAULT {now};
+ALTER TABLE {s}.outbox ADD COLUMN at int8 NOT NULL DEFAULT {now}, ADD COLUMN life int8 NOT NULL DEFAULT 0;
 CREATE TABLE {s}.relaying (
   saga text COLLATE "C" PRIMARY KEY,
   node text COLLATE "C",
@@ -111,7 +111,7 @@ CREATE TABLE {s}.snapshots (
 )
 "#;
 
-/// Each of `$1` at most once. Rows are locked in the order of their ids, so that no two batches wait for each other.
+/// A message that is there already is of an earlier saga of the id, which a node of format 1 has purged. Each of `$1` at most once. Rows are locked in the order of their ids, so that no two batches wait for each other.
 const APPEND: &str = r#"
 WITH wanted AS MATERIALIZED (
   SELECT * FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::text[], $6::bool[], $7::int8[], $8::int8[], $9::text[], $10::int8[])
@@ -139,12 +139,12 @@ WITH wanted AS MATERIALIZED (
   SELECT f.id, r.sequence, r.record
   FROM unnest($11::int8[], $12::int8[], $13::text[]) AS r(place, sequence, record) JOIN fit f USING (place)
 ), kept AS (
-  INSERT INTO {s}.outbox (saga, sequence, place, message)
-  SELECT m.saga, m.sequence, m.index, m.message
-  FROM unnest($14::int8[], $15::text[], $16::int8[], $17::int8[], $18::text[]) AS m(place, saga, sequence, index, message)
+  INSERT INTO {s}.outbox (saga, sequence, place, message, life)
+  SELECT m.saga, m.sequence, m.index, m.message, m.life
+  FROM unnest($14::int8[], $15::text[], $16::int8[], $17::int8[], $18::text[], $19::int8[]) AS m(place, saga, sequence, index, message, life)
   JOIN fit f USING (place)
   ORDER BY m.saga, m.sequence, m.index
-  ON CONFLICT (saga, sequence, place) DO UPDATE SET message = excluded.message
+  ON CONFLICT (saga, sequence, place) DO UPDATE SET message = excluded.message, life = excluded.life
 )
 SELECT l.id, l.epoch, l.next, f.id IS NOT NULL FROM locked l LEFT JOIN fit f ON f.id = l.id
 "#;
@@ -237,6 +237,7 @@ WITH cut AS MATERIALIZED (
   SELECT id FROM {s}.sagas s
   WHERE finished_at IS NOT NULL
     AND ((finished_at, id) <= (SELECT c.finished_at, c.id FROM cut c) OR finished_at < $2::int8)
+    AND NOT EXISTS (SELECT FROM {s}.outbox o WHERE o.saga = s.id)
   ORDER BY finished_at, id LIMIT 1000 FOR UPDATE SKIP LOCKED
 ), records AS (
   DELETE FROM {s}.journal j USING gone WHERE j.saga = gone.id
@@ -270,8 +271,8 @@ RETURNING saga, failures
 "#;
 
 const OUTBOX: &str = r#"
-SELECT m.saga, m.sequence, m.place, m.message FROM unnest($1::text[]) AS w(saga), LATERAL (
-  SELECT o.saga, o.sequence, o.place, o.message FROM {s}.outbox o WHERE o.saga = w.saga ORDER BY o.sequence, o.place LIMIT $2::int8
+SELECT m.saga, m.sequence, m.place, m.message, m.life FROM unnest($1::text[]) AS w(saga), LATERAL (
+  SELECT o.saga, o.sequence, o.place, o.message, o.life FROM {s}.outbox o WHERE o.saga = w.saga ORDER BY o.sequence, o.place LIMIT $2::int8
 ) m ORDER BY m.saga, m.sequence, m.place
 "#;
 
@@ -281,8 +282,8 @@ WITH done AS MATERIALIZED (
 ), locked AS MATERIALIZED (
   SELECT r.saga, d.pause, d.failures FROM {s}.relaying r JOIN done d ON r.saga = d.saga AND r.node = d.node ORDER BY r.saga FOR UPDATE OF r
 ), gone AS (
-  DELETE FROM {s}.outbox o USING unnest($5::text[], $6::int8[], $7::int8[]) AS w(saga, sequence, place)
-  WHERE o.saga = w.saga AND o.sequence = w.sequence AND o.place = w.place
+  DELETE FROM {s}.outbox o USING unnest($5::text[], $6::int8[], $7::int8[], $8::int8[]) AS w(saga, sequence, place, life)
+  WHERE o.saga = w.saga AND o.sequence = w.sequence AND o.place = w.place AND o.life = w.life
 ), freed AS (
   DELETE FROM {s}.relaying r USING locked l WHERE r.saga = l.saga AND l.pause IS NULL
 )

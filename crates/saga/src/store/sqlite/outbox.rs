@@ -11,19 +11,24 @@ use super::{
 };
 use crate::{Bundle, MessageId, Pending, Relay, Relayed, SagaId, StoreError};
 
-/// Messages as they stand in the file: sequence, place, text.
+/// Messages as they stand in the file: life, sequence, place, text.
+type Raw = (i64, i64, u32, String);
+
 pub(super) struct RawBundle {
     saga: String,
     failures: u32,
-    messages: Vec<(i64, u32, String)>,
+    messages: Vec<Raw>,
 }
 
 impl RawBundle {
     pub(super) fn bundle(self) -> Result<Bundle, StoreError> {
         let saga: SagaId = self.saga.parse().map_err(unreadable)?;
         let messages = self.messages.iter();
-        let messages = messages.map(|(sequence, place, text)| (uint(*sequence), *place, &**text));
-        Ok(Bundle::new(saga, self.failures, messages))
+        let messages = messages.map(|(life, sequence, place, text)| {
+            let id = MessageId::new(saga.clone(), uint(*sequence), *place);
+            (id.of_life(uint(*life)), &**text)
+        });
+        Ok(Bundle::new(saga.clone(), self.failures, messages))
     }
 }
 
@@ -50,22 +55,19 @@ pub(super) fn bundles(connection: &Connection, relay: &Relay, now: u64) -> Worke
     Ok(bundles)
 }
 
-fn messages(
-    connection: &Connection,
-    saga: &str,
-    most: usize,
-) -> rusqlite::Result<Vec<(i64, u32, String)>> {
-    let sql = "SELECT sequence, place, message FROM outbox WHERE saga = ?1 ORDER BY sequence, place LIMIT ?2";
-    let message = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+fn messages(connection: &Connection, saga: &str, most: usize) -> rusqlite::Result<Vec<Raw>> {
+    let sql = "SELECT life, sequence, place, message FROM outbox WHERE saga = ?1 ORDER BY life, sequence, place LIMIT ?2";
+    let message = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
     let most = int(most.max(1) as u64);
     connection.prepare_cached(sql)?.query_map((saga, most), message)?.collect()
 }
 
 pub(super) fn relayed(connection: &Connection, done: &[Relayed], now: u64) -> Worked<()> {
-    let delete = "DELETE FROM outbox WHERE saga = ?1 AND sequence = ?2 AND place = ?3";
+    let delete =
+        "DELETE FROM outbox WHERE saga = ?1 AND life = ?2 AND sequence = ?3 AND place = ?4";
     let mut delete = connection.prepare_cached(delete)?;
-    for MessageId { saga, sequence, index } in done.iter().flat_map(|done| &done.sent) {
-        delete.execute((saga.as_str(), int(*sequence), index))?;
+    for MessageId { saga, life, sequence, index } in done.iter().flat_map(|done| &done.sent) {
+        delete.execute((saga.as_str(), int(*life), int(*sequence), index))?;
     }
     let free = "DELETE FROM relaying WHERE saga = ?1 AND node = ?2";
     let mut free = connection.prepare_cached(free)?;

@@ -52,18 +52,19 @@ const TABLES: &str = "
         PRIMARY KEY (saga, number),
         UNIQUE (saga, key)
     ) STRICT, WITHOUT ROWID;
+";
+
+/// What format 2 has and format 1 has not.
+const SINCE_2: &str = "
     CREATE TABLE outbox (
         saga TEXT NOT NULL,
+        life INTEGER NOT NULL,
         sequence INTEGER NOT NULL,
         place INTEGER NOT NULL,
         message TEXT NOT NULL,
-        at INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (saga, sequence, place)
+        at INTEGER NOT NULL,
+        PRIMARY KEY (saga, life, sequence, place)
     ) STRICT, WITHOUT ROWID;
-";
-
-/// What format 2 has and format 1 has not, beside `outbox.at`.
-const SINCE_2: &str = "
     CREATE VIEW history AS
         SELECT saga.id AS saga, place & 1048575 AS sequence, record
         FROM saga JOIN journal ON place BETWEEN saga.number << 20 AND saga.number << 20 | 1048575;
@@ -92,16 +93,20 @@ const SINCE_2: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// From format 1. What waits to be relayed is as old as the update. Records had a key of two columns: as a table by row id the journal is written in less
+/// From format 1, and what it had is taken over by [`FROM_1`]. What waits to be relayed is as old as the update. Records had a key of two columns: as a table by row id the journal is written in less
 /// time, and a record of some KiB stays in its page.
 const TO_2: &str = "
     ALTER TABLE journal RENAME TO journal_1;
     CREATE TABLE journal (place INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
     INSERT INTO journal SELECT saga << 20 | sequence, record FROM journal_1 ORDER BY saga, sequence;
     DROP TABLE journal_1;
-    ALTER TABLE outbox ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
-    UPDATE outbox SET at = CAST(unixepoch('subsec') * 1000 AS INTEGER);
+    ALTER TABLE outbox RENAME TO outbox_1;
     DROP TABLE relay;
+";
+
+const FROM_1: &str = "
+    INSERT INTO outbox SELECT saga, 0, sequence, place, message, CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM outbox_1;
+    DROP TABLE outbox_1;
 ";
 
 /// Records that the journal of one saga has room for, by how their places are made.
@@ -164,6 +169,7 @@ fn try_writer(path: &Path, most: Option<u64>, make: bool) -> Result<Connection, 
     if found == Some(1) {
         transaction.execute_batch(TO_2)?;
         transaction.execute_batch(SINCE_2)?;
+        transaction.execute_batch(FROM_1)?;
         let now = "UPDATE meta SET value = ?1 WHERE key = 'format'";
         transaction.execute(now, [FORMAT.to_string()])?;
         transaction.pragma_update(None, "user_version", FORMAT)?;

@@ -108,11 +108,11 @@ pub(super) fn append(connection: &Connection, append: &Append, now: u64) -> Work
         return Err(Fault::Refused(StoreError::full("journal of a saga")));
     }
     write_records(connection, saga.number, saga.next, records)?;
-    // One that is there is of an earlier saga of the same id, which was purged.
-    let sql = "INSERT OR REPLACE INTO outbox (saga, sequence, place, message, at) VALUES (?1, ?2, ?3, ?4, ?5)";
+    // One that is there is of a saga that began and was purged while format 1 was, which told no lives apart.
+    let sql = "INSERT OR REPLACE INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     for (message, text) in commit.outbox.iter().zip(messages) {
-        let MessageId { saga, sequence, index } = &message.id;
-        let row = (saga.as_str(), int(*sequence), index, text, int(now));
+        let MessageId { saga, life, sequence, index } = &message.id;
+        let row = (saga.as_str(), int(*life), int(*sequence), index, text, int(now));
         connection.prepare_cached(sql)?.execute(row)?;
     }
     let next = int(saga.next + records.len() as u64);
@@ -238,35 +238,33 @@ fn put(connection: &Connection, saga: &Saga, mail: &Mail, now: u64) -> Worked<()
 
 /// Forgets some, and says how many and whether there are more.
 pub(super) fn purge(connection: &Connection, keep: &Retention, now: u64) -> Worked<(u64, bool)> {
-    let count = "SELECT count(*) FROM saga WHERE finished_at IS NOT NULL";
-    let there: i64 = connection.prepare_cached(count)?.query_row((), |row| row.get(0))?;
+    let newest = "SELECT finished_at, number FROM saga WHERE finished_at IS NOT NULL \
+        ORDER BY finished_at DESC, number DESC LIMIT 1 OFFSET ?1";
+    let newest = connection.prepare_cached(newest)?.query_row([int(keep.newest as u64)], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+    });
     // What finished in this very millisecond is younger than one.
     let limit = |age: Duration| now.saturating_sub(millis(age)) + u64::from(age.is_zero());
-    let limit = keep.younger_than.map_or(0, limit);
-    let excess = uint(there).saturating_sub(keep.newest as u64);
-    let oldest = "SELECT number, finished_at FROM saga WHERE finished_at IS NOT NULL ORDER BY finished_at, number LIMIT ?1";
+    let limit = int(keep.younger_than.map_or(0, limit)) - 1;
+    let last: (i64, i64) = newest.optional()?.unwrap_or((-1, 0)).max((limit, i64::MAX));
+    let oldest = "SELECT number FROM saga WHERE finished_at IS NOT NULL AND (finished_at, number) <= (?1, ?2) \
+        AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.saga = saga.id) ORDER BY finished_at, number LIMIT ?3";
     let mut oldest = connection.prepare_cached(oldest)?;
-    let oldest = oldest.query_map([FORGET as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let oldest: Vec<(i64, i64)> = oldest.collect::<Result<_, _>>()?;
-    let mut forgotten = 0;
-    for (number, _) in (0..)
-        .zip(&oldest)
-        .filter(|(n, (_, at))| *n < excess || uint(*at) < limit)
-        .map(|(_, saga)| saga)
-    {
+    let oldest = oldest.query_map((last.0, last.1, FORGET as i64), |row| row.get(0))?;
+    let oldest: Vec<i64> = oldest.collect::<Result<_, _>>()?;
+    for number in &oldest {
         let records = "DELETE FROM journal WHERE place BETWEEN ?1 AND ?2";
         let all = [place(*number, 0), place(*number, RECORDS - 1)];
         connection.prepare_cached(records)?.execute(all)?;
         for table in ["DELETE FROM mail WHERE saga = ?1", "DELETE FROM saga WHERE number = ?1"] {
             connection.prepare_cached(table)?.execute([number])?;
         }
-        forgotten += 1;
     }
-    let more = forgotten == FORGET as u64;
+    let more = oldest.len() == FORGET;
     if !more {
         shrink(connection)?;
     }
-    Ok((forgotten, more))
+    Ok((oldest.len() as u64, more))
 }
 
 /// Gives pages back to the disk while more than a quarter of the file is empty. The rest is for the next sagas.

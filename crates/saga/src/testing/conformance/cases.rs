@@ -45,6 +45,7 @@ all! {
     outbox::messages_are_relayed_in_order_and_those_of_one_saga_by_one_node_at_a_time
     outbox::a_relay_that_falls_silent_is_followed_by_another_and_keeps_nothing
     outbox::messages_that_failed_pause_without_holding_those_of_others
-    outbox::a_message_outlives_its_saga
+    outbox::a_saga_stays_until_its_messages_are_relayed
+    outbox::what_a_late_relay_says_of_an_earlier_life_does_not_touch_the_later_one
     journal::text_comes_back_as_it_was
 }

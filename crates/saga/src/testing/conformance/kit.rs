@@ -34,7 +34,7 @@ pub(super) fn started(definition: &str, version: u32) -> Event {
     let step = StepShape { name: "only".into(), kind, undo: true, needs, after };
     let (name, steps) = (definition.into(), vec![step]);
     let shape = Arc::new(Shape { name, version, deadline: None, steps });
-    Event::Started { shape, input: json("input"), trace: None }
+    Event::Started { shape, input: json("input"), trace: None, life: 0 }
 }
 
 /// A saga of definition `test` 1, held by node `one`.
@@ -90,7 +90,7 @@ pub(super) fn mail(saga: &str, key: &str) -> Mail {
 pub(super) fn message(saga: &str, sequence: u64, index: u32) -> Outgoing {
     let mut message = Message::new("orders".into(), json((saga, sequence, index)));
     message.headers = [("a".into(), "b".into())].into();
-    Outgoing { id: MessageId { saga: id(saga), sequence, index }, message }
+    Outgoing { id: MessageId::new(id(saga), sequence, index).of_life(7), message }
 }
 
 /// For the messages of at most a hundred sagas.

@@ -1,14 +1,17 @@
 //! Messages that wait to be relayed.
 
-use std::{sync::Arc, time::Duration};
+use std::{slice, sync::Arc, time::Duration};
+
+use tokio::time::sleep;
 
 use super::super::{
     Bed,
     kit::{
-        Answer, LONG, SHORT, begin, commit, end, id, message, messages, open, relay, relayed, until,
+        Answer, LONG, SHORT, begin, commit, end, id, listed, message, messages, open, relay,
+        relayed, until,
     },
 };
-use crate::{Commit, MessageId, Relay, Relayed, Retention};
+use crate::{Commit, MessageId, Outgoing, Query, Relay, Relayed, Retention, StoreError};
 
 fn emitting(saga: &str, sequence: u64, indexes: std::ops::Range<u32>) -> Commit {
     Commit {
@@ -104,12 +107,53 @@ pub(super) async fn messages_that_failed_pause_without_holding_those_of_others(
     Ok(())
 }
 
-pub(super) async fn a_message_outlives_its_saga(bed: &dyn Bed) -> Answer {
+pub(super) async fn a_saga_stays_until_its_messages_are_relayed(bed: &dyn Bed) -> Answer {
     let store = open(bed).await;
-    store.create(&begin("a", LONG)).await?;
-    let last = Commit { outbox: Arc::new([message("a", 1, 0)]), ..end("a", 1, 1) };
-    store.append(&last).await?;
-    assert_eq!(store.purge(&Retention::newest(0)).await?, 1);
-    assert_eq!(messages(store.outbox(&relay("one", LONG, 9)).await?), [message("a", 1, 0)]);
+    for (saga, messages) in [("a", 0..2), ("b", 0..0), ("c", 0..0)] {
+        store.create(&begin(saga, LONG)).await?;
+        let outbox = messages.map(|index| message(saga, 1, index)).collect();
+        store.append(&Commit { outbox, ..end(saga, 1, 1) }).await?;
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(store.purge(&Retention::newest(1)).await?, 1, "b");
+    assert_eq!(listed(&*store, &Query::all()).await, ["a", "c"]);
+    let none = Retention::newest(0).younger_than(Duration::ZERO);
+    assert_eq!(store.purge(&none).await?, 1, "c");
+    let exists = store.create(&begin("a", LONG)).await;
+    assert!(matches!(exists, Err(StoreError::Exists(_))), "{exists:?}");
+
+    let waiting = messages(store.outbox(&relay("one", LONG, 9)).await?);
+    assert_eq!(waiting, [message("a", 1, 0), message("a", 1, 1)]);
+    store.relayed(&[relayed("a", "one", &waiting[..1])]).await?;
+    assert_eq!(store.purge(&none).await?, 0, "the second one waits");
+    store.relayed(&[relayed("a", "one", &waiting[1..])]).await?;
+    assert_eq!(store.purge(&none).await?, 1);
+    assert_eq!(listed(&*store, &Query::all()).await, [""; 0]);
+    Ok(())
+}
+
+pub(super) async fn what_a_late_relay_says_of_an_earlier_life_does_not_touch_the_later_one(
+    bed: &dyn Bed,
+) -> Answer {
+    let (store, late) = (open(bed).await, open(bed).await);
+    let mut lives = [7, 8].map(|life| {
+        let Outgoing { id, message } = message("a", 1, 0);
+        Outgoing { id: id.of_life(life), message }
+    });
+    lives[1].message.topic = "other".into();
+    for life in &lives {
+        store.create(&begin("a", LONG)).await?;
+        store.append(&Commit { outbox: Arc::new([life.clone()]), ..end("a", 1, 1) }).await?;
+        let waiting = messages(store.outbox(&relay("one", LONG, 9)).await?);
+        assert_eq!(waiting, slice::from_ref(life));
+        if *life == lives[0] {
+            store.relayed(&[relayed("a", "one", &waiting)]).await?;
+            assert_eq!(store.purge(&Retention::newest(0)).await?, 1);
+        }
+    }
+    late.relayed(&[relayed("a", "frozen", &lives[..1])]).await?;
+    assert_eq!(store.pending().await?.messages, 1);
+    store.relayed(&[relayed("a", "one", &lives[1..])]).await?;
+    assert_eq!(store.pending().await?.messages, 0);
     Ok(())
 }
