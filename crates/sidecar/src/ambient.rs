@@ -1,11 +1,5 @@
 //! What a server layer leaves for the clients inside its handler, beside [`Context`].
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    task::{self, Poll, Waker},
-};
-
 use gusset_call::{Attempt, Context};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -36,20 +30,7 @@ impl Ambient {
 
     /// Runs `work` with this and `cx` as what is current.
     pub(crate) fn enter<T>(&self, cx: Context, work: impl FnOnce() -> T) -> T {
-        AMBIENT.sync_scope(self.clone(), || enter(cx, work))
-    }
-}
-
-/// Runs `work` with `cx` as [`Context::current`]. For what is no future: the call of a service, a frame of a body.
-pub(crate) fn enter<T>(cx: Context, work: impl FnOnce() -> T) -> T {
-    let mut work = Some(work);
-    let scope = cx.scope(poll_fn(|_| match work.take() {
-        Some(work) => Poll::Ready(work()),
-        None => Poll::Pending,
-    }));
-    match pin!(scope).poll(&mut task::Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => unreachable!("the future is ready when it is first polled"),
+        AMBIENT.sync_scope(self.clone(), || cx.sync_scope(work))
     }
 }
 

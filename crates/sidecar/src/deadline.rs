@@ -16,7 +16,6 @@ use tokio::time::{Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::ambient::enter;
 use timeout::{announce, timeout_in};
 
 /// Ends calls for whose answer nobody waits any more. Clones share nothing.
@@ -131,7 +130,7 @@ where
             State::Passed
         } else {
             let cx = cx.with_deadline(deadline);
-            State::Bound { future: enter(cx, || self.inner.call(request)), deadline, cx }
+            State::Bound { future: cx.sync_scope(|| self.inner.call(request)), deadline, cx }
         };
         DeadlineFuture { state, timer: None }
     }
@@ -176,7 +175,7 @@ where
                 return Poll::Ready(result.map_err(Into::into));
             }
             StateProj::Bound { future, deadline, cx: scope } => {
-                if let Poll::Ready(result) = enter(*scope, || future.poll(cx)) {
+                if let Poll::Ready(result) = scope.sync_scope(|| future.poll(cx)) {
                     this.state.set(State::Over);
                     return Poll::Ready(result.map_err(Into::into));
                 }

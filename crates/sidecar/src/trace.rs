@@ -188,6 +188,8 @@ pub(crate) fn log_span(open: &Open) -> tracing::Span {
         SpanKind::Server => log_span!("server", open),
         SpanKind::Client => log_span!("client", open),
         SpanKind::Internal => log_span!("internal", open),
+        SpanKind::Producer => log_span!("producer", open),
+        SpanKind::Consumer => log_span!("consumer", open),
     }
 }
 

@@ -48,7 +48,8 @@ fn index(kind: SpanKind) -> usize {
     match kind {
         SpanKind::Server => 0,
         SpanKind::Client => 1,
-        SpanKind::Internal => 2,
+        // Messages are counted by who carries them.
+        SpanKind::Internal | SpanKind::Producer | SpanKind::Consumer => 2,
     }
 }
 

@@ -14,12 +14,13 @@ use crate::{
     ActiveCall, ActiveSpan, Route, Sidecar, SpanKind,
     ambient::Ambient,
     names::MethodName,
-    trace::{log_span, propagate::span_below, span::Open},
+    trace::{
+        log_span,
+        propagate::span_below,
+        span::{MAX_TAGS, Open},
+    },
     watched::{End, Watch},
 };
-
-/// Most tags of one operation; further ones are ignored.
-const MAX_TAGS: usize = 16;
 
 pin_project! {
     /// Future of [`Sidecar::intercept`].

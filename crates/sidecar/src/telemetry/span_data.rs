@@ -23,11 +23,13 @@ pub(super) fn span_data(record: Record) -> SpanData {
             TraceState::default(),
         ),
         parent_span_id: record.parent_id.map_or(SpanId::INVALID, |id| SpanId::from(id.get())),
-        parent_span_is_remote: record.kind == SpanKind::Server,
+        parent_span_is_remote: matches!(record.kind, SpanKind::Server | SpanKind::Consumer),
         span_kind: match record.kind {
             SpanKind::Server => OtelKind::Server,
             SpanKind::Client => OtelKind::Client,
             SpanKind::Internal => OtelKind::Internal,
+            SpanKind::Producer => OtelKind::Producer,
+            SpanKind::Consumer => OtelKind::Consumer,
         },
         name: record.name().into_owned().into(),
         start_time,
@@ -45,7 +47,10 @@ pub(super) fn span_data(record: Record) -> SpanData {
     }
 }
 
-/// By OpenTelemetry's semantic conventions for HTTP and RPC.
+/// Tags that the conventions want as numbers.
+const NUMBERS: [&str; 2] = ["messaging.message.body.size", "messaging.batch.message_count"];
+
+/// By OpenTelemetry's semantic conventions for HTTP and RPC. Those for messages come as tags.
 fn attributes(record: Record, failure: bool) -> Vec<KeyValue> {
     let mut attributes = Vec::with_capacity(8 + record.tags.len());
     if !record.method.is_empty() {
@@ -68,7 +73,7 @@ fn attributes(record: Record, failure: bool) -> Vec<KeyValue> {
             attributes.push(KeyValue::new("server.port", i64::from(port)));
         }
     }
-    if record.attempt > 1 {
+    if record.attempt > 1 && !record.method.is_empty() {
         let resends = i64::from(record.attempt) - 1;
         attributes.push(KeyValue::new("http.request.resend_count", resends));
     }
@@ -78,9 +83,16 @@ fn attributes(record: Record, failure: bool) -> Vec<KeyValue> {
         (_, Some(status)) if failure && record.end == End::Complete => Some(status.to_string()),
         _ => failure.then(|| "_OTHER".to_owned()),
     };
+    // Who recorded it may know better.
+    let error = error.filter(|_| record.tags.iter().all(|(key, _)| key != "error.type"));
     attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
-    let tags = record.tags.into_iter();
-    attributes.extend(tags.map(|(key, value)| KeyValue::new(key, value)));
+    attributes.extend(record.tags.into_iter().map(|(key, value)| {
+        let number = NUMBERS.contains(&&*key).then(|| value.parse::<i64>().ok()).flatten();
+        match number {
+            Some(number) => KeyValue::new(key, number),
+            None => KeyValue::new(key, value),
+        }
+    }));
     attributes
 }
 
@@ -89,6 +101,32 @@ mod tests {
     use super::*;
     use crate::{Recorder, Sidecar};
     use gusset_call::TraceContext;
+
+    fn text(span: &SpanData) -> Vec<String> {
+        span.attributes.iter().map(|kv| format!("{}={}", kv.key, kv.value)).collect()
+    }
+
+    #[test]
+    fn a_message_is_a_span_of_its_kind_with_its_own_attributes() {
+        let recorder = Recorder::new("s");
+        let trace = TraceContext::new_root();
+        let span = Duration::from_millis(2);
+        let mut handled =
+            recorder.finished(trace, SpanKind::Consumer, "process order.created", span);
+        (handled.attempt, handled.end) = (2, End::Error);
+        handled.tags = [("messaging.message.body.size", "7"), ("error.type", "rejected")]
+            .map(|(key, value)| (key.into(), value.into()))
+            .into();
+        let sent = recorder.finished(trace, SpanKind::Producer, "publish order.created", span);
+        let (handled, sent) = (span_data(handled), span_data(sent));
+        assert_eq!(handled.name, "process order.created");
+        let kinds = (handled.span_kind.clone(), sent.span_kind);
+        assert_eq!(kinds, (OtelKind::Consumer, OtelKind::Producer));
+        assert!(handled.parent_span_is_remote && !sent.parent_span_is_remote);
+        assert_eq!(text(&handled), ["messaging.message.body.size=7", "error.type=rejected"]);
+        assert_eq!(handled.attributes[0].value, opentelemetry::Value::I64(7));
+        assert!(matches!(handled.status, Status::Error { .. }));
+    }
 
     #[test]
     fn the_attributes_follow_the_conventions() {
@@ -112,10 +150,8 @@ mod tests {
         assert_eq!(span.name, "GET orders");
         assert_eq!(span.span_kind, OtelKind::Client);
         assert!(matches!(span.status, Status::Error { .. }));
-        let attributes: Vec<_> =
-            span.attributes.iter().map(|kv| format!("{}={}", kv.key, kv.value)).collect();
         assert_eq!(
-            attributes,
+            text(&span),
             [
                 "http.request.method=GET",
                 "peer.service=orders",

@@ -24,7 +24,7 @@ pub struct Record {
     /// The service that recorded it.
     #[serde(serialize_with = "as_text")]
     pub service: Arc<str>,
-    /// The matched route, for a client the upstream, for `intercept` the name given to it, or else the method. Never a raw path.
+    /// The matched route, for a client the upstream, for `intercept` and messages the name given to it, or else the method. Never a raw path.
     pub operation: Route,
     /// HTTP method, `_OTHER` where HTTP does not define it, empty where it was no HTTP request.
     pub method: &'static str,
@@ -50,7 +50,7 @@ pub struct Record {
     pub error: Option<Box<str>>,
     /// Whether the trace is sampled; what failed or was slow is exported anyway.
     pub sampled: bool,
-    /// What `intercept` was told beside; at most 16.
+    /// What `intercept` was told beside, or the attributes of a message; at most 16.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub tags: Vec<(Cow<'static, str>, Cow<'static, str>)>,
 }
@@ -66,6 +66,10 @@ pub enum SpanKind {
     Client,
     /// Neither.
     Internal,
+    /// It published a message. No layer of this crate does; what does brings its records to [`Recorder::record`](crate::Recorder::record).
+    Producer,
+    /// It handled one.
+    Consumer,
 }
 
 impl Record {

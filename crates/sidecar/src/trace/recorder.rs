@@ -10,10 +10,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use gusset_call::TraceId;
+use gusset_call::{TraceContext, TraceId};
 use tokio::time::Instant;
 
-use crate::Record;
+use super::span::{MAX_TAGS, MAX_TEXT, cut};
+use crate::{End, Record, Route, SpanKind};
 
 /// Keeps the last finished calls of a process. Clones share one ring.
 ///
@@ -111,11 +112,59 @@ impl Recorder {
         &self.service
     }
 
-    /// Keeps a finished call. The layers do this; other crates may add work of their own.
-    pub fn record(&self, record: Record) {
-        if self.ring.slots.is_empty() {
+    /// A record of this service for something that took `duration` and is over now, not kept yet. The end is complete, the attempt is the first, and all that may be absent is;
+    /// change what is different, and give it to [`record`](Self::record).
+    ///
+    /// ```
+    /// use gusset_call::TraceContext;
+    /// use gusset_sidecar::{Recorder, SpanKind};
+    /// use std::time::Duration;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let recorder = Recorder::new("orders");
+    /// let (cause, trace) = (TraceContext::new_root(), TraceContext::new_root());
+    /// let mut sent = recorder.finished(trace, SpanKind::Producer, "publish order.created", Duration::from_millis(2));
+    /// sent.parent_id = Some(cause.span_id());
+    /// sent.tags.push(("messaging.system".into(), "nats".into()));
+    /// recorder.record(sent);
+    /// assert_eq!(recorder.recent(1)[0].name(), "publish order.created");
+    /// # });
+    /// ```
+    pub fn finished(
+        &self,
+        trace: TraceContext,
+        kind: SpanKind,
+        operation: impl Into<Route>,
+        duration: Duration,
+    ) -> Record {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Record {
+            trace_id: trace.trace_id(),
+            span_id: trace.span_id(),
+            parent_id: None,
+            kind,
+            service: self.service.clone(),
+            operation: operation.into(),
+            method: "",
+            peer: None,
+            attempt: 1,
+            start_unix_nanos: self.unix_nanos(Instant::now()).saturating_sub(nanos),
+            duration,
+            status: None,
+            grpc_status: None,
+            end: End::Complete,
+            error: None,
+            sampled: trace.is_sampled(),
+            tags: Vec::new(),
+        }
+    }
+
+    /// Keeps a finished call. The layers do this; other crates may add work of their own, made by [`finished`](Self::finished). Tags after the 16th are dropped, and texts after 256 bytes cut.
+    pub fn record(&self, mut record: Record) {
+        if self.is_off() {
             return;
         }
+        bound(&mut record);
         let number = self.ring.head.fetch_add(1, Acquire);
         let mut slot = self.slot(number);
         // A writer that slept for a whole round must not undo a younger record.
@@ -216,6 +265,19 @@ impl fmt::Debug for Recorder {
     }
 }
 
+/// So that a record has a greatest size, whoever made it.
+fn bound(record: &mut Record) {
+    record.tags.truncate(MAX_TAGS);
+    for (key, value) in &mut record.tags {
+        for text in [key, value] {
+            *text = cut(std::mem::take(text));
+        }
+    }
+    if let Some(error) = record.error.take_if(|error| error.len() > MAX_TEXT) {
+        record.error = Some(cut(String::from(error).into()).into());
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one place that ties records to the wall clock")]
 fn since_unix_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
@@ -266,6 +328,25 @@ mod tests {
         (4..=10).for_each(|n| recorder.record(record(n)));
         assert_eq!(numbers(&recorder.read(&mut cursor, 9)), [7, 8, 9, 10]);
         assert_eq!(cursor.missed(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_of_others_is_placed_by_its_end_and_bounded() {
+        let recorder = Recorder::new("s");
+        let trace = TraceContext::new_root().with_sampled(false);
+        let began = recorder.unix_nanos(Instant::now());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let span = Duration::from_secs(2);
+        let mut record = recorder.finished(trace, SpanKind::Consumer, "process x", span);
+        assert_eq!(record.start_unix_nanos, began + 1_000_000_000);
+        assert_eq!((record.span_id, record.sampled), (trace.span_id(), false));
+        let long = "é".repeat(200);
+        record.tags = vec![(long.clone().into(), long.clone().into()); 20];
+        record.error = Some(long.into());
+        recorder.record(record);
+        let kept = recorder.recent(1).remove(0);
+        assert_eq!((kept.tags.len(), kept.error.unwrap().len()), (16, 256));
+        assert!(kept.tags.iter().all(|(key, value)| (key.len(), value.len()) == (256, 256)));
     }
 
     #[test]

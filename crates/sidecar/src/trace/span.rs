@@ -14,7 +14,10 @@ use crate::{
 };
 
 /// Longest text that a record keeps of an error or a tag, in bytes.
-const MAX_TEXT: usize = 256;
+pub(super) const MAX_TEXT: usize = 256;
+
+/// Most tags of one span; further ones are ignored.
+pub(crate) const MAX_TAGS: usize = 16;
 
 /// As much of `text` as a record keeps.
 pub(crate) fn cut(text: Cow<'static, str>) -> Cow<'static, str> {
