@@ -1,9 +1,9 @@
 use std::{
     fmt,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
+    future::Future,
+    pin::Pin,
     sync::Arc,
-    task::{self, Poll, Waker},
+    task::{self, Poll},
 };
 
 use gusset_call::{Clock, Context, Scope};
@@ -124,7 +124,7 @@ where
         let parent = message.trace().or_else(|| Context::current().trace());
         let span = begun(&message, parent, SpanKind::Producer, self.settings.system);
         let (span, cx) = self.settings.begin(span);
-        let inner = within(cx, || span.enter(|| self.inner.call(message)));
+        let inner = cx.sync_scope(|| span.enter(|| self.inner.call(message)));
         TracedPublish { work: Work { inner: cx.scope(inner), span: Some(span) } }
     }
 }
@@ -149,21 +149,8 @@ where
         let mut span = begun(message, parent, SpanKind::Consumer, self.settings.system);
         (span.group, span.attempt) = (Some(delivery.group().into()), Some(delivery.attempt()));
         let (span, cx) = self.settings.begin(span);
-        let inner = within(cx, || span.enter(|| self.inner.call(delivery)));
+        let inner = cx.sync_scope(|| span.enter(|| self.inner.call(delivery)));
         TracedHandling { work: Work { inner: cx.scope(inner), span: Some(span) } }
-    }
-}
-
-/// Runs `work`, which is no future, with `cx` as [`Context::current`].
-fn within<R>(cx: Context, work: impl FnOnce() -> R) -> R {
-    let mut work = Some(work);
-    let scope = cx.scope(poll_fn(|_| match work.take() {
-        Some(work) => Poll::Ready(work()),
-        None => Poll::Pending,
-    }));
-    match pin!(scope).poll(&mut task::Context::from_waker(Waker::noop())) {
-        Poll::Ready(result) => result,
-        Poll::Pending => unreachable!("the future is ready when it is first polled"),
     }
 }
 
