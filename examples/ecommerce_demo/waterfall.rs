@@ -20,7 +20,8 @@ pub(crate) fn waterfall(records: &[Record]) -> Vec<String> {
         let bar = format!("{}{}", " ".repeat(from), "▬".repeat(to - from + 1));
         let depth = depths.get(&record.span_id).copied().unwrap_or_default();
         let status = record.status.map(|status| status.to_string()).unwrap_or_default();
-        let arrow = if record.kind == SpanKind::Client { " → " } else { " " };
+        let sends = matches!(record.kind, SpanKind::Client | SpanKind::Producer);
+        let arrow = if sends { " → " } else { " " };
         let name = format!("{}{}{arrow}{}", "· ".repeat(depth), record.service, record.name());
         let millis = record.duration.as_secs_f64() * 1_000.0;
         format!("{name:<58.58} {status:>3} {millis:>7.2} ms {bar}")

@@ -58,6 +58,12 @@ impl Outbound {
         Self { sidecar: sidecar.retry(retry), registry, circuits, connections }
     }
 
+    /// Whose calls these are.
+    #[must_use]
+    pub const fn sidecar(&self) -> &Sidecar {
+        &self.sidecar
+    }
+
     /// One circuit for each instance that was called.
     #[must_use]
     pub const fn circuits(&self) -> &Circuits<Arc<str>> {

@@ -10,9 +10,10 @@ use axum::{Router, extract::State, routing::get};
 use gusset::{
     broker::{Broker, Delivery, Error, Policy, Subscription},
     call::BoxError,
+    observe,
     sidecar::Sidecar,
 };
-use tower::service_fn;
+use tower::{Layer, service_fn};
 use uuid::Uuid;
 
 use crate::{
@@ -57,15 +58,12 @@ impl Inventory {
         broker: &Broker,
         sidecar: &Sidecar,
     ) -> Result<Subscription, Error> {
-        let (inventory, sidecar) = (self.clone(), sidecar.clone());
-        broker
-            .subscribe(OrderCreated::SUBJECT)
-            .group(GROUP)
-            .handle(service_fn(move |delivery: Delivery<OrderCreated>| {
-                let counted = inventory.clone().count_for_good(delivery.into_body());
-                sidecar.intercept(OrderCreated::SUBJECT, counted)
-            }))
-            .await
+        let inventory = self.clone();
+        let handler = service_fn(move |delivery: Delivery<OrderCreated>| {
+            inventory.clone().count_for_good(delivery.into_body())
+        });
+        let trace = observe::spans(broker, sidecar.recorder());
+        broker.subscribe(OrderCreated::SUBJECT).group(GROUP).handle(trace.layer(handler)).await
     }
 
     /// How many of each product were sold.

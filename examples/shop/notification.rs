@@ -14,10 +14,11 @@ use axum::{Router, extract::State, routing::get};
 use gusset::{
     broker::{Broker, Delivery, Error, Policy, Subscription},
     call::{BoxError, Problem},
+    observe,
     sidecar::Sidecar,
 };
 use serde_json::{Value, json};
-use tower::service_fn;
+use tower::{Layer, service_fn};
 use uuid::Uuid;
 
 use crate::{
@@ -73,15 +74,12 @@ impl Notifications {
         broker: &Broker,
         sidecar: &Sidecar,
     ) -> Result<Subscription, Error> {
-        let (notifications, sidecar) = (self.clone(), sidecar.clone());
-        broker
-            .subscribe(OrderCreated::SUBJECT)
-            .group(GROUP)
-            .handle(service_fn(move |delivery: Delivery<OrderCreated>| {
-                let sent = notifications.clone().mail_for_good(delivery.into_body());
-                sidecar.intercept(OrderCreated::SUBJECT, sent)
-            }))
-            .await
+        let notifications = self.clone();
+        let handler = service_fn(move |delivery: Delivery<OrderCreated>| {
+            notifications.clone().mail_for_good(delivery.into_body())
+        });
+        let trace = observe::spans(broker, sidecar.recorder());
+        broker.subscribe(OrderCreated::SUBJECT).group(GROUP).handle(trace.layer(handler)).await
     }
 
     /// Repairs the template.

@@ -20,13 +20,17 @@ use axum::{
 use gusset::{
     broker::Broker,
     call::Problem,
+    observe,
+    outbox::ToBroker,
     saga::{
         Definition, DefinitionError, Failure, FailureKind, Finished, Options, Orchestrator,
-        OutboxRelay, Recovery, RelayOptions, SagaError, SagaId, State as SagaState, Store,
+        OutboxRelay, Outgoing, Recovery, RelayOptions, SagaError, SagaId, State as SagaState,
+        Store,
     },
 };
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use tower::{Layer, ServiceExt};
 use uuid::Uuid;
 
 use crate::{
@@ -35,7 +39,7 @@ use crate::{
     event::Line,
     folder::Folder,
     kept::{Kept, Row},
-    place_order::{Placing, Steps, define, publish},
+    place_order::{Placing, Steps, define},
     product::Product,
     settings::Settings,
 };
@@ -187,8 +191,12 @@ impl Orders {
             // They are all different, and this orchestrator is new.
             let _ = sagas.register(definition);
         }
-        let broker = broker.clone();
-        let target = move |outgoing| publish(broker.clone(), outgoing);
+        let trace = observe::spans(broker, outbound.sidecar().recorder());
+        let publisher = trace.layer(broker.publisher());
+        let target = move |outgoing: Outgoing| {
+            let (publisher, message) = (publisher.clone(), ToBroker::message(&outgoing));
+            async move { publisher.oneshot(message?).await.map(drop) }
+        };
         let relay = sagas.spawn_relay(target, RelayOptions::default().lease(LEASE));
         let background = Arc::new((sagas.spawn_recovery(RECOVERY), relay));
         let desk = Desk {

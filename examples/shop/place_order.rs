@@ -6,9 +6,8 @@ use std::{
 };
 
 use gusset::{
-    broker::{self, Broker, Headers, Message},
     call::BoxError,
-    saga::{Definition, DefinitionError, Effect, Outgoing, Policy, Saga, StepContext, StepError},
+    saga::{Definition, DefinitionError, Effect, Policy, Saga, StepContext, StepError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -123,18 +122,6 @@ impl Steps {
         cx.emit(OrderCreated::SUBJECT, &event).map_err(StepError::rejected)?;
         self.write(order).await
     }
-}
-
-/// Publishes what a saga emitted: again after a crash, under the same id.
-pub(crate) async fn publish(broker: Broker, outgoing: Outgoing) -> Result<(), broker::Error> {
-    let Outgoing { id, message, .. } = outgoing;
-    let sent = Message::new(&*message.topic, message.body.get().to_owned())?;
-    let sent = sent.with_id(broker::MessageId::new(id.uuid()));
-    let sent = sent.with_header(Headers::CONTENT_TYPE, "application/json");
-    let headers = message.headers.into_iter();
-    let sent = headers
-        .fold(sent, |sent, (name, value)| sent.with_header(name.to_string(), value.to_string()));
-    broker.publish_message(sent).await.map(drop)
 }
 
 /// A 4xx is a decision. All else may have had its effect before it failed.

@@ -12,6 +12,7 @@ use gusset::{
     broker::{Broker, Filter, Subscription},
     call::{Deadline, TraceId},
     gateway::{Gateway, serve},
+    observe,
     registry::{Registry, RemoteKv, RemotePolicy},
     shutdown::Shutdown,
     sidecar::{Record, Recorder, Sidecar, SpanKind, Summary},
@@ -197,6 +198,10 @@ impl Shop {
         self.start(1, "notification-service", move |_| ready(notifications.router())).await?;
         let inventory = self.inventory.clone();
         self.start(1, "inventory-service", move |_| ready(inventory.router())).await?;
+        // One broker for all, so one of them tells of it.
+        for member in self.members.iter().filter(|member| member.id == "inventory-service-1") {
+            observe::numbers(&self.broker, member.sidecar.metrics());
+        }
         let (orders, broker) = (self.orders.clone(), self.broker.clone());
         let app = move |given: Supplies| {
             let (orders, broker) = (orders.clone(), broker.clone());

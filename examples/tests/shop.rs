@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use gusset::broker::Filter;
+use gusset::{broker::Filter, call::TraceContext, sidecar::SpanKind};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use shop::{
@@ -104,9 +104,10 @@ fn stock(shop: &Shop, product: Uuid) -> u32 {
     shop.products.all().iter().find(|found| found.id == product).unwrap().stock
 }
 
+/// Not only of messages: what an order has to tell is published after its answer.
 async fn quiet(shop: &Shop) {
     tokio::time::timeout(Duration::from_secs(20), async {
-        while !shop.is_quiet() {
+        while !shop.is_at_rest().await.unwrap() {
             tokio::task::yield_now().await;
         }
     })
@@ -147,6 +148,62 @@ async fn a_customer_registers_browses_fills_a_cart_orders_and_reads_the_order_ba
     assert_eq!((status.as_u16(), &body["email"]), (200, &json!("ann@example.com")));
     let (status, _) = bob.send(Method::GET, &profile, None).await;
     assert_eq!(status, 404, "nor are other people");
+    shop.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_order_is_one_trace_from_the_gateway_to_the_handlers_of_its_event() {
+    let (shop, gateway) = open().await;
+    let lamp = shop.products.add("lamp", 1_999, 10);
+    let ann = Visitor::new(gateway, "ann@example.com").await;
+    let trace = TraceContext::new_root();
+    let order = json!({ "items": [{ "product_id": lamp.id, "quantity": 1 }], "card": CARD });
+    let request = ann.http.post(format!("http://{gateway}/api/orders")).bearer_auth(&ann.token);
+    let request = request.header("traceparent", trace.to_string()).json(&order);
+    assert_eq!(request.send().await.unwrap().status(), 201);
+
+    let of = |kind| {
+        let spans = shop.trace(trace.trace_id()).into_iter();
+        spans.filter(|span| span.kind == kind).collect::<Vec<_>>()
+    };
+    let told = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            let (published, handled) = (of(SpanKind::Producer), of(SpanKind::Consumer));
+            let mut servers = of(SpanKind::Server);
+            servers
+                .retain(|span| Some(span.span_id) == published.first().and_then(|p| p.parent_id));
+            if servers.len() == 1 && handled.len() == 2 {
+                break (servers, published, handled);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let (servers, published, mut handled) = told.await.expect("the event is told and handled");
+    assert_eq!(
+        (&*servers[0].service, servers[0].name().as_ref()),
+        ("order-service", "POST /orders")
+    );
+    assert_eq!(published.len(), 1);
+    assert_eq!(
+        (&*published[0].service, &*published[0].operation),
+        ("order-service", "publish order.created")
+    );
+    handled.sort_by(|a, b| a.service.cmp(&b.service));
+    for (span, group) in handled.iter().zip(["inventory", "notification"]) {
+        assert_eq!(*span.service, format!("{group}-service"));
+        assert_eq!(&*span.operation, "process order.created");
+        // The event was written in that span; its publishing is another thing that came of it.
+        assert_eq!(span.parent_id, Some(servers[0].span_id));
+        assert!(span.tags.contains(&("messaging.consumer.group.name".into(), group.into())));
+    }
+
+    let teller = shop.running.iter().find(|one| one.service() == "inventory-service").unwrap();
+    let metrics = ann.http.get(format!("http://{}/metrics", teller.addr())).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    for group in ["inventory", "notification"] {
+        let line = format!("gusset_broker_published_total{{group=\"{group}\"}} 1\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
     shop.close().await.unwrap();
 }
 
