@@ -8,6 +8,8 @@ impl Headers {
     /// W3C trace context of the publisher; set from `gusset_call::Context::current()` at publishing, unless the message
     /// brings its own.
     pub const TRACEPARENT: &'static str = "traceparent";
+    /// W3C `tracestate`, beside [`TRACEPARENT`](Self::TRACEPARENT): that of the publisher, passed on as it came.
+    pub const TRACESTATE: &'static str = "tracestate";
     /// What the payload is, a media type.
     pub const CONTENT_TYPE: &'static str = "content-type";
     /// Version of the body's schema, a number.
@@ -43,6 +45,10 @@ impl Headers {
             Some((_, present)) => *present = value,
             None => self.0.push((name, value)),
         }
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.0.retain(|(other, _)| other != name);
     }
 
     pub(crate) fn size(&self) -> usize {

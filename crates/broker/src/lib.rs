@@ -123,6 +123,7 @@
 //! | header | what it is | set by |
 //! |---|---|---|
 //! | `traceparent` | W3C trace context of the publisher | publishing, from `gusset_call::Context::current()` or [`TraceLayer`] |
+//! | `tracestate` | what goes with it | publishing, from `gusset_call::TraceState::current()` or [`TraceLayer`] |
 //! | `gusset-deadline` | until when somebody waits for what comes of it | [`Message::with_deadline`], [`Broker::request`] |
 //! | `correlation-id`, `causation-id` | what began it all, and what caused it | [`Message::caused_by`], [`ReactLayer`] |
 //! | `ce-id`, `ce-source`, `ce-type`, `ce-time`, … | attributes of CloudEvents 1.0, binary mode | [`Message::with_cloud_event`] |

@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gusset_call::{Context, Deadline, TraceContext};
+use gusset_call::{Context, Deadline, TraceContext, TraceState};
 use serde::Serialize;
 
 pub(crate) use crate::wall::wall_clock;
@@ -267,6 +267,13 @@ impl Message {
         self.headers().get(Headers::TRACEPARENT)?.parse().ok()
     }
 
+    /// What tracing systems left for each other, if the header [`Headers::TRACESTATE`] is there beside a well-formed [`trace`](Self::trace), and well-formed itself.
+    #[must_use]
+    pub fn trace_state(&self) -> Option<TraceState> {
+        self.trace()?;
+        self.headers().get(Headers::TRACESTATE)?.parse().ok()
+    }
+
     /// Whether somebody waits for an answer, by [`Headers::REPLY_TO`].
     #[must_use]
     pub fn is_request(&self) -> bool {
@@ -302,7 +309,13 @@ impl Message {
         self.published = nanos(wall_clock());
         if let Some(trace) = Context::current().trace() {
             if self.headers().get(Headers::TRACEPARENT).is_none() {
-                self.extras().headers.insert(Headers::TRACEPARENT, trace.to_string());
+                let headers = &mut self.extras().headers;
+                headers.insert(Headers::TRACEPARENT, trace.to_string());
+                // One of another trace says nothing about this one.
+                headers.remove(Headers::TRACESTATE);
+                if let Some(state) = TraceState::current() {
+                    headers.insert(Headers::TRACESTATE, state.as_str());
+                }
             }
         }
     }
@@ -349,6 +362,22 @@ mod tests {
             })
             .await;
         assert_eq!((fresh.trace(), traced.trace()), (Some(mine), Some(other)));
+    }
+
+    #[test]
+    fn a_state_goes_with_its_trace_and_with_no_other() {
+        let (trace, state) = (TraceContext::new_root(), "a=1".parse::<TraceState>().unwrap());
+        let stale = || Message::new("a", "").unwrap().with_header(Headers::TRACESTATE, "old=1");
+        let stamped = |state: Option<TraceState>, mut message: Message| {
+            let cx = Context::default().with_trace(trace);
+            TraceState::sync_scope(state, || cx.sync_scope(|| message.stamp()));
+            message.trace_state()
+        };
+        assert_eq!(stamped(Some(state.clone()), stale()), Some(state.clone()));
+        assert_eq!(stamped(None, stale()), None);
+        let kept = stale().with_header(Headers::TRACEPARENT, trace.to_string());
+        assert_eq!(stamped(Some(state), kept).unwrap().as_str(), "old=1");
+        assert_eq!(stale().trace_state(), None, "without a trace it means nothing");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     task::{self, Poll},
 };
 
-use gusset_call::{Clock, Context, Scope};
+use gusset_call::{Clock, Context, Scope, TraceContext, TraceState};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -49,7 +49,8 @@ use crate::{
 /// carries the producer span; one that brings a `traceparent` keeps it, as one from an outbox does, and the producer span is a child of that. Without any of these a trace
 /// begins, which is sampled.
 ///
-/// A handler inside runs with the consumer span as its context, so that what it calls and publishes belongs to it. Without this layer it runs with the publisher's.
+/// A handler inside runs with the consumer span as its context, so that what it calls and publishes belongs to it, and with the message's `gusset_call::TraceState`, which goes along. Without
+/// this layer it runs with the publisher's span, and the state ends with the message.
 ///
 /// Both also open a `tracing` span (`publish` or `process`, level INFO) with the trace's identifiers and the attributes of [`Span::attributes`].
 ///
@@ -72,9 +73,10 @@ impl TraceLayer {
         Self { listener: Arc::new(ended), system, clock: Clock::new() }
     }
 
-    fn begin(&self, span: Span) -> (ActiveSpan, Context) {
+    fn begin(&self, span: Span, state: Option<TraceState>) -> (Within, Context) {
         let cx = Context::current().with_trace(span.trace);
-        (ActiveSpan::new(span, self.listener.clone(), self.clock.clone()), cx)
+        let span = ActiveSpan::new(span, self.listener.clone(), self.clock.clone());
+        (Within { span, state }, cx)
     }
 }
 
@@ -121,11 +123,11 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        let parent = message.trace().or_else(|| Context::current().trace());
+        let (parent, state) = cause_of(&message);
         let span = begun(&message, parent, SpanKind::Producer, self.settings.system);
-        let (span, cx) = self.settings.begin(span);
-        let inner = cx.sync_scope(|| span.enter(|| self.inner.call(message)));
-        TracedPublish { work: Work { inner: cx.scope(inner), span: Some(span) } }
+        let (within, cx) = self.settings.begin(span, state);
+        let inner = within.enter(|| cx.sync_scope(|| self.inner.call(message)));
+        TracedPublish { work: Work { inner: cx.scope(inner), within: Some(within) } }
     }
 }
 
@@ -145,12 +147,33 @@ where
 
     fn call(&mut self, delivery: Delivery<T>) -> Self::Future {
         let message = delivery.message();
-        let parent = message.trace().or_else(|| Context::current().trace());
+        let (parent, state) = cause_of(message);
         let mut span = begun(message, parent, SpanKind::Consumer, self.settings.system);
         (span.group, span.attempt) = (Some(delivery.group().into()), Some(delivery.attempt()));
-        let (span, cx) = self.settings.begin(span);
-        let inner = cx.sync_scope(|| span.enter(|| self.inner.call(delivery)));
-        TracedHandling { work: Work { inner: cx.scope(inner), span: Some(span) } }
+        let (within, cx) = self.settings.begin(span, state);
+        let inner = within.enter(|| cx.sync_scope(|| self.inner.call(delivery)));
+        TracedHandling { work: Work { inner: cx.scope(inner), within: Some(within) } }
+    }
+}
+
+/// The span that the message names, or else the current one; and the state that goes with it.
+fn cause_of(message: &Message) -> (Option<TraceContext>, Option<TraceState>) {
+    match message.trace() {
+        Some(trace) => (Some(trace), message.trace_state()),
+        None => (Context::current().trace(), TraceState::current()),
+    }
+}
+
+/// A span, and what is current inside of it beside the context.
+#[derive(Debug)]
+struct Within {
+    span: ActiveSpan,
+    state: Option<TraceState>,
+}
+
+impl Within {
+    fn enter<R>(&self, step: impl FnOnce() -> R) -> R {
+        TraceState::sync_scope(self.state.clone(), || self.span.enter(step))
     }
 }
 
@@ -159,7 +182,7 @@ pin_project! {
         // Before the span, so that what its drop logs still belongs to an open one.
         #[pin]
         inner: Scope<F>,
-        span: Option<ActiveSpan>,
+        within: Option<Within>,
     }
 }
 
@@ -168,13 +191,13 @@ impl<F: Future> Work<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<(F::Output, ActiveSpan)> {
         let this = self.project();
         // Taken out while foreign code runs: should it panic, the span is dropped by the unwinding and knows it.
-        let Some(span) = this.span.take() else { return Poll::Pending };
-        match span.enter(|| this.inner.poll(cx)) {
+        let Some(within) = this.within.take() else { return Poll::Pending };
+        match within.enter(|| this.inner.poll(cx)) {
             Poll::Pending => {
-                *this.span = Some(span);
+                *this.within = Some(within);
                 Poll::Pending
             }
-            Poll::Ready(output) => Poll::Ready((output, span)),
+            Poll::Ready(output) => Poll::Ready((output, within.span)),
         }
     }
 }
@@ -239,7 +262,7 @@ macro_rules! opaque {
     ($($name:ident),*) => {$(
         impl<F> fmt::Debug for $name<F> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($name)).field("span", &self.work.span).finish_non_exhaustive()
+                f.debug_struct(stringify!($name)).field("within", &self.work.within).finish_non_exhaustive()
             }
         }
     )*};

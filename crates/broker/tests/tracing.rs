@@ -10,7 +10,7 @@ use gusset_broker::{
     Broker, Delivery, End, Error, Filter, Headers, Message, Policy, Reason, Reply, Span, SpanKind,
     Subscription, TraceLayer, WhenExpired,
 };
-use gusset_call::{BoxError, Context, Deadline, TraceContext};
+use gusset_call::{BoxError, Context, Deadline, TraceContext, TraceState};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -119,6 +119,45 @@ async fn a_message_that_brings_its_trace_keeps_it_and_one_without_begins_one() {
     let begun = &spans.all()[3];
     assert_eq!((begun.kind, begun.parent), (SpanKind::Consumer, None));
     assert!(begun.trace.is_sampled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_state_of_a_trace_goes_along_to_what_a_handler_publishes() {
+    let broker = Broker::new();
+    let (trace, _) = tracing(&broker);
+    let (within, seen) = (broker.clone(), Log::default());
+    let noted = seen.clone();
+    let handler = service_fn(move |delivery: Delivery<u32>| {
+        noted.note((delivery.attempt().number(), TraceState::current()));
+        let publish = within.publish("tock", &1);
+        async move {
+            // Read after it has waited, too.
+            sleep(millis(1)).await;
+            if !delivery.is_last_attempt() {
+                return Err("again");
+            }
+            publish.await.unwrap();
+            Ok(())
+        }
+    });
+    let policy = Policy::new().max_attempts(2);
+    let subscribe = broker.subscribe("tick").group("tick").policy(policy);
+    let _tick = subscribe.handle(trace.layer(handler)).await.unwrap();
+    let mut tock = broker.subscribe("tock").pull::<u32>().await.unwrap();
+
+    let state: TraceState = "rojo=00f067aa0ba902b7".parse().unwrap();
+    let cx = Context::default().with_trace(TraceContext::new_root());
+    let mut publish = std::pin::pin!(trace.layer(broker.publisher()).oneshot(tick()));
+    let published = std::future::poll_fn(|task| {
+        TraceState::sync_scope(Some(state.clone()), || {
+            cx.sync_scope(|| publish.as_mut().poll(task))
+        })
+    });
+    published.await.unwrap();
+    let told = tock.next().await.unwrap();
+    assert_eq!(told.message().trace_state(), Some(state.clone()));
+    assert_eq!(seen.all(), [(1, Some(state.clone())), (2, Some(state))]);
+    assert_eq!(TraceState::current(), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,7 @@
 //! | [`Attempt`] | which try of a call this is, counted from 1 |
 //! | [`Tried`] | the instances that earlier tries of the same call went to |
 //! | [`TraceContext`] | W3C trace identifiers, parsed and written without OpenTelemetry |
+//! | [`TraceState`] | W3C `tracestate`, passed on as it came |
 //! | [`Open`], [`Limited`], [`Inadmissible`], [`NoInstance`], [`Overloaded`], [`DeadlineExceeded`] | the refusals |
 //! | [`Refusal`], [`refusal_in`] | what all refusals know; finding one inside an error |
 //! | [`QuotaPolicy`], [`ServiceLimit`] | a quota and what is left of it, as clients are told |
@@ -61,6 +62,7 @@ mod deadline;
 mod limited;
 mod refusal;
 mod trace;
+mod trace_state;
 
 #[cfg(feature = "http")]
 mod answer;
@@ -77,6 +79,7 @@ pub use deadline::Deadline;
 pub use limited::{Inadmissible, Limited, QuotaPolicy, ServiceLimit};
 pub use refusal::{BoxError, DeadlineExceeded, NoInstance, Open, Overloaded, Refusal, refusal_in};
 pub use trace::{MalformedTraceparent, SpanId, TraceContext, TraceId};
+pub use trace_state::{MalformedTracestate, TraceState};
 
 #[cfg(feature = "http")]
 pub use answer::{Answer, AnswerBody, AnswerFuture, AnswerLayer};

@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use gusset_call::{Attempt, Context, Deadline};
+use gusset_call::{Attempt, Context, Deadline, TraceState};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{BoxError, Json, Message, SagaId, StepError, span::Listener};
@@ -116,7 +116,8 @@ impl StepContext {
 
     /// Has a message sent, if and only if this attempt succeeds: it becomes durable in the same write as the success, and an
     /// [`OutboxRelay`](crate::OutboxRelay) sends it, after the earlier ones of this saga and at least once. What an attempt emits that fails, times out or is
-    /// not the last is dropped. The trace of [`Context::current`] goes along as the header `traceparent`. At most 100 for an attempt.
+    /// not the last is dropped. The trace of [`Context::current`] goes along as the header `traceparent`, and
+    /// that of [`TraceState::current`] as `tracestate`, as long as the saga runs within the call that began it. At most 100 for an attempt.
     ///
     /// ```
     /// # use gusset_saga::{StepContext, StepError};
@@ -137,6 +138,9 @@ impl StepContext {
         let mut message = Message::new(topic.into(), Json::encode(body)?);
         if let Some(trace) = Context::current().trace() {
             message.headers.insert("traceparent".into(), trace.to_string().into());
+            if let Some(state) = TraceState::current() {
+                message.headers.insert("tracestate".into(), state.as_str().into());
+            }
         }
         let Some(outbox) = &self.outbox.0 else { return Err("the attempt is over".into()) };
         let mut outbox = outbox.lock().unwrap_or_else(PoisonError::into_inner);

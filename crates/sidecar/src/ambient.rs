@@ -1,10 +1,10 @@
 //! What a server layer leaves for the clients inside its handler, beside [`Context`].
 
-use gusset_call::{Attempt, Context};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use gusset_call::{Attempt, Context, TraceState};
+use http::{HeaderMap, HeaderName};
 
 tokio::task_local! {
-    static AMBIENT: Ambient;
+    static ATTEMPT: Attempt;
 }
 
 /// The header that tells which try of a call a request is, counted from 1. Absent means the first.
@@ -13,24 +13,24 @@ pub const ATTEMPT_HEADER: HeaderName = HeaderName::from_static("x-gusset-attempt
 /// What the call that this task works for came with and [`Context`] has no place for.
 #[derive(Clone, Debug)]
 pub(crate) struct Ambient {
-    pub(crate) tracestate: Option<HeaderValue>,
+    pub(crate) tracestate: Option<TraceState>,
     pub(crate) attempt: Attempt,
 }
 
 impl Ambient {
-    pub(crate) const EMPTY: Self = Self { tracestate: None, attempt: Attempt::FIRST };
-
     pub(crate) fn current() -> Self {
-        AMBIENT.try_with(Clone::clone).unwrap_or(Self::EMPTY)
+        Self { tracestate: TraceState::current(), attempt: Self::attempt() }
     }
 
     pub(crate) fn attempt() -> Attempt {
-        AMBIENT.try_with(|ambient| ambient.attempt).unwrap_or(Attempt::FIRST)
+        ATTEMPT.try_with(|attempt| *attempt).unwrap_or(Attempt::FIRST)
     }
 
     /// Runs `work` with this and `cx` as what is current.
     pub(crate) fn enter<T>(&self, cx: Context, work: impl FnOnce() -> T) -> T {
-        AMBIENT.sync_scope(self.clone(), || cx.sync_scope(work))
+        TraceState::sync_scope(self.tracestate.clone(), || {
+            ATTEMPT.sync_scope(self.attempt, || cx.sync_scope(work))
+        })
     }
 }
 
@@ -46,11 +46,12 @@ pub(crate) fn attempt_in(headers: &HeaderMap) -> Attempt {
 mod tests {
     use super::*;
     use gusset_call::TraceContext;
+    use http::HeaderValue;
 
     #[test]
     fn what_runs_inside_sees_the_context_and_what_runs_after_does_not() {
         let cx = Context::default().with_trace(TraceContext::new_root());
-        let ambient = Ambient { attempt: Attempt::FIRST.next(), ..Ambient::EMPTY };
+        let ambient = Ambient { tracestate: None, attempt: Attempt::FIRST.next() };
         let seen = ambient.enter(cx, || (Context::current(), Ambient::attempt().number()));
         assert_eq!(seen, (cx, 2));
         assert_eq!(Context::current(), Context::default());

@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
-use gusset_call::{Context, SpanId, TraceContext};
+use gusset_call::{Context, SpanId, TraceContext, TraceState};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::tracestate::{TRACESTATE, tracestate_in};
-use crate::{Ratio, ambient::Ambient};
+use crate::Ratio;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -38,7 +38,7 @@ pub(crate) fn span_below(
 }
 
 /// The parent and the state that a server finds in a request. A state without a parent means nothing.
-pub(crate) fn extract(headers: &HeaderMap) -> (Option<TraceContext>, Option<HeaderValue>) {
+pub(crate) fn extract(headers: &HeaderMap) -> (Option<TraceContext>, Option<TraceState>) {
     match traceparent_in(headers) {
         Some(parent) => (Some(parent), tracestate_in(headers)),
         None => (None, None),
@@ -54,7 +54,8 @@ pub(crate) fn parent_of_call(cx: Context, headers: &mut HeaderMap) -> Option<Tra
         }
         return parent;
     };
-    match Ambient::current().tracestate {
+    let state = TraceState::current();
+    match state.and_then(|state| HeaderValue::from_str(state.as_str()).ok()) {
         Some(state) => drop(headers.insert(TRACESTATE, state)),
         None => drop(headers.remove(TRACESTATE)),
     }
@@ -89,7 +90,7 @@ mod tests {
     fn a_state_counts_only_beside_one_good_parent() {
         let (parent, state) = extract(&headers(&[("traceparent", GOOD), ("tracestate", "a=1")]));
         assert_eq!(parent.unwrap().to_string(), GOOD);
-        assert_eq!(state.unwrap(), "a=1");
+        assert_eq!(state.unwrap().as_str(), "a=1");
         for bad in [
             headers(&[("tracestate", "a=1")]),
             headers(&[("traceparent", "00-nonsense"), ("tracestate", "a=1")]),
