@@ -5,9 +5,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{timeout, timeout_at};
 
 use crate::{
-    Answer, Capabilities, DeadLetters, Decode, Error, Headers, Json, Limits, MemoryEngine, Message,
-    MessageId, Policy, Priority, Publisher, Start, Stats, Subject, Subscribe, WhenFull,
-    WhenUnheard,
+    Answer, Capabilities, DeadLetters, Decode, Error, Headers, Json, Leftover, Limits,
+    MemoryEngine, Message, Policy, Priority, Publisher, Receipt, Start, Stats, Subject, Subscribe,
+    WhenFull, WhenUnheard,
     engine::{Engine, GroupSpec, Publishing},
     inbox::{Inbox, Taken},
     tasks::Tasks,
@@ -23,67 +23,6 @@ pub struct Broker {
     pub(crate) capabilities: Capabilities,
     pub(crate) tasks: Arc<Tasks>,
     inbox: Arc<Inbox>,
-}
-
-/// A message was taken over by the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Receipt {
-    /// Id of the message.
-    pub id: MessageId,
-    /// How many groups have got it, as far as the engine knows. In memory 0 means that no pattern matches: what became of the message then says
-    /// [`WhenUnheard`](crate::WhenUnheard).
-    pub groups: usize,
-    /// A message with this id was taken before; this one was not taken again.
-    pub duplicate: bool,
-    /// Its number among the messages that are retained, if it is.
-    pub sequence: Option<u64>,
-}
-
-impl Receipt {
-    /// For a message that so many groups have got.
-    #[must_use]
-    pub const fn new(id: MessageId, groups: usize) -> Self {
-        Self { id, groups, duplicate: false, sequence: None }
-    }
-
-    /// For a message that was taken before.
-    #[must_use]
-    pub const fn duplicate(mut self) -> Self {
-        self.duplicate = true;
-        self
-    }
-
-    /// The same for a message that is retained under this number.
-    #[must_use]
-    pub const fn with_sequence(mut self, sequence: u64) -> Self {
-        self.sequence = Some(sequence);
-        self
-    }
-}
-
-/// What was not done when a broker was closed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Leftover {
-    /// Handlers that were cut short at the deadline.
-    pub cut_short: usize,
-    /// Messages left in each group that has any, those whose handlers were cut short included.
-    pub groups: Vec<(Arc<str>, usize)>,
-}
-
-impl Leftover {
-    /// Whether everything was done.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
-    }
-
-    /// Messages left in all groups.
-    #[must_use]
-    pub fn messages(&self) -> usize {
-        self.groups.iter().map(|(_, messages)| messages).sum()
-    }
 }
 
 impl Broker {

@@ -175,6 +175,7 @@
 mod broker;
 mod publisher;
 mod pull;
+mod receipt;
 mod subscribe;
 
 mod cloud_event;
@@ -192,6 +193,7 @@ mod delivery;
 mod handling;
 mod inbox;
 mod judge;
+mod leftover;
 mod tasks;
 mod wall;
 mod worker;
@@ -218,7 +220,7 @@ mod letter;
 mod samples;
 mod stats;
 
-pub use broker::{Broker, Leftover, Receipt};
+pub use broker::Broker;
 pub use capabilities::Capabilities;
 pub use cloud_event::{CloudEvent, InvalidCloudEvent};
 pub use codec::{Decode, Encode, Json};
@@ -228,6 +230,7 @@ pub use error::Error;
 #[cfg(feature = "file")]
 pub use file::{FileEngine, FileError, FileOptions};
 pub use headers::Headers;
+pub use leftover::Leftover;
 pub use letter::{DeadLetter, DeadLetterId, Failure, FailureKind, Filter, Reason};
 pub use limits::{Limits, WhenLettersFull};
 pub use memory::MemoryEngine;
@@ -240,6 +243,7 @@ pub use policy::{Policy, WhenExpired, WhenFull};
 pub use publisher::{PublishFuture, Publisher};
 pub use pull::{Pull, Pulled};
 pub use reaction::{React, ReactFuture, ReactLayer, Reaction};
+pub use receipt::Receipt;
 pub use retention::{Retention, Start, WhenUnheard};
 pub use samples::{Sample, SampleKind};
 pub use span::{End, Span, SpanKind};
