@@ -12,6 +12,7 @@ use std::{
 
 use gusset::{
     broker::{Broker, Delivery, Headers},
+    call::{Context, TraceContext, TraceState},
     outbox::ToBroker,
     saga::{
         BoxError, MemoryStore, Orchestrator, OutboxRelay, OutboxTarget, Outgoing, RelayOptions,
@@ -84,4 +85,45 @@ async fn what_a_step_emits_is_handled_once_and_in_order_though_answers_are_lost(
         assert_eq!(parts, [0, 1, 2]);
         assert!(of_it.iter().all(|(.., json)| *json));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_handler_of_what_a_saga_emits_goes_on_with_the_trace_of_the_saga() {
+    let broker = Broker::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = seen.clone();
+    let handler = service_fn(move |order: Delivery<u64>| {
+        let message = order.message();
+        noted.lock().unwrap().push((message.trace(), message.trace_state(), Context::current()));
+        async { Ok::<_, String>(()) }
+    });
+    let ledger = broker.subscribe("order.*").group("ledger").handle(handler).await.unwrap();
+    let mut saga = Saga::define("order", 1);
+    let paid = saga
+        .step("pay")
+        .run(|cx: StepContext, cents: u64| async move {
+            cx.emit("order.paid", &cents).map_err(StepError::rejected)?;
+            Ok::<_, StepError>(cents)
+        })
+        .no_undo();
+    let order = saga.finish(&paid).unwrap();
+    let sagas = Orchestrator::new(MemoryStore::new());
+    let relay = sagas.spawn_relay(ToBroker::new(broker.clone()), RelayOptions::default());
+
+    let (trace, state) = (TraceContext::new_root(), "rojo=1".parse::<TraceState>().unwrap());
+    let cx = Context::default().with_trace(trace);
+    let mut run = std::pin::pin!(sagas.run(&order, 1_999));
+    std::future::poll_fn(|task| {
+        let poll = || cx.sync_scope(|| run.as_mut().poll(task));
+        TraceState::sync_scope(Some(state.clone()), poll)
+    })
+    .await
+    .unwrap();
+    sleep(Duration::from_secs(1)).await;
+    relay.stop().await;
+    ledger.close().await;
+    let seen = seen.lock().unwrap();
+    let [(travelled, with, current)] = &seen[..] else { panic!("{seen:?}") };
+    assert_eq!((*travelled, with), (Some(trace), &Some(state)));
+    assert_eq!(current.trace(), Some(trace), "what the handler calls belongs to it");
 }
