@@ -8,6 +8,9 @@ type Find = dyn Fn(&Message) -> Option<Cow<'_, str>> + Send + Sync;
 ///
 /// Of the messages with one key, one at a time is ready, delayed by a failure or being handled, in the order of publishing; the next goes on when
 /// that one is done or dead. So a key that fails holds up only itself. Messages without a key have no order.
+///
+/// Engines differ in what that costs. In memory and on files each key goes on by itself. On NATS a group with an order is given one message at a time, whichever its key, so a
+/// message that fails, or was published for later, holds up its whole group.
 #[derive(Clone)]
 pub struct OrderBy {
     name: Arc<str>,
