@@ -125,9 +125,10 @@ impl Answers {
         }
         let (link, layout) = (&self.core.link, &self.core.layout);
         let asked = Instant::now();
-        let filters = link.filters(&layout.messages, self.core.patience().0).await?;
+        let found = link.consumers(&layout.messages, self.core.patience().0).await?;
+        let filters = found.iter().map(|group| &group.config.filter_subject);
         let patterns: Arc<[Pattern]> =
-            filters.iter().filter_map(|filter| layout.pattern_of(filter)).collect();
+            filters.filter_map(|filter| layout.pattern_of(filter)).collect();
         let groups = matching(&patterns);
         self.state().heard = Some((asked, patterns));
         Ok(groups)

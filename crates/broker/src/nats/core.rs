@@ -21,6 +21,7 @@ use super::{
     jetstream::{CONSUMER_NOT_FOUND, STREAM_EXISTS, STREAM_NOT_FOUND, Stored},
     layout::{Layout, RETAINED, SETTLED, check_format},
     link::{Fault, Link},
+    recount::Latest,
     wire::{self, Route},
 };
 use crate::{Error, Limits, Message};
@@ -34,7 +35,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// How long something that is gone is left alone before it is made again. A server says that a stream or a consumer is
 /// deleted before it has deleted the files, and would delete those of the new one.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -51,6 +52,8 @@ pub(crate) struct Core {
     retained: AtomicBool,
     /// When the streams were last seen to be there. One asks for all.
     seen: tokio::sync::Mutex<Option<Instant>>,
+    /// The latest message of the stream that has come here.
+    pub(super) latest: Mutex<Option<Latest>>,
 }
 
 impl Core {
@@ -68,6 +71,7 @@ impl Core {
             needed: Mutex::default(),
             retained: AtomicBool::new(false),
             seen: tokio::sync::Mutex::default(),
+            latest: Mutex::default(),
         };
         core.make_streams(core.link.patience()).await?;
         Ok(core)
@@ -78,17 +82,12 @@ impl Core {
         self.retained.load(Relaxed)
     }
 
-    fn needed(&self) -> MutexGuard<'_, HashMap<String, Value>> {
+    pub(super) fn needed(&self) -> MutexGuard<'_, HashMap<String, Value>> {
         self.needed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn need(&self, consumer: &str, config: &Value) {
-        let mut config = config.clone();
-        // One that is made again begins with all that is there: better twice than never.
-        config["deliver_policy"] = "all".into();
-        if let Some(config) = config.as_object_mut() {
-            config.retain(|setting, _| !setting.starts_with("opt_start"));
-        }
+        let config = remade(config);
         self.needed().insert(consumer.to_owned(), config);
     }
 
@@ -230,6 +229,16 @@ impl Core {
             sleep_until(again).await;
         }
     }
+}
+
+/// A consumer like this one that begins with all that is there: better twice than never.
+pub(crate) fn remade(config: &Value) -> Value {
+    let mut config = config.clone();
+    config["deliver_policy"] = "all".into();
+    if let Some(config) = config.as_object_mut() {
+        config.retain(|setting, _| !setting.starts_with("opt_start"));
+    }
+    config
 }
 
 /// A stream that was there before must be ours, and keep messages as this engine needs it. Its bounds are the operator's.

@@ -49,6 +49,8 @@ pub(crate) struct Feeder {
     outstanding: usize,
     /// Highest place in the stream of a message that was delivered to the group before this began, or to this.
     newest: u64,
+    /// The latest of those that came just now.
+    latest: Option<Delivered>,
     /// When there was last a sign of life.
     heard: Instant,
     not_before: Instant,
@@ -79,6 +81,7 @@ impl Feeder {
             connections,
             outstanding: 0,
             newest,
+            latest: None,
             heard: now,
             not_before: now,
             looking: FuturesUnordered::new(),
@@ -177,12 +180,18 @@ impl Feeder {
             }
             next = self.letters.next().now_or_never().flatten();
         }
+        if let Some(latest) = self.latest.take() {
+            self.core.note_latest(latest);
+        }
     }
 
     async fn open(&mut self, letter: Wire) {
         self.outstanding = self.outstanding.saturating_sub(1);
         let Some(reply) = letter.reply else { return };
         let Some(delivered) = Delivered::read(&reply) else { return };
+        if self.latest.is_none_or(|known| known.at < delivered.at) {
+            self.latest = Some(delivered);
+        }
         let subject = self.core.layout.subject_of(&letter.subject).ok_or(Unreadable::Subject);
         let read = subject.and_then(|subject| {
             wire::read(subject, letter.headers.as_ref(), letter.payload, delivered)

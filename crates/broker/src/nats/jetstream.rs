@@ -70,6 +70,24 @@ pub(crate) struct Stored {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct StreamInfo {
     pub(crate) config: StreamConfig,
+    #[serde(default)]
+    pub(crate) state: StreamState,
+}
+
+/// What is in it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct StreamState {
+    #[serde(default)]
+    pub(crate) messages: u64,
+    #[serde(default)]
+    pub(crate) first_seq: u64,
+    /// When the first came.
+    #[serde(default)]
+    pub(crate) first_ts: String,
+    #[serde(default)]
+    pub(crate) last_seq: u64,
+    #[serde(default)]
+    pub(crate) consumer_count: usize,
 }
 
 /// Only what this engine sets and checks.
@@ -83,13 +101,21 @@ pub(crate) struct StreamConfig {
     pub(crate) retention: String,
     #[serde(default)]
     pub(crate) discard: String,
+    #[serde(default)]
+    pub(crate) num_replicas: u32,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct ConsumerInfo {
     pub(crate) config: ConsumerConfig,
+    /// When it was made.
+    #[serde(default)]
+    pub(crate) created: String,
     #[serde(default)]
     pub(crate) delivered: Progress,
+    /// Up to here all is settled.
+    #[serde(default)]
+    pub(crate) ack_floor: Progress,
     #[serde(default)]
     pub(crate) num_ack_pending: u64,
     #[serde(default)]
@@ -108,15 +134,6 @@ pub(crate) struct ConsumerConfig {
     pub(crate) description: String,
     #[serde(default)]
     pub(crate) filter_subject: String,
-}
-
-/// A message as it lies in a stream.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    pub(crate) subject: String,
-    pub(crate) seq: u64,
-    pub(crate) headers: HeaderMap,
-    pub(crate) payload: Bytes,
 }
 
 impl Link {
@@ -188,23 +205,27 @@ impl Link {
         self.api(&format!("CONSUMER.DURABLE.CREATE.{stream}.{name}"), &body, until).await
     }
 
-    /// What the groups of a stream want.
-    pub(crate) async fn filters(&self, stream: &str, until: Instant) -> Result<Vec<String>, Fault> {
+    /// The groups of a stream.
+    pub(crate) async fn consumers(
+        &self,
+        stream: &str,
+        until: Instant,
+    ) -> Result<Vec<ConsumerInfo>, Fault> {
         #[derive(Deserialize)]
         struct Page {
             #[serde(default)]
             total: usize,
             consumers: Option<Vec<ConsumerInfo>>,
         }
-        let mut filters = Vec::new();
+        let mut all = Vec::new();
         loop {
-            let question = json!({ "offset": filters.len() });
+            let question = json!({ "offset": all.len() });
             let page: Page = self.api(&format!("CONSUMER.LIST.{stream}"), &question, until).await?;
             let consumers = page.consumers.unwrap_or_default();
             let is_last = consumers.is_empty();
-            filters.extend(consumers.into_iter().map(|found| found.config.filter_subject));
-            if is_last || filters.len() >= page.total {
-                return Ok(filters);
+            all.extend(consumers);
+            if is_last || all.len() >= page.total {
+                return Ok(all);
             }
         }
     }
@@ -224,79 +245,6 @@ impl Link {
             Err(fault) => Err(fault),
         }
     }
-
-    /// The message that `question` means; none if there is none.
-    pub(crate) async fn look_up(
-        &self,
-        stream: &str,
-        question: &Value,
-        until: Instant,
-    ) -> Result<Option<Kept>, Fault> {
-        #[derive(Deserialize)]
-        struct Answer {
-            message: Raw,
-        }
-        #[derive(Deserialize)]
-        struct Raw {
-            subject: String,
-            seq: u64,
-            #[serde(default)]
-            hdrs: String,
-            #[serde(default)]
-            data: String,
-        }
-        let subject = format!("STREAM.MSG.GET.{stream}");
-        let raw = match self.api::<Answer>(&subject, question, until).await {
-            Ok(answer) => answer.message,
-            Err(fault) if fault.is_refusal(MESSAGE_NOT_FOUND) => return Ok(None),
-            Err(fault) => return Err(fault),
-        };
-        let headers = super::wire::parse_headers(&decoded(&raw.hdrs)?);
-        Ok(Some(Kept {
-            subject: raw.subject,
-            seq: raw.seq,
-            headers,
-            payload: decoded(&raw.data)?.into(),
-        }))
-    }
-
-    /// False if there is none.
-    pub(crate) async fn delete_message(
-        &self,
-        stream: &str,
-        seq: u64,
-        until: Instant,
-    ) -> Result<bool, Fault> {
-        // Without erasing: overwriting the bytes with noise costs another write and serves nobody here.
-        let body = json!({ "seq": seq, "no_erase": true });
-        match self.api::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &body, until).await {
-            Ok(_) => Ok(true),
-            // This call says so in several ways, by the version of the server and by whether there ever was one.
-            Err(Fault::Refused(refusal))
-                if matches!(refusal.err_code, 10_037 | 10_043 | 10_057) =>
-            {
-                Ok(false)
-            }
-            Err(fault) => Err(fault),
-        }
-    }
-
-    /// Deletes what has this subject; how many that were.
-    pub(crate) async fn purge(
-        &self,
-        stream: &str,
-        filter: &str,
-        until: Instant,
-    ) -> Result<u64, Fault> {
-        #[derive(Deserialize)]
-        struct Purged {
-            #[serde(default)]
-            purged: u64,
-        }
-        let body = json!({ "filter": filter });
-        let purged: Purged = self.api(&format!("STREAM.PURGE.{stream}"), &body, until).await?;
-        Ok(purged.purged)
-    }
 }
 
 /// Reads an answer, of which `error` may be all there is.
@@ -311,11 +259,4 @@ fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Fault> {
         Some(refusal) => Err(Fault::Refused(refusal)),
         None => serde_json::from_slice(answer).map_err(strange),
     }
-}
-
-fn decoded(text: &str) -> Result<Vec<u8>, Fault> {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD
-        .decode(text)
-        .map_err(|error| Fault::Strange(error.to_string()))
 }

@@ -8,14 +8,14 @@
 //!
 //! A group is a durable consumer of the first stream. The description of each stream says which format it has.
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, SystemTime},
-};
+use std::{fmt::Write as _, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{NatsError, NatsOptions};
+use super::{
+    NatsError, NatsOptions,
+    moment::{nanos_since_1970, written},
+};
 use crate::{MessageId, Pattern, Start, Subject, WhenLettersFull, engine::GroupSpec, policy::FAR};
 
 /// Of everything that this engine leaves on a server. One that is older is read; one that is newer is refused.
@@ -201,28 +201,11 @@ impl Layout {
             }
             Start::Time(first) => {
                 config["deliver_policy"] = "by_start_time".into();
-                config["opt_start_time"] = rfc3339(first).into();
+                config["opt_start_time"] = written(nanos_since_1970(first)).into();
             }
         }
         config
     }
-}
-
-/// In UTC, to the microsecond; before 1970 it is 1970. Days to dates after Howard Hinnant's "chrono-compatible low-level date algorithms".
-fn rfc3339(at: SystemTime) -> String {
-    let micros = super::wire::micros(at);
-    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    // Months count from March here, so that the odd day is at the end.
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = era * 400 + year + carry;
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:06}Z")
 }
 
 /// How long a group lives.
@@ -235,7 +218,7 @@ pub(crate) enum Life {
 }
 
 /// How long the group of a subscription without a name outlives its process: longer than the restart of a server takes.
-const FORGOTTEN: Duration = Duration::from_secs(300);
+pub(crate) const FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// Says whether what has this description is of this engine and of a format that it knows.
 pub(crate) fn check_format(what: &str, description: &str) -> Result<(), NatsError> {
@@ -292,60 +275,4 @@ pub(crate) fn nanos(span: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_newer_format_and_a_stream_of_somebody_else_are_refused() {
-        assert!(check_format("stream x", "gusset-broker format 1").is_ok());
-        let newer = check_format("stream x", "gusset-broker format 2").unwrap_err();
-        assert_eq!(newer.to_string(), "stream x has format 2, this program knows formats up to 1");
-        assert!(matches!(check_format("x", "orders"), Err(NatsError::Foreign(_))));
-        assert!(matches!(check_format("x", ""), Err(NatsError::Foreign(_))));
-    }
-
-    #[test]
-    fn the_order_of_a_group_is_found_again_in_its_description() {
-        let description = format!("{MARK}{FORMAT}{ORDERED}header k 2");
-        assert!(check_format("group g", &description).is_ok());
-        assert_eq!(order_in(&description), Some("header k 2"));
-        assert_eq!(order_in("gusset-broker format 1"), None);
-    }
-
-    #[test]
-    fn times_are_written_as_the_server_reads_them() {
-        let written = |seconds| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_micros(seconds));
-        assert_eq!(written(0), "1970-01-01T00:00:00.000000Z");
-        assert_eq!(written(951_782_399_000_001), "2000-02-28T23:59:59.000001Z");
-        assert_eq!(written(951_782_400_000_000), "2000-02-29T00:00:00.000000Z");
-        assert_eq!(written(1_795_299_031_844_179), "2026-11-21T22:10:31.844179Z");
-        assert_eq!(written(4_107_542_400_000_000), "2100-03-01T00:00:00.000000Z");
-    }
-
-    #[test]
-    fn subjects_are_found_again_in_their_places() {
-        let layout = Layout::new("shop");
-        let place = layout.message("order.created");
-        assert_eq!(place, "shop.message.order.created");
-        assert_eq!(layout.subject_of(&place).unwrap().as_str(), "order.created");
-        let place = layout.dead_letter(&token_of("a.b"), "order.created");
-        assert_eq!(place, "shop.dead.a=2Eb.order.created");
-        assert_eq!(layout.subject_of_dead(&place).unwrap().as_str(), "order.created");
-        assert!(layout.subject_of("other.message.order.created").is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn every_name_of_a_group_is_found_again_in_its_token(name in "\\PC{1,40}") {
-            let token = token_of(&name);
-            prop_assert!(!token.contains(['.', '*', '>', '/', '\\', ' ']));
-            prop_assert_eq!(group_of(&token), Some(name));
-        }
-
-        #[test]
-        fn no_text_is_a_token_that_panics(text in "\\PC{0,20}") {
-            let _ = group_of(&text);
-        }
-    }
-}
+mod tests;

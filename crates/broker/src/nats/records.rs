@@ -9,7 +9,8 @@ use serde_json::json;
 use super::{
     NatsError,
     core::Core,
-    jetstream::{Kept, STREAM_NOT_FOUND, Stored},
+    jetstream::{STREAM_NOT_FOUND, Stored},
+    kept::Kept,
     layout::FORMAT,
     link::Fault,
     wire::{self, Delivered, Unreadable},

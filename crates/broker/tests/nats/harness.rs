@@ -151,6 +151,18 @@ impl Server {
         assert!(self.becomes_ready(), "it did not start again on port {}", self.port);
     }
 
+    /// Ends it in its own way, so that all is on its disk.
+    pub(crate) fn stop(&mut self) {
+        self.signal("TERM");
+        self.child.as_mut().unwrap().wait().unwrap();
+        self.kill();
+    }
+
+    /// Where it has the messages of the stream, and beside it what it knows of the groups.
+    pub(crate) fn messages_on_disk(&self) -> PathBuf {
+        self.directory.join("jetstream/$G/streams/gusset/msgs")
+    }
+
     /// Again at the same address, with another disk.
     pub(crate) fn restart_empty(&mut self) {
         self.kill();

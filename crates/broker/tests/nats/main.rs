@@ -8,6 +8,7 @@ mod cluster;
 mod conformance;
 mod credentials;
 mod delivery;
+mod forgotten;
 mod halves;
 mod letters;
 mod order;

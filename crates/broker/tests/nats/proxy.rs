@@ -67,6 +67,11 @@ impl Proxy {
         *self.rules.lock().unwrap().0.lock().unwrap() = rules;
     }
 
+    /// Whether later connections are accepted.
+    pub(crate) fn open(&self, open: bool) {
+        self.rules.lock().unwrap().1 = open;
+    }
+
     /// Whether what was waited for has come.
     pub(crate) fn has_cut(&self) -> bool {
         self.rules.lock().unwrap().0.lock().unwrap().deaf
