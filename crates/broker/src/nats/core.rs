@@ -33,6 +33,9 @@ const RESERVED: usize = 24 << 10;
 /// How long a publish waits before it asks again a stream that was full, or not there.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// How much time there must be at least to ask a stream again that was full, if there is as much: whoever gets no answer does not know whether it took the message.
+const ENOUGH: Duration = Duration::from_millis(250);
+
 /// How long something that is gone is left alone before it is made again. A server says that a stream or a consumer is
 /// deleted before it has deleted the files, and would delete those of the new one.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -186,6 +189,7 @@ impl Core {
 
     pub(crate) async fn publish(&self, message: &Message, route: &Route) -> Result<Stored, Error> {
         let (until, is_deadline) = self.patience();
+        let enough = (until.saturating_duration_since(Instant::now()) / 8).min(ENOUGH);
         self.check_size(message)?;
         let late = || match is_deadline {
             true => Error::DeadlineExceeded(DeadlineExceeded),
@@ -217,7 +221,7 @@ impl Core {
                 fault => return Err(NatsError::from(fault).into()),
             };
             let again = Instant::now() + AGAIN;
-            if again >= until {
+            if again + enough >= until {
                 return Err(match full {
                     Some(why) if !is_deadline => {
                         let stream = &self.layout.messages;

@@ -225,7 +225,13 @@ mod tests {
             "config": {}, "created": written(950), "delivered": { "stream_seq": 5 },
         });
         let group: ConsumerInfo = serde_json::from_value(group).unwrap();
-        let state = StreamState { messages: 9, first_seq: 1, first_ts: written(900), last_seq: 9 };
+        let state = StreamState {
+            messages: 9,
+            first_seq: 1,
+            first_ts: written(900),
+            last_seq: 9,
+            consumer_count: 1,
+        };
         assert!(!is_ahead(&group, &state, Some(Latest { seq: 544, at: 800 })));
     }
 }
