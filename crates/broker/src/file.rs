@@ -4,6 +4,7 @@ mod options;
 mod source;
 
 mod log;
+mod waiters;
 mod writer;
 
 mod homes;
@@ -19,7 +20,7 @@ mod error;
 mod lock;
 
 use std::{
-    fs,
+    fs, io,
     path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -45,7 +46,8 @@ use crate::{
 /// process each time becomes a dead letter after [`Policy::max_attempts`](crate::Policy::max_attempts). An acknowledgement is not waited for, but is
 /// written before the same worker is handed its next message. So a process that is killed repeats at most one message for each worker, and what was
 /// [pulled](crate::Subscribe::pull) and not yet written as done. With the machine go, too, attempts and acknowledgements since the last sync, a few
-/// milliseconds before.
+/// milliseconds before: what is written is synced as soon as the sync before is through, and no more than 4 MiB of it may wait for that, or one write if it is
+/// longer; deliveries pause there.
 ///
 /// ```
 /// use gusset_broker::{Broker, FileEngine, FileOptions, Policy};
@@ -84,10 +86,10 @@ use crate::{
 /// [`Error::Engine`] with a [`FileError`], deliveries pause, since attempts could not be written, and what has happened is tried again ten times a
 /// second until it is written. A publish that fails so may have happened.
 ///
-/// **Format 2**: frames with checksums, each written and synced as one. A last frame that is torn was never acknowledged, and is left out. Anything else
-/// that is not as it was written is [`FileError::Damaged`] with its place, a file that is not there [`FileError::Missing`]; nothing is changed then. (The last
-/// frame of all is the exception: bits that rot in it look as if it were torn.) Format 1, one file without segments, is read and moved; a later
-/// one is [`FileError::Newer`].
+/// **Format 3**: frames with checksums, each written as one, which say how much before them was synced. Frames that are torn, and were not synced by what those
+/// behind say, were never acknowledged, and are left out with those. Anything else that is not as it was written is [`FileError::Damaged`] with its place, a file
+/// that is not there [`FileError::Missing`]; nothing is changed then. (What was written during the last two syncs of all is the exception: bits that rot
+/// in it look as if it were torn.) Formats 1, one file without segments, and 2 are read; a later one is [`FileError::Newer`].
 ///
 /// # Clocks
 ///
@@ -96,14 +98,14 @@ use crate::{
 ///
 /// # Threads
 ///
-/// One, which writes. Dropping the engine, with the last [`Broker`](crate::Broker) and the last worker of its subscriptions, waits until it has written
+/// Two, one that writes and one that syncs. Dropping the engine, with the last [`Broker`](crate::Broker) and the last worker of its subscriptions, waits until they have written
 /// what is left, and frees the directory.
 #[derive(Debug)]
 pub struct FileEngine {
     shared: Arc<Shared>,
     log: Arc<Log>,
     max_bytes: u64,
-    writer: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// Far below what the length of a frame can tell.
@@ -138,10 +140,22 @@ impl FileEngine {
         shared.restore_known(state.known().into_iter());
         let writer = Writer::new(folder, state, found, renumbered, options.segment_bytes);
         let writer = writer.map_err(FileError::io(dir))?;
-        let scribe = log.clone();
-        let thread = thread::Builder::new().name("gusset-broker".into());
-        let writer = thread.spawn(move || writer.run(&scribe, lock)).map_err(FileError::io(dir))?;
-        Ok(Self { shared, log, max_bytes: options.max_bytes, writer: Some(writer) })
+        let mut engine = Self { shared, log, max_bytes: options.max_bytes, threads: Vec::new() };
+        // What is not begun is ended with the engine.
+        let log = engine.log.clone();
+        engine.begin("gusset-sync", move || writer::sync(&log)).map_err(FileError::io(dir))?;
+        let log = engine.log.clone();
+        let run = move || writer.run(&log, lock);
+        engine.begin("gusset-write", run).map_err(FileError::io(dir))?;
+        Ok(engine)
+    }
+
+    fn begin(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new().name(name.into()).spawn(run);
+        // Where the second cannot be begun, nothing ends the first but this.
+        let thread = thread.inspect_err(|_| self.log.end_syncs())?;
+        self.threads.push(thread);
+        Ok(())
     }
 
     /// When what `done` did is on the disk, its result.
@@ -202,7 +216,8 @@ impl Engine for FileEngine {
     fn join(&self, group: GroupSpec) -> BoxFuture<'_, Result<Arc<dyn Member>, Error>> {
         let joined = can_keep(&group).and_then(|()| MemoryMember::join(&self.shared, group));
         let member = joined.map(|member| {
-            Arc::new(FileMember { member, log: self.log.clone() }) as Arc<dyn Member>
+            let is_written = member.is_written();
+            Arc::new(FileMember { member, log: self.log.clone(), is_written }) as Arc<dyn Member>
         });
         Box::pin(std::future::ready(member))
     }
@@ -273,8 +288,8 @@ impl DeadLetterStore for FileEngine {
 impl Drop for FileEngine {
     fn drop(&mut self) {
         self.log.end();
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, ErrorKind, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -142,8 +143,9 @@ impl Folder {
         &self,
         head: Head,
         events: impl Iterator<Item = Event>,
-    ) -> io::Result<(File, u64)> {
-        self.place(&self.segment(head.number), head, events)
+    ) -> io::Result<(Arc<File>, u64)> {
+        let (file, length) = self.place(&self.segment(head.number), head, events)?;
+        Ok((file.into(), length))
     }
 
     /// From here on, this is a broker of the present format.
@@ -190,7 +192,7 @@ fn write_new(
         while let Some(event) = events.next_if(|_| frame.len() < AT_ONCE) {
             frame.push(&event);
         }
-        file.write_all(frame.seal(head.salt))?;
+        file.write_all(frame.seal(head.salt, 0))?;
         length += frame.len();
     }
     file.sync_all()?;

@@ -4,27 +4,33 @@
 //! log              = head with number 0: says the format, and nothing else
 //! log.0000000001   = head, frames; a segment
 //! head   = "gusset broker\n\0\0", format u32, number u64, length of the segment before u64, salt u64, checksum u32 of what is before it
-//! frame  = "GBF1", length u32, checksum u32 of the events, checksum u32 of the salt and the 12 bytes before it; events
+//! frame  = "GBF2", length u32, checksum u32 of the events, synced u64, checksum u32 of the salt and the 20 bytes before it; events
 //! ```
 //!
-//! A frame is what was written and synced at once, and is there as a whole or not at all. The next is begun only when the one before is on the
-//! disk. So only the last of the last segment may be torn; how long each other segment is, the head of the next one says, which is
-//! written after it. The salt is other for each file: no payload can pass for a frame. The first frame of a segment has all groups in it.
+//! A frame is what was written at once, and is there as a whole or not at all. `synced` tells how much of the file was on the disk before: the machine
+//! may tear any frame behind that when it stops, and with the first that is torn go all behind it. The segment before is on the disk as a whole when
+//! one is begun; how long it is, the head of the new one says. So only the last one may be torn. The salt is other for each file: no payload can
+//! pass for a frame. The first frame of a segment has all groups in it.
 //!
-//! The first format was one file, `log`, whose head had neither number nor length.
+//! Before format 3, frames were "GBF1" without `synced`: each was begun when the one before was on the disk. The first format was one file, `log`,
+//! whose head had neither number nor length.
 
 use std::path::Path;
 
 use super::{FileError, encode};
 use crate::memory::scribe::Event;
 
-/// Version of the format that is written. This and the one before it are read.
-pub(super) const FORMAT: u32 = 2;
+/// Version of the format that is written. This and those before it are read.
+pub(super) const FORMAT: u32 = 3;
 const NAME: &[u8; 16] = b"gusset broker\n\0\0";
 /// Of this format, the longest.
 pub(super) const HEAD: usize = NAME.len() + 4 + 3 * 8 + 4;
-const MARK: &[u8; 4] = b"GBF1";
-pub(super) const FRAME: usize = 16;
+const MARK: &[u8; 4] = b"GBF2";
+const OLD_MARK: &[u8; 4] = b"GBF1";
+/// What is before the events of a frame.
+pub(super) const FRAME: usize = 24;
+/// In the formats before.
+pub(super) const OLD_FRAME: usize = 16;
 
 /// The beginning of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +65,7 @@ impl Head {
         }
         let fields = match format {
             1 => 1,
-            2 => 3,
+            2 | 3 => 3,
             _ => return Err(damaged()),
         };
         let end = NAME.len() + 4 + fields * 8;
@@ -77,9 +83,15 @@ impl Head {
     }
 }
 
-/// What is written and synced at once.
+/// What is written at once.
 #[derive(Debug)]
 pub(super) struct Frame(Vec<u8>);
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Frame {
     pub(super) fn new() -> Self {
@@ -104,36 +116,55 @@ impl Frame {
         self.0.len() == FRAME
     }
 
-    /// As it goes into the file with this salt.
-    pub(super) fn seal(&mut self, salt: u64) -> &[u8] {
+    /// As it goes into the file with this salt, of which so much is on the disk.
+    pub(super) fn seal(&mut self, salt: u64, synced: u64) -> &[u8] {
         let (head, events) = self.0.split_at_mut(FRAME);
         head[..4].copy_from_slice(MARK);
         // The writer bounds what it writes at once, and the engine what a message has.
         let length = u32::try_from(events.len()).unwrap_or(u32::MAX);
         head[4..8].copy_from_slice(&length.to_le_bytes());
         head[8..12].copy_from_slice(&crc32fast::hash(events).to_le_bytes());
-        let sum = mark_sum(salt, &head[..12]);
-        head[12..].copy_from_slice(&sum.to_le_bytes());
+        head[12..20].copy_from_slice(&synced.to_le_bytes());
+        let sum = mark_sum(salt, &head[..20]);
+        head[20..].copy_from_slice(&sum.to_le_bytes());
         &self.0
     }
 }
 
-/// Length and checksum of the events behind the beginning of a frame, if it is one of the file with this salt.
-pub(super) fn announced(salt: u64, head: &[u8]) -> Option<(usize, u32)> {
-    let head = head.get(..FRAME)?;
-    if !head.starts_with(MARK) || number(&head[12..])? != mark_sum(salt, &head[..12]) {
-        return None;
-    }
-    Some((usize::try_from(number(&head[4..])?).ok()?, number(&head[8..])?))
+/// What the beginning of a frame says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Announced {
+    /// How long the beginning is, and the events behind it.
+    pub(super) begins: usize,
+    pub(super) length: usize,
+    pub(super) sum: u32,
+    /// So much of the file was on the disk before; none: all.
+    pub(super) synced: Option<u64>,
 }
 
-/// Whether `bytes` begin with a frame as it was written.
-pub(super) fn is_whole(salt: u64, bytes: &[u8]) -> bool {
-    let events = announced(salt, bytes).and_then(|(length, sum)| {
-        let events = bytes[FRAME..].get(..length)?;
-        Some(crc32fast::hash(events) == sum)
-    });
-    events.unwrap_or(false)
+impl Announced {
+    /// If `bytes` begin as a frame of the file with this salt does.
+    pub(super) fn read(salt: u64, bytes: &[u8]) -> Option<Self> {
+        let begins = match bytes.get(..4)? {
+            mark if mark == MARK => FRAME,
+            mark if mark == OLD_MARK => OLD_FRAME,
+            _ => return None,
+        };
+        let (head, sum) = bytes.get(..begins)?.split_at(begins - 4);
+        if number(sum)? != mark_sum(salt, head) {
+            return None;
+        }
+        let synced = head.get(12..20).and_then(|n| Some(u64::from_le_bytes(n.try_into().ok()?)));
+        let length = usize::try_from(number(&head[4..])?).ok()?;
+        Some(Self { begins, length, sum: number(&head[8..])?, synced })
+    }
+
+    /// The same for a whole frame as it was written.
+    pub(super) fn of_whole(salt: u64, bytes: &[u8]) -> Option<Self> {
+        let announced = Self::read(salt, bytes)?;
+        let events = bytes[announced.begins..].get(..announced.length)?;
+        (crc32fast::hash(events) == announced.sum).then_some(announced)
+    }
 }
 
 fn mark_sum(salt: u64, head: &[u8]) -> u32 {

@@ -1,3 +1,5 @@
+mod syncs;
+
 use std::{
     future::Future,
     io,
@@ -14,26 +16,34 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::FileError;
+use self::syncs::Syncs;
+pub(super) use self::syncs::Unsynced;
+use super::{FileError, waiters::Waiters};
 use crate::{
     Error,
     memory::scribe::{Event, Scribe},
 };
 
-/// What lies between those who make things happen and the thread that writes them down.
+/// What lies between those who make things happen, the thread that writes them down, and the one that syncs what is written. These are two, so that
+/// whoever only needs something to be written does not wait for the disk.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
     queue: Mutex<Queue>,
+    /// The thread that writes has something to do.
     called: Condvar,
+    /// The one that syncs has.
+    to_sync: Condvar,
     serial: AtomicU64,
     /// Bytes of messages and letters that are on the disk and not done.
     live: AtomicU64,
-    /// How many events the system has got.
-    written: watch::Sender<u64>,
+    pub(super) written: Waiters,
     synced: watch::Sender<Synced>,
     #[cfg(test)]
     full: std::sync::atomic::AtomicBool,
+    /// Syncs wait as long as somebody has it, and fail if it is true then.
+    #[cfg(test)]
+    pub(super) gate: Mutex<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +51,10 @@ struct Queue {
     events: Vec<Event>,
     /// Events so far.
     noted: u64,
+    /// Somebody waits until one of them is written.
+    hurried: bool,
     ends: bool,
+    sync: Syncs,
 }
 
 /// How far the disk is.
@@ -58,12 +71,12 @@ enum Trouble {
     Ended,
 }
 
-/// What the writer writes at once.
+/// What the writer writes next; perhaps nothing.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) events: Vec<Event>,
-    /// How many there were with these.
-    pub(super) upto: u64,
+    /// How many there were before these.
+    pub(super) before: u64,
 }
 
 impl Log {
@@ -72,12 +85,15 @@ impl Log {
             path: path.to_owned(),
             queue: Mutex::default(),
             called: Condvar::new(),
+            to_sync: Condvar::new(),
             serial: AtomicU64::new(last_serial),
             live: AtomicU64::new(live),
-            written: watch::Sender::new(0),
+            written: Waiters::default(),
             synced: watch::Sender::default(),
             #[cfg(test)]
             full: false.into(),
+            #[cfg(test)]
+            gate: Mutex::default(),
         }
     }
 
@@ -92,9 +108,26 @@ impl Log {
         self.full.swap(false, Acquire)
     }
 
+    #[cfg(test)]
+    pub(super) fn is_kept_from_syncing(&self) -> bool {
+        std::mem::take(&mut *self.gate.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// How many events there were so far.
     pub(super) fn noted(&self) -> u64 {
         self.queue().noted
+    }
+
+    /// The same; they are written without waiting for a sync.
+    pub(super) fn hurry(&self) -> u64 {
+        let mut queue = self.queue();
+        let wakes = !queue.events.is_empty() && !std::mem::replace(&mut queue.hurried, true);
+        let noted = queue.noted;
+        drop(queue);
+        if wakes {
+            self.called.notify_one();
+        }
+        noted
     }
 
     pub(super) fn live(&self) -> u64 {
@@ -128,18 +161,6 @@ impl Log {
         }
     }
 
-    pub(super) fn is_written(&self, events: u64) -> bool {
-        *self.written.borrow() >= events
-    }
-
-    /// Waits until so many events would survive this process.
-    pub(super) fn written(&self, events: u64) -> impl Future<Output = ()> + Send + use<> {
-        let mut written = self.written.subscribe();
-        async move {
-            let _ = written.wait_for(|written| *written >= events).await;
-        }
-    }
-
     /// No events come after those that are there. What happens later is not written, and whoever waits for that is refused.
     pub(super) fn end(&self) {
         self.queue().ends = true;
@@ -154,20 +175,35 @@ impl Log {
         }
     }
 
-    /// What is to be written next, as soon as there is something; none at the end. With `chores`, nothing is not waited for.
-    pub(super) fn next(&self, empty: Vec<Event>, chores: bool) -> Option<Batch> {
+    /// What is to be written next, when it is worth while; none at the end. What nobody waits for but with a sync gathers as long as one is under way. Comes
+    /// back without events when more than `on_disk` is synced or a sync has failed, and with `chores` when none is under way.
+    pub(super) fn next(&self, empty: Vec<Event>, on_disk: u64, chores: bool) -> Option<Batch> {
         let mut queue = self.queue();
-        while queue.events.is_empty() {
-            if queue.ends {
+        let writes = loop {
+            let idle = queue.sync.is_idle();
+            if queue.sync.over {
                 return None;
             }
-            if chores {
-                break;
+            if !queue.events.is_empty() && (queue.hurried || queue.ends || idle) {
+                break true;
+            }
+            if queue.sync.failed.is_some() || queue.sync.done > on_disk {
+                break false;
+            }
+            if queue.ends && queue.events.is_empty() {
+                return None;
+            }
+            if chores && idle {
+                break false;
             }
             queue = self.called.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        };
+        if !writes {
+            return Some(Batch { events: empty, before: queue.noted - queue.events.len() as u64 });
         }
+        queue.hurried = false;
         let events = std::mem::replace(&mut queue.events, empty);
-        Some(Batch { events, upto: queue.noted })
+        Some(Batch { before: queue.noted - events.len() as u64, events })
     }
 
     /// Waits a while before the next attempt to write. Whether it is worth while: not at the end.
@@ -180,11 +216,7 @@ impl Log {
         !queue.ends
     }
 
-    pub(super) fn tell_written(&self, upto: u64) {
-        self.written.send_replace(upto);
-    }
-
-    pub(super) fn tell_synced(&self, upto: u64, live: u64) {
+    fn tell_synced(&self, upto: u64, live: u64) {
         self.live.store(live, Release);
         self.synced.send_replace(Synced { events: upto, trouble: None });
     }
@@ -225,9 +257,9 @@ impl Scribe for Log {
         }
         queue.noted += 1;
         queue.events.push(event);
-        let first = queue.events.len() == 1;
+        let wakes = queue.events.len() == 1 && queue.sync.is_idle();
         drop(queue);
-        if first {
+        if wakes {
             self.called.notify_one();
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     FileError, decode,
-    frame::{self, FRAME, HEAD, Head},
+    frame::{Announced, FRAME, HEAD, Head, OLD_FRAME},
 };
 use crate::memory::scribe::Event;
 
@@ -55,10 +55,9 @@ impl Reading {
 
     /// Whether there is one frame and nothing else: what a segment begins with.
     pub(super) fn is_bare(&mut self) -> io::Result<bool> {
-        let mut events = Vec::new();
-        let whole = self.frame(self.length, &mut events)?;
+        let end = self.frame(self.length, &mut Vec::new())?;
         self.file.seek(SeekFrom::Start(self.offset))?;
-        Ok(whole && self.offset + (FRAME + events.len()) as u64 == self.length)
+        Ok(end == Some(self.length))
     }
 
     /// Hands over the events in their order. Up to where the file counts, and whether something was torn off behind that: nobody was told that it
@@ -74,12 +73,13 @@ impl Reading {
         };
         let mut events = Vec::new();
         while self.offset < limit {
-            if !self.frame(limit, &mut events).map_err(FileError::io(&self.path))? {
+            let next = self.frame(limit, &mut events).map_err(FileError::io(&self.path))?;
+            let Some(next) = next else {
                 let torn = end == End::Open && self.is_torn().map_err(FileError::io(&self.path))?;
                 return if torn { Ok((self.offset, true)) } else { Err(self.damaged()) };
-            }
+            };
             decode::read(&events).ok_or_else(|| self.damaged())?.into_iter().for_each(&mut each);
-            self.offset += (FRAME + events.len()) as u64;
+            self.offset = next;
         }
         match end {
             End::At(length) if self.offset != length => Err(self.damaged()),
@@ -87,28 +87,46 @@ impl Reading {
         }
     }
 
-    /// Reads the events of the next frame; false if it is not as it was written.
-    fn frame(&mut self, limit: u64, events: &mut Vec<u8>) -> io::Result<bool> {
-        let Some(left) = (limit - self.offset).checked_sub(FRAME as u64) else { return Ok(false) };
-        let mut head = [0; FRAME];
-        self.file.read_exact(&mut head)?;
-        let Some((length, sum)) = frame::announced(self.head.salt, &head) else { return Ok(false) };
-        if length as u64 > left {
-            return Ok(false);
+    /// Reads the events of the next frame; where it ends, if it is as it was written.
+    fn frame(&mut self, limit: u64, events: &mut Vec<u8>) -> io::Result<Option<u64>> {
+        let mut head = Vec::with_capacity(FRAME);
+        for length in [OLD_FRAME, FRAME] {
+            let more = (length - head.len()) as u64;
+            self.file.by_ref().take(more).read_to_end(&mut head)?;
+            if let Some(announced) = Announced::read(self.head.salt, &head) {
+                return self.events(announced, limit, events);
+            }
+        }
+        Ok(None)
+    }
+
+    fn events(
+        &mut self,
+        announced: Announced,
+        limit: u64,
+        events: &mut Vec<u8>,
+    ) -> io::Result<Option<u64>> {
+        let end = self.offset + (announced.begins + announced.length) as u64;
+        if end > limit {
+            return Ok(None);
         }
         events.clear();
         events.shrink_to(1 << 20);
-        events.resize(length, 0);
+        events.resize(announced.length, 0);
         self.file.read_exact(events)?;
-        Ok(crc32fast::hash(events) == sum)
+        Ok((crc32fast::hash(events) == announced.sum).then_some(end))
     }
 
-    /// Whether no frame is behind one that is not whole: then that was the last, and not finished.
+    /// Whether a crash may have torn what is here: no frame behind it was begun when this was on the disk. Then nobody was told that those were.
     fn is_torn(&mut self) -> io::Result<bool> {
         self.file.seek(SeekFrom::Start(self.offset + 1))?;
         let mut rest = Vec::new();
         self.file.read_to_end(&mut rest)?;
-        Ok((0..rest.len()).all(|later| !frame::is_whole(self.head.salt, &rest[later..])))
+        let mut later = (0..rest.len()).filter_map(|at| {
+            let rest = &rest[at..];
+            rest.starts_with(b"GBF").then(|| Announced::of_whole(self.head.salt, rest)).flatten()
+        });
+        Ok(later.all(|frame| frame.synced.is_some_and(|synced| synced <= self.offset)))
     }
 
     fn damaged(&self) -> FileError {

@@ -162,10 +162,11 @@ fn each_kind_of_event_is_read_as_it_was_written() {
     }
 }
 
-fn framed(salt: u64, event: &Event) -> Vec<u8> {
+/// Begun when so much was on the disk.
+fn framed(salt: u64, synced: usize, event: &Event) -> Vec<u8> {
     let mut frame = Frame::new();
     frame.push(event);
-    frame.seal(salt).to_vec()
+    frame.seal(salt, synced as u64).to_vec()
 }
 
 /// A segment of several frames, and where each ends.
@@ -173,7 +174,8 @@ fn log() -> (Vec<u8>, Vec<usize>) {
     let mut bytes = Head { number: 1, before: 0, salt: 99 }.bytes();
     let mut ends = vec![bytes.len()];
     for event in events() {
-        bytes.extend(framed(99, &event));
+        let frame = framed(99, bytes.len(), &event);
+        bytes.extend(frame);
         ends.push(bytes.len());
     }
     (bytes, ends)
@@ -210,7 +212,8 @@ fn a_segment_before_the_last_is_whole_or_damaged() {
 fn what_is_behind_the_end_of_a_segment_does_not_count() {
     let (mut bytes, ends) = log();
     let end = bytes.len() as u64;
-    bytes.extend(framed(99, &Event::GroupGone(7)));
+    let behind = framed(99, bytes.len(), &Event::GroupGone(7));
+    bytes.extend(behind);
     let dir = Dir::new();
     fs::write(dir.log(), &bytes).unwrap();
     let mut count = 0;
@@ -236,13 +239,45 @@ fn a_log_torn_at_any_byte_holds_each_frame_as_a_whole() {
     }
 }
 
+/// Three frames, of which the second is not as it was written; it was begun at the first of these places, the third when so much was on the disk.
+fn with_a_hole(synced: impl Fn(usize, usize) -> usize) -> Vec<u8> {
+    let mut bytes = Head { number: 1, before: 0, salt: 99 }.bytes();
+    let begins = bytes.len();
+    bytes.extend(framed(99, begins, &Event::GroupGone(7)));
+    let hole = bytes.len();
+    bytes.extend(framed(99, begins, &Event::GroupGone(8)));
+    let last = framed(99, synced(begins, hole), &Event::GroupGone(9));
+    bytes[hole + 25] ^= 1;
+    bytes.extend(last);
+    bytes
+}
+
+#[test]
+fn with_a_frame_that_was_not_on_the_disk_go_those_behind_it_that_were_not_either() {
+    let dir = Dir::new();
+    for synced in [|begins, _| begins, |_, hole| hole] {
+        fs::write(dir.log(), with_a_hole(synced)).unwrap();
+        let mut count = 0;
+        let (length, torn) =
+            Reading::open(dir.log()).unwrap().replay(End::Open, |_| count += 1).unwrap();
+        assert_eq!((count, torn), (1, true), "{length}");
+    }
+}
+
+#[test]
+fn a_frame_that_was_on_the_disk_when_one_behind_it_was_begun_is_damaged() {
+    let replayed = replayed(&with_a_hole(|_, hole| hole + 1));
+    assert!(matches!(replayed, Err(FileError::Damaged { .. })), "{replayed:?}");
+}
+
 #[test]
 fn a_payload_that_is_a_log_is_not_taken_for_frames_when_the_frame_around_it_is_torn() {
     let (inner, _) = log();
     let mut bytes = Head { number: 1, before: 0, salt: 1 }.bytes();
     let message = Message::new("a", inner).unwrap();
     let event = Event::Published { serial: 1, message: message.into(), groups: vec![1] };
-    bytes.extend(framed(1, &event));
+    let frame = framed(1, bytes.len(), &event);
+    bytes.extend(frame);
     bytes.pop();
     assert_eq!(replayed(&bytes).unwrap(), (0, true));
 }
@@ -266,7 +301,7 @@ proptest! {
         let (mut bytes, ends) = log();
         let message = Message::new("a", payload).unwrap();
         let event = Event::Published { serial: 1, message: message.into(), groups: vec![1] };
-        let last = framed(99, &event);
+        let last = framed(99, bytes.len(), &event);
         bytes.extend(&last[..cut % last.len()]);
         let torn = cut % last.len() > 0;
         prop_assert_eq!(replayed(&bytes).unwrap(), (ends.len() - 1, torn));
@@ -279,10 +314,10 @@ async fn a_later_format_a_foreign_file_and_damage_are_refused_and_left_alone() {
     drop(dir.open().unwrap());
     let good = fs::read(dir.log()).unwrap();
     let mut newer = good.clone();
-    newer[16] = 3;
+    newer[16] = 4;
     fs::write(dir.log(), &newer).unwrap();
     let error = dir.open().unwrap_err();
-    assert!(matches!(error, FileError::Newer { format: 3, understood: 2, .. }), "{error}");
+    assert!(matches!(error, FileError::Newer { format: 4, understood: 3, .. }), "{error}");
     assert_eq!(fs::read(dir.log()).unwrap(), newer);
     fs::write(dir.log(), "letters to the editor").unwrap();
     let error = dir.open().unwrap_err();
@@ -386,4 +421,75 @@ async fn a_disk_that_is_full_refuses_publishes_and_goes_on_when_there_is_room() 
     drop(broker);
     let broker = Broker::on(dir.open().unwrap());
     assert_eq!(broker.stats().groups[0].ready, 2, "the first may have happened, and has");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_waits_until_its_attempt_is_written_and_for_no_sync() {
+    let dir = Dir::new();
+    let engine = dir.open().unwrap();
+    let log = engine.log.clone();
+    let broker = Broker::on(engine);
+    broker.declare("mails", ">", Policy::new()).await.unwrap();
+    let handler = tower::service_fn(|_: crate::Delivery<u32>| async { Ok::<_, String>(()) });
+    let _subscription = broker.subscribe(">").group("mails").handle(handler).await.unwrap();
+    let gate = log.clone();
+    let (held, free) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let holder = thread::spawn(move || {
+        let _gate = gate.gate.lock().unwrap();
+        held.0.send(()).unwrap();
+        free.1.recv().unwrap();
+    });
+    held.1.recv().unwrap();
+    let publisher = broker.clone();
+    let publishing = tokio::spawn(async move {
+        let publish = |n: u32| {
+            let broker = publisher.clone();
+            async move { broker.publish("a", &n).await }
+        };
+        futures_util::future::join_all((0..9).map(publish)).await
+    });
+    while broker.stats().groups[0].acked < 9 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!publishing.is_finished(), "acknowledged before it is on the disk");
+    free.0.send(()).unwrap();
+    assert!(publishing.await.unwrap().iter().all(Result::is_ok));
+    holder.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_sync_leaves_in_doubt_is_written_again() {
+    let dir = Dir::new();
+    let engine = dir.open().unwrap();
+    let log = engine.log.clone();
+    let broker = Broker::on(engine);
+    broker.declare("mails", ">", Policy::new()).await.unwrap();
+    let mut taken = Vec::new();
+    for round in 0..10_u32 {
+        *log.gate.lock().unwrap() = true;
+        let publish = |n| {
+            let (broker, n) = (broker.clone(), round * 10 + n);
+            async move { broker.publish("a", &n).await.map(|_| n) }
+        };
+        let results = futures_util::future::join_all((0..10).map(publish)).await;
+        taken.extend(results.into_iter().filter_map(Result::ok));
+    }
+    while broker.publish("a", &1_000).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // As after a crash: what the first has open is not touched.
+    let copy = Dir::new();
+    for file in fs::read_dir(&dir.0).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), copy.0.join(file.file_name())).unwrap();
+    }
+    let again = Broker::on(copy.open().unwrap());
+    let mut pull = again.subscribe(">").group("mails").pull::<u32>().await.unwrap();
+    let mut seen = std::collections::HashSet::new();
+    while !taken.iter().all(|n| seen.contains(n)) {
+        let pulled = tokio::time::timeout(Duration::from_secs(20), pull.next()).await;
+        let pulled = pulled.unwrap().unwrap();
+        seen.insert(*pulled.body());
+        pulled.ack().await.unwrap();
+    }
 }

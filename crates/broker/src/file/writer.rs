@@ -1,23 +1,28 @@
-//! The thread that writes: takes what has gathered while it was at the disk, writes it as one frame, syncs it, and tells whoever waits. Beside that
-//! it empties the oldest segment, a little with each frame.
+//! The thread that writes: takes what has gathered, writes it as one frame, and tells whoever waits for that. The frame is kept until another thread has
+//! synced it: if it cannot, all that was not synced is written again, to a new segment. Beside that this empties the oldest segment, a little with each sync.
 
-use std::{
-    collections::VecDeque, fs::File, io, io::Write as _, mem::take, slice, sync::Arc,
-    time::Duration,
+mod active;
+mod segments;
+
+use std::{collections::VecDeque, io, mem::take, slice, sync::Arc, time::Duration};
+
+use self::{
+    active::{Active, Written},
+    segments::{MOVED_AT_ONCE, Moving, remove, survivors},
 };
-
 use super::{
     folder::{AT_ONCE, Folder, Found},
     frame::{Frame, Head},
-    homes::Key,
     lock::Lock,
-    log::Log,
+    log::{Log, Unsynced},
     state::State,
 };
 use crate::memory::scribe::Event;
 
-/// So much of an old segment goes into a frame beside its events, or as much as these if they are more: what a publish waits longer for.
-const MOVED_AT_ONCE: usize = 256 << 10;
+/// So many bytes may be written and not synced.
+const MOST_UNSYNCED: u64 = 4 << 20;
+/// Emptied frames that are kept for the next.
+const SPARE: usize = 4;
 /// Before what could not be written is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -30,38 +35,23 @@ pub(super) struct Writer {
     /// The oldest first.
     sealed: VecDeque<Sealed>,
     moving: Option<Moving>,
+    /// Up to here the active file has what was moved.
+    moved: u64,
     frame: Frame,
+    spare: Vec<Frame>,
+    /// In the active file and perhaps not on the disk, the oldest first.
+    written: VecDeque<Written>,
+    /// The oldest segment that is needed, by what is on the disk.
+    begins: u64,
     segment_bytes: u64,
     /// A new segment could not be begun; told once.
     cramped: bool,
-}
-
-/// The segment that is written.
-#[derive(Debug)]
-struct Active {
-    number: u64,
-    file: File,
-    salt: u64,
-    /// Of what it began with.
-    fresh: u64,
-    /// Up to here the file is as it should be.
-    length: u64,
-    /// A sync failed: what the system still has of what is behind `length` is unknown, and a second sync would not tell.
-    unsound: bool,
 }
 
 #[derive(Debug)]
 struct Sealed {
     number: u64,
     length: u64,
-}
-
-/// The oldest segment on its way into the present one.
-#[derive(Debug)]
-struct Moving {
-    segment: u64,
-    keys: Vec<Key>,
-    next: usize,
 }
 
 /// Gives the directory free and tells that nothing is written any more, also after a panic in the drop of a foreign payload.
@@ -72,6 +62,7 @@ struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        self.log.end_syncs();
         drop(self.lock.take());
         self.log.tell_ended();
     }
@@ -114,29 +105,38 @@ impl Writer {
         for useless in old.chain(found.useless).filter(|useless| *useless != number) {
             remove(&folder, useless);
         }
-        let (salt, unsound) = (head.salt, false);
-        let active = Active { number, file, salt, fresh: length, length, unsound };
-        let (moving, frame) = (None, Frame::new());
-        Ok(Self { folder, state, active, sealed, moving, frame, segment_bytes, cramped: false })
+        Ok(Self {
+            folder,
+            state,
+            active: Active::new(head, file, length),
+            sealed,
+            moving: None,
+            moved: 0,
+            frame: Frame::new(),
+            spare: Vec::new(),
+            written: VecDeque::new(),
+            begins,
+            segment_bytes,
+            cramped: false,
+        })
     }
 
     /// Until the log ends.
     pub(super) fn run(mut self, log: &Arc<Log>, lock: Lock) {
         let _ending = Ending { log: log.clone(), lock: Some(lock) };
+        log.begin_file(self.active.synced);
         self.tidy();
         let mut spare = Vec::new();
-        while let Some(batch) = log.next(take(&mut spare), self.has_chores()) {
-            let (mut events, mut upto) = (batch.events.iter(), batch.upto);
-            upto -= batch.events.len() as u64;
+        while let Some(batch) = log.next(take(&mut spare), self.active.synced, self.has_chores()) {
+            let (mut events, mut upto) = (batch.events.iter(), batch.before);
             loop {
-                upto += self.fill(&mut events);
-                if !self.frame.is_empty() {
-                    if !self.write(log, upto) {
-                        return;
-                    }
-                    log.tell_synced(upto, self.state.bytes());
+                if !self.heed_sync(log, MOST_UNSYNCED) {
+                    return;
                 }
-                self.tidy();
+                upto += self.fill(log, &mut events);
+                if !self.frame.is_empty() && !self.write(log, upto) {
+                    return;
+                }
                 if events.as_slice().is_empty() {
                     break;
                 }
@@ -144,12 +144,39 @@ impl Writer {
             spare = batch.events;
             spare.clear();
         }
+        self.heed_sync(log, 0);
+    }
+
+    /// Waits until no more than `most` bytes are not on the disk, and takes note of what is. False at the end, if something cannot be synced.
+    fn heed_sync(&mut self, log: &Log, most: u64) -> bool {
+        let (synced, failed) = log.wait_for_sync(self.active.length, most);
+        self.take_note(synced);
+        self.tidy();
+        match failed {
+            None => true,
+            Some(error) => {
+                self.active.unsound = true;
+                self.go_through(log, Some(error), Self::renew)
+            }
+        }
+    }
+
+    /// So much of the active file is on the disk.
+    fn take_note(&mut self, synced: u64) {
+        self.active.synced = self.active.synced.max(synced);
+        while self.written.front().is_some_and(|first| first.end <= self.active.synced) {
+            let Some(first) = self.written.pop_front() else { break };
+            self.begins = first.begins;
+            if self.spare.len() < SPARE {
+                self.spare.push(first.frame);
+            }
+        }
     }
 
     /// Makes a frame of as many events as go into one, and of what is moved beside them. How many events that were.
-    fn fill(&mut self, events: &mut slice::Iter<'_, Event>) -> u64 {
+    fn fill(&mut self, log: &Log, events: &mut slice::Iter<'_, Event>) -> u64 {
         if self.active.length - self.active.fresh >= self.segment_bytes {
-            self.begin_segment_or_go_on();
+            self.begin_segment_or_go_on(log);
         }
         self.frame.clear();
         let before = events.as_slice().len();
@@ -158,7 +185,9 @@ impl Writer {
             self.add(event);
         }
         let taken = before - events.as_slice().len();
-        self.move_some(self.frame.len().max(MOVED_AT_ONCE) + self.frame.len());
+        if self.moved <= self.active.synced {
+            self.move_some(self.frame.len().max(MOVED_AT_ONCE) + self.frame.len());
+        }
         // True together with what else is in this frame.
         let begins = self.first_needed();
         if begins > self.state.begins() {
@@ -172,25 +201,34 @@ impl Writer {
         self.state.apply(event);
     }
 
-    /// Tries until it is on the disk. False if it is not, and the end has come.
+    /// Tries until the frame is in the file. False if it is not, and the end has come.
     fn write(&mut self, log: &Log, upto: u64) -> bool {
-        let mut troubled = false;
-        while let Err(error) = self.append(log, upto) {
-            if !troubled {
-                tracing::error!(%error, dir = %self.folder.path().display(), "log cannot be written");
-            }
-            troubled = true;
+        self.go_through(log, None, |writer, log| writer.append(log, upto))
+    }
+
+    /// Tries until it is done, and tells whoever waits that it is not yet.
+    fn go_through(
+        &mut self,
+        log: &Log,
+        error: Option<io::Error>,
+        mut step: impl FnMut(&mut Self, &Log) -> io::Result<()>,
+    ) -> bool {
+        let Some(error) = error.or_else(|| step(self, log).err()) else { return true };
+        let dir = self.folder.path().to_owned();
+        tracing::error!(%error, dir = %dir.display(), "log cannot be written");
+        let mut error = error;
+        loop {
             log.tell_trouble(&error);
-            if self.active.unsound && self.begin_segment().is_ok() {
-                continue;
-            }
-            if !log.pause(PAUSE) {
+            let mended = self.active.unsound && self.renew(log).is_ok();
+            if !mended && !log.pause(PAUSE) {
                 return false;
             }
+            match step(self, log) {
+                Ok(()) => break,
+                Err(another) => error = another,
+            }
         }
-        if troubled {
-            tracing::info!(dir = %self.folder.path().display(), "log is written again");
-        }
+        tracing::info!(dir = %dir.display(), "log is written again");
         true
     }
 
@@ -198,119 +236,65 @@ impl Writer {
         let active = &mut self.active;
         #[cfg(test)]
         if log.is_filled() {
-            active.file = File::options().write(true).open("/dev/full")?;
+            active.file = std::fs::File::options().write(true).open("/dev/full")?.into();
         }
-        if active.unsound {
-            return Err(io::Error::other("an earlier sync failed"));
-        }
-        let bytes = self.frame.seal(active.salt);
-        if let Err(error) = active.file.write_all(bytes) {
-            // A part of it may be there. If that cannot be taken back, only a new file helps. The file is opened for appending.
-            active.unsound = active.file.set_len(active.length).is_err();
-            return Err(error);
-        }
-        log.tell_written(upto);
-        if let Err(error) = active.file.sync_data() {
-            active.unsound = true;
-            return Err(error);
-        }
-        active.length += bytes.len() as u64;
+        active.append(&mut self.frame)?;
+        log.written.tell(upto);
+        let frame = std::mem::replace(&mut self.frame, self.spare.pop().unwrap_or_default());
+        let (begins, live) = (self.state.begins(), self.state.bytes());
+        self.written.push_back(Written { frame, end: active.length, upto, begins, live });
+        self.ask_for_sync(log);
         Ok(())
     }
 
-    fn begin_segment_or_go_on(&mut self) {
-        let Err(error) = self.begin_segment() else { return };
-        // The present one can become longer, until there is room.
-        if !std::mem::replace(&mut self.cramped, true) {
-            tracing::warn!(%error, dir = %self.folder.path().display(), "no new segment; the present one goes on");
-        }
+    /// Has all synced that is in the active file.
+    fn ask_for_sync(&self, log: &Log) {
+        let Some(Written { upto, live, .. }) = self.written.back() else { return };
+        let (file, length) = (self.active.file.clone(), self.active.length);
+        log.sync(Unsynced { file, length, upto: *upto, live: *live });
     }
 
-    fn begin_segment(&mut self) -> io::Result<()> {
-        let head = Head::new(self.active.number + 1, self.active.length);
-        let preamble = self.state.preamble(self.state.begins());
-        let (file, length) = self.folder.create(head, preamble.into_iter())?;
-        self.sealed.push_back(Sealed { number: self.active.number, length: self.active.length });
-        let (number, salt, unsound) = (head.number, head.salt, false);
-        self.active = Active { number, file, salt, fresh: length, length, unsound };
-        self.state.at(number);
-        self.cramped = false;
+    /// A file that is unsound counts up to what is on the disk. The rest is written again, behind it.
+    fn renew(&mut self, log: &Log) -> io::Result<()> {
+        if !self.active.unsound {
+            return Ok(());
+        }
+        // Whatever comes of it: what it told before this is known.
+        let (synced, _) = log.wait_for_sync(self.active.length, 0);
+        self.take_note(synced);
+        self.active.length = self.active.synced;
+        self.begin_segment(log)?;
+        // Where it is in the file before says nothing any more.
+        self.written.iter_mut().for_each(|written| written.end = u64::MAX);
+        for written in &mut self.written {
+            if let Err(error) = self.active.append(&mut written.frame) {
+                self.active.unsound = true;
+                return Err(error);
+            }
+            written.end = self.active.length;
+        }
+        self.moved = self.active.length;
+        self.ask_for_sync(log);
         Ok(())
     }
-
-    /// Whether there is something to do if nothing happens.
-    fn has_chores(&self) -> bool {
-        self.moving.is_some() || self.first_needed() > self.state.begins()
-    }
-
-    /// The oldest segment where something lives.
-    fn first_needed(&self) -> u64 {
-        let needed = |sealed: &&Sealed| self.state.live_in(sealed.number).0 > 0;
-        self.sealed.iter().find(needed).map_or(self.active.number, |sealed| sealed.number)
-    }
-
-    /// When all frames are on the disk: removes what that has made useless, and looks what is next.
-    fn tidy(&mut self) {
-        while self.sealed.front().is_some_and(|oldest| oldest.number < self.state.begins()) {
-            if let Some(oldest) = self.sealed.pop_front() {
-                remove(&self.folder, oldest.number);
-            }
-        }
-        if self.moving.as_ref().is_some_and(|moving| moving.next == moving.keys.len()) {
-            self.moving = None;
-        }
-        if self.moving.is_none() && self.is_worth_while() {
-            if let Some(oldest) = self.sealed.front() {
-                let (segment, next) = (oldest.number, 0);
-                let keys = self.state.take_keys(segment);
-                self.moving = Some(Moving { segment, keys, next });
-            }
-        }
-    }
-
-    /// Whether to empty the oldest segment: it is nearly empty, or all together are much longer than what must be in them.
-    fn is_worth_while(&self) -> bool {
-        let Some(oldest) = self.sealed.front() else { return false };
-        let (live, bytes) = self.state.live_in(oldest.number);
-        if live == 0 {
-            return false;
-        }
-        // Many small files are as bad as a long one.
-        let footprint = |length: u64| length.max(self.segment_bytes / 16);
-        let lengths = self.sealed.iter().map(|sealed| footprint(sealed.length)).sum::<u64>();
-        bytes <= oldest.length / 4
-            || lengths + self.active.length > 2 * self.state.bytes() + 4 * self.segment_bytes
-    }
-
-    /// Writes what still lives in the segment that is emptied to the present one, until the frame is so long.
-    fn move_some(&mut self, until: usize) {
-        let Some(mut moving) = self.moving.take() else { return };
-        while self.frame.len() < until {
-            let Some(keys) = moving.keys.get(moving.next..).filter(|keys| !keys.is_empty()) else {
-                break;
-            };
-            let (event, count) = self.state.survivor(keys, moving.segment);
-            moving.next += count;
-            event.iter().for_each(|event| self.add(event));
-        }
-        self.moving = Some(moving);
-    }
 }
 
-fn remove(folder: &Folder, segment: u64) {
-    if let Err(error) = folder.remove(segment) {
-        // It is not read any more, and removed when the directory is opened again.
-        tracing::warn!(%error, segment, dir = %folder.path().display(), "segment not removed");
+/// The thread that syncs, until the log says that nothing is to be synced any more.
+pub(super) fn sync(log: &Log) {
+    /// Also after a panic in a waker.
+    struct Ending<'l>(&'l Log);
+    impl Drop for Ending<'_> {
+        fn drop(&mut self) {
+            self.0.end_syncs();
+        }
     }
-}
-
-/// All that lives in what was before segments.
-fn survivors(state: &mut State) -> Vec<Event> {
-    let (keys, mut next, mut events) = (state.take_keys(0), 0, Vec::new());
-    while next < keys.len() {
-        let (event, count) = state.survivor(&keys[next..], 0);
-        next += count;
-        events.extend(event);
+    let ending = Ending(log);
+    while let Some(unsynced) = ending.0.next_sync() {
+        #[cfg(test)]
+        if log.is_kept_from_syncing() {
+            log.tell_sync(&unsynced, Err(io::Error::other("a test wants it so")));
+            continue;
+        }
+        log.tell_sync(&unsynced, unsynced.file.sync_data());
     }
-    events
 }

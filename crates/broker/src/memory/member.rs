@@ -39,6 +39,12 @@ impl MemoryMember {
         let clock = runtime.spawn(keep_time(group.clone())).abort_handle();
         Ok(Self { shared: shared.clone(), group, clock })
     }
+
+    /// Whether what happens in the group is written down.
+    #[cfg(feature = "file")]
+    pub(crate) fn is_written(&self) -> bool {
+        self.group.is_scribed()
+    }
 }
 
 impl Member for MemoryMember {
