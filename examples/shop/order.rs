@@ -24,8 +24,7 @@ use gusset::{
     outbox::ToBroker,
     saga::{
         Definition, DefinitionError, Failure, FailureKind, Finished, Options, Orchestrator,
-        OutboxRelay, Outgoing, Recovery, RelayOptions, SagaError, SagaId, State as SagaState,
-        Store,
+        Outgoing, RelayOptions, SagaError, SagaId, State as SagaState, Store,
     },
 };
 use http::StatusCode;
@@ -166,7 +165,8 @@ impl Orders {
         pending.map(|pending| pending.messages).map_err(io::Error::other)
     }
 
-    /// Its HTTP interface, for one instance. Spawns the tasks that take over the sagas of instances that died, and publish what sagas have to tell.
+    /// Its HTTP interface, for one instance, and how that leaves: what is under way is free for others at once. Until then tasks take over the sagas of
+    /// instances that died, and publish what sagas have to tell; dropping the future ends them as a crash would.
     ///
     /// # Errors
     ///
@@ -176,7 +176,7 @@ impl Orders {
         outbound: &Outbound,
         broker: &Broker,
         settings: Settings,
-    ) -> Result<Router, DefinitionError> {
+    ) -> Result<(Router, impl Future<Output = ()> + Send + use<>), DefinitionError> {
         let options = Options::default().lease(LEASE);
         let sagas = Orchestrator::with(self.journal.clone(), options);
         let steps = Arc::new(Steps {
@@ -198,7 +198,13 @@ impl Orders {
             async move { publisher.oneshot(message?).await.map(drop) }
         };
         let relay = sagas.spawn_relay(target, RelayOptions::default().lease(LEASE));
-        let background = Arc::new((sagas.spawn_recovery(RECOVERY), relay));
+        let recovery = sagas.spawn_recovery(RECOVERY);
+        let leaving = sagas.clone();
+        let leave = async move {
+            drop(recovery);
+            leaving.shutdown().await;
+            relay.stop().await;
+        };
         let desk = Desk {
             users: outbound.to("user-service"),
             products: steps.products.clone(),
@@ -207,12 +213,12 @@ impl Orders {
             definitions: definitions.into(),
             sagas,
             settings,
-            _background: background,
         };
-        Ok(Router::new()
+        let router = Router::new()
             .route("/orders", get(list).post(place))
             .route("/orders/{id}", get(show))
-            .with_state(desk))
+            .with_state(desk);
+        Ok((router, leave))
     }
 }
 
@@ -226,7 +232,6 @@ struct Desk {
     definitions: Arc<[Definition<Placing, ()>]>,
     sagas: Orchestrator,
     settings: Settings,
-    _background: Arc<(Recovery, OutboxRelay)>,
 }
 
 async fn list(State(desk): State<Desk>, Subject(user): Subject) -> axum::Json<Vec<Order>> {

@@ -2,14 +2,19 @@
 
 use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
-use axum::{Router, extract::MatchedPath, routing::get};
+use axum::{extract::MatchedPath, routing::get};
 use gusset::{
     breaker,
     registry::Registry,
     sidecar::{Route, Sidecar},
 };
 
-use crate::{client::Outbound, place::Registries, service::Running, settings::Settings};
+use crate::{
+    client::Outbound,
+    place::Registries,
+    service::{self, Running},
+    settings::Settings,
+};
 
 /// What instances are made by.
 #[derive(Debug)]
@@ -28,7 +33,7 @@ pub(crate) struct Plan {
 #[derive(Clone)]
 struct App(Arc<dyn Fn(Supplies) -> BoxedRouter + Send + Sync>);
 
-type BoxedRouter = Pin<Box<dyn Future<Output = Router> + Send>>;
+type BoxedRouter = Pin<Box<dyn Future<Output = service::App> + Send>>;
 
 /// What is known of an instance from outside.
 #[derive(Debug)]
@@ -77,9 +82,12 @@ impl Plan {
     pub(crate) fn add<F, R>(&mut self, service: &str, app: F)
     where
         F: Fn(Supplies) -> R + Send + Sync + 'static,
-        R: Future<Output = Router> + Send + 'static,
+        R: Future<Output: Into<service::App>> + Send + 'static,
     {
-        let app = App(Arc::new(move |given| Box::pin(app(given))));
+        let app = App(Arc::new(move |given| {
+            let made = app(given);
+            Box::pin(async move { made.await.into() })
+        }));
         self.apps.push((service.to_owned(), app));
     }
 
@@ -108,8 +116,11 @@ impl Plan {
         let inbound = sidecar.clone();
         let layered = async move || {
             let metrics = inbound.metrics().clone();
-            let router = app(given).await.layer(inbound.inbound());
-            router.route("/metrics", get(async move || metrics.render_prometheus()))
+            let mut app = app(given).await;
+            app.router = app.router.layer(inbound.inbound());
+            app.router =
+                app.router.route("/metrics", get(async move || metrics.render_prometheus()));
+            app
         };
         let running = Running::start(&self.registries, service, number, layered).await?;
         let member = Member { id: running.id().to_owned(), sidecar, outbound: Some(outbound) };

@@ -1,6 +1,6 @@
 //! Runs a service the way a process would: on a socket, with a runtime of its own, registered under its name.
 
-use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
 use gusset::{
@@ -23,6 +23,25 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How long a service that leaves goes on to serve after its registry knows: the time until its callers do, and have sent what they were about to. They
 /// follow the registry, which takes a few milliseconds.
 const GRACE: Duration = Duration::from_millis(200);
+
+/// How long what an instance does [at last](App::at_last) may take. What is not done by then is left as a crash leaves it.
+const LAST: Duration = Duration::from_secs(2);
+
+/// What an instance is made of.
+pub(crate) struct App {
+    pub(crate) router: Router,
+    /// What it does when it has given its last answer.
+    pub(crate) at_last: AtLast,
+}
+
+/// See [`App::at_last`].
+pub(crate) type AtLast = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl From<Router> for App {
+    fn from(router: Router) -> Self {
+        Self { router, at_last: Box::pin(std::future::ready(())) }
+    }
+}
 
 /// One instance of a service. It has a runtime and a thread of its own, so that [`Running::kill`] takes it away as `kill -9` takes a
 /// process: its sockets close, its heartbeats stop, nobody is told.
@@ -47,7 +66,7 @@ impl Running {
         app: impl FnOnce() -> F + Send + 'static,
     ) -> io::Result<Self>
     where
-        F: Future<Output = Router> + Send,
+        F: Future<Output = App> + Send,
     {
         let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
         socket.set_nonblocking(true)?;
@@ -65,7 +84,8 @@ impl Running {
         let (told, leave, registries) = (instance.clone(), shutdown.clone(), registries.clone());
         let server = runtime.spawn(async move {
             let registry = registries.connect()?;
-            let app = app().await.merge(Health::new(&leave).router());
+            let mut app = app().await;
+            app.router = app.router.merge(Health::new(&leave).router());
             serve(socket, app, registry, told, leave, ready).await
         });
         if registered.await.is_err() {
@@ -120,7 +140,7 @@ impl Running {
 
 async fn serve(
     socket: std::net::TcpListener,
-    app: Router,
+    app: App,
     registry: Arc<dyn Registry>,
     instance: Instance,
     shutdown: Shutdown,
@@ -140,13 +160,14 @@ async fn serve(
         let _ = registration.close_after(GRACE).await;
     };
     let (accepting, closed) = oneshot::channel::<()>();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async {
+    let server = axum::serve(listener, app.router).with_graceful_shutdown(async {
         let _ = closed.await;
     });
     let (served, ()) = tokio::join!(server.into_future(), async {
         leaving.await;
         drop(accepting);
     });
+    let _ = tokio::time::timeout(LAST, app.at_last).await;
     served
 }
 

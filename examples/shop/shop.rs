@@ -37,7 +37,7 @@ use crate::{
     place::{Registries, Server},
     plan::{Member, Plan, Supplies},
     product::Products,
-    service::Running,
+    service::{App, Running},
     token::Tokens,
     user::Users,
 };
@@ -208,7 +208,11 @@ impl Shop {
             async move {
                 let settings = given.settings().await;
                 // A definition that is not well formed leaves the instance without paths, which every test and story notices.
-                orders.spawn_router(&given.outbound, &broker, settings).unwrap_or_default()
+                let made = orders.spawn_router(&given.outbound, &broker, settings);
+                made.map_or_else(
+                    |_| Router::new().into(),
+                    |(router, end)| App { router, at_last: Box::pin(end) },
+                )
             }
         };
         self.start(2, "order-service", app).await
@@ -218,7 +222,7 @@ impl Shop {
     async fn start<F, R>(&mut self, instances: usize, service: &str, app: F) -> io::Result<()>
     where
         F: Fn(Supplies) -> R + Send + Sync + 'static,
-        R: Future<Output = Router> + Send + 'static,
+        R: Future<Output: Into<App>> + Send + 'static,
     {
         self.plan.add(service, app);
         for number in 1..=instances {

@@ -210,7 +210,9 @@ fn take_one(group: &Group, state: &mut State, until: Option<Instant>) -> Option<
 
 /// The owner of a payload may panic when it goes; the worker goes on.
 fn bury(gone: &mut Vec<Entry>) {
-    gone.drain(..).for_each(|entry| drop(contain(|| drop(entry))));
+    for entry in gone.drain(..) {
+        contain(|| drop(entry));
+    }
 }
 
 /// What was acknowledged leaves the queue, to be dropped outside of the lock.

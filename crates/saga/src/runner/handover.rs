@@ -103,7 +103,7 @@ mod tests {
         let event = Event::Started { shape, input: Json::null(), trace: None, life: 0 };
         let mut progress = Progress::begin(&event, None, 0).unwrap();
         progress.open(&[0], 0).unwrap();
-        let started = Record { opens: vec![0], ..Record::new(0, 1, 0, event) };
+        let started = Record { opens: (&[0][..]).into(), ..Record::new(0, 1, 0, event) };
         let mut journal = Journal::new("s-1".parse().unwrap(), 2, Ok(vec![started]));
         let begun = |journal: &Journal| inherited(&progress, journal)[&0].begun;
 
