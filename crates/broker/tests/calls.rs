@@ -1,5 +1,5 @@
 //! Who is called for a message takes it, or another is called in its stead.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
 mod common;
 

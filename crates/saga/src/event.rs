@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Failure, Json, Shape};
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+const fn is_zero(life: &u64) -> bool {
+    *life == 0
+}
+
 /// What happened to a saga.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -19,7 +24,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<Arc<str>>,
         /// Drawn by lot, below 2^53: tells it from an earlier saga of the same id, which was purged. 0 for one that began before there were lots.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "is_zero")]
         life: u64,
     },
     /// Steps begin that no earlier record opened, because the saga paused there for a shutdown.

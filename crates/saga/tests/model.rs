@@ -13,8 +13,8 @@ use std::{
 
 use gusset_saga::{
     Definition, DefinitionError, Effect, Event, FailureKind, Finished, MemoryStore, Orchestrator,
-    Order, Policy, Query, Relay, Saga, SagaError, SagaId, State, StepContext, StepError, StepState,
-    Store,
+    Order, Outgoing, Policy, Query, Relay, Saga, SagaError, SagaId, State, StepContext, StepError,
+    StepState, Store,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -532,9 +532,11 @@ async fn messages_go_out_with_the_attempt_that_succeeds_and_with_no_other() {
     let messages = store.outbox(&relay).await.unwrap().pop().unwrap().messages.unwrap();
     let told: Vec<_> = messages
         .iter()
-        .map(|one| format!("{} {} {}", one.id, one.message.topic, one.message.body.get()))
+        .map(|Outgoing { id, message }| {
+            format!("{}/{} {} {}", id.sequence, id.index, message.topic, message.body.get())
+        })
         .collect();
-    assert_eq!(told, ["s-1/1/0 orders [7,2]", "s-1/1/1 bills 7"]);
+    assert_eq!(told, ["1/0 orders [7,2]", "1/1 bills 7"]);
 }
 
 #[tokio::test(start_paused = true)]

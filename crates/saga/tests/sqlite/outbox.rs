@@ -11,8 +11,8 @@ use std::{
 };
 
 use gusset_saga::{
-    Definition, Event, Options, Orchestrator, OutboxRelay, Outgoing, Policy, Query, RelayOptions,
-    Saga, SagaId, SqliteStore, State, StepError, Store, StoreError,
+    Definition, Event, MessageId, Options, Orchestrator, OutboxRelay, Outgoing, Policy, Query,
+    RelayOptions, Saga, SagaId, SqliteStore, State, StepError, Store, StoreError,
 };
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
@@ -150,12 +150,15 @@ async fn committed(store: &SqliteStore) -> BTreeMap<String, Vec<String>> {
         for summary in page {
             let saga = summary.saga;
             let records = store.load(&saga).await.unwrap().unwrap().records.unwrap();
-            let mut lines = Vec::new();
+            let (mut lines, mut born) = (Vec::new(), 0);
             for record in records {
-                if let Event::Done { output, .. } = record.event {
-                    for index in 0..2 {
-                        lines.push(format!("{saga}/{}/{index} {}", record.sequence, output.get()));
-                    }
+                match record.event {
+                    Event::Started { life, .. } => born = life,
+                    Event::Done { output, .. } => lines.extend((0..2).map(|index| {
+                        let id = MessageId::new(saga.clone(), record.sequence, index);
+                        format!("{} {}", id.of_life(born), output.get())
+                    })),
+                    _ => {}
                 }
             }
             all.insert(saga.to_string(), lines);
