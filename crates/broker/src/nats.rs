@@ -100,7 +100,7 @@ use crate::{
 /// - Bounds are those of the stream, for all groups together, see [`NatsOptions::max_messages`]: at the bound a publish waits as long
 ///   as a question may take, and is refused with [`Error::Full`]. [`Policy::capacity`](crate::Policy::capacity), [`Policy::max_bytes`](crate::Policy::max_bytes) and
 ///   [`Policy::when_full`](crate::Policy::when_full) are not looked at.
-/// - [`Receipt::groups`] counts the groups of this process only, but for questions.
+/// - [`Receipt::groups`](crate::Receipt::groups) counts the groups of this process only, but for questions.
 /// - A policy is what each process gives its own members; processes need not agree.
 /// - When a message is given back uncharged, or its process was killed, it comes back first in line, but others may have overtaken it.
 /// - How a message failed before is noted on the server, for a week and for the last 100,000 that failed; beyond that it
