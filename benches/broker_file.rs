@@ -98,12 +98,10 @@ async fn handled(broker: &Broker, messages: u64) {
     }
 }
 
-fn subscribe(broker: &Broker) -> impl Future<Output = gusset_broker::Subscription> + '_ {
-    async {
-        let handler = service_fn(|_: Delivery| async { Ok::<_, Infallible>(()) });
-        let subscribe = broker.subscribe("order.*").group("mails");
-        subscribe.handle_raw(handler).await.expect("a subscription")
-    }
+async fn subscribe(broker: &Broker) -> gusset_broker::Subscription {
+    let handler = service_fn(|_: Delivery| async { Ok::<_, Infallible>(()) });
+    let subscribe = broker.subscribe("order.*").group("mails");
+    subscribe.handle_raw(handler).await.expect("a subscription")
 }
 
 /// Sends what it is to write, and where to tell when it is synced.

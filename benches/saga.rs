@@ -18,11 +18,7 @@
 
 mod common;
 
-use std::{
-    hint::black_box,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{
     BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
@@ -233,10 +229,10 @@ fn durable(group: &mut BenchmarkGroup<'_, WallTime>, definition: &Definition<u32
     let record = "x".repeat(RECORD);
     // One right after the other, so that what others do to the disk is done to both.
     let mut pair = || {
-        let begin = Instant::now();
+        let begin = std::time::Instant::now();
         let finished = runtime.block_on(sagas.run(definition, black_box(7)));
         assert!(matches!(finished, Ok(Finished::Completed(7))));
-        let between = Instant::now();
+        let between = std::time::Instant::now();
         for _ in 0..=STEPS.len() {
             insert.execute([&record]).expect("there is room");
         }
