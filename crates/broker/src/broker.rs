@@ -89,7 +89,8 @@ impl Broker {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future before it is ready means that no group has got the message. A future that is neither polled
+    /// In memory, dropping the future before it is ready means that no group has got the message. On engines that write, files and NATS, one that is being written may
+    /// arrive all the same: publish it again under the same id ([`Message::with_id`]). A future that is neither polled
     /// nor dropped keeps its place in the line, and those behind it waiting.
     ///
     /// # Errors

@@ -58,7 +58,8 @@ impl DeadLetters {
     ///
     /// It stays a dead letter, and this returns [`Error::NoSuchDeadLetter`], [`Error::NoSuchGroup`] if the group is gone,
     /// [`Error::Full`] if it has no room (redriving never waits and never drops another message),
-    /// [`Error::RedrivenTooOften`] after [`Limits::redrives`](crate::Limits::redrives) times, [`Error::Closed`], [`Error::Engine`].
+    /// [`Error::RedrivenTooOften`] after [`Limits::redrives`](crate::Limits::redrives) times, [`Error::Closed`], [`Error::Engine`]: after that one it may have
+    /// gone back all the same, where the answer of the disk or the server was lost.
     pub async fn redrive(&self, id: DeadLetterId) -> Result<(), Error> {
         let letter = self.get(id).await?.ok_or(Error::NoSuchDeadLetter)?;
         self.may_live_again(&letter)?;

@@ -373,7 +373,7 @@ pub trait DeadLetterStore: Send + Sync {
     /// The record with this id.
     fn get(&self, id: DeadLetterId) -> BoxFuture<'_, Result<Option<Arc<DeadLetter>>, Error>>;
 
-    /// Gives one back to its group and to no other, attempts counted anew; deleted here when it is there. If that fails, it stays.
+    /// Gives one back to its group and to no other, attempts counted anew; deleted here when it is there. If that fails, it stays, or is in both places: never in none.
     fn redrive(&self, id: DeadLetterId) -> BoxFuture<'_, Result<(), Error>>;
 
     /// How often one message may be redriven, so that a machine that redrives all it finds does not keep a poisonous one

@@ -119,7 +119,7 @@ impl Policy {
     }
 
     /// What becomes of a message whose [time to live](crate::Message::with_ttl) is over before it is delivered. Default: it is buried, so that a group
-    /// that has come to a halt loses nothing unseen.
+    /// that has come to a halt loses nothing unseen. Its time is looked at by whoever takes messages: in a group that nobody serves it keeps its place until then.
     #[must_use]
     pub const fn when_expired(mut self, choice: WhenExpired) -> Self {
         self.when_expired = choice;
