@@ -113,7 +113,7 @@ const LARGEST: usize = 1 << 30;
 
 impl FileEngine {
     /// Opens the directory, which is made if it is not there, and takes up what it holds. Reads all files, a frame at a time, before it returns, which
-    /// took 2.6 s for a million messages of 1 KiB on a busy machine: in a runtime, call it before there is work, or in `spawn_blocking`.
+    /// takes about 1.2 s for a million messages of 1 KiB, by 64,000 measured: in a runtime, call it before there is work, or in `spawn_blocking`.
     ///
     /// # Errors
     ///
