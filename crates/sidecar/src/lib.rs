@@ -30,6 +30,7 @@
 //! | [`DeadlineLayer`] | ends calls whose caller has gone, and tells those called how long there is |
 //! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out; the last finished calls |
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
+//! | [`Collected`] | all metrics as plain data, for exporters |
 //! | [`Route`] | the name by which both know an operation |
 //! | `telemetry` (feature) | logs with trace ids, export over OTLP |
 //!
@@ -109,8 +110,9 @@ pub use ambient::ATTEMPT_HEADER;
 pub use deadline::{DeadlineFuture, DeadlineLayer, WithDeadline, timeout::TIMEOUT_HEADER};
 pub use gusset_call::DeadlineExceeded;
 pub use metrics::{
-    Active, ActiveCall, Durations, Measure, MeasureFuture, Metrics, MetricsLayer, Samples,
-    SeriesSnapshot, Snapshot, Summary,
+    Active, ActiveCall, Collected, Distribution, Durations, Exemplar, Family, FamilyKind, Label,
+    Labels, Measure, MeasureFuture, Metrics, MetricsLayer, Point, Samples, SeriesSnapshot,
+    Snapshot, Summary, Value,
 };
 pub use names::{Route, RouteOf};
 pub use ratio::Ratio;

@@ -1,9 +1,13 @@
 //! The metrics layer: layer, service, future; then the registry.
 
+mod calls;
+mod collected;
 mod histogram;
-mod prometheus;
 mod registry;
-pub(crate) mod series;
+mod samples;
+mod series;
+mod snapshot;
+mod text;
 
 use std::{
     fmt,
@@ -20,17 +24,21 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
+pub use collected::{
+    Collected, Distribution, Exemplar, Family, FamilyKind, Label, Labels, Point, Value,
+};
 pub use histogram::Durations;
-pub use prometheus::Samples;
-pub(crate) use registry::is_failure;
-pub use registry::{Active, Metrics, SeriesSnapshot, Snapshot, Summary};
+pub use registry::Metrics;
+pub use samples::Samples;
+pub(crate) use snapshot::is_failure;
+pub use snapshot::{Active, SeriesSnapshot, Snapshot, Summary};
 
 use crate::{
     Route, RouteOf, SpanKind, Watched,
     names::{MethodName, Naming},
     watched::{End, Watch, grpc_status},
 };
-use series::Labels;
+use series::Key;
 
 /// Counts and times every call. All services and clones count in the one [`Metrics`].
 ///
@@ -204,7 +212,7 @@ impl ActiveCall {
             return;
         }
         self.metrics.active(self.kind, self.method).fetch_sub(1, Relaxed);
-        let labels = Labels {
+        let labels = Key {
             kind: self.kind,
             method: self.method,
             route: self.route.as_deref(),

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use super::collected::{Distribution, Exemplar};
+
 /// Upper bounds in seconds that OpenTelemetry advises for HTTP durations; above the last there is one more bucket.
 pub(crate) const BOUNDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -99,12 +101,14 @@ impl Durations {
         Duration::from_secs_f64(BOUNDS[BOUNDS.len() - 1])
     }
 
-    /// Bound in seconds and number of durations up to it, for every bound.
-    pub(crate) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
-        BOUNDS.into_iter().zip(self.buckets).scan(0, |count, (bound, bucket)| {
-            *count += bucket;
-            Some((bound, *count))
-        })
+    pub(crate) fn distribution(&self, exemplars: Vec<Exemplar>) -> Distribution {
+        let sum = self.sum().as_secs_f64();
+        Distribution {
+            bounds: (&BOUNDS[..]).into(),
+            buckets: self.buckets.to_vec(),
+            sum,
+            exemplars,
+        }
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
@@ -130,10 +134,9 @@ mod tests {
 
     #[test]
     fn a_bound_belongs_to_the_bucket_below_it() {
-        let counts: Vec<_> = of(&[5, 6, 10, 11, 10_000, 10_001]).cumulative().collect();
-        assert_eq!(counts[0], (0.005, 1));
-        assert_eq!(counts[1], (0.01, 3));
-        assert_eq!(counts[13], (10.0, 5));
+        let spread = of(&[5, 6, 10, 11, 10_000, 10_001]).distribution(Vec::new());
+        assert_eq!(spread.buckets[..4], [1, 2, 1, 0]);
+        assert_eq!(spread.buckets[13..], [1, 1]);
         assert_eq!(of(&[5, 6, 10_001]).count(), 3);
     }
 

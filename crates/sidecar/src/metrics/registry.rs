@@ -4,15 +4,19 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
-    histogram::{Durations, Histogram},
-    prometheus::{self, Samples},
-    series::{Labels, Table},
+    calls,
+    collected::Collected,
+    histogram::Histogram,
+    samples::Samples,
+    series::{Key, Table},
+    snapshot::{Active, KINDS, SeriesSnapshot, Snapshot, index},
+    text::{self, Format},
 };
-use crate::{Route, SpanKind, names::MethodName, watched::End, watched::is_server_fault};
+use crate::{Route, SpanKind, names::MethodName};
 
 /// Counts and times calls. Clones share one registry.
 ///
@@ -40,17 +44,7 @@ struct Shared {
     overflowed: AtomicU64,
     active: [[AtomicI64; MethodName::COUNT]; KINDS.len()],
     sources: Mutex<Vec<Source>>,
-}
-
-pub(crate) const KINDS: [SpanKind; 3] = [SpanKind::Server, SpanKind::Client, SpanKind::Internal];
-
-fn index(kind: SpanKind) -> usize {
-    match kind {
-        SpanKind::Server => 0,
-        SpanKind::Client => 1,
-        // Messages are counted by who carries them.
-        SpanKind::Internal | SpanKind::Producer | SpanKind::Consumer => 2,
-    }
+    start_unix_nanos: u64,
 }
 
 impl Metrics {
@@ -74,6 +68,7 @@ impl Metrics {
             overflowed: AtomicU64::new(0),
             active: Default::default(),
             sources: Mutex::new(Vec::new()),
+            start_unix_nanos: unix_nanos(),
         }))
     }
 
@@ -106,6 +101,7 @@ impl Metrics {
                     grpc_status: labels.grpc_status,
                     end: labels.end,
                     durations: series.histogram.read(),
+                    exemplars: Vec::new(),
                 }
             })
             .collect();
@@ -125,18 +121,31 @@ impl Metrics {
         }
     }
 
-    /// Everything in Prometheus' text format (version 0.0.4, `text/plain; version=0.0.4`).
+    /// Everything, as plain data: what [`snapshot`](Self::snapshot) has, and the samples of all sources. Exporters take this.
     #[must_use]
-    pub fn render_prometheus(&self) -> String {
+    pub fn collect(&self) -> Collected {
         let sources = self.0.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut samples = Samples::default();
         for source in sources {
             source(&mut samples);
         }
-        prometheus::render(&self.snapshot(), &samples)
+        let mut families = calls::families(&self.snapshot());
+        families.extend(samples.into_families());
+        families.sort_by(|a, b| a.name.cmp(&b.name));
+        // A source may use a name of ours; ours came first.
+        families.dedup_by(|later, earlier| later.name == earlier.name);
+        let start_unix_nanos = self.0.start_unix_nanos;
+        // The system's clock may have been set back.
+        Collected { start_unix_nanos, unix_nanos: unix_nanos().max(start_unix_nanos), families }
     }
 
-    pub(crate) fn record(&self, labels: &Labels<'_>, route: Option<&Route>, span: Duration) {
+    /// Everything in Prometheus' text format (version 0.0.4, `text/plain; version=0.0.4`).
+    #[must_use]
+    pub fn render_prometheus(&self) -> String {
+        text::render(&self.collect(), Format::Text)
+    }
+
+    pub(crate) fn record(&self, labels: &Key<'_>, route: Option<&Route>, span: Duration) {
         match self.0.table.get(labels, route) {
             Some(series) => series.histogram.record(span),
             None => {
@@ -165,120 +174,11 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// What a [`Metrics`] registry has counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// One for each combination of labels, in a stable order.
-    pub series: Vec<SeriesSnapshot>,
-    /// Calls under way, where there are any.
-    pub active: Vec<Active>,
-    /// Calls that found no room for a series of their own.
-    pub overflow: Durations,
-    /// How many those are.
-    pub overflowed: u64,
-}
-
-/// One series of a [`Snapshot`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SeriesSnapshot {
-    /// Which side of the calls this process was.
-    pub kind: SpanKind,
-    /// HTTP method; empty for work that is no HTTP request.
-    pub method: &'static str,
-    /// The matched route, the upstream of a client, or the operation, where it was known.
-    pub route: Option<Arc<str>>,
-    /// HTTP status, where there was an answer.
-    pub status: Option<u16>,
-    /// gRPC status, where there was one.
-    pub grpc_status: Option<u8>,
-    /// How the calls were over.
-    pub end: End,
-    /// How long they took.
-    pub durations: Durations,
-}
-
-/// Calls under way at the moment of a [`Snapshot`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Active {
-    /// Which side of the calls this process is.
-    pub kind: SpanKind,
-    /// HTTP method; empty for work that is no HTTP request.
-    pub method: &'static str,
-    /// How many.
-    pub calls: i64,
-}
-
-impl SeriesSnapshot {
-    /// Whether these calls went wrong; the same rule as `Record::is_failure`.
-    #[must_use]
-    pub fn is_failure(&self) -> bool {
-        is_failure(self.kind, self.end, self.status, self.grpc_status)
-    }
-
-    fn order(&self) -> impl Ord {
-        let kind = index(self.kind);
-        (kind, self.route.clone(), self.method, self.status, self.grpc_status, self.end as u8)
-    }
-}
-
-/// Whether a call went wrong; see `Record::is_failure`.
-pub(crate) fn is_failure(
-    kind: SpanKind,
-    end: End,
-    status: Option<u16>,
-    grpc_status: Option<u8>,
-) -> bool {
-    let client = kind == SpanKind::Client;
-    matches!(end, End::Error | End::Panicked)
-        || status.is_some_and(|status| status >= if client { 400 } else { 500 })
-        || grpc_status.is_some_and(|code| is_server_fault(code) || client && code != 0)
-}
-
-impl Snapshot {
-    /// All calls of one kind together.
-    #[must_use]
-    pub fn total(&self, kind: SpanKind) -> Summary {
-        self.summary(|series| series.kind == kind)
-    }
-
-    /// The series that `wanted` chooses together. Those in the overflow have lost their labels and are in no summary.
-    #[must_use]
-    pub fn summary(&self, wanted: impl Fn(&SeriesSnapshot) -> bool) -> Summary {
-        let mut summary = Summary::default();
-        for series in self.series.iter().filter(|series| wanted(series)) {
-            summary.durations.add(&series.durations);
-            if series.is_failure() {
-                summary.errors += series.durations.count();
-            }
-        }
-        summary
-    }
-}
-
-/// Several series in a few figures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Summary {
-    /// How many calls went wrong.
-    pub errors: u64,
-    /// How long all of them took: count, average, quantiles.
-    pub durations: Durations,
-}
-
-impl Summary {
-    /// How many calls there were.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.durations.count()
-    }
-
-    /// Share of the calls that went wrong, between 0 and 1; 0 where there were none.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a share for humans")]
-    pub fn error_rate(&self) -> f64 {
-        if self.count() == 0 { 0.0 } else { self.errors as f64 / self.count() as f64 }
-    }
+#[expect(
+    clippy::disallowed_methods,
+    reason = "figures are placed on the wall, nothing is decided by it"
+)]
+fn unix_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -16,7 +16,7 @@ use crate::{Route, SpanKind, names::MethodName, watched::End};
 
 /// What tells one series from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Labels<'a> {
+pub(crate) struct Key<'a> {
     pub(crate) kind: SpanKind,
     pub(crate) method: MethodName,
     pub(crate) route: Option<&'a str>,
@@ -38,8 +38,8 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    pub(crate) fn labels(&self) -> Labels<'_> {
-        Labels {
+    pub(crate) fn labels(&self) -> Key<'_> {
+        Key {
             kind: self.kind,
             method: self.method,
             route: self.route.as_deref(),
@@ -79,7 +79,7 @@ impl Table {
     }
 
     /// The series of `labels`, made if there is room for one more.
-    pub(crate) fn get(&self, labels: &Labels<'_>, route: Option<&Route>) -> Option<&Series> {
+    pub(crate) fn get(&self, labels: &Key<'_>, route: Option<&Route>) -> Option<&Series> {
         let mask = self.cells.len() - 1;
         #[expect(clippy::cast_possible_truncation, reason = "a hash loses nothing by it")]
         let start = self.hasher.hash_one(labels) as usize;
@@ -100,7 +100,7 @@ impl Table {
     fn insert<'a>(
         &self,
         cell: &'a OnceLock<Box<Series>>,
-        labels: &Labels<'_>,
+        labels: &Key<'_>,
         route: Option<&Route>,
     ) -> Option<&'a Series> {
         if self.taken.load(Acquire) >= self.max {
@@ -124,7 +124,7 @@ impl Table {
     }
 }
 
-fn new_series(labels: &Labels<'_>, route: Option<&Route>) -> Series {
+fn new_series(labels: &Key<'_>, route: Option<&Route>) -> Series {
     Series {
         kind: labels.kind,
         method: labels.method,
@@ -141,8 +141,8 @@ mod tests {
     use super::*;
     use std::{thread, time::Duration};
 
-    fn labels(status: u16) -> Labels<'static> {
-        Labels {
+    fn labels(status: u16) -> Key<'static> {
+        Key {
             kind: SpanKind::Server,
             method: MethodName::NONE,
             route: None,
