@@ -4,6 +4,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::ambient::Slots;
+
 /// Which try of a call this is; the first is 1.
 ///
 /// A retry layer puts it into the request's extensions. Over HTTP it travels as `x-gusset-attempt`, so that
@@ -27,6 +29,18 @@ impl Attempt {
         Self(self.0.saturating_add(1))
     }
 
+    /// Which try the call is that this task works for; the first outside of any.
+    #[must_use]
+    pub fn current() -> Self {
+        Slots::read(|slots| slots.attempt.get()).unwrap_or(Self::FIRST)
+    }
+
+    /// Runs `f` with this as what is current. For a future: around each poll.
+    pub fn sync_scope<R>(self, f: impl FnOnce() -> R) -> R {
+        let _restored = Slots::replace(|slots| &slots.attempt, self);
+        f()
+    }
+
     /// The number, counted from 1.
     #[must_use]
     pub const fn number(self) -> u32 {
@@ -37,6 +51,13 @@ impl Attempt {
     #[must_use]
     pub const fn is_retry(self) -> bool {
         self.0.get() > 1
+    }
+}
+
+/// The first.
+impl Default for Attempt {
+    fn default() -> Self {
+        Self::FIRST
     }
 }
 

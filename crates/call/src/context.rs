@@ -1,23 +1,9 @@
-use std::{
-    future::Future,
-    pin::Pin,
-    task::{self, Poll},
-};
-
-use pin_project_lite::pin_project;
-use tokio::task::futures::TaskLocalFuture;
-
-use crate::{Deadline, TraceContext};
-
-tokio::task_local! {
-    static CURRENT: Context;
-}
+use crate::{Deadline, Scope, TraceContext, ambient::Slots};
 
 /// Trace and deadline of the call that a task works for.
 ///
 /// Layers on the server side put it around the handler; clients, publishers and saga steps inside read it with
-/// [`Context::current`] and pass it on. It does not follow `tokio::spawn`: wrap the spawned future in
-/// [`Context::scope`] where that is wanted.
+/// [`Context::current`] and pass it on. It does not follow `tokio::spawn`, but [`spawn`](crate::spawn).
 ///
 /// ```
 /// # use std::time::Duration;
@@ -38,10 +24,12 @@ pub struct Context {
 }
 
 impl Context {
+    pub(crate) const EMPTY: Self = Self { trace: None, deadline: None };
+
     /// The context of the call that this task works for; empty outside of any.
     #[must_use]
     pub fn current() -> Self {
-        CURRENT.try_with(|cx| *cx).unwrap_or_default()
+        Slots::read(|slots| slots.context.get()).unwrap_or_default()
     }
 
     /// The same context within `trace`.
@@ -58,6 +46,13 @@ impl Context {
         self
     }
 
+    /// The same context, over at no time: for work that goes on when the caller has its answer.
+    #[must_use]
+    pub const fn without_deadline(mut self) -> Self {
+        self.deadline = None;
+        self
+    }
+
     /// The span that this work belongs to.
     #[must_use]
     pub const fn trace(&self) -> Option<TraceContext> {
@@ -71,35 +66,14 @@ impl Context {
     }
 
     /// Runs `future` with this as its [`Context::current`].
-    pub fn scope<F: Future>(self, future: F) -> Scope<F> {
-        Scope { inner: CURRENT.scope(self, future) }
+    pub const fn scope<F: Future>(self, future: F) -> Scope<F> {
+        Scope::of_context(self, future)
     }
 
     /// Runs `f` with this as its [`Context::current`]: for who polls a future by hand, and cannot have it moved into another.
     pub fn sync_scope<R>(self, f: impl FnOnce() -> R) -> R {
-        CURRENT.sync_scope(self, f)
-    }
-}
-
-pin_project! {
-    /// Future of [`Context::scope`].
-    pub struct Scope<F> {
-        #[pin]
-        inner: TaskLocalFuture<Context, F>,
-    }
-}
-
-impl<F> std::fmt::Debug for Scope<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scope").finish_non_exhaustive()
-    }
-}
-
-impl<F: Future> Future for Scope<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
-        self.project().inner.poll(cx)
+        let _restored = Slots::replace(|slots| &slots.context, self);
+        f()
     }
 }
 

@@ -15,6 +15,8 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`Context`] | trace and deadline of the call that this task works for |
+//! | [`spawn`], [`spawn_blocking`], [`carry`] | tasks that go on with it, and with the span of `tracing` |
+//! | [`Ambient`] | all of it that is current, for whoever takes it further by hand |
 //! | [`Deadline`] | a point in monotonic time after which nobody waits for the answer |
 //! | [`Attempt`] | which try of a call this is, counted from 1 |
 //! | [`Tried`] | the instances that earlier tries of the same call went to |
@@ -49,11 +51,13 @@
 //! # Features
 //!
 //! - `clock`: [`Clock`]. Adds `quanta`.
+//! - `serde`: identifiers of traces as text. Adds `serde`.
 //! - `http`: problem bodies, [`AnswerLayer`]. Adds the `http`, `http-body-util`, `bytes` and
 //!   `serde_json` crates, no server and no client.
 //! - `axum`: [`Problem`] implements axum's `IntoResponse`. Adds `axum-core`.
 //! - `reqwest`: a reqwest client as a service of `http::Request`, [`Reqwest`]. Adds `reqwest` without TLS.
 
+mod ambient;
 mod attempt;
 #[cfg(feature = "clock")]
 mod clock;
@@ -71,14 +75,15 @@ mod problem;
 #[cfg(feature = "reqwest")]
 mod reqwest;
 
+pub use ambient::{Ambient, Carry, Scope, carry, current_trace, spawn, spawn_blocking};
 pub use attempt::{Attempt, Tried};
 #[cfg(feature = "clock")]
 pub use clock::Clock;
-pub use context::{Context, Scope};
+pub use context::Context;
 pub use deadline::Deadline;
 pub use limited::{Inadmissible, Limited, QuotaPolicy, ServiceLimit};
 pub use refusal::{BoxError, DeadlineExceeded, NoInstance, Open, Overloaded, Refusal, refusal_in};
-pub use trace::{MalformedTraceparent, SpanId, TraceContext, TraceId};
+pub use trace::{MalformedId, MalformedTraceparent, SpanId, TraceContext, TraceId};
 pub use trace_state::{MalformedTracestate, TraceState};
 
 #[cfg(feature = "http")]

@@ -68,6 +68,49 @@ macro_rules! hex_display {
 
 hex_display!(TraceId: "32", SpanId: "16");
 
+impl FromStr for TraceId {
+    type Err = MalformedId;
+
+    /// 32 hexadecimal digits in lower case, as they are displayed.
+    fn from_str(text: &str) -> Result<Self, MalformedId> {
+        let id = (text.len() == 32).then(|| hex(text.as_bytes())).flatten();
+        id.and_then(NonZeroU128::new).map(Self).ok_or(MalformedId { digits: 32 })
+    }
+}
+
+impl FromStr for SpanId {
+    type Err = MalformedId;
+
+    /// 16 hexadecimal digits in lower case, as they are displayed.
+    fn from_str(text: &str) -> Result<Self, MalformedId> {
+        let id = (text.len() == 16).then(|| hex(text.as_bytes())).flatten();
+        let id = id.and_then(|id| NonZeroU64::new(u64::try_from(id).ok()?));
+        id.map(Self).ok_or(MalformedId { digits: 16 })
+    }
+}
+
+#[cfg(feature = "serde")]
+macro_rules! serde_as_text {
+    ($($name:ty),*) => {$(
+        /// As text, as it is displayed.
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<str>::deserialize(from)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+#[cfg(feature = "serde")]
+serde_as_text!(TraceId, SpanId, TraceContext);
+
 /// The span that a piece of work belongs to, as W3C Trace Context defines it.
 ///
 /// ```
@@ -203,6 +246,20 @@ impl fmt::Display for MalformedTraceparent {
 
 impl std::error::Error for MalformedTraceparent {}
 
+/// A text that is no [`TraceId`] or [`SpanId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MalformedId {
+    digits: u8,
+}
+
+impl fmt::Display for MalformedId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not {} hexadecimal digits in lower case, or nothing but zeros", self.digits)
+    }
+}
+
+impl std::error::Error for MalformedId {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +298,38 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<TraceContext>(), Err(MalformedTraceparent), "{bad}");
         }
+    }
+
+    #[test]
+    fn identifiers_are_read_as_they_are_shown() {
+        let cx: TraceContext = GOOD.parse().unwrap();
+        assert_eq!(GOOD[3..35].parse(), Ok(cx.trace_id()));
+        assert_eq!(GOOD[36..52].parse(), Ok(cx.span_id()));
+        let zeros = "0".repeat(32);
+        for bad in ["", &GOOD[3..34], &GOOD[3..36], &GOOD[3..35].to_uppercase(), &zeros] {
+            let error = bad.parse::<TraceId>().unwrap_err();
+            assert!(error.to_string().starts_with("not 32 hex"), "{bad}");
+        }
+        for bad in ["", &GOOD[36..51], &GOOD[3..35], "00F067AA0BA902B7", &zeros[..16]] {
+            assert!(bad.parse::<SpanId>().is_err(), "{bad}");
+        }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn identifiers_are_text_to_serde() {
+        let cx: TraceContext = GOOD.parse().unwrap();
+        let text = serde_json::to_string(&(cx, cx.trace_id(), cx.span_id())).unwrap();
+        assert_eq!(text, format!("[{GOOD:?},{:?},{:?}]", &GOOD[3..35], &GOOD[36..52]));
+        let read: (TraceContext, TraceId, SpanId) = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, (cx, cx.trace_id(), cx.span_id()));
+        // Also where the text has to be unescaped first.
+        let escaped = text.replacen('4', "\\u0034", 1);
+        assert_eq!(
+            serde_json::from_str::<(TraceContext, TraceId, SpanId)>(&escaped).unwrap(),
+            read
+        );
+        assert!(serde_json::from_str::<TraceId>("\"4711\"").is_err());
     }
 
     proptest! {

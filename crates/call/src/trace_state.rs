@@ -1,8 +1,6 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
-tokio::task_local! {
-    static CURRENT: Option<TraceState>;
-}
+use crate::ambient::Slots;
 
 /// The specification's bound on members; a list with more is none.
 const MAX_MEMBERS: usize = 32;
@@ -28,12 +26,18 @@ impl TraceState {
     /// That of the call that this task works for.
     #[must_use]
     pub fn current() -> Option<Self> {
-        CURRENT.try_with(Clone::clone).unwrap_or_default()
+        Slots::read(|slots| {
+            let state = slots.state.take();
+            slots.state.set(state.clone());
+            state
+        })
+        .flatten()
     }
 
     /// Runs `f` with `state`, or with none, as what is current. For a future: around each poll.
     pub fn sync_scope<R>(state: Option<Self>, f: impl FnOnce() -> R) -> R {
-        CURRENT.sync_scope(state, f)
+        let _restored = Slots::replace(|slots| &slots.state, state);
+        f()
     }
 
     /// The text, as it came.

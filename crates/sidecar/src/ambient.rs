@@ -3,10 +3,6 @@
 use gusset_call::{Attempt, Context, TraceState};
 use http::{HeaderMap, HeaderName};
 
-tokio::task_local! {
-    static ATTEMPT: Attempt;
-}
-
 /// The header that tells which try of a call a request is, counted from 1. Absent means the first.
 pub const ATTEMPT_HEADER: HeaderName = HeaderName::from_static("x-gusset-attempt");
 
@@ -19,17 +15,13 @@ pub(crate) struct Ambient {
 
 impl Ambient {
     pub(crate) fn current() -> Self {
-        Self { tracestate: TraceState::current(), attempt: Self::attempt() }
-    }
-
-    pub(crate) fn attempt() -> Attempt {
-        ATTEMPT.try_with(|attempt| *attempt).unwrap_or(Attempt::FIRST)
+        Self { tracestate: TraceState::current(), attempt: Attempt::current() }
     }
 
     /// Runs `work` with this and `cx` as what is current.
     pub(crate) fn enter<T>(&self, cx: Context, work: impl FnOnce() -> T) -> T {
         TraceState::sync_scope(self.tracestate.clone(), || {
-            ATTEMPT.sync_scope(self.attempt, || cx.sync_scope(work))
+            self.attempt.sync_scope(|| cx.sync_scope(work))
         })
     }
 }
@@ -52,10 +44,10 @@ mod tests {
     fn what_runs_inside_sees_the_context_and_what_runs_after_does_not() {
         let cx = Context::default().with_trace(TraceContext::new_root());
         let ambient = Ambient { tracestate: None, attempt: Attempt::FIRST.next() };
-        let seen = ambient.enter(cx, || (Context::current(), Ambient::attempt().number()));
+        let seen = ambient.enter(cx, || (Context::current(), Attempt::current().number()));
         assert_eq!(seen, (cx, 2));
         assert_eq!(Context::current(), Context::default());
-        assert_eq!(Ambient::attempt(), Attempt::FIRST);
+        assert_eq!(Attempt::current(), Attempt::FIRST);
     }
 
     #[test]

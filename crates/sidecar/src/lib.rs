@@ -32,6 +32,7 @@
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
 //! | [`Collected`] | all metrics as plain data, for exporters |
 //! | [`Route`] | the name by which both know an operation |
+//! | [`current_trace`], [`spawn`], [`spawn_blocking`], [`carry`] | the trace of the work at hand; tasks that stay within it and its deadline |
 //! | `telemetry` (feature) | logs with trace ids, export over OTLP |
 //!
 //! # The standard stack
@@ -80,7 +81,7 @@
 //! # What it does not do
 //!
 //! It does not hedge, inject faults, or emit B3 headers or baggage. A deadline does not cut a body that is on its way. A gRPC status in trailers is
-//! traced and counted, but comes too late for a retry. Context does not follow `tokio::spawn`.
+//! traced and counted, but comes too late for a retry.
 //!
 //! # Features
 //!
@@ -108,7 +109,7 @@ mod watched;
 
 pub use ambient::ATTEMPT_HEADER;
 pub use deadline::{DeadlineFuture, DeadlineLayer, WithDeadline, timeout::TIMEOUT_HEADER};
-pub use gusset_call::DeadlineExceeded;
+pub use gusset_call::{DeadlineExceeded, carry, current_trace, spawn, spawn_blocking};
 pub use metrics::{
     Active, ActiveCall, Collected, Distribution, Durations, Exemplar, Family, FamilyKind, Label,
     Labels, Measure, MeasureFuture, Metrics, MetricsLayer, Point, Samples, SeriesSnapshot,

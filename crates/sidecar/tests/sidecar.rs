@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gusset_call::{BoxError, Open};
-use gusset_sidecar::{Backoff, DeadlineLayer, End, RetryPolicy, Sidecar, SpanKind};
+use gusset_sidecar::{
+    ATTEMPT_HEADER, Backoff, DeadlineLayer, End, RetryPolicy, Sidecar, SpanKind, spawn,
+};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use support::{Client, Step, Upstream, answer, request, status};
@@ -64,6 +66,36 @@ async fn one_order_is_one_trace_with_its_deadline_and_its_retries() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_spawns_calls_within_its_trace_its_deadline_and_its_attempt() {
+    let sidecar = orders();
+    let upstream = Upstream::new([status(503)]);
+    let payments = sidecar.outbound("payments").layer(Client(upstream.clone()));
+    let work = sidecar.clone();
+    let app = service_fn(move |_: Request<Full<Bytes>>| {
+        let call = payments.clone().oneshot(request("PUT", "42 EUR"));
+        // A task within an operation within a task.
+        let call = work.intercept("pay", async { spawn(call).await.expect("it does not panic") });
+        async move { spawn(call).await.expect("nor does this") }
+    });
+    let mut again = request("POST", "");
+    again.headers_mut().insert(ATTEMPT_HEADER, 2.into());
+    let response = sidecar.inbound().layer(app).oneshot(again).await.unwrap();
+    assert_eq!(response.status(), 503, "whoever tries the whole again does the retries");
+    response.into_body().collect().await.unwrap();
+
+    let seen = upstream.seen();
+    assert_eq!(
+        (seen.len(), &seen[0].headers["x-request-timeout-ms"]),
+        (1, &"2000".parse().unwrap())
+    );
+    let trace = sidecar.recorder().trace(sidecar.recorder().recent(1)[0].trace_id);
+    let of = |kind| trace.iter().find(|record| record.kind == kind).unwrap();
+    assert_eq!(trace.len(), 3);
+    assert_eq!(of(SpanKind::Internal).parent_id, Some(of(SpanKind::Server).span_id));
+    assert_eq!(of(SpanKind::Client).parent_id, Some(of(SpanKind::Internal).span_id));
 }
 
 #[tokio::test(start_paused = true)]

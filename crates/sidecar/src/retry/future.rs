@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep, sleep_until};
 use tower_service::Service;
 
 use super::{AttemptTimedOut, Classify, Idempotent, ReplayBody, Shared, Verdict, body::Replay};
-use crate::ambient::{ATTEMPT_HEADER, Ambient, attempt_in};
+use crate::ambient::{ATTEMPT_HEADER, attempt_in};
 
 pin_project! {
     /// Future of [`Retry`](crate::Retry).
@@ -97,7 +97,7 @@ impl<B: Body + Unpin> Call<B> {
             (own, around) => own.copied().or(around),
         };
         let attempt = attempt_in(&head.headers)
-            .max(Ambient::attempt())
+            .max(Attempt::current())
             .max(head.extensions.get().copied().unwrap_or(Attempt::FIRST));
         if head.extensions.get::<Tried>().is_none() {
             head.extensions.insert(Tried::new());

@@ -1,0 +1,290 @@
+use std::{
+    cell::Cell,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{self, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tokio::task::JoinHandle;
+use tracing::{Instrument, Span, instrument::Instrumented};
+
+use crate::{Attempt, Context, TraceContext, TraceState};
+
+thread_local! {
+    /// What is current in the task that this thread polls. Only scopes write here, and each gives back what it found.
+    static CURRENT: Slots = const {
+        Slots {
+            context: Cell::new(Context::EMPTY),
+            attempt: Cell::new(Attempt::FIRST),
+            state: Cell::new(None),
+        }
+    };
+}
+
+pub(crate) struct Slots {
+    pub(crate) context: Cell<Context>,
+    pub(crate) attempt: Cell<Attempt>,
+    pub(crate) state: Cell<Option<TraceState>>,
+}
+
+impl Slots {
+    /// None only in a thread that ends and has dropped them.
+    pub(crate) fn read<R>(read: impl FnOnce(&Self) -> R) -> Option<R> {
+        CURRENT.try_with(read).ok()
+    }
+
+    /// Puts `value` there until the guard is dropped. Guards have to be dropped in reverse order, which is why only scopes have them.
+    pub(crate) fn replace<T>(slot: Slot<T>, value: T) -> Restored<T> {
+        Restored { slot, before: Self::read(|slots| slot(slots).replace(value)) }
+    }
+}
+
+type Slot<T> = fn(&Slots) -> &Cell<T>;
+
+pub(crate) struct Restored<T> {
+    slot: Slot<T>,
+    before: Option<T>,
+}
+
+impl<T> Drop for Restored<T> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            // What is replaced is dropped after the slot is whole again.
+            let _over = Slots::read(|slots| (self.slot)(slots).replace(before));
+        }
+    }
+}
+
+/// All that is current in a task: [`Context`], [`Attempt`] and [`TraceState`]; to be taken to where they would not go by themselves, such as a
+/// thread or another runtime. For tasks there is [`spawn`].
+///
+/// ```
+/// use gusset_call::{Ambient, Context, TraceContext};
+///
+/// let trace = TraceContext::new_root();
+/// Context::default().with_trace(trace).sync_scope(|| {
+///     let ambient = Ambient::current();
+///     let thread = std::thread::spawn(move || ambient.sync_scope(gusset_call::current_trace));
+///     assert_eq!(thread.join().unwrap(), Some(trace));
+/// });
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ambient {
+    context: Context,
+    attempt: Attempt,
+    state: Option<TraceState>,
+}
+
+impl Ambient {
+    /// What is current here.
+    #[must_use]
+    pub fn current() -> Self {
+        let (context, attempt) = (Context::current(), Attempt::current());
+        Self { context, attempt, state: TraceState::current() }
+    }
+
+    /// The same with this context.
+    #[must_use]
+    pub const fn with_context(mut self, context: Context) -> Self {
+        self.context = context;
+        self
+    }
+
+    /// The same in this try of a call.
+    #[must_use]
+    pub const fn with_attempt(mut self, attempt: Attempt) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// The same with this state, or with none.
+    #[must_use]
+    pub fn with_trace_state(mut self, state: Option<TraceState>) -> Self {
+        self.state = state;
+        self
+    }
+
+    /// Its context.
+    #[must_use]
+    pub const fn context(&self) -> Context {
+        self.context
+    }
+
+    /// Runs `future` with this as what is current.
+    pub const fn scope<F: Future>(self, future: F) -> Scope<F> {
+        Scope { inner: Some(future), kept: Kept::All { ambient: self } }
+    }
+
+    /// Runs `f` with this as what is current.
+    pub fn sync_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        let _context = Slots::replace(|slots| &slots.context, self.context);
+        let _attempt = Slots::replace(|slots| &slots.attempt, self.attempt);
+        // Most calls have none, within others that have none.
+        let _state = Slots::replace(|slots| &slots.state, self.state.clone());
+        f()
+    }
+}
+
+pin_project! {
+    /// Future of [`Context::scope`] and [`Ambient::scope`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping it drops the inner future, which still sees what is current for it.
+    pub struct Scope<F> {
+        #[pin]
+        inner: Option<F>,
+        kept: Kept,
+    }
+
+    impl<F> PinnedDrop for Scope<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            this.kept.enter(|| this.inner.set(None));
+        }
+    }
+}
+
+impl<F> Scope<F> {
+    pub(crate) const fn of_context(context: Context, future: F) -> Self {
+        Self { inner: Some(future), kept: Kept::Context { context } }
+    }
+}
+
+/// What a scope brings along.
+enum Kept {
+    /// All else is as it is where the future is polled.
+    Context {
+        context: Context,
+    },
+    All {
+        ambient: Ambient,
+    },
+}
+
+impl Kept {
+    fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        match self {
+            Self::Context { context } => context.sync_scope(f),
+            Self::All { ambient } => ambient.sync_scope(f),
+        }
+    }
+}
+
+impl<F> fmt::Debug for Scope<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").finish_non_exhaustive()
+    }
+}
+
+impl<F: Future> Future for Scope<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        match this.inner.as_pin_mut() {
+            Some(inner) => this.kept.enter(|| inner.poll(cx)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// The span that this work belongs to: that of [`Context::current`].
+#[must_use]
+pub fn current_trace() -> Option<TraceContext> {
+    Context::current().trace()
+}
+
+/// As `tokio::spawn`, but the task keeps all that is current: trace, deadline, [`Ambient`], and the span of `tracing`.
+///
+/// The task is not ended with the call that it was spawned in. The deadline only tells what it calls how long there is: work that goes on
+/// when the caller has its answer wants none.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use gusset_call::{Context, TraceContext, current_trace, spawn};
+///
+/// let trace = TraceContext::new_root();
+/// let cx = Context::default().with_trace(trace);
+/// let task = cx.sync_scope(|| spawn(async { current_trace() }));
+/// assert_eq!(task.await?, Some(trace));
+///
+/// // Goes on after the call.
+/// let afterwards = Context::current().without_deadline();
+/// let task = afterwards.sync_scope(|| spawn(async { /* ... */ }));
+/// # task.await?;
+/// # Ok::<(), tokio::task::JoinError>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Panics
+///
+/// Outside of a tokio runtime, as `tokio::spawn` does.
+#[track_caller]
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(carry(future))
+}
+
+/// As `tokio::task::spawn_blocking`, but the function keeps what [`spawn`] does.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime, as `tokio::task::spawn_blocking` does.
+#[track_caller]
+pub fn spawn_blocking<F, R>(f: F) -> JoinHandle<R>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Send + 'static,
+{
+    let (ambient, span) = (Ambient::current(), Span::current());
+    tokio::task::spawn_blocking(move || ambient.sync_scope(|| span.in_scope(f)))
+}
+
+/// The same future, which keeps what [`spawn`] does wherever it is polled: for a `JoinSet`, a `LocalSet` or another runtime.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use gusset_call::carry;
+/// use tokio::task::JoinSet;
+///
+/// let mut prices = JoinSet::new();
+/// for product in [1, 2, 3] {
+///     prices.spawn(carry(async move { /* calls others within the same trace */ product * 100 }));
+/// }
+/// // They end with the call: a `JoinSet` that is dropped ends its tasks.
+/// assert_eq!(prices.join_all().await.iter().sum::<i32>(), 600);
+/// # });
+/// ```
+pub fn carry<F: Future>(future: F) -> Carry<F> {
+    Carry { inner: Ambient::current().scope(future).instrument(Span::current()) }
+}
+
+pin_project! {
+    /// Future of [`carry`].
+    pub struct Carry<F> {
+        #[pin]
+        inner: Instrumented<Scope<F>>,
+    }
+}
+
+impl<F> fmt::Debug for Carry<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carry").finish_non_exhaustive()
+    }
+}
+
+impl<F: Future> Future for Carry<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
+        self.project().inner.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;
