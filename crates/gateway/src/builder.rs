@@ -9,7 +9,6 @@ use tower_layer::Layer;
 use crate::{
     Authenticate, Gateway, Network, Route, Upstream,
     client::Proxies,
-    endpoint::connections,
     forward::{Forward, Shared, Target},
     front::{Front, Gate},
     limit::Limit,
@@ -18,6 +17,7 @@ use crate::{
     route::{NewPath, Place},
     stats::Counters,
     table::{Methods, Rejected, Table},
+    transport::Pool,
     upstream::{self, Setup},
 };
 
@@ -131,7 +131,7 @@ impl Builder {
     pub fn build(self) -> Result<Gateway, BuildError> {
         let setup = Setup {
             registry: self.registry,
-            connections: connections(),
+            pool: Pool::new(),
             traces: TraceLayer::client(self.recorder.clone()),
             breaker: self.breaker,
             pick: self.pick,

@@ -1,55 +1,23 @@
 //! One instance of an upstream, as a service over pooled connections.
 
-use std::{
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::task::{Context, Poll};
 
 use gusset_breaker::{Breaker, BreakerLayer, Circuit, Classify, HttpStatus, Outcome};
 use gusset_call::BoxError;
 use gusset_sidecar::{DeadlineLayer, Trace, TraceLayer, WithDeadline};
 use http::{Request, Response, Uri, Version, header, uri};
-use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     blame::Blame,
     body::{AttemptBody, ClientFault},
+    transport::{Line, Pool},
 };
-
-/// The connections of a gateway to all its upstreams.
-pub(crate) type Connections = legacy::Client<HttpConnector, AttemptBody>;
-
-/// How long an idle connection is kept. Node.js closes after 5 s, the shortest of the usual servers; a request that meets a
-/// closing connection fails though nobody is at fault.
-const IDLE: Duration = Duration::from_secs(4);
-
-/// Idle connections kept per instance.
-const IDLE_CONNECTIONS: usize = 512;
-
-/// How long a connection may take to be made. A SYN that gets lost is sent again after 1 s.
-const CONNECT: Duration = Duration::from_secs(2);
-
-/// Each connection has a task, which ends with the connection; dropping all clones ends the idle ones.
-pub(crate) fn connections() -> Connections {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT));
-    legacy::Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .build(connector)
-}
 
 /// From the inside: a connection; the attempt's span; the deadline, within the circuit so that an instance which lets it pass has
 /// failed, while a client that leaves says nothing; who is to blame; the circuit.
-type Guarded = Breaker<Blame<WithDeadline<Trace<Connections>>>, Verdict>;
+type Guarded = Breaker<Blame<WithDeadline<Trace<Line>>>, Verdict>;
 
 /// An instance behind its circuit.
 #[derive(Clone, Debug)]
@@ -60,14 +28,9 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(
-        authority: &str,
-        connections: Connections,
-        traces: &TraceLayer,
-        circuit: Circuit,
-    ) -> Self {
+    pub(crate) fn new(authority: &str, pool: Pool, traces: &TraceLayer, circuit: Circuit) -> Self {
         let guard = BreakerLayer::new(circuit).classify(Verdict);
-        let timed = DeadlineLayer::client().layer(traces.layer(connections));
+        let timed = DeadlineLayer::client().layer(traces.layer(Line::new(pool, authority)));
         let guarded = guard.layer(Blame::new(timed));
         Self { authority: authority.parse().ok(), guarded }
     }
@@ -83,7 +46,7 @@ impl Service<Request<AttemptBody>> for Endpoint {
     type Future = <Guarded as Service<Request<AttemptBody>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.guarded.poll_ready(cx)
+        Service::<Request<AttemptBody>>::poll_ready(&mut self.guarded, cx)
     }
 
     fn call(&mut self, mut request: Request<AttemptBody>) -> Self::Future {

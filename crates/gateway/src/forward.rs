@@ -15,7 +15,6 @@ use gusset_sidecar::{ActiveSpan, Metrics, Watched};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::util::Oneshot;
@@ -24,14 +23,15 @@ use tower_service::Service;
 use crate::{
     Upstream,
     answer::Answer,
-    body::RequestBody,
+    body::{AttemptBody, RequestBody},
     front::Front,
     headers::{add_via, remove_hop_by_hop},
     stats::Counters,
+    transport::AnswerBody,
     upstream::{self, Caller},
 };
 
-type UpstreamBody = Watched<Incoming, ActiveSpan>;
+type UpstreamBody = Watched<AnswerBody<AttemptBody>, ActiveSpan>;
 
 /// The upstream's body, or that of a problem.
 pub(crate) type AnyBody = Either<UpstreamBody, Full<Bytes>>;

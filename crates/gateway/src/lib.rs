@@ -77,6 +77,7 @@
 //! - A request that is not idempotent, by its method or an `Idempotency-Key`, is sent a second time only if the first never
 //!   reached an instance.
 //! - If the client leaves, the upstream's call is cancelled. If the upstream breaks off, so does the answer: it never ends as if it were whole.
+//! - An idle connection that its instance closes as a request is sent costs an idempotent request without a body nothing: it is sent again by a fresh one.
 //! - A client's fault (a malformed, large or slow body, leaving early) is not counted against an instance.
 //!
 //! # Differences from
@@ -95,7 +96,7 @@
 //! # Memory
 //!
 //! Per route with a quota 16 bytes for each of 10,000 clients; per upstream at most 1,000 circuits and 512 idle connections for each
-//! instance; per connection see [`Server`].
+//! instance and thread; per connection see [`Server`].
 
 mod builder;
 mod gateway;
@@ -121,6 +122,7 @@ mod body;
 
 mod blame;
 mod endpoint;
+mod transport;
 mod upstream;
 
 mod connection;

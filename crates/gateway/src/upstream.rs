@@ -13,14 +13,14 @@ use gusset_sidecar::{
     Transient, Verdict, WithDeadline,
 };
 use http::Response;
-use hyper_util::client::legacy;
 use tower_layer::Layer;
 
 use crate::{
     Upstream,
     body::ClientFault,
-    endpoint::{Connections, Endpoint},
+    endpoint::Endpoint,
     route::Place,
+    transport::{Pool, TransportError},
 };
 
 /// What all routes to one upstream share.
@@ -36,7 +36,7 @@ type Balanced = Balance<Instances, LeastLoaded, Http>;
 /// What all upstreams of a gateway have in common.
 pub(crate) struct Setup {
     pub(crate) registry: Arc<dyn Registry>,
-    pub(crate) connections: Connections,
+    pub(crate) pool: Pool,
     pub(crate) traces: TraceLayer,
     pub(crate) breaker: Policy,
     pub(crate) pick: LeastLoaded,
@@ -49,8 +49,8 @@ pub(crate) type Caller = WithDeadline<Retry<Balanced, Judge>>;
 impl Shared {
     pub(crate) fn new(upstream: &Upstream, setup: &Setup) -> Self {
         let circuits = Circuits::new(setup.breaker, Instances::CIRCUITS);
-        let (connections, traces) = (setup.connections.clone(), setup.traces.clone());
-        let instances = Instances { connections, traces, circuits };
+        let (pool, traces) = (setup.pool.clone(), setup.traces.clone());
+        let instances = Instances { pool, traces, circuits };
         let balance = Balance::new(watch(upstream, &*setup.registry), instances.clone())
             .protocol(Http)
             .pick(setup.pick)
@@ -85,7 +85,7 @@ impl Shared {
 /// Makes the endpoints of one upstream. Their circuits stay when an endpoint is made anew.
 #[derive(Clone)]
 pub(crate) struct Instances {
-    connections: Connections,
+    pool: Pool,
     traces: TraceLayer,
     circuits: Circuits<Arc<str>>,
 }
@@ -108,8 +108,7 @@ impl MakeEndpoint for Instances {
 
     fn make(&self, instance: &Instance) -> Self::Service {
         let circuit = self.circuit(instance);
-        let connections = self.connections.clone();
-        Endpoint::new(&instance.authority(), connections, &self.traces, circuit)
+        Endpoint::new(&instance.authority(), self.pool.clone(), &self.traces, circuit)
     }
 
     fn is_eligible(&self, _: &Instance, service: &Self::Service) -> bool {
@@ -139,7 +138,7 @@ impl<B> Classify<B> for Judge {
         }
         // No connection means, whatever the reason, that nothing was sent. A circuit that opened between the choice of its instance
         // and the call says when that one will be back, but there are others.
-        let not_connected = error.downcast_ref().is_some_and(legacy::Error::is_connect);
+        let not_connected = error.downcast_ref().is_some_and(TransportError::is_unsent);
         if not_connected || (error.is::<Open>() && self.upstream.has_eligible()) {
             return Verdict::NotSent { after: None };
         }
@@ -169,14 +168,13 @@ fn watch(upstream: &Upstream, registry: &dyn Registry) -> Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::connections;
     use gusset_registry::MemoryRegistry;
     use gusset_sidecar::Recorder;
 
     fn setup() -> Setup {
         Setup {
             registry: Arc::new(MemoryRegistry::default()),
-            connections: connections(),
+            pool: Pool::new(),
             traces: TraceLayer::client(Recorder::with_capacity("test", 0)),
             breaker: Policy::default(),
             pick: LeastLoaded::new(),

@@ -161,8 +161,10 @@ async fn an_answer_that_breaks_off_does_not_end_as_if_it_were_whole() {
     ] {
         let (service, _requests) = canned(cut).await;
         let front = front(over(service)).await;
-        let answer = client().get(front.url("/a").parse().unwrap()).await.unwrap();
-        assert!(answer.into_body().collect().await.is_err(), "{cut}");
+        // It may break before the server has written what there was of it.
+        if let Ok(answer) = client().get(front.url("/a").parse().unwrap()).await {
+            assert!(answer.into_body().collect().await.is_err(), "{cut}");
+        }
     }
 }
 

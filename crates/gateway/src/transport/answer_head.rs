@@ -1,0 +1,163 @@
+//! The head of an answer (RFC 9112, 4 to 6).
+
+use std::{mem::MaybeUninit, ops::Range, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+
+use super::{TransportError, decoder::Decoder};
+
+/// Bytes of a head that are read at most. Large cookies fit; what comes from a service is no attack, but may be a mistake.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Fields in a head at most.
+const MAX_FIELDS: usize = 128;
+
+pub(super) struct AnswerHead {
+    pub(super) status: StatusCode,
+    pub(super) version: Version,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Decoder,
+    /// Whether the connection may be used again, if the body tells its own end.
+    pub(super) reuse: bool,
+    /// How long the instance says that it keeps an idle connection.
+    pub(super) keeps: Option<Duration>,
+}
+
+/// Takes a head from the front of `read`, if it is there as a whole. `bodyless` says that the request was one of HEAD.
+pub(super) fn take(
+    read: &mut BytesMut,
+    bodyless: bool,
+) -> Result<Option<AnswerHead>, TransportError> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut answer,
+        read,
+        &mut fields,
+    );
+    let length = match parsed {
+        Ok(httparse::Status::Complete(length)) if length <= MAX_BYTES => length,
+        Ok(httparse::Status::Partial) if read.len() <= MAX_BYTES => return Ok(None),
+        Ok(_) => return Err(TransportError::Malformed("its head is too long")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(TransportError::Malformed("its head has too many fields"));
+        }
+        Err(_) => return Err(TransportError::Malformed("its head")),
+    };
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(TransportError::Malformed("its status"))?;
+    let version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let start = read.as_ptr() as usize;
+    let mut places: [(Range<u32>, Range<u32>); MAX_FIELDS] = [const { (0..0, 0..0) }; MAX_FIELDS];
+    let count = answer.headers.len();
+    for (place, field) in places.iter_mut().zip(answer.headers.iter()) {
+        *place = (within(start, field.name.as_bytes()), within(start, field.value));
+    }
+    // Values are parts of what was read, and need no memory of their own.
+    let head = read.split_to(length).freeze();
+    let mut headers = fields_at(&head, &places[..count])?;
+    let body = body_of(status, version, &mut headers, bodyless)?;
+    let reuse = is_kept(version, &headers);
+    Ok(Some(AnswerHead { status, version, keeps: keeps(&headers), headers, body, reuse }))
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a head has at most 64 KiB")]
+fn within(start: usize, part: &[u8]) -> Range<u32> {
+    let from = (part.as_ptr() as usize).wrapping_sub(start);
+    from as u32..(from + part.len()) as u32
+}
+
+fn fields_at(
+    head: &Bytes,
+    places: &[(Range<u32>, Range<u32>)],
+) -> Result<HeaderMap, TransportError> {
+    let mut headers = HeaderMap::with_capacity(places.len());
+    let part = |range: &Range<u32>| head.slice(range.start as usize..range.end as usize);
+    for (name, value) in places {
+        let name = &head[name.start as usize..name.end as usize];
+        let name = HeaderName::from_bytes(name);
+        let value = HeaderValue::from_maybe_shared(part(value));
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(TransportError::Malformed("a field of its head"));
+        };
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// Where the body ends (RFC 9112, 6.3). Answers that say it in two ways are refused, for the next reader may take the other one.
+fn body_of(
+    status: StatusCode,
+    version: Version,
+    headers: &mut HeaderMap,
+    bodyless: bool,
+) -> Result<Decoder, TransportError> {
+    let length = length(headers)?;
+    if bodyless || status.is_informational() || matches!(status.as_u16(), 204 | 304) {
+        return Ok(Decoder::Over);
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return Ok(length.map_or(Decoder::UntilClose, Decoder::of_length));
+    };
+    if length.is_some() {
+        return Err(TransportError::Malformed("it has a length and a transfer coding"));
+    }
+    if version == Version::HTTP_10 {
+        return Err(TransportError::Malformed("HTTP/1.0 with a transfer coding"));
+    }
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(TransportError::Malformed("a transfer coding other than chunked"));
+    }
+    Ok(Decoder::chunked())
+}
+
+/// That of `Content-Length`, if it is there. Several alike become one (RFC 9110, 8.6).
+fn length(headers: &mut HeaderMap) -> Result<Option<u64>, TransportError> {
+    let (mut length, mut times) = (None, 0);
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        for member in value.as_bytes().split(|byte| *byte == b',') {
+            let member = decimal(member.trim_ascii());
+            let member = member.ok_or(TransportError::Malformed("its length is no number"))?;
+            if length.replace(member).is_some_and(|other| other != member) {
+                return Err(TransportError::Malformed("it has several lengths"));
+            }
+            times += 1;
+        }
+    }
+    if let (Some(length), 2..) = (length, times) {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Ok(length)
+}
+
+/// Digits and nothing else: no sign, no space.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// RFC 9112, 9.3.
+fn is_kept(version: Version, headers: &HeaderMap) -> bool {
+    let says = |wanted: &[u8]| {
+        let lines = headers.get_all(header::CONNECTION).iter();
+        lines
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .any(|member| member.trim_ascii().eq_ignore_ascii_case(wanted))
+    };
+    !says(b"close") && (version == Version::HTTP_11 || says(b"keep-alive"))
+}
+
+/// `Keep-Alive: timeout=5`, as Node.js and Apache send it.
+fn keeps(headers: &HeaderMap) -> Option<Duration> {
+    let line = headers.get("keep-alive")?.as_bytes();
+    let mut members = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let seconds = members.find_map(|member| decimal(member.strip_prefix(b"timeout=")?))?;
+    Some(Duration::from_secs(seconds.min(3600)))
+}
+
+#[cfg(test)]
+mod tests;

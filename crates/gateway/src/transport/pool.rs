@@ -1,0 +1,237 @@
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::{connection::Connection, line::Place};
+
+/// How long an idle connection is kept. Node.js closes after 5 s, the shortest of the usual servers; a request that meets a
+/// closing connection fails though nobody is at fault.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// What an instance says of the time that it keeps connections is taken with this less, for the way of a request.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// How old a connection may be. A name that leads to other addresses by now is asked again.
+const OLDEST: Duration = Duration::from_secs(3600);
+
+/// Idle connections kept per instance and thread.
+const MOST_IDLE: usize = 512;
+
+/// How often idle connections are looked through for those that have ended.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Threads that have idle connections of their own. More than these share.
+const SHARDS: usize = 64;
+
+/// The idle connections of a gateway to all its upstreams. Clones share them.
+///
+/// Each thread has its own, for a socket belongs to the runtime that opened it; a runtime of several threads loses a little by that, and runtimes of one
+/// thread each never wait for one another. Of those that have ended while they were idle, a task per thread gets rid; it ends when there are no more.
+#[derive(Clone)]
+pub(crate) struct Pool {
+    shards: Arc<[OnceLock<Shard>; SHARDS]>,
+}
+
+#[derive(Default)]
+struct Shard(Mutex<Idle>);
+
+#[derive(Default)]
+struct Idle {
+    /// By the number of their instance, those that were used last at the back.
+    connections: HashMap<u64, VecDeque<Resting>, BuildHasherDefault<Spread>>,
+    swept: bool,
+}
+
+struct Resting {
+    connection: Box<Connection>,
+    until: Instant,
+}
+
+/// Where a connection goes back to.
+pub(super) struct Home {
+    pub(super) place: Arc<Place>,
+    pub(super) reuse: bool,
+    /// How long the instance says that it keeps idle connections.
+    pub(super) keeps: Option<Duration>,
+}
+
+impl Pool {
+    pub(crate) fn new() -> Self {
+        Self { shards: Arc::new([const { OnceLock::new() }; SHARDS]) }
+    }
+
+    /// An idle connection to the instance of this number, the one that was used last.
+    pub(super) fn check_out(&self, number: u64) -> Option<Box<Connection>> {
+        let shard = self.shards[shard_of_thread()].get()?;
+        let mut idle = shard.lock();
+        let connections = idle.connections.get_mut(&number)?;
+        let now = Instant::now();
+        while let Some(mut resting) = connections.pop_back() {
+            if now < resting.until && resting.connection.is_quiet() {
+                return Some(resting.connection);
+            }
+        }
+        None
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_quiet(&self, number: u64) -> bool {
+        let Some(shard) = self.shards[shard_of_thread()].get() else { return false };
+        let mut idle = shard.lock();
+        let mut connections = idle.connections.get_mut(&number).into_iter().flatten();
+        connections.any(|resting| resting.connection.is_quiet())
+    }
+
+    fn check_in(&self, number: u64, connection: Box<Connection>, span: Duration) {
+        let at = shard_of_thread();
+        let mut idle = self.shards[at].get_or_init(Shard::default).lock();
+        let connections = idle.connections.entry(number).or_default();
+        if connections.len() == MOST_IDLE {
+            connections.pop_front();
+        }
+        connections.push_back(Resting { connection, until: Instant::now() + span });
+        if !idle.swept {
+            idle.swept = true;
+            drop(idle);
+            tokio::spawn(sweep(Arc::downgrade(&self.shards), at));
+        }
+    }
+}
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether connections are left.
+    fn sweep(&self) -> bool {
+        let mut idle = self.lock();
+        let now = Instant::now();
+        idle.connections.retain(|_, connections| {
+            connections.retain_mut(|resting| now < resting.until && resting.connection.is_quiet());
+            !connections.is_empty()
+        });
+        idle.swept = !idle.connections.is_empty();
+        idle.swept
+    }
+}
+
+async fn sweep(shards: Weak<[OnceLock<Shard>; SHARDS]>, at: usize) {
+    let mut guard = Sweeping { shards, at, over: false };
+    loop {
+        sleep(SWEEP).await;
+        let Some(shards) = guard.shards.upgrade() else { return };
+        if !shards[at].get().is_some_and(Shard::sweep) {
+            guard.over = true;
+            return;
+        }
+    }
+}
+
+/// However the task ends, with its runtime as well, the next connection gets another.
+struct Sweeping {
+    shards: Weak<[OnceLock<Shard>; SHARDS]>,
+    at: usize,
+    over: bool,
+}
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        let Some(shards) = self.shards.upgrade().filter(|_| !self.over) else { return };
+        if let Some(shard) = shards[self.at].get() {
+            shard.lock().swept = false;
+        }
+    }
+}
+
+impl Home {
+    /// Keeps the connection for the next call, if that may have it.
+    pub(super) fn check_in(self, mut connection: Box<Connection>) {
+        connection.rest();
+        // An instance that says more than it was asked is not to be trusted with another question.
+        let spent = !self.reuse || connection.made.elapsed() > OLDEST;
+        if spent || !connection.read.is_empty() {
+            return;
+        }
+        let span = self.keeps.map_or(IDLE, |keeps| IDLE.min(keeps.saturating_sub(MARGIN)));
+        if !span.is_zero() {
+            self.place.pool().check_in(self.place.number(), connection, span);
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
+
+/// A number for an instance that no other has.
+pub(super) fn number() -> u64 {
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    NUMBERS.fetch_add(1, Relaxed)
+}
+
+/// The shard of this thread. Threads that have ended leave theirs to others, who find its connections closed with their runtime.
+fn shard_of_thread() -> usize {
+    struct Seat(usize);
+    impl Drop for Seat {
+        fn drop(&mut self) {
+            seats().free.push(self.0);
+        }
+    }
+    thread_local! {
+        static SEAT: Seat = Seat(seats().take());
+    }
+    // While a thread ends, its connections may still come back.
+    SEAT.try_with(|seat| seat.0).unwrap_or(0)
+}
+
+struct Seats {
+    free: Vec<usize>,
+    taken: usize,
+}
+
+impl Seats {
+    fn take(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.taken += 1;
+            (self.taken - 1) % SHARDS
+        })
+    }
+}
+
+fn seats() -> MutexGuard<'static, Seats> {
+    static SEATS: Mutex<Seats> = Mutex::new(Seats { free: Vec::new(), taken: 0 });
+    SEATS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Hashes the numbers of instances, which nobody outside can choose.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4).
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}

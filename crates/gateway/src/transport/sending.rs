@@ -1,0 +1,188 @@
+use std::{
+    fmt::Write,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use gusset_call::BoxError;
+use http_body::{Body, Frame};
+use tokio::{io::AsyncWrite, net::TcpStream};
+
+use super::{
+    TransportError,
+    request_head::{Framing, write_fields},
+};
+
+/// Data up to this size is copied behind what stands before it, and goes out with it.
+const SMALL: usize = 4 * 1024;
+
+/// What is gathered before it is written, but for data that is not copied.
+const GATHERED: usize = 16 * 1024;
+
+/// A request on its way out.
+pub(super) struct Sending<B> {
+    /// What goes out now: these bytes, of which some have gone, then data that was not copied, then the end of its chunk.
+    bytes: BytesMut,
+    gone: usize,
+    data: Bytes,
+    tail: &'static [u8],
+    /// `None` when all of it was taken, or there is none.
+    body: Option<B>,
+    /// Of a length, what is left.
+    framing: Framing,
+    /// Nothing of a body was taken.
+    intact: bool,
+}
+
+impl<B> Sending<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// `head` ends as `framing` says.
+    pub(super) fn new(head: BytesMut, body: B, framing: Framing) -> Self {
+        let body = (framing != Framing::Empty).then_some(body);
+        Self { bytes: head, gone: 0, data: Bytes::new(), tail: b"", body, framing, intact: true }
+    }
+
+    /// Goes back to the first byte, if that is here still: there is no body, or nobody has looked at it.
+    pub(super) fn rewind(&mut self) -> bool {
+        if self.intact {
+            self.gone = 0;
+        }
+        self.intact
+    }
+
+    /// Whether nothing is left to send.
+    pub(super) fn is_gone(&self) -> bool {
+        self.body.is_none() && self.is_written()
+    }
+
+    fn is_written(&self) -> bool {
+        self.gone == self.bytes.len() && self.data.is_empty() && self.tail.is_empty()
+    }
+
+    /// Memory for another head.
+    pub(super) fn into_spare(mut self) -> BytesMut {
+        self.bytes.clear();
+        self.bytes
+    }
+
+    /// Sends all of it. Errors of the body are those of the client.
+    pub(super) fn poll(
+        &mut self,
+        socket: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BoxError>> {
+        loop {
+            let waits = self.gather(cx)?;
+            ready!(self.poll_write(socket, cx)).map_err(TransportError::Broken)?;
+            if waits {
+                return Poll::Pending;
+            }
+            if self.body.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Takes from the body what is there, up to a bound. Whether it waits for the body.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Result<bool, BoxError> {
+        while self.data.is_empty() && self.bytes.len() < GATHERED {
+            let Some(body) = &mut self.body else { break };
+            let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(true) };
+            let over = body.is_end_stream();
+            self.intact = false;
+            match frame.transpose().map_err(Into::into)? {
+                Some(frame) => {
+                    self.put(frame)?;
+                    if over {
+                        self.end()?;
+                    }
+                }
+                None => self.end()?,
+            }
+        }
+        Ok(false)
+    }
+
+    fn put(&mut self, frame: Frame<Bytes>) -> Result<(), BoxError> {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                // Without chunks there is no place for trailers.
+                if let (Ok(trailers), Framing::Chunked) = (frame.into_trailers(), self.framing) {
+                    self.bytes.extend_from_slice(b"0\r\n");
+                    write_fields(&mut self.bytes, &trailers);
+                    self.bytes.extend_from_slice(b"\r\n");
+                    self.body = None;
+                }
+                return Ok(());
+            }
+        };
+        if data.is_empty() {
+            return Ok(());
+        }
+        let tail: &[u8] = match &mut self.framing {
+            Framing::Chunked => {
+                // It cannot fail: memory is all that it needs.
+                let _ = write!(self.bytes, "{:x}\r\n", data.len());
+                b"\r\n"
+            }
+            Framing::Length(left) => {
+                let less = left.checked_sub(data.len() as u64);
+                *left = less.ok_or(TransportError::WrongLength)?;
+                b""
+            }
+            Framing::Empty => return Err(TransportError::WrongLength.into()),
+        };
+        if data.len() <= SMALL {
+            self.bytes.extend_from_slice(&data);
+            self.bytes.extend_from_slice(tail);
+        } else {
+            (self.data, self.tail) = (data, tail);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), BoxError> {
+        if self.body.take().is_none() {
+            return Ok(());
+        }
+        match self.framing {
+            // Behind data that was not copied there is place for the end of its chunk, and this end.
+            Framing::Chunked if self.data.is_empty() => self.bytes.extend_from_slice(b"0\r\n\r\n"),
+            Framing::Chunked => self.tail = b"\r\n0\r\n\r\n",
+            Framing::Length(1..) => return Err(TransportError::WrongLength.into()),
+            Framing::Length(0) | Framing::Empty => {}
+        }
+        Ok(())
+    }
+
+    fn poll_write(&mut self, socket: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_written() {
+            let slices = [&self.bytes[self.gone..], &self.data[..], self.tail].map(IoSlice::new);
+            let written = ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &slices))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(written);
+        }
+        // What may have to be sent again stays.
+        if !self.intact {
+            self.bytes.clear();
+            self.gone = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, written: usize) {
+        let of_bytes = written.min(self.bytes.len() - self.gone);
+        self.gone += of_bytes;
+        let of_data = (written - of_bytes).min(self.data.len());
+        self.data.advance(of_data);
+        self.tail = &self.tail[written - of_bytes - of_data..];
+    }
+}
