@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     fmt,
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
@@ -67,10 +68,15 @@ impl fmt::Display for Attempt {
     }
 }
 
+thread_local! {
+    /// Whether the call that is being made offers a list, and that list if someone asked for it.
+    static OFFER: Cell<Option<Option<Tried>>> = const { Cell::new(None) };
+}
+
 /// The instances that earlier tries of one call went to.
 ///
-/// A retry layer puts one handle into the extensions of every try; a balancer notes its choice there and
-/// prefers an instance that is not in it. Clones share one list, which holds at most
+/// A balancer notes its choice there and prefers an instance that is not in it. It finds the list in the extensions of the request; during the first
+/// try, which mostly is the only one, a retry layer has none yet and makes one only for who asks ([`Tried::current`]). Clones share one list, which holds at most
 /// [`Tried::CAPACITY`] ids: later ones replace the oldest.
 #[derive(Clone, Debug, Default)]
 pub struct Tried(Arc<Mutex<Vec<Arc<str>>>>);
@@ -83,6 +89,46 @@ impl Tried {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Makes a call that offers a list: runs `call`, within which [`Tried::current`] gives one, and returns it if someone asked. Within
+    /// another offer the list is that of the outer one.
+    pub fn offered<R>(call: impl FnOnce() -> R) -> (R, Option<Self>) {
+        /// Ends the offer, also when `call` panics.
+        struct Ends;
+        impl Drop for Ends {
+            fn drop(&mut self) {
+                let _ = OFFER.try_with(Cell::take);
+            }
+        }
+        let inside = OFFER.try_with(|offer| {
+            let outer = offer.take();
+            let inside = outer.is_some();
+            offer.set(Some(outer.flatten()));
+            inside
+        });
+        let ends = (inside == Ok(false)).then_some(Ends);
+        let made = call();
+        let asked = Self::offer(|list| list.clone());
+        drop(ends);
+        (made, asked)
+    }
+
+    /// The list of the call that is being made, if that offers one. It is there while the service is called, not while its future is polled
+    /// or in another task.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        Self::offer(|list| Some(list.get_or_insert_default().clone()))
+    }
+
+    fn offer(read: impl FnOnce(&mut Option<Self>) -> Option<Self>) -> Option<Self> {
+        let found = OFFER.try_with(|offer| {
+            let mut list = offer.take()?;
+            let found = read(&mut list);
+            offer.set(Some(list));
+            found
+        });
+        found.ok().flatten()
     }
 
     /// Notes that a try goes to `instance`.
@@ -120,6 +166,19 @@ mod tests {
         assert!(!Attempt::FIRST.is_retry());
         assert!(Attempt::FIRST.next().is_retry());
         assert_eq!(Attempt::FIRST.next().to_string(), "2");
+    }
+
+    #[test]
+    fn a_list_is_made_for_who_asks_while_the_call_is_made() {
+        assert!(Tried::current().is_none());
+        assert!(Tried::offered(|| ()).1.is_none(), "nobody asked");
+        let (inner, asked) = Tried::offered(|| {
+            Tried::current().unwrap().insert("a".into());
+            Tried::offered(|| Tried::current().unwrap()).0
+        });
+        assert!(asked.unwrap().contains("a") && inner.contains("a"));
+        let panics = std::panic::catch_unwind(|| Tried::offered(|| panic!("the service")));
+        assert!(panics.is_err() && Tried::current().is_none());
     }
 
     #[test]

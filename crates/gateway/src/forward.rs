@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use gusset_call::BoxError;
-use gusset_sidecar::{ActiveSpan, Metrics, Watched};
+use gusset_sidecar::{ActiveSpan, Metrics, PeekedBody, Watched};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full};
@@ -31,7 +31,7 @@ use crate::{
     upstream::{self, Caller},
 };
 
-type UpstreamBody = Watched<AnswerBody<AttemptBody>, ActiveSpan>;
+type UpstreamBody = PeekedBody<Watched<AnswerBody<AttemptBody>, ActiveSpan>>;
 
 /// The upstream's body, or that of a problem.
 pub(crate) type AnyBody = Either<UpstreamBody, Full<Bytes>>;

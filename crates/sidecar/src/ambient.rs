@@ -1,7 +1,11 @@
 //! What a server layer leaves for the clients inside its handler, beside [`Context`].
 
+use std::num::NonZeroU32;
+
 use gusset_call::{Attempt, Context, TraceState};
 use http::{HeaderMap, HeaderName};
+
+use crate::retry::GRPC_PREVIOUS_ATTEMPTS;
 
 /// The header that tells which try of a call a request is, counted from 1. Absent means the first.
 pub const ATTEMPT_HEADER: HeaderName = HeaderName::from_static("x-gusset-attempt");
@@ -26,12 +30,12 @@ impl Ambient {
     }
 }
 
-/// Which try a request is, by its header; the first where that is absent or makes no sense.
+/// Which try a request is, by its headers; the first where they are absent or make no sense. gRPC's own counts those before.
 pub(crate) fn attempt_in(headers: &HeaderMap) -> Attempt {
-    headers
-        .get(ATTEMPT_HEADER)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .map_or(Attempt::FIRST, Attempt::new)
+    let number = |name| headers.get(name)?.to_str().ok()?.parse().ok();
+    let ours = number(ATTEMPT_HEADER).and_then(NonZeroU32::new);
+    let before = || number(GRPC_PREVIOUS_ATTEMPTS).map(|n: u32| NonZeroU32::MIN.saturating_add(n));
+    ours.or_else(before).map_or(Attempt::FIRST, Attempt::new)
 }
 
 #[cfg(test)]
@@ -57,5 +61,14 @@ mod tests {
             headers.insert(ATTEMPT_HEADER, HeaderValue::from_static(header));
             assert_eq!(attempt_in(&headers).number(), attempt, "{header}");
         }
+    }
+
+    #[test]
+    fn attempts_of_another_grpc_client_count() {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-previous-rpc-attempts", HeaderValue::from_static("2"));
+        assert_eq!(attempt_in(&headers).number(), 3);
+        headers.insert(ATTEMPT_HEADER, HeaderValue::from_static("2"));
+        assert_eq!(attempt_in(&headers).number(), 2, "ours counts those before it, too");
     }
 }

@@ -26,7 +26,7 @@
 //! | [`Sidecar`] | all layers around a service ([`Sidecar::inbound`]) and its clients ([`Sidecar::outbound`]); [`Sidecar::intercept`] for other work |
 //! | [`RetryLayer`], [`RetryPolicy`], [`Backoff`] | makes failed calls again |
 //! | [`Classify`], [`Verdict`], [`Idempotent`] | which results, and which requests |
-//! | [`Budget`], [`ReplayBody`] | what pays for retries; the body that is sent again |
+//! | [`Budget`], [`ReplayBody`], [`PeekedBody`] | what pays for retries; the body that is sent again; the answer's, of which some was read |
 //! | [`DeadlineLayer`] | ends calls whose caller has gone, and tells those called how long there is |
 //! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out; the last finished calls |
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
@@ -80,11 +80,12 @@
 //!
 //! # What it does not do
 //!
-//! It does not hedge, inject faults, or emit B3 headers or baggage. A deadline does not cut a body that is on its way. A gRPC status in trailers is
-//! traced and counted, but comes too late for a retry.
+//! It does not hedge, inject faults, or emit B3 headers or baggage. A deadline does not cut a body that is on its way. A gRPC status in trailers behind a
+//! message is traced and counted, but comes too late for a retry.
 //!
 //! # Features
 //!
+//! - `hyper`: retries know the errors of hyper, hyper-util's client and h2 that prove that a request was never sent. Adds those crates.
 //! - `telemetry`: the module `telemetry`: logs as JSON or for humans. Adds `tracing-subscriber` with its filter and `serde_json`.
 //! - `otlp`: export of records to an OpenTelemetry collector. Adds the OpenTelemetry SDK, its protobuf messages and hyper's client, without
 //!   TLS: some 60 crates.
@@ -118,8 +119,8 @@ pub use metrics::{
 pub use names::{Route, RouteOf};
 pub use ratio::Ratio;
 pub use retry::{
-    AttemptTimedOut, Backoff, Budget, BudgetStats, Classify, Idempotent, ReplayBody, Retry,
-    RetryFuture, RetryLayer, RetryPolicy, RetryStats, Transient, Verdict,
+    AttemptTimedOut, Backoff, Budget, BudgetStats, Classify, Idempotent, PeekedBody, ReplayBody,
+    Retry, RetryFuture, RetryLayer, RetryPolicy, RetryStats, Transient, Verdict,
 };
 pub use sidecar::{InboundLayer, Intercept, OutboundLayer, Sidecar};
 pub use trace::{

@@ -3,17 +3,18 @@
 mod backoff;
 mod body;
 mod budget;
+mod call;
 mod classify;
 mod future;
+mod peek;
 mod policy;
+mod stats;
+mod unsent;
 mod wait;
 
 use std::{
     fmt, mem,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,9 +29,13 @@ pub use backoff::Backoff;
 pub use body::ReplayBody;
 pub use budget::{Budget, BudgetStats};
 pub use classify::{Classify, Idempotent, Transient, Verdict};
+pub(crate) use call::GRPC_PREVIOUS_ATTEMPTS;
 pub use future::RetryFuture;
+pub use peek::PeekedBody;
 use policy::Pays;
 pub use policy::RetryPolicy;
+use stats::Counters;
+pub use stats::RetryStats;
 
 /// Makes failed calls again. All services and clones share one budget and one set of counters.
 ///
@@ -38,8 +43,17 @@ pub use policy::RetryPolicy;
 /// never left, or it is [`Idempotent`]), if the body can be sent again as a whole ([`ReplayBody`]), if the wait ends before the
 /// deadline, and if the budget pays for it. Otherwise the result of the last attempt is returned as it is.
 ///
-/// Every attempt carries its `gusset_call::Attempt` and the call's one `gusset_call::Tried` in the extensions of the request; those after the
-/// first also the header `x-gusset-attempt`.
+/// Every attempt after the first carries its `gusset_call::Attempt` and the call's one `gusset_call::Tried` in the extensions of the request, and
+/// its number in the header `x-gusset-attempt`, for gRPC also in `grpc-previous-rpc-attempts`. During the first a balancer asks for the list with
+/// [`Tried::current`](gusset_call::Tried::current), so that calls which succeed at once do not pay for it. A layer in between that hands requests to
+/// another task, such as tower's `Buffer`, hides that one choice.
+///
+/// # gRPC
+///
+/// A gRPC server tells in trailers how a call ended; where it answers without a message they may be the headers, or follow them. So the first frame
+/// of the body is awaited, no longer than the attempt's timeout and the deadline, if the headers have no status, if
+/// the call may be made again, and if all of the request was sent; what was read is passed on. The headers of a stream then come with its first
+/// message. That a call may be made again has to be said by [`Idempotent`], since every call is a POST.
 ///
 /// # Retries inside of retries
 ///
@@ -73,18 +87,10 @@ impl<C> RetryLayer<C> {
         RetryLayer { shared: self.shared, classify }
     }
 
-    /// Counts since the layer was made.
+    /// What pays for the retries; none if nothing has to.
     #[must_use]
-    pub fn stats(&self) -> RetryStats {
-        let counters = &self.shared.counters;
-        RetryStats {
-            retries: counters.retries.load(Relaxed),
-            recovered: counters.recovered.load(Relaxed),
-            exhausted: counters.exhausted.load(Relaxed),
-            over_budget: counters.over_budget.load(Relaxed),
-            too_late: counters.too_late.load(Relaxed),
-            body_gone: counters.body_gone.load(Relaxed),
-        }
+    pub fn budget(&self) -> Option<&Budget> {
+        self.shared.budget.as_ref()
     }
 }
 
@@ -101,34 +107,6 @@ struct Shared {
     policy: RetryPolicy,
     budget: Option<Budget>,
     counters: Counters,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    retries: AtomicU64,
-    recovered: AtomicU64,
-    exhausted: AtomicU64,
-    over_budget: AtomicU64,
-    too_late: AtomicU64,
-    body_gone: AtomicU64,
-}
-
-/// What became of calls that failed at first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RetryStats {
-    /// Attempts after the first.
-    pub retries: u64,
-    /// Calls with a good answer from such an attempt.
-    pub recovered: u64,
-    /// Calls that failed as often as the policy allows.
-    pub exhausted: u64,
-    /// Calls given up because the budget was spent.
-    pub over_budget: u64,
-    /// Calls given up because the wait would have outlasted the deadline or [`RetryPolicy::max_wait`].
-    pub too_late: u64,
-    /// Calls given up because their body could not be sent again.
-    pub body_gone: u64,
 }
 
 /// Service of [`RetryLayer`].
@@ -153,11 +131,13 @@ where
     S: Service<Request<ReplayBody<B>>, Response = Response<RB>> + Clone,
     S::Error: Into<BoxError>,
     B: Body + Unpin,
+    RB: Body + Unpin,
+    RB::Error: Into<BoxError>,
     C: Classify<RB> + Clone,
 {
-    type Response = Response<RB>;
+    type Response = Response<PeekedBody<RB>>;
     type Error = BoxError;
-    type Future = RetryFuture<S, B, C>;
+    type Future = RetryFuture<S, B, C, RB>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)

@@ -149,23 +149,7 @@ impl Sidecar {
         let name = Route::from(upstream.clone());
         let retry = RetryLayer::new(self.retry.clone());
         let counted = retry.clone();
-        self.metrics.on_render(move |samples| {
-            let stats = counted.stats();
-            let name = "gusset_retries_total";
-            let labels = [("upstream", &*upstream)];
-            samples.counter(name, "Attempts after the first.", &labels, stats.retries as f64);
-            let name = "gusset_retries_given_up_total";
-            let help = "Calls that failed without the retry they could have had.";
-            for (reason, count) in [
-                ("exhausted", stats.exhausted),
-                ("over_budget", stats.over_budget),
-                ("too_late", stats.too_late),
-                ("body_gone", stats.body_gone),
-            ] {
-                let labels = [("upstream", &*upstream), ("reason", reason)];
-                samples.counter(name, help, &labels, count as f64);
-            }
-        });
+        self.metrics.on_render(move |samples| counted.report(&upstream, samples));
         OutboundLayer {
             trace: TraceLayer::client(self.recorder.clone())
                 .sample(self.sampling)

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use gusset_call::{Attempt, BoxError, Context, Deadline, DeadlineExceeded, Open, refusal_in};
 use gusset_sidecar::{
-    ATTEMPT_HEADER, AttemptTimedOut, Backoff, Budget, Idempotent, Ratio, Recorder, RetryLayer,
+    ATTEMPT_HEADER, AttemptTimedOut, Backoff, Budget, Idempotent, PeekedBody, Ratio, Recorder, RetryLayer,
     RetryPolicy, TraceLayer, Verdict,
 };
 use http::{Request, Response};
@@ -43,7 +43,7 @@ async fn call(
     layer: &RetryLayer,
     upstream: &Upstream,
     request: Request<Full<Bytes>>,
-) -> Result<Response<Full<Bytes>>, BoxError> {
+) -> Result<Response<PeekedBody<Full<Bytes>>>, BoxError> {
     layer.layer(Client(upstream.clone())).oneshot(request).await
 }
 

@@ -24,7 +24,7 @@ impl<Req, Res> Protocol<Req, Res> for Opaque {
     }
 }
 
-/// Reads [`Tried`] from the extensions of HTTP requests. 5xx and the gRPC codes 2, 4, 13, 14 and 15 in the headers of
+/// Reads [`Tried`] from the extensions of HTTP requests, or asks the retry layer that makes the call for it. 5xx and the gRPC codes 2, 4, 13, 14 and 15 in the headers of
 /// a response are failures.
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +33,7 @@ pub struct Http;
 #[cfg(feature = "http")]
 impl<B, C> Protocol<http::Request<B>, http::Response<C>> for Http {
     fn tried(&self, request: &http::Request<B>) -> Option<Tried> {
-        request.extensions().get::<Tried>().cloned()
+        request.extensions().get::<Tried>().cloned().or_else(Tried::current)
     }
 
     fn is_failure(&self, response: &http::Response<C>) -> bool {

@@ -26,10 +26,7 @@ pub(crate) fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
 
 /// Tells that the caller waits for `left`, unless the headers tell that it waits for less.
 pub(crate) fn announce(left: Duration, headers: &mut HeaderMap) {
-    let is_grpc = headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc {
+    if is_grpc(headers) {
         let told = headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc(value.as_bytes()));
         if told.is_none_or(|told| told > left) {
             if let Ok(value) = HeaderValue::try_from(format_grpc(left)) {
@@ -45,6 +42,13 @@ pub(crate) fn announce(left: Duration, headers: &mut HeaderMap) {
     }
     // What another proxy said about a longer wait is out of date.
     headers.remove(ENVOY);
+}
+
+/// Whether these are headers of gRPC itself, with whatever codec; not of grpc-web, which has its own trailers.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// Up to 18 digits and nothing else.

@@ -12,7 +12,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 /// Most frames that are kept of one body, whatever their size.
-const MAX_FRAMES: usize = 1_024;
+pub(super) const MAX_FRAMES: usize = 1_024;
 
 /// Request body under a `RetryLayer`: streams the caller's body through and keeps what it has sent, up to a bound, so that
 /// the next attempt can send it again.
@@ -102,6 +102,13 @@ impl<B: Body + Unpin> Replay<B> {
         };
         let (again, unsent) = (kept.frames.len(), kept.data);
         Some(ReplayBody(Kind::Streaming { shared: shared.clone(), rest, sent: 0, again, unsent }))
+    }
+}
+
+impl<B> Replay<B> {
+    /// Whether all of the body was sent, and is kept.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.0.as_ref().is_none_or(|kept| matches!(lock(kept).rest, Rest::Ended))
     }
 }
 

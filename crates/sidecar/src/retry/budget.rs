@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use gusset_call::Clock;
 
 use crate::Ratio;
 
@@ -43,7 +43,7 @@ pub struct Budget(Arc<Shared>);
 
 struct Shared {
     window: Window,
-    epoch: Instant,
+    clock: Clock,
     withdrawn: AtomicU64,
     refused: AtomicU64,
 }
@@ -64,7 +64,7 @@ impl Budget {
     pub fn new(share: Ratio, reserve: u32, window: Duration) -> Self {
         Self(Arc::new(Shared {
             window: Window::new(share, reserve, window),
-            epoch: Instant::now(),
+            clock: Clock::new(),
             withdrawn: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }))
@@ -72,13 +72,13 @@ impl Budget {
 
     /// Pays in for one call, however often it will be tried.
     pub fn deposit(&self) {
-        self.0.window.deposit(self.0.epoch.elapsed());
+        self.0.window.deposit(self.0.clock.nanos());
     }
 
     /// Takes out one retry, if it is paid for.
     #[must_use]
     pub fn try_withdraw(&self) -> bool {
-        let paid = self.0.window.withdraw(self.0.epoch.elapsed());
+        let paid = self.0.window.withdraw(self.0.clock.nanos());
         let count = if paid { &self.0.withdrawn } else { &self.0.refused };
         count.fetch_add(1, Relaxed);
         paid
@@ -115,7 +115,7 @@ const STEPS: u64 = 10;
 /// One more, since the oldest step leaves the window while the youngest fills.
 const SLOTS: usize = STEPS as usize + 1;
 
-/// The machine. `now` is the time since some fixed point.
+/// The machine. `now` is the time since some fixed point, in nanoseconds.
 #[derive(Debug)]
 struct Window {
     share: Ratio,
@@ -139,14 +139,14 @@ impl Window {
         }
     }
 
-    fn deposit(&self, now: Duration) {
+    fn deposit(&self, now: u64) {
         let step = self.step(now);
         slot(&self.deposits, step).add(step);
     }
 
     /// Takes its place first and counts then, so that of several at once the last to come sees all others, and the
     /// budget is never overdrawn; at worst one is refused that could have been paid.
-    fn withdraw(&self, now: Duration) -> bool {
+    fn withdraw(&self, now: u64) -> bool {
         let step = self.step(now);
         let mine = slot(&self.withdrawals, step);
         if !mine.add(step) {
@@ -164,9 +164,8 @@ impl Window {
     }
 
     /// Steps begin at 1, so that a fresh slot is of no step.
-    fn step(&self, now: Duration) -> u64 {
-        let step = now.as_nanos() / u128::from(self.step_nanos) + 1;
-        u64::try_from(step).unwrap_or(u64::MAX).min(u64::MAX >> COUNT_BITS)
+    fn step(&self, now: u64) -> u64 {
+        (now / self.step_nanos + 1).min(u64::MAX >> COUNT_BITS)
     }
 }
 

@@ -1,11 +1,14 @@
-use std::{error::Error, io, time::Duration};
+use std::{error::Error, time::Duration};
 
 #[cfg(doc)]
 use gusset_call::DeadlineExceeded;
 use gusset_call::{BoxError, NoInstance, refusal_in};
 use http::{HeaderMap, Method, Request, Response, header};
 
-use super::wait::{pushback, retry_after};
+use super::{
+    unsent::{causes, never_sent},
+    wait::{pushback, retry_after},
+};
 
 /// What the result of an attempt asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +46,8 @@ where
 ///
 /// | result | verdict |
 /// |---|---|
-/// | 502, 503, 504; gRPC 14 `UNAVAILABLE` in the headers | failed |
-/// | 429; gRPC 8 `RESOURCE_EXHAUSTED` in the headers | failed, if they say when to come back; else final |
+/// | 502, 503, 504; gRPC 14 `UNAVAILABLE` | failed |
+/// | 429; gRPC 8 `RESOURCE_EXHAUSTED` | failed, if they say when to come back; else final |
 /// | a negative `grpc-retry-pushback-ms` | final |
 /// | any other answer | final |
 /// | [`DeadlineExceeded`] | final: the caller has gone |
@@ -52,10 +55,12 @@ where
 /// | [`Inadmissible`](gusset_call::Inadmissible) | final: time does not mend it |
 /// | any other refusal of the family | not sent |
 /// | no connection: refused, no route, no network | not sent |
+/// | with the feature `hyper`: any other error of connecting; a connection that was over before the request was written; HTTP/2 `REFUSED_STREAM`, and `GOAWAY` for the streams that it leaves out | not sent |
 /// | any other error, for instance a connection that breaks | failed |
 ///
-/// A gRPC status in trailers behind a body comes too late to be seen here. A connection is known to be missing by the
-/// `std::io::Error` among the error's sources, which is how hyper and reqwest report it.
+/// A gRPC status is that of the headers, or of the trailers where no message stands before them: see
+/// [`RetryLayer`](crate::RetryLayer#grpc). Errors are known by their types among the sources of the error, `std::io::Error` and
+/// those of hyper, hyper-util's client and h2, which reqwest and tonic pass on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Transient;
 
@@ -97,32 +102,7 @@ fn of_error(error: &(dyn Error + 'static)) -> Verdict {
             _ => Verdict::NotSent { after: refusal.retry_after() },
         };
     }
-    let mut sources = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
-    if sources.any(never_connected) {
-        return Verdict::NotSent { after: None };
-    }
-    Verdict::Failed { after: None }
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    let mut next = Some(error);
-    std::iter::from_fn(move || {
-        let cause = next?;
-        next = cause.source();
-        Some(cause)
-    })
-}
-
-fn never_connected(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(
-        error.kind(),
-        Kind::ConnectionRefused
-            | Kind::AddrNotAvailable
-            | Kind::HostUnreachable
-            | Kind::NetworkUnreachable
-            | Kind::NetworkDown
-    )
+    if never_sent(error) { Verdict::NotSent { after: None } } else { Verdict::Failed { after: None } }
 }
 
 /// Says in a request's extensions whether making it twice does the same as making it once. It overrules what the method and the headers
@@ -152,6 +132,8 @@ const IDEMPOTENCY_KEY: header::HeaderName = header::HeaderName::from_static("ide
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
+
     use gusset_call::{DeadlineExceeded, Inadmissible, Limited, NoInstance, Open};
 
     fn answer(status: u16, headers: &[(&str, &str)]) -> Verdict {

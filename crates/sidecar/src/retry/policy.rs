@@ -17,6 +17,7 @@ pub struct RetryPolicy {
     pub(crate) max_wait: Duration,
     pub(crate) attempt_timeout: Option<Duration>,
     pub(crate) body_limit: usize,
+    pub(crate) whole_answers: usize,
     pub(crate) budget: Pays,
 }
 
@@ -71,6 +72,15 @@ impl RetryPolicy {
         self
     }
 
+    /// Waits for the whole answer of a call that can be made again, if it is no longer than so many bytes, before it counts as one: an
+    /// answer that breaks off in its body, or stalls until the attempt's timeout, is then made again and not passed on. The caller
+    /// gets no byte before the last has come, and each such call holds up to that many bytes. Default 0: answers are streamed.
+    #[must_use]
+    pub const fn whole_answers(mut self, bytes: usize) -> Self {
+        self.whole_answers = bytes;
+        self
+    }
+
     /// Pays for the retries; layers with clones of one budget share it. By default each layer makes a [`Budget::default`] of its own: 20 % of
     /// the calls and 10 a second.
     #[must_use]
@@ -95,6 +105,7 @@ impl Default for RetryPolicy {
             max_wait: Duration::from_secs(5),
             attempt_timeout: None,
             body_limit: 64 * 1024,
+            whole_answers: 0,
             budget: Pays::Own,
         }
     }

@@ -104,6 +104,8 @@ where
         let upstream = self.0.clone();
         let (head, body) = request.into_parts();
         let step = upstream.script.lock().unwrap().pop_front();
+        // As a balancer does, while it is called.
+        let tried = head.extensions.get::<Tried>().cloned().or_else(Tried::current);
         Box::pin(async move {
             let at = upstream.began.elapsed();
             let body = match &step {
@@ -116,13 +118,13 @@ where
             };
             upstream.seen.lock().unwrap().push(Seen {
                 at,
-                attempt: head.extensions.get::<Attempt>().map_or(0, |attempt| attempt.number()),
+                attempt: head.extensions.get::<Attempt>().map_or(1, |attempt| attempt.number()),
                 header: head
                     .headers
                     .get(ATTEMPT_HEADER)
                     .map(|value| value.to_str().unwrap().to_owned()),
                 body,
-                tried: head.extensions.get::<Tried>().cloned().unwrap_or_default(),
+                tried: tried.unwrap_or_default(),
                 headers: head.headers,
             });
             match step {
