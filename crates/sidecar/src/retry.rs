@@ -26,16 +26,18 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use backoff::Backoff;
+pub(crate) use body::Replay;
 pub use body::ReplayBody;
 pub use budget::{Budget, BudgetStats};
+pub(crate) use call::{GRPC_PREVIOUS_ATTEMPTS, stamp};
 pub use classify::{Classify, Idempotent, Transient, Verdict};
-pub(crate) use call::GRPC_PREVIOUS_ATTEMPTS;
 pub use future::RetryFuture;
 pub use peek::PeekedBody;
-use policy::Pays;
+pub(crate) use policy::Pays;
 pub use policy::RetryPolicy;
 use stats::Counters;
 pub use stats::RetryStats;
+pub(crate) use stats::is_failure;
 
 /// Makes failed calls again. All services and clones share one budget and one set of counters.
 ///

@@ -16,8 +16,8 @@ use std::{
 use bytes::Bytes;
 use gusset_call::{Attempt, BoxError, Context, Deadline, DeadlineExceeded, Open, refusal_in};
 use gusset_sidecar::{
-    ATTEMPT_HEADER, AttemptTimedOut, Backoff, Budget, Idempotent, PeekedBody, Ratio, Recorder, RetryLayer,
-    RetryPolicy, TraceLayer, Verdict,
+    ATTEMPT_HEADER, AttemptTimedOut, Backoff, Budget, Idempotent, PeekedBody, Ratio, Recorder,
+    RetryLayer, RetryPolicy, TraceLayer, Verdict,
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};

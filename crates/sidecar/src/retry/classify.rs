@@ -102,7 +102,11 @@ fn of_error(error: &(dyn Error + 'static)) -> Verdict {
             _ => Verdict::NotSent { after: refusal.retry_after() },
         };
     }
-    if never_sent(error) { Verdict::NotSent { after: None } } else { Verdict::Failed { after: None } }
+    if never_sent(error) {
+        Verdict::NotSent { after: None }
+    } else {
+        Verdict::Failed { after: None }
+    }
 }
 
 /// Says in a request's extensions whether making it twice does the same as making it once. It overrules what the method and the headers

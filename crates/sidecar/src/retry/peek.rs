@@ -141,10 +141,8 @@ impl<B: Body + Unpin> Peek<B> {
 }
 
 /// What of the trailers says how a gRPC call ended.
-const STATUS: [HeaderName; 2] = [
-    HeaderName::from_static("grpc-status"),
-    HeaderName::from_static("grpc-retry-pushback-ms"),
-];
+const STATUS: [HeaderName; 2] =
+    [HeaderName::from_static("grpc-status"), HeaderName::from_static("grpc-retry-pushback-ms")];
 
 /// Copies those fields to `headers`, unless they have them, and tells which.
 fn show(trailers: &HeaderMap, headers: &mut HeaderMap) -> [bool; 2] {

@@ -1,0 +1,310 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use gusset_call::{Attempt, BoxError, Tried};
+use http::{Request, Response, request::Parts};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+use tower_service::Service;
+
+use super::Shared;
+use crate::{
+    ambient::attempt_in,
+    retry::{Classify, Idempotent, Replay, ReplayBody, Verdict, is_failure, stamp},
+};
+
+pin_project! {
+    /// Future of [`Hedge`](crate::Hedge).
+    pub struct HedgeFuture<S, B, C>
+    where
+        S: Service<Request<ReplayBody<B>>>,
+    {
+        // None once it has failed while a hedge is under way, or when all is over.
+        #[pin]
+        first: Option<S::Future>,
+        // A place on the heap for each, for most calls have none.
+        hedges: Vec<Running<S::Future>>,
+        failed: Option<Result<S::Response, BoxError>>,
+        #[pin]
+        timer: Option<Sleep>,
+        service: S,
+        classify: C,
+        call: Call<B>,
+    }
+}
+
+struct Running<F> {
+    future: Pin<Box<F>>,
+    /// When it began, by the layer's clock.
+    began: u64,
+}
+
+struct Call<B> {
+    timed: Timed,
+    /// None if the call is never hedged.
+    plan: Option<Plan<B>>,
+}
+
+/// What a hedge is made of.
+struct Plan<B> {
+    head: Parts,
+    replay: Replay<B>,
+    tried: Option<Tried>,
+    attempt: Attempt,
+    delay: Duration,
+    left: u32,
+    /// The wait is over, and the service is polled ready.
+    due: bool,
+}
+
+/// How long the first call takes. If it is dropped when it is late already, by whoever gives it up, that is how long it took at least: were such
+/// calls left out, the quick ones alone would say what is slow.
+struct Timed {
+    shared: Arc<Shared>,
+    began: u64,
+    late: bool,
+    /// Calls that may not be hedged are not timed.
+    runs: bool,
+}
+
+impl Timed {
+    fn end(&mut self, counts: bool) {
+        if std::mem::take(&mut self.runs) && counts {
+            let now = self.shared.clock.nanos();
+            self.shared.latencies.record(now, now.saturating_sub(self.began));
+        }
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        self.end(self.late);
+    }
+}
+
+impl<S, B, C> HedgeFuture<S, B, C>
+where
+    S: Service<Request<ReplayBody<B>>>,
+    B: Body + Unpin,
+{
+    pub(super) fn new(
+        mut service: S,
+        request: Request<B>,
+        shared: Arc<Shared>,
+        classify: C,
+    ) -> Self {
+        let (mut call, request) = Call::new(request, shared);
+        let first = request.map(|request| {
+            let (future, tried) = Tried::offered(|| service.call(request));
+            if let Some(plan) = &mut call.plan {
+                plan.tried = tried;
+            }
+            future
+        });
+        Self { first, hedges: Vec::new(), failed: None, timer: None, service, classify, call }
+    }
+}
+
+impl<B: Body + Unpin> Call<B> {
+    fn new(request: Request<B>, shared: Arc<Shared>) -> (Self, Option<Request<ReplayBody<B>>>) {
+        if let (true, Some(budget)) = (shared.deposits, &shared.budget) {
+            budget.deposit();
+        }
+        let began = shared.clock.nanos();
+        let own = request.extensions().get().copied().unwrap_or(Attempt::FIRST);
+        let attempt = attempt_in(request.headers()).max(Attempt::current()).max(own);
+        let hedged = Idempotent::is(&request) && !attempt.is_retry() && shared.policy.hedges > 0;
+        let (head, body) = request.into_parts();
+        let replay = Replay::new(body, if hedged { shared.policy.body_limit } else { 0 });
+        let first = |head| replay.next().map(|body| Request::from_parts(head, body));
+        let timed = |runs| Timed { shared: shared.clone(), began, late: false, runs };
+        if !hedged {
+            let first = first(head);
+            return (Self { timed: timed(false), plan: None }, first);
+        }
+        shared.pressure.call(began);
+        let Some(delay) = shared.delay(began) else {
+            let first = first(head);
+            return (Self { timed: timed(true), plan: None }, first);
+        };
+        let first = first(head.clone());
+        let (left, due, tried) = (shared.policy.hedges, false, None);
+        let plan = Plan { head, replay, tried, attempt, delay, left, due };
+        (Self { timed: timed(true), plan: Some(plan) }, first)
+    }
+
+    /// A wait is over. Whether a hedge is to be made, which then is paid for.
+    fn may_hedge(&mut self) -> Option<Request<ReplayBody<B>>> {
+        let plan = self.plan.as_mut()?;
+        let Shared { budget, counters, clock, pressure, .. } = &*self.timed.shared;
+        let Some(body) = plan.replay.next() else {
+            counters.body_gone.fetch_add(1, Relaxed);
+            return None;
+        };
+        if pressure.is_high(clock.nanos()) {
+            counters.overloaded.fetch_add(1, Relaxed);
+            return None;
+        }
+        if budget.as_ref().is_some_and(|budget| !budget.try_withdraw()) {
+            counters.over_budget.fetch_add(1, Relaxed);
+            return None;
+        }
+        counters.hedges.fetch_add(1, Relaxed);
+        plan.left -= 1;
+        plan.attempt = plan.attempt.next();
+        let mut head = plan.head.clone();
+        stamp(&mut head, plan.attempt);
+        if let Some(tried) = &plan.tried {
+            head.extensions.insert(tried.clone());
+        }
+        Some(Request::from_parts(head, body))
+    }
+
+    fn late(&mut self) {
+        if !std::mem::replace(&mut self.timed.late, true) {
+            self.timed.shared.pressure.bad(self.timed.shared.clock.nanos());
+        }
+    }
+
+    /// Whether a result ends the call, though others may be under way.
+    fn is_good<RB>(
+        &self,
+        result: &Result<Response<RB>, BoxError>,
+        classify: &impl Classify<RB>,
+    ) -> bool {
+        matches!(classify.classify(result), Verdict::Final) && !is_failure(result)
+    }
+
+    fn note_failure(&self) {
+        // Late ones are noted already.
+        if !self.timed.late {
+            self.timed.shared.pressure.bad(self.timed.shared.clock.nanos());
+        }
+    }
+}
+
+impl<S, B, C, RB> Future for HedgeFuture<S, B, C>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+    S::Error: Into<BoxError>,
+    B: Body + Unpin,
+    C: Classify<RB>,
+{
+    type Output = Result<Response<RB>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            if let Some(result) = self.as_mut().poll_calls(cx) {
+                let mut this = self.project();
+                // Those that lost end here, and give back what they hold.
+                this.first.set(None);
+                this.hedges.clear();
+                this.timer.set(None);
+                *this.failed = None;
+                return Poll::Ready(result);
+            }
+            let Poll::Ready(request) = self.as_mut().poll_wait(cx) else { return Poll::Pending };
+            let this = self.as_mut().project();
+            if let Some(request) = request {
+                let began = this.call.timed.shared.clock.nanos();
+                let future = Box::pin(this.service.call(request));
+                this.hedges.push(Running { future, began });
+            }
+        }
+    }
+}
+
+impl<S, B, C, RB> HedgeFuture<S, B, C>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+    S::Error: Into<BoxError>,
+    B: Body + Unpin,
+    C: Classify<RB>,
+{
+    /// Polls all that is under way, until a result ends the call.
+    fn poll_calls(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Option<Result<S::Response, BoxError>> {
+        let mut this = self.project();
+        if let Some(Poll::Ready(result)) = this.first.as_mut().as_pin_mut().map(|f| f.poll(cx)) {
+            this.first.set(None);
+            let result = result.map_err(Into::into);
+            let good = this.call.is_good(&result, this.classify);
+            this.call.timed.end(good);
+            if good {
+                return Some(result);
+            }
+            this.call.note_failure();
+            *this.failed = Some(result);
+        }
+        let mut place = 0;
+        while let Some(running) = this.hedges.get_mut(place) {
+            let Poll::Ready(result) = running.future.as_mut().poll(cx) else {
+                place += 1;
+                continue;
+            };
+            let Running { began, .. } = this.hedges.swap_remove(place);
+            let result = result.map_err(Into::into);
+            if this.call.is_good(&result, this.classify) {
+                let Shared { clock, latencies, counters, .. } = &*this.call.timed.shared;
+                let now = clock.nanos();
+                latencies.record(now, now.saturating_sub(began));
+                counters.won.fetch_add(1, Relaxed);
+                return Some(result);
+            }
+            // The later failure is as good as the earlier.
+            *this.failed = Some(result);
+        }
+        if this.first.is_none() && this.hedges.is_empty() { this.failed.take() } else { None }
+    }
+
+    /// Ready when the next wait is over and the service is ready, with a hedge if there is to be one.
+    fn poll_wait(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Request<ReplayBody<B>>>> {
+        let mut this = self.project();
+        let Some(plan) = this.call.plan.as_mut().filter(|plan| plan.left > 0) else {
+            return Poll::Pending;
+        };
+        if !plan.due {
+            if this.timer.is_none() {
+                this.timer.set(Some(sleep(plan.delay)));
+            }
+            if this.timer.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_pending()) {
+                return Poll::Pending;
+            }
+            this.timer.set(None);
+            plan.due = true;
+            this.call.late();
+        }
+        let ready = match this.service.poll_ready(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(ready) => ready.is_ok(),
+        };
+        let request = if ready { this.call.may_hedge() } else { None };
+        match (&mut this.call.plan, &request) {
+            (Some(plan), Some(_)) => plan.due = false,
+            // What speaks against a hedge now would do so later.
+            (plan, _) => *plan = None,
+        }
+        Poll::Ready(request)
+    }
+}
+
+impl<S, B, C> fmt::Debug for HedgeFuture<S, B, C>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HedgeFuture").field("hedges", &self.hedges.len()).finish_non_exhaustive()
+    }
+}
