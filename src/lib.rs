@@ -26,6 +26,7 @@
 //! | `sqlite` | of [`saga`]: journals in a file, which survive the process |
 //! | `postgres` | of [`saga`]: journals in a PostgreSQL database, which nodes share |
 //! | `reqwest` | of [`call`]: a reqwest client as an HTTP service |
+//! | `tonic` | of [`call`]: a tonic channel that layers with bodies of their own fit around |
 //! | `full` | all of the modules, with none of the features of theirs |
 //!
 //! What all layers share, the refusals and the context of a call, is in [`call`], always there.

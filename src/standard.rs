@@ -71,13 +71,13 @@ use gusset_breaker::{Breaker, BreakerLayer, Circuit, Circuits, HttpStatus};
 use gusset_registry::{
     Balance, Ejection, Fleet, Http, Instance, LeastLoaded, MakeEndpoint, SuccessRate, Watch,
 };
-use gusset_sidecar::{Measure, Retry, Sidecar, Trace, WithDeadline};
+use gusset_sidecar::{Outbound, Sidecar};
 use tower_layer::Layer;
 
 pub use gusset_registry::ToInstance;
 
 /// The client that [`standard`] builds around `S`.
-pub type Standard<S> = Trace<Measure<Retry<WithDeadline<Balanced<S>>>>>;
+pub type Standard<S> = Outbound<Balanced<S>>;
 
 /// The innermost part of it: the instances of a service, balanced, each behind a circuit.
 pub type Balanced<S> = Balance<ToInstances<S>, LeastLoaded, Http>;

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use gusset::{broker::Filter, registry::Registry, saga::State};
+use gusset::{broker::Filter, registry::Registry, saga::State, sidecar::Waterfall};
 use shop::{notification::POISON_EMAIL, payment::Bank, settings::price_key};
 use tokio::{task::JoinSet, time::Instant};
 
@@ -9,7 +9,6 @@ use crate::{
     options::Options,
     shopper::Answer,
     story::{Failed, Story, eventually},
-    waterfall::waterfall,
 };
 
 /// What takes part in an order.
@@ -129,7 +128,7 @@ impl Story {
         };
         eventually(Duration::from_secs(1), || missing().is_empty()).await;
         let missing = missing();
-        for line in waterfall(&self.shop.trace(order.trace)) {
+        for line in Waterfall::new(&self.shop.trace(order.trace)).to_string().lines() {
             self.terminal.row(line);
         }
         self.promise(
@@ -205,7 +204,8 @@ impl Story {
             order.body["step"].as_str().unwrap_or("?"),
             order.body["detail"].as_str().unwrap_or_default(),
         ));
-        for line in waterfall(&self.shop.trace(order.trace)).iter().take(22) {
+        let trace = self.shop.trace(order.trace);
+        for line in Waterfall::new(&trace).to_string().lines().take(22) {
             self.terminal.row(line);
         }
         self.promise(

@@ -8,7 +8,6 @@ mod shopper;
 mod story;
 mod summary;
 mod terminal;
-mod waterfall;
 
 use std::{io::ErrorKind, process::ExitCode, time::Duration};
 

@@ -111,7 +111,7 @@ async fn around_reqwest() {
     let client = BreakerLayer::new(circuit())
         .classify(HttpStatus)
         .layer(Reqwest::new(reqwest::Client::new()));
-    let request = || Request::get(format!("http://{addr}/")).body("").unwrap();
+    let request = || Request::get(format!("http://{addr}/")).body(String::new()).unwrap();
     for _ in 0..2 {
         assert_eq!(client.clone().oneshot(request()).await.unwrap().status(), 500);
     }
@@ -119,7 +119,7 @@ async fn around_reqwest() {
     assert_eq!(refused.downcast::<Open>().unwrap().circuit(), "backend");
     assert_eq!(reached.load(SeqCst), 2);
 
-    let relative = Request::get("/nowhere").body("").unwrap();
+    let relative = Request::get("/nowhere").body(String::new()).unwrap();
     let malformed = Reqwest::new(reqwest::Client::new()).oneshot(relative).await.unwrap_err();
     assert!(malformed.is_builder(), "{malformed}");
 }

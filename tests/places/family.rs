@@ -3,9 +3,9 @@
 use axum::{Router, routing::get};
 use bytes::Bytes;
 use gusset::{
-    call::{AnswerLayer, Reqwest},
+    call::{AnswerLayer, Reqwest, SendThrough, Tonic},
     ratelimit::{Quota, RateLimitLayer, RateLimiter},
-    sidecar::{InboundLayer, ReplayBody, Sidecar},
+    sidecar::{InboundLayer, Sidecar},
 };
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -71,14 +71,22 @@ async fn the_family_around_reqwest() {
     let addr = serve(Router::new().route("/", get(async || "hello")).layer(layer)).await;
 
     let client = Sidecar::new("client");
-    let http = ServiceBuilder::new()
-        .layer(client.outbound("server"))
-        .map_request(|request: Request<ReplayBody<Full<Bytes>>>| request.map(reqwest::Body::wrap))
-        .service(Reqwest::new(reqwest::Client::new()));
-    let request = Request::get(format!("http://{addr}/")).body(Full::default()).unwrap();
-    let answer = http.oneshot(request).await.unwrap();
+    let reqwest = reqwest::Client::new();
+    let http = client.outbound("server").layer(Reqwest::new(reqwest.clone()));
+    let request = Request::get(format!("http://{addr}/")).body(Full::<Bytes>::default()).unwrap();
+    let answer = http.clone().oneshot(request).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hello");
     assert_one_trace(&client, &server);
+
+    let url = format!("http://{addr}/");
+    let answer = reqwest.get(&url).send_through(http.clone()).await.unwrap();
+    assert_eq!(answer.url().as_str(), url);
+    assert_eq!(answer.text().await.unwrap(), "hello");
+    assert_one_trace(&client, &server);
+    let limited = reqwest.get(&url).send_through(http.clone()).await.unwrap();
+    assert_eq!(limited.error_for_status().unwrap_err().status().unwrap(), 429);
+    let malformed = reqwest.get("nowhere").send_through(http).await.unwrap_err();
+    assert!(malformed.downcast::<reqwest::Error>().unwrap().is_builder());
 }
 
 #[tokio::test]
@@ -92,11 +100,7 @@ async fn the_family_in_a_tonic_server_and_around_a_channel() {
 
     let channel = Endpoint::try_from(format!("http://{addr}")).unwrap().connect().await.unwrap();
     let client = Sidecar::new("client");
-    let channel = ServiceBuilder::new()
-        .layer(client.outbound("server"))
-        .map_request(|request: Request<ReplayBody<_>>| request.map(tonic::body::Body::new))
-        .service(channel);
-    let mut health = HealthClient::new(channel);
+    let mut health = HealthClient::new(client.outbound("server").layer(Tonic::new(channel)));
     for _ in 0..2 {
         health.check(HealthCheckRequest::default()).await.unwrap();
         assert_one_trace(&client, &server);

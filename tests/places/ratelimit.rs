@@ -152,7 +152,7 @@ async fn around_reqwest() {
     let (addr, reached) = answering(StatusCode::OK).await;
     let client =
         RateLimitLayer::new(RateLimiter::new(two())).layer(Reqwest::new(reqwest::Client::new()));
-    let request = || Request::get(format!("http://{addr}/")).body("").unwrap();
+    let request = || Request::get(format!("http://{addr}/")).body(String::new()).unwrap();
     for _ in 0..2 {
         assert_eq!(client.clone().oneshot(request()).await.unwrap().status(), 200);
     }

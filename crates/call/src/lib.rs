@@ -56,6 +56,7 @@
 //!   `serde_json` crates, no server and no client.
 //! - `axum`: [`Problem`] implements axum's `IntoResponse`. Adds `axum-core`.
 //! - `reqwest`: a reqwest client as a service of `http::Request`, [`Reqwest`]. Adds `reqwest` without TLS.
+//! - `tonic`: a tonic channel as a service of requests with any body, [`Tonic`], and the status of a refusal, [`to_status`]. Adds `tonic` without its transport.
 
 mod ambient;
 mod attempt;
@@ -74,6 +75,8 @@ mod answer;
 mod problem;
 #[cfg(feature = "reqwest")]
 mod reqwest;
+#[cfg(feature = "tonic")]
+mod tonic;
 
 pub use ambient::{Ambient, Carry, Scope, carry, current_trace, spawn, spawn_blocking};
 pub use attempt::{Attempt, Tried};
@@ -91,4 +94,6 @@ pub use answer::{Answer, AnswerBody, AnswerFuture, AnswerLayer};
 #[cfg(feature = "http")]
 pub use problem::Problem;
 #[cfg(feature = "reqwest")]
-pub use reqwest::{Reqwest, ReqwestFuture};
+pub use reqwest::{Reqwest, ReqwestFuture, SendThrough};
+#[cfg(feature = "tonic")]
+pub use tonic::{Tonic, to_status};

@@ -1,18 +1,25 @@
 use std::{
-    future::Future,
+    any::Any,
+    future::{Future, poll_fn},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
-use reqwest::{Body, Client, Error};
+use reqwest::{Body, Client, Error, RequestBuilder, ResponseBuilderExt};
 use tower_service::Service;
 
-/// A reqwest client as a service of `http::Request`, so that HTTP layers fit around it.
+use crate::BoxError;
+
+/// A reqwest client as a service of `http::Request` with any body, so that HTTP layers fit around it.
 ///
 /// reqwest's own service takes `reqwest::Request`; layers that look at no request, such as a breaker, work
 /// around that one as well.
+///
+/// Requests made by reqwest's builders go through such a stack by [`SendThrough`].
 ///
 /// # Readiness
 ///
@@ -32,7 +39,10 @@ impl Reqwest {
     }
 }
 
-impl<B: Into<Body>> Service<Request<B>> for Reqwest {
+impl<B> Service<Request<B>> for Reqwest
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static,
+{
     type Response = Response<Body>;
     type Error = Error;
     type Future = ReqwestFuture;
@@ -42,12 +52,80 @@ impl<B: Into<Body>> Service<Request<B>> for Reqwest {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let state = match reqwest::Request::try_from(request) {
+        let state = match reqwest::Request::try_from(request.map(to_body)) {
             Ok(request) => State::Sent { response: self.0.call(request) },
             Err(error) => State::Malformed { error: Some(error) },
         };
         ReqwestFuture { state }
     }
+}
+
+/// One of reqwest's own stays as it is, for it may know its bytes, which then can be sent again after a redirection.
+fn to_body<B>(body: B) -> Body
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static,
+{
+    let mut body = Some(body);
+    let own = (&mut body as &mut dyn Any).downcast_mut::<Option<Body>>().and_then(Option::take);
+    own.or_else(|| body.map(Body::wrap)).unwrap_or_default()
+}
+
+/// Sends what reqwest's builders make through layers around [`Reqwest`].
+///
+/// ```
+/// # async fn f() -> Result<(), gusset_call::BoxError> {
+/// use gusset_call::{Reqwest, SendThrough};
+///
+/// let http = reqwest::Client::new();
+/// let layered = Reqwest::new(http.clone()); // with layers around it
+/// let answer = http.get("http://orders.example/42").send_through(layered.clone()).await?;
+/// println!("{}", answer.error_for_status()?.text().await?);
+/// # Ok(())
+/// # }
+/// ```
+pub trait SendThrough: Sized {
+    /// As `RequestBuilder::send`, but through `service`, usually a clone of a stack of layers around a [`Reqwest`]. Settings of the request alone,
+    /// such as its timeout, hold for each attempt.
+    ///
+    /// # Errors
+    ///
+    /// Those of the layers, in which [`refusal_in`](crate::refusal_in) finds refusals; `reqwest::Error` by downcast.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future ends the call.
+    fn send_through<S, B>(
+        self,
+        service: S,
+    ) -> impl Future<Output = Result<reqwest::Response, BoxError>> + Send
+    where
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+            + Send,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static;
+}
+
+impl SendThrough for RequestBuilder {
+    async fn send_through<S, B>(self, mut service: S) -> Result<reqwest::Response, BoxError>
+    where
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+            + Send,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static,
+    {
+        let request = Request::try_from(self.build()?)?;
+        poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+        let response = service.call(request).await.map_err(Into::into)?;
+        Ok(response.map(to_body).into())
+    }
+}
+
+/// With the address that answered, which the conversion leaves out and `reqwest::Response` wants to know.
+fn to_http(response: reqwest::Response) -> Response<Body> {
+    let addressed = Response::builder().url(response.url().clone()).body(());
+    let mut response = Response::<Body>::from(response);
+    if let Ok(addressed) = addressed {
+        response.extensions_mut().extend(addressed.into_parts().0.extensions);
+    }
+    response
 }
 
 pin_project! {
@@ -74,7 +152,7 @@ impl Future for ReqwestFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Sent { response } => Poll::Ready(ready!(response.poll(cx)).map(Into::into)),
+            StateProj::Sent { response } => Poll::Ready(ready!(response.poll(cx)).map(to_http)),
             StateProj::Malformed { error } => {
                 error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
             }

@@ -30,6 +30,7 @@
 //! | [`HedgeLayer`], [`HedgePolicy`] | makes slow calls a second time, and takes the first answer |
 //! | [`DeadlineLayer`] | ends calls whose caller has gone, and tells those called how long there is |
 //! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out; the last finished calls |
+//! | [`Waterfall`] | a trace as a picture in text |
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
 //! | [`Collected`] | all metrics as plain data, for exporters |
 //! | [`Route`] | the name by which both know an operation |
@@ -111,6 +112,7 @@ mod ambient;
 mod names;
 mod ratio;
 mod watched;
+mod waterfall;
 
 pub use ambient::ATTEMPT_HEADER;
 pub use deadline::{DeadlineFuture, DeadlineLayer, WithDeadline, timeout::TIMEOUT_HEADER};
@@ -127,8 +129,9 @@ pub use retry::{
     AttemptTimedOut, Backoff, Budget, BudgetStats, Classify, Idempotent, PeekedBody, ReplayBody,
     Retry, RetryFuture, RetryLayer, RetryPolicy, RetryStats, Transient, Verdict,
 };
-pub use sidecar::{InboundLayer, Intercept, OutboundLayer, Sidecar};
+pub use sidecar::{Inbound, InboundLayer, Intercept, Outbound, OutboundLayer, Sidecar};
 pub use trace::{
     ActiveSpan, Cursor, Record, Recorder, RecorderStats, SpanKind, Trace, TraceFuture, TraceLayer,
 };
 pub use watched::{End, Watched};
+pub use waterfall::{Row, Waterfall};

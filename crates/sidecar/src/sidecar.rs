@@ -176,6 +176,12 @@ impl Sidecar {
     }
 }
 
+/// The service that [`Sidecar::inbound`] makes of `S`: its name, for a field or a state.
+pub type Inbound<S> = <InboundLayer as Layer<S>>::Service;
+
+/// The client that [`Sidecar::outbound`] makes of `S`: its name, for a field or a state.
+pub type Outbound<S> = <OutboundLayer as Layer<S>>::Service;
+
 /// Layer of [`Sidecar::inbound`].
 #[derive(Clone, Debug)]
 pub struct InboundLayer {
