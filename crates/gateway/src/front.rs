@@ -14,7 +14,9 @@ use crate::{
     answer::Answer,
     body::RequestBody,
     client::{Origin, Proxies},
-    headers::{add_via, is_forwarding, is_ours, reads, remove_hop_by_hop, remove_where},
+    headers::{
+        add_via, is_forwarding, is_ours, join_cookies, reads, remove_hop_by_hop, remove_where,
+    },
     host::host_of,
     limit::Limit,
     path::{BadPath, normalise},
@@ -82,6 +84,7 @@ impl Front {
 
         head.uri = target;
         remove_hop_by_hop(&mut head.headers);
+        join_cookies(&mut head.headers);
         origin.describe(&mut head.headers, &host);
         add_via(&mut head.headers, head.version);
         if let Some(subject) = subject {

@@ -102,6 +102,19 @@ pub(crate) fn remove_where(headers: &mut HeaderMap, is_meant: impl Fn(&HeaderNam
     }
 }
 
+/// Makes one field of the crumbs that cookies may come in by HTTP/2; HTTP/1.1 has only one (RFC 9113, 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.nth(1).is_none() {
+        return;
+    }
+    let crumbs = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let joined = crumbs.collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Adds a line to `Via`, by the version that the message came with (RFC 9110, 7.6.3).
 pub(crate) fn add_via(headers: &mut HeaderMap, version: http::Version) {
     let line = match version {

@@ -30,7 +30,7 @@
 //! | [`Route`], [`Upstream`] | which requests go where, and under which conditions |
 //! | [`Authenticate`], [`Identity`], [`AuthError`] | who sent a request |
 //! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
-//! | [`serve`], [`Server`] | a listener that bounds its clients and ends without losing requests |
+//! | [`serve`], [`Server`], [`ServeError`], [`Undrained`] | a listener, or one for each core, that bounds its clients and ends without losing requests |
 //! | [`RouteStats`], [`Breaker`] | what became of the requests, and how the instances are |
 //!
 //! # The way of a request
@@ -89,9 +89,13 @@
 //!
 //! # What it does not do
 //!
-//! No TLS, no HTTP/2, no WebSocket or other upgrades, no configuration file. The body of an answer has no time limit: a stalled upstream holds its client
-//! until that leaves, and a client that reads slowly holds its connection. The server is hyper, which hides whether a request had both a `Content-Length` and a `Transfer-Encoding`;
+//! No TLS, no HTTP/2 towards instances, no WebSocket or other upgrades, no configuration file. The body of an answer has no time limit: a stalled upstream holds its client
+//! until that leaves. The server is hyper, which hides whether a request had both a `Content-Length` and a `Transfer-Encoding`;
 //! it forwards by the latter alone.
+//!
+//! # Features
+//!
+//! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface. It brings the crate h2.
 //!
 //! # Memory
 //!
@@ -103,7 +107,7 @@ mod gateway;
 mod route;
 
 mod auth;
-mod serve;
+mod server;
 mod stats;
 
 mod forward;
@@ -125,12 +129,10 @@ mod endpoint;
 mod transport;
 mod upstream;
 
-mod connection;
-
 pub use auth::{AuthError, Authenticate, Identity};
 pub use builder::{BuildError, Builder};
 pub use gateway::{Gateway, GatewayBody, ResponseFuture};
 pub use gusset_ratelimit::{MalformedNetwork, Network, PeerAddr};
 pub use route::{Client, Route, Upstream};
-pub use serve::{Server, Undrained, serve};
+pub use server::{ServeError, Server, Undrained, serve};
 pub use stats::{Breaker, RouteStats};

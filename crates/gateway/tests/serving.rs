@@ -4,6 +4,8 @@
 mod common;
 
 use std::{
+    future::pending,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
@@ -13,7 +15,7 @@ use std::{
 
 use axum::{Router, body::Body, routing::get};
 use common::*;
-use gusset_gateway::{Gateway, PeerAddr, Route, Server, Upstream, serve};
+use gusset_gateway::{Gateway, PeerAddr, Route, ServeError, Server, Upstream, serve};
 use gusset_registry::MemoryRegistry;
 use http::Request;
 use tokio::{
@@ -240,4 +242,87 @@ async fn too_much_head_is_431() {
         let answer = raw(front.address, &format!("GET /a HTTP/1.1\r\nHost: a\r\n{head}\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_cut() {
+    let big = Router::new().route("/a", get(async || vec![0; 64 * 1024 * 1024]));
+    let service = upstream(big).await;
+    let route = Route::new("/a").to(Upstream::fixed([service.address]));
+    let gateway = Gateway::builder(MemoryRegistry::default()).route(route).build().unwrap();
+    let front = front_by(Server::new().send_timeout(Duration::from_millis(100)), gateway).await;
+    let mut stream = TcpStream::connect(front.address).await.unwrap();
+    stream.write_all(GET).await.unwrap();
+    // It is full by now, and nobody reads.
+    stream.read_u8().await.unwrap();
+    front.stop.send(()).unwrap();
+    let ended = timeout(Duration::from_secs(20), front.ended).await;
+    ended.expect("the connection was cut").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_client_has_no_more_connections_than_it_may() {
+    let (_service, gateway) = hello().await;
+    let front = front_by(Server::new().max_connections_per_client(2), gateway).await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(front.address).await.unwrap();
+        stream.write_all(GET).await.unwrap();
+        answer(&mut stream).await;
+        streams.push(stream);
+    }
+    let mut third = TcpStream::connect(front.address).await.unwrap();
+    assert!(closed(&mut third).await);
+    // As soon as one has gone there is place.
+    streams.pop();
+    let served = async {
+        loop {
+            let mut stream = TcpStream::connect(front.address).await.unwrap();
+            let _ = stream.write_all(GET).await;
+            if stream.read_u8().await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), served).await.unwrap();
+}
+
+#[tokio::test]
+async fn on_cores_every_request_is_answered_and_the_end_loses_none() {
+    let (_service, gateway) = hello().await;
+    let address = nowhere().await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let cores = NonZeroUsize::new(3).unwrap();
+    let served = tokio::spawn(async move {
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        Server::new().run_on_cores(cores, address, gateway, stopped).await
+    });
+    let begun = async { while TcpStream::connect(address).await.is_err() {} };
+    timeout(Duration::from_secs(20), begun).await.unwrap();
+    let answered = Arc::new(AtomicU32::new(0));
+    let stopping = Arc::new(AtomicBool::new(false));
+    let loads: Vec<_> =
+        (0..16).map(|_| tokio::spawn(load(address, answered.clone(), stopping.clone()))).collect();
+    while answered.load(SeqCst) < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    stopping.store(true, SeqCst);
+    stop.send(()).unwrap();
+    served.await.unwrap().unwrap();
+    for load in loads {
+        load.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_told_at_once() {
+    let (_service, gateway) = hello().await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let cores = NonZeroUsize::new(2).unwrap();
+    let error = Server::new().run_on_cores(cores, address, gateway, pending()).await.unwrap_err();
+    let ServeError::Bind(error) = error else { panic!("{error}") };
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
 }

@@ -1,0 +1,161 @@
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::{Pin, pin},
+};
+
+use bytes::Bytes;
+use gusset_call::BoxError;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpStream, sync::watch, time::sleep};
+use tower_service::Service;
+
+use super::{Server, peer::OfPeer, wire::Wire};
+
+/// Serves one client, until it goes or the server ends.
+pub(super) async fn serve_connection<S, B>(
+    server: Server,
+    stream: TcpStream,
+    service: OfPeer<S>,
+    mut stopped: watch::Receiver<bool>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let _ = stream.set_nodelay(true);
+    let mut wire = Wire::new(stream, server.send_timeout);
+    let service = TowerToHyperService::new(service);
+    let begun = tokio::select! {
+        begun = begins_as_http2(&mut wire, server) => begun,
+        // It has said nothing.
+        () = lingered(server, &mut stopped) => return,
+    };
+    let result = match begun {
+        Err(error) => return ended(&error),
+        #[cfg(feature = "http2")]
+        Ok(true) => {
+            let connection = http2(server).serve_connection(TokioIo::new(wire), service);
+            drive(connection, server, stopped).await
+        }
+        Ok(_) => {
+            let connection = http1(server).serve_connection(TokioIo::new(wire), service);
+            drive(connection.with_upgrades(), server, stopped).await
+        }
+    };
+    if let Err(error) = result {
+        ended(&error);
+    }
+}
+
+#[cfg(feature = "http2")]
+async fn begins_as_http2(wire: &mut Wire<TcpStream>, server: Server) -> io::Result<bool> {
+    match tokio::time::timeout(server.head_timeout, wire.begins_as_http2()).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")),
+    }
+}
+
+#[cfg(not(feature = "http2"))]
+async fn begins_as_http2(_: &mut Wire<TcpStream>, _: Server) -> io::Result<bool> {
+    Ok(false)
+}
+
+fn http1(server: Server) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(server.head_timeout)
+        .max_headers(100)
+        .max_header_size(32 * 1024)
+        .max_buf_size(128 * 1024);
+    builder
+}
+
+#[cfg(feature = "http2")]
+fn http2(server: Server) -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let mut builder = hyper::server::conn::http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(32 * 1024)
+        .max_concurrent_streams(100)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buf_size(128 * 1024)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(Some(100))
+        // Who is gone without a word is found out.
+        .keep_alive_interval(server.head_timeout)
+        .keep_alive_timeout(server.head_timeout.min(std::time::Duration::from_secs(20)));
+    builder
+}
+
+/// Serves until the client goes; after the shutdown began, until it has its answers.
+async fn drive(
+    connection: impl Ending,
+    server: Server,
+    mut stopped: watch::Receiver<bool>,
+) -> hyper::Result<()> {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        () = lingered(server, &mut stopped) => {}
+    }
+    connection.as_mut().end();
+    connection.await
+}
+
+/// Until idle connections are to go.
+async fn lingered(server: Server, stopped: &mut watch::Receiver<bool>) {
+    // It errs only without a sender, and then the server has gone.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+    sleep(server.linger).await;
+}
+
+fn ended(error: &(dyn std::error::Error + 'static)) {
+    tracing::debug!(error, "connection ended");
+}
+
+/// A connection of hyper's that can be told to end.
+trait Ending: Future<Output = hyper::Result<()>> {
+    /// After the requests under way.
+    fn end(self: Pin<&mut Self>);
+}
+
+impl<I, S, B> Ending for http1::UpgradeableConnection<I, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+#[cfg(feature = "http2")]
+impl<I, S, B, E> Ending for hyper::server::conn::http2::Connection<I, S, E>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}

@@ -1,0 +1,209 @@
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use bytes::Bytes;
+use gusset_call::BoxError;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tower_service::Service;
+
+use super::{
+    Server, Undrained,
+    clients::{Clients, OfClient},
+    connection::serve_connection,
+    listener::{accept, backlog},
+    peer::OfPeer,
+};
+
+/// What all threads of a server share.
+#[derive(Clone, Debug)]
+pub(super) struct Hub {
+    pub(super) server: Server,
+    /// One for each connection that may be open.
+    places: Arc<Semaphore>,
+    most: u32,
+    clients: Option<Arc<Clients>>,
+    pub(super) leaving: Arc<AtomicBool>,
+    /// Whether the shutdown has begun.
+    stop: watch::Sender<bool>,
+}
+
+/// A connection's place; of whatever goes on after it, as well.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    _place: Arc<(OwnedSemaphorePermit, Option<OfClient>)>,
+}
+
+impl Hub {
+    pub(super) fn new(server: Server, cores: usize) -> Self {
+        // Each core holds a place for the connection that it waits for.
+        let most = server.max_connections.saturating_add(cores - 1);
+        let most = u32::try_from(most.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        Self {
+            server,
+            places: Arc::new(Semaphore::new(most as usize)),
+            most,
+            clients: Clients::new(server.max_per_client),
+            leaving: Arc::default(),
+            stop: watch::Sender::new(false),
+        }
+    }
+
+    /// Runs `served` until `shutdown` ends, and then as long as the drain may take.
+    pub(super) async fn until(
+        &self,
+        shutdown: impl Future<Output = ()>,
+        served: impl Future<Output = ()>,
+    ) -> Result<(), Undrained> {
+        let mut served = pin!(served);
+        let serves = tokio::select! {
+            () = shutdown => true,
+            // Only if its threads have ended, by a panic.
+            () = &mut served => false,
+        };
+        self.leaving.store(true, Relaxed);
+        self.stop.send_replace(true);
+        let drained = async {
+            if serves {
+                served.await;
+            }
+            // What goes on after its connection, as a tunnel, has its place still.
+            let _ = self.places.acquire_many(self.most).await;
+        };
+        match timeout(self.server.drain_limit, drained).await {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                let connections = self.most as usize - self.places.available_permits();
+                Err(Undrained { connections })
+            }
+        }
+    }
+
+    /// Takes connections until the shutdown begins, and returns when all have ended.
+    pub(super) async fn serve<S, B>(self, listener: TcpListener, service: S)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut stopped = self.stop.subscribe();
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                _ = stopped.wait_for(|stopped| *stopped) => break,
+                Some(_ended) = connections.join_next() => {}
+                (accepted, place) = self.accept(&listener) => {
+                    self.open(&mut connections, accepted, place, &service);
+                }
+            }
+        }
+        for accepted in backlog(listener) {
+            // They were the kernel's already, and do not wait for a place.
+            let place = self.places.clone().try_acquire_owned().ok();
+            self.open(&mut connections, accepted, place, &service);
+        }
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+    ) -> ((TcpStream, SocketAddr), Option<OwnedSemaphorePermit>) {
+        // It is never closed.
+        let place = self.places.clone().acquire_owned().await.ok();
+        (accept(listener).await, place)
+    }
+
+    fn open<S, B>(
+        &self,
+        connections: &mut JoinSet<()>,
+        (stream, peer): (TcpStream, SocketAddr),
+        place: Option<OwnedSemaphorePermit>,
+        service: &S,
+    ) where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let of_client = match &self.clients {
+            None => None,
+            Some(clients) => match clients.take(peer.ip()) {
+                Some(of_client) => Some(of_client),
+                None => {
+                    tracing::debug!(%peer, "a client has too many connections");
+                    return;
+                }
+            },
+        };
+        let held = place.map(|place| Held { _place: Arc::new((place, of_client)) });
+        let service = OfPeer::new(service.clone(), peer, self.leaving.clone(), held);
+        let stopped = self.stop.subscribe();
+        connections.spawn(serve_connection(self.server, stream, service, stopped));
+    }
+
+    /// Serves by a thread for each listener. The future ends when all connections have; the threads end when what comes with it is dropped.
+    pub(super) fn spread<S, B>(
+        &self,
+        listeners: Vec<std::net::TcpListener>,
+        service: &S,
+    ) -> io::Result<(impl Future<Output = ()> + use<S, B>, watch::Sender<()>)>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut ends = Vec::new();
+        let (threads, cut) = watch::channel(());
+        for (core, listener) in listeners.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (hub, service, mut cut) = (self.clone(), service.clone(), cut.clone());
+            let (ended, end) = oneshot::channel::<()>();
+            let listener = {
+                let _entered = runtime.enter();
+                TcpListener::from_std(listener)?
+            };
+            thread::Builder::new().name(format!("gateway-{core}")).spawn(move || {
+                runtime.block_on(async move {
+                    tokio::select! {
+                        () = hub.serve(listener, service) => {
+                            // Tunnels and what services have spawned may still go on.
+                            drop(ended);
+                            let _ = cut.changed().await;
+                        }
+                        _ = cut.changed() => {}
+                    }
+                });
+            })?;
+            ends.push(end);
+        }
+        let ended = async move {
+            for end in ends {
+                let _ = end.await;
+            }
+        };
+        Ok((ended, threads))
+    }
+}

@@ -1,0 +1,89 @@
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    num::NonZeroUsize,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+
+/// Connections that the kernel makes before anybody accepts them.
+const BACKLOG: u32 = 4096;
+
+/// A listener for each core, not yet any runtime's.
+pub(super) fn bind(
+    address: impl ToSocketAddrs,
+    cores: NonZeroUsize,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match bind_all(address, cores) {
+            Ok(listeners) => return Ok(listeners),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn bind_all(address: SocketAddr, cores: NonZeroUsize) -> io::Result<Vec<std::net::TcpListener>> {
+    let first = listen(address)?;
+    // Where the port was to be chosen, all take the one that was.
+    let address = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..cores.get() {
+        listeners.push(if cfg!(unix) { listen(address)? } else { listeners[0].try_clone()? });
+    }
+    Ok(listeners)
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    #[cfg(unix)]
+    {
+        // Restarts need not wait for connections that linger in the kernel.
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// Waits out errors: most are of the one connection, the others (no file descriptor left) pass when connections end.
+pub(super) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) if of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+fn of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// The connections that the kernel has made and nobody has accepted; closing the listener would reset them.
+pub(super) fn backlog(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    // Asked directly, because tokio may not know of the newest yet.
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    std::iter::from_fn(|| listener.accept().ok())
+        .filter_map(|(stream, peer)| {
+            stream.set_nonblocking(true).ok()?;
+            Some((TcpStream::from_std(stream).ok()?, peer))
+        })
+        .collect()
+}

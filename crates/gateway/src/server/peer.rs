@@ -1,0 +1,90 @@
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::hub::Held;
+use crate::PeerAddr;
+
+/// Tells requests their peer, and the peer when to leave.
+#[derive(Clone)]
+pub(super) struct OfPeer<S> {
+    inner: S,
+    peer: SocketAddr,
+    leaving: Arc<AtomicBool>,
+    held: Option<Held>,
+}
+
+impl<S> OfPeer<S> {
+    pub(super) const fn new(
+        inner: S,
+        peer: SocketAddr,
+        leaving: Arc<AtomicBool>,
+        held: Option<Held>,
+    ) -> Self {
+        Self { inner, peer, leaving, held }
+    }
+}
+
+impl<S, B> Service<Request<Incoming>> for OfPeer<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = OfPeerFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(PeerAddr(self.peer));
+        // What a connection becomes has its place.
+        if let Some(held) =
+            self.held.as_ref().filter(|_| request.headers().contains_key(header::UPGRADE))
+        {
+            request.extensions_mut().insert(held.clone());
+        }
+        // In HTTP/2 there is no such field, and the connection says it itself.
+        let leaving = (request.version() < Version::HTTP_2).then(|| self.leaving.clone());
+        OfPeerFuture { inner: self.inner.call(request), leaving }
+    }
+}
+
+pin_project! {
+    /// Future of [`OfPeer`].
+    pub(super) struct OfPeerFuture<F> {
+        #[pin]
+        inner: F,
+        leaving: Option<Arc<AtomicBool>>,
+    }
+}
+
+impl<F, B, E> Future for OfPeerFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut result = ready!(this.inner.poll(cx));
+        let leaving = this.leaving.as_ref().is_some_and(|leaving| leaving.load(Relaxed));
+        if let (Ok(response), true) = (&mut result, leaving) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(result)
+    }
+}
