@@ -4,7 +4,9 @@
 //! to its end, for that is where a call ends. One thread, within a runtime that is not asked for anything but its clock. No
 //! `tracing` subscriber is installed except where said.
 //!
-//! - `trace_metrics`: gusset records each call (the last 10,000) and counts it by method and status. `tower-http` is its `TraceLayer` with
+//! - `trace_metrics`: gusset records each call (the last 10,000) and counts it by method and status. `passed` is a server whose caller sent a
+//!   `traceparent` that is not sampled, `root` one whose caller sent none; `sent` a client that sends a new span's identifier on, `sampled` the same within
+//!   a sampled trace. `two_layers` has a layer each for traces and metrics in place of one for both. `tower-http` is its `TraceLayer` with
 //!   nobody listening: it records and counts nothing. `tower-otel` (feature `otel`) is its trace and metrics layers with the OpenTelemetry
 //!   SDK behind: every span is sampled and handed to a processor that drops it, and the metrics are read by nobody.
 //! - `retry_first_succeeds`: the policy is asked once, the budget gets its deposit. `tower` is its `Retry` with a `TpsBudget`
@@ -61,13 +63,30 @@ impl<B> Service<Request<B>> for Hello {
 }
 
 /// A function of each whole call of `service`.
-fn calls<S, B>(mut service: S) -> impl FnMut()
+fn calls<S, B>(service: S) -> impl FnMut()
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>>,
     B: http_body::Body<Data = Bytes>,
 {
     let request = Request::get("http://orders.example/orders/7").body(Empty::new());
-    let request = request.expect("it is a valid request");
+    calls_with(service, request.expect("it is a valid request"))
+}
+
+/// The same within a trace.
+fn calls_within<S, B>(service: S, traceparent: &str) -> impl FnMut()
+where
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>>,
+    B: http_body::Body<Data = Bytes>,
+{
+    let request = Request::get("http://orders.example/orders/7").header("traceparent", traceparent);
+    calls_with(service, request.body(Empty::new()).expect("it is a valid request"))
+}
+
+fn calls_with<S, B>(mut service: S, request: Request<Empty<Bytes>>) -> impl FnMut()
+where
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>>,
+    B: http_body::Body<Data = Bytes>,
+{
     move || {
         let response = drive(&mut service, request.clone()).ok().expect("it succeeds");
         let body = now(response.into_body().collect()).ok().expect("it has no errors");
@@ -77,16 +96,33 @@ where
 
 fn trace_metrics(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sidecar");
-    let trace = TraceLayer::server(Recorder::new("bench"));
-    let metrics = MetricsLayer::server(Metrics::new());
-    let service = ServiceBuilder::new().layer(trace).layer(metrics).service(Hello);
-    group.bench_function("trace_metrics/gusset", |b| b.iter(calls(service.clone())));
-    group.bench_function("trace_metrics/bare", |b| b.iter(calls(Hello)));
+    const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let recorder = Recorder::new("bench");
+    let server = TraceLayer::server(recorder.clone()).metrics(Metrics::new()).layer(Hello);
+    let client = TraceLayer::client(recorder.clone()).metrics(Metrics::new()).layer(Hello);
+    let two_layers = ServiceBuilder::new()
+        .layer(TraceLayer::server(recorder))
+        .layer(MetricsLayer::server(Metrics::new()))
+        .service(Hello);
+    group.bench_function("trace_metrics_passed/gusset", |b| {
+        b.iter(calls_within(server.clone(), UNSAMPLED));
+    });
+    group.bench_function("trace_metrics_two_layers/gusset", |b| {
+        b.iter(calls_within(two_layers.clone(), UNSAMPLED));
+    });
+    for (case, traceparent) in [("sent", UNSAMPLED), ("sampled", SAMPLED)] {
+        let name = format!("trace_metrics_{case}/gusset");
+        group.bench_function(name, |b| b.iter(calls_within(client.clone(), traceparent)));
+    }
+    group.bench_function("trace_metrics_passed/bare", |b| b.iter(calls_within(Hello, UNSAMPLED)));
+    group.bench_function("trace_metrics_root/gusset", |b| b.iter(calls(server.clone())));
+    group.bench_function("trace_metrics_root/bare", |b| b.iter(calls(Hello)));
     let service = tower_http::trace::TraceLayer::new_for_http().layer(Hello);
-    group.bench_function("trace_metrics/tower-http", |b| b.iter(calls(service.clone())));
+    group.bench_function("trace_metrics_root/tower-http", |b| b.iter(calls(service.clone())));
     #[cfg(feature = "otel")]
     otel::with_sdk(|service| {
-        group.bench_function("trace_metrics/tower-otel", |b| b.iter(calls(service.clone())));
+        group.bench_function("trace_metrics_root/tower-otel", |b| b.iter(calls(service.clone())));
     });
     group.finish();
 }

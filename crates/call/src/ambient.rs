@@ -35,6 +35,14 @@ impl Slots {
         CURRENT.try_with(read).ok()
     }
 
+    fn replace_all(&self, with: Ambient) -> Ambient {
+        Ambient {
+            context: self.context.replace(with.context),
+            attempt: self.attempt.replace(with.attempt),
+            state: self.state.replace(with.state),
+        }
+    }
+
     /// Puts `value` there until the guard is dropped. Guards have to be dropped in reverse order, which is why only scopes have them.
     pub(crate) fn replace<T>(slot: Slot<T>, value: T) -> Restored<T> {
         Restored { slot, before: Self::read(|slots| slot(slots).replace(value)) }
@@ -53,6 +61,19 @@ impl<T> Drop for Restored<T> {
         if let Some(before) = self.before.take() {
             // What is replaced is dropped after the slot is whole again.
             let _over = Slots::read(|slots| (self.slot)(slots).replace(before));
+        }
+    }
+}
+
+/// As [`Restored`], of all slots: each look at what belongs to a thread costs, and this is on the path of every call.
+struct RestoredAll {
+    before: Option<Ambient>,
+}
+
+impl Drop for RestoredAll {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            let _over = Slots::read(|slots| slots.replace_all(before));
         }
     }
 }
@@ -81,8 +102,12 @@ impl Ambient {
     /// What is current here.
     #[must_use]
     pub fn current() -> Self {
-        let (context, attempt) = (Context::current(), Attempt::current());
-        Self { context, attempt, state: TraceState::current() }
+        Slots::read(|slots| {
+            let state = slots.state.take();
+            slots.state.set(state.clone());
+            Self { context: slots.context.get(), attempt: slots.attempt.get(), state }
+        })
+        .unwrap_or_default()
     }
 
     /// The same with this context.
@@ -112,6 +137,12 @@ impl Ambient {
         self.context
     }
 
+    /// Its `tracestate`.
+    #[must_use]
+    pub const fn trace_state(&self) -> Option<&TraceState> {
+        self.state.as_ref()
+    }
+
     /// Runs `future` with this as what is current.
     pub const fn scope<F: Future>(self, future: F) -> Scope<F> {
         Scope { inner: Some(future), kept: Kept::All { ambient: self } }
@@ -119,10 +150,8 @@ impl Ambient {
 
     /// Runs `f` with this as what is current.
     pub fn sync_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        let _context = Slots::replace(|slots| &slots.context, self.context);
-        let _attempt = Slots::replace(|slots| &slots.attempt, self.attempt);
-        // Most calls have none, within others that have none.
-        let _state = Slots::replace(|slots| &slots.state, self.state.clone());
+        let _restored =
+            RestoredAll { before: Slots::read(|slots| slots.replace_all(self.clone())) };
         f()
     }
 }

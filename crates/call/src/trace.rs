@@ -1,10 +1,21 @@
 use std::{
+    cell::RefCell,
     fmt,
     num::{NonZeroU64, NonZeroU128},
     str::FromStr,
 };
 
-use rand::RngExt;
+use rand::{RngExt, rngs::SmallRng};
+
+thread_local! {
+    /// Identifiers have to differ, not to be secret: a quarter of the price of a secure generator, with a state that is large enough for
+    /// threads and processes never to meet.
+    static IDS: RefCell<SmallRng> = RefCell::new(rand::make_rng());
+}
+
+fn random() -> u64 {
+    IDS.try_with(|ids| ids.borrow_mut().random()).unwrap_or_else(|_| rand::rng().random())
+}
 
 /// Identifier of a whole trace: 16 bytes, never all zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +54,7 @@ impl SpanId {
 
     fn random() -> Self {
         loop {
-            if let Some(id) = NonZeroU64::new(rand::rng().random()) {
+            if let Some(id) = NonZeroU64::new(random()) {
                 return Self(id);
             }
         }
@@ -54,7 +65,9 @@ macro_rules! hex_display {
     ($($name:ident: $width:literal),*) => {$(
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!("{:0", $width, "x}"), self.0)
+                let mut text = [0; $width];
+                write_hex(&self.0.get().to_be_bytes(), &mut text);
+                f.pad(as_text(&text))
             }
         }
 
@@ -66,15 +79,41 @@ macro_rules! hex_display {
     )*};
 }
 
-hex_display!(TraceId: "32", SpanId: "16");
+hex_display!(TraceId: 32, SpanId: 16);
+
+const fn pairs() -> [[u8; 2]; 256] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+}
+
+/// The two digits of each byte.
+static PAIRS: [[u8; 2]; 256] = pairs();
+
+/// Two digits for each byte.
+fn write_hex(bytes: &[u8], to: &mut [u8]) {
+    for (pair, byte) in to.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&PAIRS[usize::from(*byte)]);
+    }
+}
+
+fn as_text(digits: &[u8]) -> &str {
+    // They are ASCII, and an empty text is the worst that could come of it.
+    std::str::from_utf8(digits).unwrap_or_default()
+}
 
 impl FromStr for TraceId {
     type Err = MalformedId;
 
     /// 32 hexadecimal digits in lower case, as they are displayed.
     fn from_str(text: &str) -> Result<Self, MalformedId> {
-        let id = (text.len() == 32).then(|| hex(text.as_bytes())).flatten();
-        id.and_then(NonZeroU128::new).map(Self).ok_or(MalformedId { digits: 32 })
+        let id = long_hex(text.as_bytes()).and_then(NonZeroU128::new);
+        id.map(Self).ok_or(MalformedId { digits: 32 })
     }
 }
 
@@ -83,8 +122,7 @@ impl FromStr for SpanId {
 
     /// 16 hexadecimal digits in lower case, as they are displayed.
     fn from_str(text: &str) -> Result<Self, MalformedId> {
-        let id = (text.len() == 16).then(|| hex(text.as_bytes())).flatten();
-        let id = id.and_then(|id| NonZeroU64::new(u64::try_from(id).ok()?));
+        let id = hex::<16>(text.as_bytes()).and_then(NonZeroU64::new);
         id.map(Self).ok_or(MalformedId { digits: 16 })
     }
 }
@@ -141,7 +179,7 @@ impl TraceContext {
     #[must_use]
     pub fn new_root() -> Self {
         loop {
-            if let Some(id) = NonZeroU128::new(rand::rng().random()) {
+            if let Some(id) = NonZeroU128::new(u128::from(random()) << 64 | u128::from(random())) {
                 let flags = Self::SAMPLED | Self::RANDOM;
                 return Self { trace_id: TraceId(id), span_id: SpanId::random(), flags };
             }
@@ -173,6 +211,25 @@ impl TraceContext {
         self.span_id
     }
 
+    /// The `traceparent` header of version 00, as the bytes of its text; for who has no use for a `String`.
+    #[must_use]
+    pub fn to_header(&self) -> [u8; 55] {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&self.trace_id.get().to_be_bytes(), &mut text[3..35]);
+        write_hex(&self.span_id.get().to_be_bytes(), &mut text[36..52]);
+        write_hex(&[self.flags], &mut text[53..]);
+        text
+    }
+
+    /// Reads a `traceparent` header as [`FromStr`] does, from bytes that need not be text.
+    ///
+    /// # Errors
+    ///
+    /// If it is not one.
+    pub fn from_header(header: &[u8]) -> Result<Self, MalformedTraceparent> {
+        parse(header).ok_or(MalformedTraceparent)
+    }
+
     /// Whether the caller may have recorded this trace.
     #[must_use]
     pub const fn is_sampled(&self) -> bool {
@@ -183,7 +240,7 @@ impl TraceContext {
 /// The `traceparent` header of version 00.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{}-{}-{:02x}", self.trace_id, self.span_id, self.flags)
+        f.pad(as_text(&self.to_header()))
     }
 }
 
@@ -193,7 +250,7 @@ impl FromStr for TraceContext {
     /// Parses a `traceparent` header. A version above 00 may carry more fields behind the known ones, and only its
     /// known flags are kept, as the specification demands.
     fn from_str(header: &str) -> Result<Self, Self::Err> {
-        parse(header.as_bytes()).ok_or(MalformedTraceparent)
+        Self::from_header(header.as_bytes())
     }
 }
 
@@ -203,7 +260,7 @@ fn parse(header: &[u8]) -> Option<TraceContext> {
     if known[2] != b'-' || known[35] != b'-' || known[52] != b'-' {
         return None;
     }
-    let version = hex(&known[0..2])?;
+    let version = hex::<2>(&known[0..2])?;
     let well_ended = match version {
         0x00 => more.is_empty(),
         0xff => false,
@@ -212,9 +269,9 @@ fn parse(header: &[u8]) -> Option<TraceContext> {
     if !well_ended {
         return None;
     }
-    let trace_id = NonZeroU128::new(hex(&known[3..35])?)?;
-    let span_id = NonZeroU64::new(u64::try_from(hex(&known[36..52])?).ok()?)?;
-    let flags = u8::try_from(hex(&known[53..55])?).ok()?;
+    let trace_id = NonZeroU128::new(long_hex(&known[3..35])?)?;
+    let span_id = NonZeroU64::new(hex::<16>(&known[36..52])?)?;
+    let flags = u8::try_from(hex::<2>(&known[53..55])?).ok()?;
     Some(TraceContext {
         trace_id: TraceId(trace_id),
         span_id: SpanId(span_id),
@@ -222,16 +279,33 @@ fn parse(header: &[u8]) -> Option<TraceContext> {
     })
 }
 
-/// Lower-case hexadecimal only: the specification forbids upper case.
-fn hex(digits: &[u8]) -> Option<u128> {
-    digits.iter().try_fold(0, |value: u128, digit| {
-        let nibble = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(value << 4 | u128::from(nibble))
-    })
+/// What each byte is as a digit; 16 and more where it is none. Lower case only: the specification forbids upper case.
+static NIBBLES: [u8; 256] = {
+    let mut nibbles = [0xff; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        nibbles[b"0123456789abcdef"[digit as usize] as usize] = digit;
+        digit += 1;
+    }
+    nibbles
+};
+
+/// At most 16 digits. All are looked at before any is judged, which is quicker than to stop at the first bad one.
+fn hex<const DIGITS: usize>(digits: &[u8]) -> Option<u64> {
+    let digits: &[u8; DIGITS] = digits.try_into().ok()?;
+    let (mut value, mut seen) = (0, 0);
+    for digit in digits {
+        let nibble = NIBBLES[usize::from(*digit)];
+        seen |= nibble;
+        value = value << 4 | u64::from(nibble & 15);
+    }
+    (seen < 16).then_some(value)
+}
+
+/// 32 digits.
+fn long_hex(digits: &[u8]) -> Option<u128> {
+    let (high, low) = digits.split_at_checked(16)?;
+    Some(u128::from(hex::<16>(high)?) << 64 | u128::from(hex::<16>(low)?))
 }
 
 /// A `traceparent` header that does not follow W3C Trace Context; the receiver starts a new trace.
@@ -330,6 +404,29 @@ mod tests {
             read
         );
         assert!(serde_json::from_str::<TraceId>("\"4711\"").is_err());
+    }
+
+    #[test]
+    fn identifiers_keep_their_zeros_and_obey_a_width() {
+        let cx = GOOD.parse::<TraceContext>().unwrap();
+        assert_eq!(cx.span_id().to_string(), "00f067aa0ba902b7");
+        assert_eq!(
+            format!("{:>18}|{:?}", cx.span_id(), cx.trace_id()),
+            format!("  00f067aa0ba902b7|{}", &GOOD[3..35])
+        );
+        assert_eq!(TraceContext::from_header(&cx.to_header()), Ok(cx));
+    }
+
+    #[test]
+    fn identifiers_differ_between_calls_and_threads() {
+        let ids = || (0..1_000).map(|_| TraceContext::new_root().trace_id()).collect::<Vec<_>>();
+        let mut all = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(ids)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 4_000);
     }
 
     proptest! {

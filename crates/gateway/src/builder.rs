@@ -2,7 +2,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use gusset_breaker::Policy;
 use gusset_registry::{Fleet, LeastLoaded, Registry};
-use gusset_sidecar::{Metrics, MetricsLayer, Recorder, TraceLayer};
+use gusset_sidecar::{Metrics, Recorder, TraceLayer};
 use thiserror::Error;
 use tower_layer::Layer;
 
@@ -162,8 +162,8 @@ impl Builder {
         let front = Front { table, gates, authenticate, trusted };
         let metrics = self.metrics.clone();
         let shared = Arc::new(Shared { front, targets, upstreams, metrics });
-        let measured = MetricsLayer::server(self.metrics).layer(Forward(shared.clone()));
-        Ok(Gateway { inner: TraceLayer::server(self.recorder).layer(measured), shared })
+        let observed = TraceLayer::server(self.recorder).metrics(self.metrics);
+        Ok(Gateway { inner: observed.layer(Forward(shared.clone())), shared })
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use gusset_call::BoxError;
 use gusset_registry::Registry;
-use gusset_sidecar::{ActiveCall, ActiveSpan, Measure, Metrics, Trace, Watched};
+use gusset_sidecar::{ActiveSpan, Metrics, Trace, Watched};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
@@ -37,7 +37,7 @@ use crate::{
 /// it had answered in full. No other attempt follows.
 #[derive(Clone)]
 pub struct Gateway {
-    pub(crate) inner: Trace<Measure<Forward>>,
+    pub(crate) inner: Trace<Forward>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -109,7 +109,7 @@ pin_project! {
     /// Future of [`Gateway`].
     pub struct ResponseFuture {
         #[pin]
-        inner: <Trace<Measure<Forward>> as Service<Request<Full<Bytes>>>>::Future,
+        inner: <Trace<Forward> as Service<Request<Full<Bytes>>>>::Future,
     }
 }
 
@@ -132,7 +132,7 @@ pin_project! {
     /// Body of a gateway's answer: the upstream's, streamed, or a problem. If the upstream breaks off, so does this.
     pub struct GatewayBody {
         #[pin]
-        inner: Watched<Watched<AnyBody, ActiveCall>, ActiveSpan>,
+        inner: Watched<AnyBody, ActiveSpan>,
     }
 }
 

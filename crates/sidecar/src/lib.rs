@@ -29,7 +29,7 @@
 //! | [`Budget`], [`ReplayBody`], [`PeekedBody`] | what pays for retries; the body that is sent again; the answer's, of which some was read |
 //! | [`HedgeLayer`], [`HedgePolicy`] | makes slow calls a second time, and takes the first answer |
 //! | [`DeadlineLayer`] | ends calls whose caller has gone, and tells those called how long there is |
-//! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out; the last finished calls |
+//! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out, and counts where it is told to; the last finished calls |
 //! | [`Waterfall`] | a trace as a picture in text |
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
 //! | [`Collected`] | all metrics as plain data, for exporters |
@@ -40,9 +40,9 @@
 //! # The standard stack
 //!
 //! ```text
-//!  request ─► trace ─► metrics ─► answers ─► deadline ─► your service          Sidecar::inbound
+//!  request ─► trace + metrics ─► answers ─► deadline ─► your service          Sidecar::inbound
 //!                                                            │
-//!             connection ◄─ deadline ◄─ retry ◄─ metrics ◄─ trace              Sidecar::outbound
+//!             connection ◄─ deadline ◄─ retry ◄─ trace + metrics              Sidecar::outbound
 //! ```
 //!
 //! - Trace and metrics stand outermost, so that they see what the caller got: a refusal as its status, a call with three tries as
@@ -56,7 +56,7 @@
 //!
 //! | what | bound | beyond it | counted by |
 //! |---|---|---|---|
-//! | records | 10,000 | the oldest goes | [`RecorderStats::overwritten`] |
+//! | records | 10,000, and 32 for each processor | the oldest goes | [`RecorderStats::overwritten`] |
 //! | text of an error or a tag, tags | 256 bytes, 16 | cut, ignored | |
 //! | series | 1,000 | one overflow series | [`Snapshot::overflowed`] |
 //! | samples of others, their sources | 10,000, 256 | dropped; a warning | `gusset_samples_dropped_total` |
@@ -64,6 +64,7 @@
 //! | retries | 20 % of the calls + 10/s | the failure stands | [`RetryStats::over_budget`] |
 //! | times of calls for hedges | 2.2 KiB for each layer | those of the last 15 to 30 s | |
 //! | `tracestate` | 32 members, 4 KiB | dropped | |
+//! | memory of spans that ended, to be used again | 64 for each thread | freed | |
 //!
 //! # Guarantees
 //!

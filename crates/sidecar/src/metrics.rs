@@ -5,7 +5,7 @@ mod collected;
 mod histogram;
 mod registry;
 mod samples;
-mod series;
+pub(crate) mod series;
 mod snapshot;
 mod text;
 
@@ -13,8 +13,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::atomic::Ordering::Relaxed,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use http::{HeaderMap, Method, Request, Response};
@@ -36,7 +35,7 @@ pub use snapshot::{Active, SeriesSnapshot, Snapshot, Summary};
 use crate::{
     Route, RouteOf, SpanKind, Watched,
     names::{MethodName, Naming},
-    watched::{End, Watch, grpc_status},
+    watched::{End, Watch, grpc_status, guarded},
 };
 use series::Key;
 
@@ -146,22 +145,19 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // Taken out while the service runs: should it panic, the call is dropped by the unwinding and knows it.
+        let Some(call) = this.call.as_mut() else { return Poll::Pending };
+        let result = ready!(guarded(call, || this.inner.poll(cx)));
         let Some(mut call) = this.call.take() else { return Poll::Pending };
-        match this.inner.poll(cx) {
-            Poll::Pending => {
-                *this.call = Some(call);
-                Poll::Pending
-            }
-            Poll::Ready(Ok(response)) => {
+        Poll::Ready(match result {
+            Ok(response) => {
                 call.answered(&response);
-                Poll::Ready(Ok(Watched::watch(*this.to_head, response, call)))
+                Ok(Watched::watch(*this.to_head, response, call))
             }
-            Poll::Ready(Err(error)) => {
+            Err(error) => {
                 call.end(End::Error);
-                Poll::Ready(Err(error))
+                Err(error)
             }
-        }
+        })
     }
 }
 
@@ -186,7 +182,7 @@ impl ActiveCall {
         method: MethodName,
         route: Option<Route>,
     ) -> Self {
-        metrics.active(kind, method).fetch_add(1, Relaxed);
+        metrics.begin(kind, method);
         Self {
             metrics,
             kind,
@@ -211,22 +207,20 @@ impl ActiveCall {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
-        self.metrics.active(self.kind, self.method).fetch_sub(1, Relaxed);
         let labels = Key {
             kind: self.kind,
             method: self.method,
             route: self.route.as_deref(),
             status: self.status,
-            // A client can make a server see any number there; gRPC defines 17.
-            grpc_status: self.grpc_status.map(|code| code.min(17)),
+            grpc_status: self.grpc_status,
             end,
         };
-        self.metrics.record(&labels, self.route.as_ref(), self.started.elapsed());
+        self.metrics.finish(&labels, self.route.as_ref(), self.started.elapsed());
     }
 }
 
 impl Watch for ActiveCall {
-    fn enter<T>(&self, step: impl FnOnce() -> T) -> T {
+    fn enter<T>(&mut self, step: impl FnOnce() -> T) -> T {
         step()
     }
 
@@ -236,7 +230,7 @@ impl Watch for ActiveCall {
         }
     }
 
-    fn end(mut self, end: End) {
+    fn end(&mut self, end: End) {
         self.close(end);
     }
 }

@@ -154,6 +154,11 @@ impl MethodName {
         })
     }
 
+    /// The one that is displayed like this.
+    pub(crate) fn named(name: &str) -> Self {
+        Self::all().find(|method| method.as_str() == name).unwrap_or(Self(1))
+    }
+
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..=u8::MAX).take(Self::COUNT).map(Self)
     }

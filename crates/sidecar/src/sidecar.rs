@@ -10,8 +10,8 @@ use tower_layer::Layer;
 pub use intercept::Intercept;
 
 use crate::{
-    DeadlineLayer, Measure, Metrics, MetricsLayer, Ratio, Recorder, Retry, RetryLayer, RetryPolicy,
-    Route, RouteOf, Trace, TraceLayer, WithDeadline,
+    DeadlineLayer, Metrics, Ratio, Recorder, Retry, RetryLayer, RetryPolicy, Route, RouteOf,
+    SpanKind, Trace, TraceLayer, WithDeadline,
 };
 
 /// All layers of this crate around one service and the clients that it calls with. Clones share the recorder and the metrics.
@@ -40,6 +40,8 @@ pub struct Sidecar {
     deadline: DeadlineLayer,
     sampling: Ratio,
     route_of: Option<RouteOf>,
+    /// For what is no request.
+    work: TraceLayer,
 }
 
 impl Sidecar {
@@ -61,7 +63,9 @@ impl Sidecar {
             let (name, help) = ("gusset_traces_overwritten_total", "Records that made room.");
             samples.counter(name, help, &[], stats.overwritten as f64);
         });
+        let work = TraceLayer::of(recorder.clone(), SpanKind::Internal).metrics(metrics.clone());
         Self {
+            work,
             recorder,
             metrics,
             retry: RetryPolicy::default(),
@@ -87,8 +91,9 @@ impl Sidecar {
 
     /// Which share of the traces that begin here are sampled; see [`TraceLayer::sample`].
     #[must_use]
-    pub const fn sample(mut self, share: Ratio) -> Self {
+    pub fn sample(mut self, share: Ratio) -> Self {
         self.sampling = share;
+        self.work = self.work.sample(share);
         self
     }
 
@@ -126,16 +131,13 @@ impl Sidecar {
     /// the caller gets; nothing but responses comes out.
     #[must_use]
     pub fn inbound(&self) -> InboundLayer {
-        let trace = TraceLayer::server(self.recorder.clone()).sample(self.sampling);
-        let metrics = MetricsLayer::server(self.metrics.clone());
-        match self.route_of {
-            Some(route_of) => InboundLayer {
-                trace: trace.route_of(route_of),
-                metrics: metrics.route_of(route_of),
-                deadline: self.deadline,
-            },
-            None => InboundLayer { trace, metrics, deadline: self.deadline },
-        }
+        let trace = TraceLayer::server(self.recorder.clone());
+        let trace = trace.metrics(self.metrics.clone()).sample(self.sampling);
+        let trace = match self.route_of {
+            Some(route_of) => trace.route_of(route_of),
+            None => trace,
+        };
+        InboundLayer { trace, deadline: self.deadline }
     }
 
     /// What belongs around a client of the service `upstream`: trace → metrics → retry → deadline → the client. Make one for each
@@ -152,9 +154,9 @@ impl Sidecar {
         self.metrics.on_render(move |samples| counted.report(&upstream, samples));
         OutboundLayer {
             trace: TraceLayer::client(self.recorder.clone())
+                .metrics(self.metrics.clone())
                 .sample(self.sampling)
-                .upstream(name.clone()),
-            metrics: MetricsLayer::client(self.metrics.clone()).upstream(name),
+                .upstream(name),
             retry,
         }
     }
@@ -171,8 +173,8 @@ impl Sidecar {
         Intercept::new(self, operation.into(), future)
     }
 
-    pub(crate) const fn sampling(&self) -> Ratio {
-        self.sampling
+    pub(crate) const fn work(&self) -> &TraceLayer {
+        &self.work
     }
 }
 
@@ -186,16 +188,15 @@ pub type Outbound<S> = <OutboundLayer as Layer<S>>::Service;
 #[derive(Clone, Debug)]
 pub struct InboundLayer {
     trace: TraceLayer,
-    metrics: MetricsLayer,
     deadline: DeadlineLayer,
 }
 
 impl<S> Layer<S> for InboundLayer {
-    type Service = Trace<Measure<Answer<WithDeadline<S>>>>;
+    type Service = Trace<Answer<WithDeadline<S>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let answered = AnswerLayer::new().layer(self.deadline.layer(inner));
-        self.trace.layer(self.metrics.layer(answered))
+        self.trace.layer(answered)
     }
 }
 
@@ -203,7 +204,6 @@ impl<S> Layer<S> for InboundLayer {
 #[derive(Clone, Debug)]
 pub struct OutboundLayer {
     trace: TraceLayer,
-    metrics: MetricsLayer,
     retry: RetryLayer,
 }
 
@@ -216,10 +216,10 @@ impl OutboundLayer {
 }
 
 impl<S> Layer<S> for OutboundLayer {
-    type Service = Trace<Measure<Retry<WithDeadline<S>>>>;
+    type Service = Trace<Retry<WithDeadline<S>>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let attempts = self.retry.layer(DeadlineLayer::client().layer(inner));
-        self.trace.layer(self.metrics.layer(attempts))
+        self.trace.layer(attempts)
     }
 }

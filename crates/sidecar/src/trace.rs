@@ -3,21 +3,23 @@
 pub(crate) mod propagate;
 pub(crate) mod record;
 mod recorder;
-pub(crate) mod span;
+mod ring;
+mod settings;
+mod span;
 mod tracestate;
 
 use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{self, Poll},
+    sync::Arc,
+    task::{self, Poll, ready},
 };
 
-use gusset_call::{Attempt, Context};
+use gusset_call::{Ambient, Attempt, Context};
 use http::{Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -26,13 +28,12 @@ pub use recorder::{Cursor, Recorder, RecorderStats};
 pub use span::ActiveSpan;
 
 use crate::{
-    Ratio, Route, RouteOf, Watched,
-    ambient::{Ambient, attempt_in},
-    names::{MethodName, Naming},
-    watched::Watch,
+    Metrics, Ratio, Route, RouteOf,
+    names::MethodName,
+    watched::{Watched, guarded},
 };
-use propagate::{extract, inject, parent_of_call, span_below};
-use span::Open;
+use propagate::{Seen, inject, parent_of_call, span_below};
+use settings::Settings;
 
 /// Gives every call a span. All services and clones record into the one [`Recorder`].
 ///
@@ -47,57 +48,111 @@ use span::Open;
 /// The span ends with the last byte of the response body, with an error, or when the caller drops the call or the body;
 /// see [`End`](crate::End). No header and no path is recorded.
 #[derive(Clone)]
-pub struct TraceLayer {
-    recorder: Recorder,
-    kind: SpanKind,
-    sampling: Ratio,
-    naming: Naming,
-}
+pub struct TraceLayer(Arc<Settings>);
 
 impl TraceLayer {
     /// Traces the requests that come in.
     #[must_use]
-    pub const fn server(recorder: Recorder) -> Self {
-        let naming = Naming::Router(None);
-        Self { recorder, kind: SpanKind::Server, sampling: Ratio::ALL, naming }
+    pub fn server(recorder: Recorder) -> Self {
+        Self::of(recorder, SpanKind::Server)
     }
 
     /// Traces the requests that go out.
     #[must_use]
-    pub const fn client(recorder: Recorder) -> Self {
-        let naming = Naming::Upstream(None);
-        Self { recorder, kind: SpanKind::Client, sampling: Ratio::ALL, naming }
+    pub fn client(recorder: Recorder) -> Self {
+        Self::of(recorder, SpanKind::Client)
+    }
+
+    pub(crate) fn of(recorder: Recorder, kind: SpanKind) -> Self {
+        Self(Arc::new(Settings::new(recorder, kind)))
+    }
+
+    /// Counts and times the calls in `metrics` as well, as a [`MetricsLayer`](crate::MetricsLayer) directly inside would, for less: they share
+    /// the clock, the name of the call and the end of its body. Default: they are not counted.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.change().metrics = Some(metrics);
+        self
     }
 
     /// Which share of the traces that begin here are marked as sampled. A trace that began elsewhere keeps the mark it
     /// came with. Every call is recorded in either case; the mark decides what is exported. Default all of them, as the
     /// OpenTelemetry SDKs do.
     #[must_use]
-    pub const fn sample(mut self, share: Ratio) -> Self {
-        self.sampling = share;
+    pub fn sample(mut self, share: Ratio) -> Self {
+        self.change().sampling = share;
         self
     }
 
     /// How a server finds the route of a request whose router does not leave a [`Route`] in the extensions.
     #[must_use]
     pub fn route_of(mut self, route_of: RouteOf) -> Self {
-        self.naming.set_route_of(route_of);
+        self.change().naming.set_route_of(route_of);
         self
     }
 
     /// The name of the service that a client calls.
     #[must_use]
     pub fn upstream(mut self, name: impl Into<Route>) -> Self {
-        self.naming.set_upstream(name.into());
+        self.change().naming.set_upstream(name.into());
         self
+    }
+
+    fn change(&mut self) -> &mut Settings {
+        Arc::make_mut(&mut self.0)
+    }
+
+    /// A span of work that is no request, below the current one.
+    pub(crate) fn work(&self, operation: Route) -> ActiveSpan {
+        let around = Ambient::current();
+        let ids = span_below(around.context().trace(), self.0.sampling);
+        let attempt = Attempt::current();
+        let mut span = ActiveSpan::new(&self.0, MethodName::NONE, ids, attempt, around);
+        if let Some(open) = span.open() {
+            open.route = Some(operation);
+        }
+        span.log();
+        span
+    }
+
+    fn start<B>(&self, request: &mut Request<B>) -> ActiveSpan {
+        let settings = &self.0;
+        let method = MethodName::of(request.method());
+        let name = settings.naming.name(request.extensions());
+        let mut span = if settings.kind == SpanKind::Client {
+            let seen = Seen::of(request.headers());
+            let attempt = request.extensions().get().copied().unwrap_or_else(|| seen.attempt());
+            let around = Ambient::current();
+            let parent = parent_of_call(&around, request.headers_mut());
+            let ids = span_below(parent, settings.sampling);
+            inject(ids.0, request.headers_mut());
+            let mut span = ActiveSpan::new(settings, method, ids, attempt, around);
+            if let Some(open) = span.open() {
+                open.peer = request.uri().authority().cloned();
+            }
+            span
+        } else {
+            let seen = Seen::of(request.headers());
+            let (parent, tracestate) = seen.parent();
+            let attempt = seen.attempt();
+            let ids = span_below(parent, settings.sampling);
+            let around = Ambient::default().with_context(Context::current());
+            let around = around.with_attempt(attempt).with_trace_state(tracestate);
+            ActiveSpan::new(settings, method, ids, attempt, around)
+        };
+        if let Some(open) = span.open() {
+            open.route = name;
+        }
+        span.log();
+        span
     }
 }
 
 impl fmt::Debug for TraceLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TraceLayer")
-            .field("kind", &self.kind)
-            .field("sampling", &self.sampling)
+            .field("kind", &self.0.kind)
+            .field("sampling", &self.0.sampling)
             .finish_non_exhaustive()
     }
 }
@@ -125,74 +180,6 @@ pub struct Trace<S> {
     settings: TraceLayer,
 }
 
-impl TraceLayer {
-    fn start<B>(&self, request: &mut Request<B>) -> ActiveSpan {
-        let cx = Context::current();
-        let (parent, ambient, attempt, peer) = match self.kind {
-            SpanKind::Client => {
-                let extension = request.extensions().get::<Attempt>().copied();
-                let attempt = extension.unwrap_or_else(|| attempt_in(request.headers()));
-                let parent = parent_of_call(cx, request.headers_mut());
-                (parent, Ambient::current(), attempt, request.uri().authority().cloned())
-            }
-            _ => {
-                let (parent, tracestate) = extract(request.headers());
-                let attempt = attempt_in(request.headers());
-                (parent, Ambient { tracestate, attempt }, attempt, None)
-            }
-        };
-        let (trace, parent) = span_below(parent, self.sampling);
-        if self.kind == SpanKind::Client {
-            inject(trace, request.headers_mut());
-        }
-        let route = self.naming.name(request.extensions());
-        let method = MethodName::of(request.method());
-        let open = Open {
-            recorder: self.recorder.clone(),
-            trace,
-            parent,
-            kind: self.kind,
-            started: Instant::now(),
-            route,
-            method,
-            peer,
-            attempt,
-            status: None,
-            grpc_status: None,
-            error: None,
-            tags: Vec::new(),
-        };
-        let log = log_span(&open);
-        ActiveSpan::new(open, cx, ambient, log)
-    }
-}
-
-macro_rules! log_span {
-    ($name:literal, $open:ident) => {
-        tracing::info_span!(
-            $name,
-            trace_id = %$open.trace.trace_id(),
-            span_id = %$open.trace.span_id(),
-            otel.kind = $name,
-            http.request.method = $open.method.as_str(),
-            http.route = $open.route.as_deref(),
-            http.response.status_code = tracing::field::Empty,
-            error = tracing::field::Empty,
-        )
-    };
-}
-
-/// The span as `tracing` sees it. Names must be literals, for they are part of the call site.
-pub(crate) fn log_span(open: &Open) -> tracing::Span {
-    match open.kind {
-        SpanKind::Server => log_span!("server", open),
-        SpanKind::Client => log_span!("client", open),
-        SpanKind::Internal => log_span!("internal", open),
-        SpanKind::Producer => log_span!("producer", open),
-        SpanKind::Consumer => log_span!("consumer", open),
-    }
-}
-
 impl<S, B, RB> Service<Request<B>> for Trace<S>
 where
     S: Service<Request<B>, Response = Response<RB>>,
@@ -208,9 +195,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let span = self.settings.start(&mut request);
+        let mut span = self.settings.start(&mut request);
         let to_head = request.method() == Method::HEAD;
-        let inner = span.enter(|| self.inner.call(request));
+        let inner = guarded(&mut span, || self.inner.call(request));
         TraceFuture { inner, span: Some(span), to_head }
     }
 }
@@ -236,28 +223,19 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // Taken out while the handler runs: should it panic, the span is dropped by the unwinding and knows it.
+        let Some(span) = this.span.as_mut() else { return Poll::Pending };
+        let result = ready!(guarded(span, || this.inner.poll(cx)));
         let Some(mut span) = this.span.take() else { return Poll::Pending };
-        match span.enter(|| this.inner.poll(cx)) {
-            Poll::Pending => {
-                *this.span = Some(span);
-                Poll::Pending
+        Poll::Ready(match result {
+            Ok(response) => {
+                span.answered(&response);
+                Ok(Watched::watch(*this.to_head, response, span))
             }
-            Poll::Ready(Ok(response)) => {
-                span.update(|open| {
-                    open.status = Some(response.status().as_u16());
-                    if open.kind == SpanKind::Server {
-                        let route = response.extensions().get::<Route>().cloned();
-                        open.route = route.or(open.route.take());
-                    }
-                });
-                Poll::Ready(Ok(Watched::watch(*this.to_head, response, span)))
-            }
-            Poll::Ready(Err(error)) => {
+            Err(error) => {
                 span.fail(&error);
-                Poll::Ready(Err(error))
+                Err(error)
             }
-        }
+        })
     }
 }
 

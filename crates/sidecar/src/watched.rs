@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use serde::Serialize;
@@ -34,11 +34,28 @@ impl End {
 /// Observes a call until its end. Dropped before that, it takes it for [`End::of_drop`].
 pub trait Watch {
     /// Runs a step of the call.
-    fn enter<T>(&self, step: impl FnOnce() -> T) -> T;
+    fn enter<T>(&mut self, step: impl FnOnce() -> T) -> T;
     /// The call carries `grpc-status` in these headers or trailers, if at all.
     fn trailers(&mut self, trailers: &HeaderMap);
-    /// The call is over.
-    fn end(self, end: End);
+    /// The call is over. It ends once: what comes later means nothing.
+    fn end(&mut self, end: End);
+}
+
+/// Runs a step of the call, and ends it should that panic. The watch stays where it is meanwhile: to take it out of its future and put it
+/// back would cost more than all that it does.
+pub(crate) fn guarded<W: Watch, T>(watch: &mut W, step: impl FnOnce() -> T) -> T {
+    struct Unwinding<'a, W: Watch>(&'a mut W);
+
+    impl<W: Watch> Drop for Unwinding<'_, W> {
+        fn drop(&mut self) {
+            self.0.end(End::Panicked);
+        }
+    }
+
+    let unwinding = Unwinding(watch);
+    let done = unwinding.0.enter(step);
+    std::mem::forget(unwinding);
+    done
 }
 
 pin_project! {
@@ -86,11 +103,10 @@ impl<B: Body, W: Watch> Body for Watched<B, W> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        // Taken out while user code runs: should that panic, the watch is dropped by the unwinding and knows it.
-        let Some(mut watch) = this.watch.take() else { return this.inner.poll_frame(cx) };
-        let polled = watch.enter(|| this.inner.as_mut().poll_frame(cx));
+        let Some(watch) = this.watch.as_mut() else { return this.inner.poll_frame(cx) };
+        let polled = guarded(watch, || this.inner.as_mut().poll_frame(cx));
         match &polled {
-            Poll::Pending => *this.watch = Some(watch),
+            Poll::Pending => {}
             Poll::Ready(None) => watch.end(End::Complete),
             Poll::Ready(Some(Err(_))) => watch.end(End::Error),
             Poll::Ready(Some(Ok(frame))) => {
@@ -102,8 +118,6 @@ impl<B: Body, W: Watch> Body for Watched<B, W> {
                 }
                 if *this.left == Some(0) || this.inner.is_end_stream() {
                     watch.end(End::Complete);
-                } else {
-                    *this.watch = Some(watch);
                 }
             }
         }
@@ -119,9 +133,12 @@ impl<B: Body, W: Watch> Body for Watched<B, W> {
     }
 }
 
-/// The code of `grpc-status` in `headers`.
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// The code of `grpc-status` in `headers`; one that gRPC does not define is 2, `UNKNOWN`. The other side can write any number there.
 pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status").and_then(|code| code.to_str().ok()?.parse().ok())
+    let code: u8 = headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()?;
+    Some(if code > 16 { 2 } else { code })
 }
 
 /// Whether a server is to blame for a gRPC status: the codes that OpenTelemetry's conventions count as errors.

@@ -4,11 +4,13 @@
 
 mod support;
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
+use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use bytes::Bytes;
 use gusset_call::{BoxError, Context, TraceContext};
-use gusset_sidecar::{End, Ratio, Record, Recorder, Route, Sidecar, SpanKind, TraceLayer};
+use gusset_sidecar::{
+    End, Metrics, MetricsLayer, Ratio, Record, Recorder, Route, Sidecar, SpanKind, TraceLayer,
+};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -431,6 +433,73 @@ async fn cancelled_calls_leak_neither_gauge_nor_span() {
         let counted = snapshot.summary(|series| series.end == end).count();
         assert_eq!(traced, counted);
         assert!(traced > 500, "{traced} {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_layer_for_traces_and_metrics_sees_what_two_layers_see() {
+    let handler = || {
+        service_fn(|request: Request<Full<Bytes>>| async move {
+            match request.method().as_str() {
+                "PUT" => Err("broken".to_owned()),
+                "POST" => panic!("bug"),
+                "GET" => Ok(answer(503)),
+                _ => std::future::pending().await,
+            }
+        })
+    };
+    let one = (Recorder::new("s"), Metrics::new());
+    let joined = TraceLayer::server(one.0.clone()).metrics(one.1.clone()).layer(handler());
+    let two = (Recorder::new("s"), Metrics::new());
+    let counted = MetricsLayer::server(two.1.clone()).layer(handler());
+    let stacked = TraceLayer::server(two.0.clone()).layer(counted);
+    for method in ["PUT", "POST", "GET", "DELETE"] {
+        let mut request = request(method, "");
+        request.extensions_mut().insert(Route::from("/a"));
+        let calls = [
+            poll_once(joined.clone().oneshot(request.clone())),
+            poll_once(stacked.clone().oneshot(request)),
+        ];
+        assert_eq!(calls[0], calls[1], "{method}");
+    }
+    let seen = |(recorder, metrics): (Recorder, Metrics)| {
+        let snapshot = metrics.snapshot();
+        assert!(snapshot.active.is_empty());
+        let series = snapshot.series.iter().map(|series| {
+            (
+                series.method,
+                series.route.clone(),
+                series.status,
+                series.end,
+                series.durations.count(),
+            )
+        });
+        let records = recorder.recent(9).into_iter().map(|record| {
+            (record.method, record.operation, record.status, record.end, record.error)
+        });
+        (series.collect::<Vec<_>>(), records.collect::<Vec<_>>())
+    };
+    let (one, two) = (seen(one), seen(two));
+    assert_eq!(one, two);
+    assert_eq!((one.0.len(), one.1.len()), (4, 4));
+}
+
+/// Whether a call was ready, waited, or panicked; its answer is read to the end.
+fn poll_once<B: http_body::Body>(
+    call: impl Future<Output = Result<Response<B>, String>>,
+) -> &'static str {
+    let mut call = Box::pin(call);
+    let poll = AssertUnwindSafe(|| task::spawn(call.as_mut()).poll());
+    match std::panic::catch_unwind(poll) {
+        Ok(std::task::Poll::Ready(Ok(response))) => {
+            let mut body = std::pin::pin!(response.into_body());
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            while let std::task::Poll::Ready(Some(_)) = body.as_mut().poll_frame(&mut cx) {}
+            "ready"
+        }
+        Ok(std::task::Poll::Ready(Err(_))) => "error",
+        Ok(std::task::Poll::Pending) => "pending",
+        Err(_) => "panic",
     }
 }
 

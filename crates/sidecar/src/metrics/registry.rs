@@ -145,7 +145,14 @@ impl Metrics {
         text::render(&self.collect(), Format::Text)
     }
 
-    pub(crate) fn record(&self, labels: &Key<'_>, route: Option<&Route>, span: Duration) {
+    /// A call begins, and is one of those under way until it is told to [`finish`](Self::finish).
+    pub(crate) fn begin(&self, kind: SpanKind, method: MethodName) {
+        self.active(kind, method).fetch_add(1, Relaxed);
+    }
+
+    /// The end of a call that began. `route` is that of the labels.
+    pub(crate) fn finish(&self, labels: &Key<'_>, route: Option<&Route>, span: Duration) {
+        self.active(labels.kind, labels.method).fetch_sub(1, Relaxed);
         match self.0.table.get(labels, route) {
             Some(series) => series.histogram.record(span),
             None => {
@@ -155,7 +162,7 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn active(&self, kind: SpanKind, method: MethodName) -> &AtomicI64 {
+    fn active(&self, kind: SpanKind, method: MethodName) -> &AtomicI64 {
         &self.0.active[index(kind)][method.index()]
     }
 }

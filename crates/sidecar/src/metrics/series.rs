@@ -22,6 +22,7 @@ pub(crate) struct Key<'a> {
     pub(crate) route: Option<&'a str>,
     /// 0 where there was no answer.
     pub(crate) status: u16,
+    /// One of the 17 that gRPC defines.
     pub(crate) grpc_status: Option<u8>,
     pub(crate) end: End,
 }

@@ -1,23 +1,67 @@
 //! What of a trace goes into and comes out of headers.
 
-use std::io::Write;
-
-use gusset_call::{Context, SpanId, TraceContext, TraceState};
+use gusset_call::{Ambient, Attempt, SpanId, TraceContext, TraceState};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::tracestate::{TRACESTATE, tracestate_in};
-use crate::Ratio;
+use crate::{Ratio, ambient::attempt_of};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The span that a request continues; none where the header is absent, malformed or there twice.
-fn traceparent_in(headers: &HeaderMap) -> Option<TraceContext> {
-    let mut values = headers.get_all(TRACEPARENT).iter();
-    let only = values.next()?;
-    if values.next().is_some() {
-        return None;
+/// What of a request's headers matters here, found by looking at each once: a header that is looked up costs as much as several that
+/// are passed over.
+pub(super) struct Seen<'a> {
+    headers: &'a HeaderMap,
+    traceparent: Option<&'a HeaderValue>,
+    attempt: Option<&'a HeaderValue>,
+    previous: Option<&'a HeaderValue>,
+    has_state: bool,
+    /// `traceparent` is there twice, and nobody knows which of them is meant.
+    ambiguous: bool,
+}
+
+impl<'a> Seen<'a> {
+    pub(super) fn of(headers: &'a HeaderMap) -> Self {
+        let mut seen = Self {
+            headers,
+            traceparent: None,
+            attempt: None,
+            previous: None,
+            has_state: false,
+            ambiguous: false,
+        };
+        for (name, value) in headers {
+            match name.as_str() {
+                "traceparent" => seen.ambiguous |= seen.traceparent.replace(value).is_some(),
+                "tracestate" => seen.has_state = true,
+                "grpc-previous-rpc-attempts" => seen.previous = seen.previous.or(Some(value)),
+                "x-gusset-attempt" => seen.attempt = seen.attempt.or(Some(value)),
+                _ => {}
+            }
+        }
+        seen
     }
-    only.to_str().ok()?.trim_matches([' ', '\t']).parse().ok()
+
+    /// The parent and the state that a request came with. A state without a parent means nothing.
+    pub(super) fn parent(&self) -> (Option<TraceContext>, Option<TraceState>) {
+        let parent = self.traceparent.filter(|_| !self.ambiguous);
+        let parent = parent.and_then(|it| TraceContext::from_header(trimmed(it.as_bytes())).ok());
+        let state =
+            if self.has_state && parent.is_some() { tracestate_in(self.headers) } else { None };
+        (parent, state)
+    }
+
+    pub(super) fn attempt(&self) -> Attempt {
+        attempt_of(self.attempt, self.previous)
+    }
+}
+
+/// Without white space around it, which servers in front may have left there.
+fn trimmed(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 /// A new span below `parent`, or a new trace of which `sampling` are sampled.
@@ -37,25 +81,16 @@ pub(crate) fn span_below(
     }
 }
 
-/// The parent and the state that a server finds in a request. A state without a parent means nothing.
-pub(crate) fn extract(headers: &HeaderMap) -> (Option<TraceContext>, Option<TraceState>) {
-    match traceparent_in(headers) {
-        Some(parent) => (Some(parent), tracestate_in(headers)),
-        None => (None, None),
-    }
-}
-
 /// The parent of an outgoing call: the work it is made for, or else what its headers already say.
-pub(crate) fn parent_of_call(cx: Context, headers: &mut HeaderMap) -> Option<TraceContext> {
-    let Some(current) = cx.trace() else {
-        let (parent, state) = extract(headers);
+pub(crate) fn parent_of_call(around: &Ambient, headers: &mut HeaderMap) -> Option<TraceContext> {
+    let Some(current) = around.context().trace() else {
+        let (parent, state) = Seen::of(headers).parent();
         if state.is_none() {
             headers.remove(TRACESTATE);
         }
         return parent;
     };
-    let state = TraceState::current();
-    match state.and_then(|state| HeaderValue::from_str(state.as_str()).ok()) {
+    match around.trace_state().and_then(|state| HeaderValue::from_str(state.as_str()).ok()) {
         Some(state) => drop(headers.insert(TRACESTATE, state)),
         None => drop(headers.remove(TRACESTATE)),
     }
@@ -64,10 +99,7 @@ pub(crate) fn parent_of_call(cx: Context, headers: &mut HeaderMap) -> Option<Tra
 
 /// Tells the service that is called which span calls.
 pub(crate) fn inject(trace: TraceContext, headers: &mut HeaderMap) {
-    let mut text = [0; 55];
-    let written = write!(&mut text[..], "{trace}");
-    debug_assert!(written.is_ok(), "a traceparent is 55 bytes long");
-    if let Ok(value) = HeaderValue::from_bytes(&text) {
+    if let Ok(value) = HeaderValue::from_bytes(&trace.to_header()) {
         headers.insert(TRACEPARENT, value);
     }
 }
@@ -88,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_state_counts_only_beside_one_good_parent() {
-        let (parent, state) = extract(&headers(&[("traceparent", GOOD), ("tracestate", "a=1")]));
+        let (parent, state) =
+            Seen::of(&headers(&[("traceparent", GOOD), ("tracestate", "a=1")])).parent();
         assert_eq!(parent.unwrap().to_string(), GOOD);
         assert_eq!(state.unwrap().as_str(), "a=1");
         for bad in [
@@ -96,7 +129,7 @@ mod tests {
             headers(&[("traceparent", "00-nonsense"), ("tracestate", "a=1")]),
             headers(&[("traceparent", GOOD), ("traceparent", GOOD), ("tracestate", "a=1")]),
         ] {
-            assert_eq!(extract(&bad), (None, None));
+            assert_eq!(Seen::of(&bad).parent(), (None, None));
         }
     }
 
@@ -120,6 +153,6 @@ mod tests {
         let trace = TraceContext::new_root();
         let mut headers = HeaderMap::new();
         inject(trace, &mut headers);
-        assert_eq!(extract(&headers).0, Some(trace));
+        assert_eq!(Seen::of(&headers).parent().0, Some(trace));
     }
 }

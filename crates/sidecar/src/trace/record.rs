@@ -4,7 +4,26 @@ use gusset_call::{SpanId, TraceId};
 use http::uri::Authority;
 use serde::{Serialize, Serializer};
 
+use super::ring::Kept;
 use crate::{End, Route, metrics::is_failure};
+
+/// A text of a record.
+pub(crate) type Text = Cow<'static, str>;
+
+/// Longest text that a record keeps of an error or a tag, in bytes.
+pub(crate) const MAX_TEXT: usize = 256;
+
+/// Most tags of one span; further ones are ignored.
+pub(crate) const MAX_TAGS: usize = 16;
+
+/// As much of `text` as a record keeps.
+pub(crate) fn cut(text: Text) -> Text {
+    if text.len() <= MAX_TEXT {
+        return text;
+    }
+    let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].to_owned().into()
+}
 
 /// A finished call: a span, as plain data. Serialises as flat JSON with identifiers in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -73,6 +92,30 @@ pub enum SpanKind {
 }
 
 impl Record {
+    pub(super) fn of(service: Arc<str>, kept: Kept) -> Self {
+        let more = kept.more.map(|more| *more).unwrap_or_default();
+        let method = kept.method.as_str();
+        Self {
+            trace_id: kept.trace_id,
+            span_id: kept.span_id,
+            parent_id: kept.parent_id,
+            kind: kept.kind,
+            service,
+            operation: kept.route.unwrap_or_else(|| method.into()),
+            method,
+            peer: kept.peer,
+            attempt: kept.attempt,
+            start_unix_nanos: kept.start_unix_nanos,
+            duration: Duration::from_nanos(kept.nanos),
+            status: kept.status,
+            grpc_status: kept.grpc_status,
+            end: kept.end,
+            error: more.error,
+            sampled: kept.sampled,
+            tags: more.tags,
+        }
+    }
+
     /// Whether something went wrong: an error, a panic, HTTP 5xx (for a client also 4xx), or a gRPC code that is an error
     /// by OpenTelemetry's conventions. A caller that left is no failure.
     #[must_use]

@@ -1,26 +1,22 @@
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicU64,
-            Ordering::{Acquire, Relaxed},
-        },
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use gusset_call::{TraceContext, TraceId};
-use tokio::time::Instant;
+use gusset_call::{Clock, TraceContext, TraceId};
 
-use super::span::{MAX_TAGS, MAX_TEXT, cut};
-use crate::{End, Record, Route, SpanKind};
+use super::{
+    record::{MAX_TAGS, MAX_TEXT, Text, cut},
+    ring::{Kept, More, Ring},
+};
+use crate::{End, Record, Route, SpanKind, names::MethodName};
 
 /// Keeps the last finished calls of a process. Clones share one ring.
 ///
-/// It holds at most [`capacity`](Self::with_capacity) records, about 300 bytes each plus the text of errors and tags
+/// It holds at most [`capacity`](Self::with_capacity) records and 32 more for each processor, 128 bytes each plus the text of errors and tags
 /// (at most 256 bytes a record and 16 tags); a new record replaces the oldest, and [`RecorderStats::overwritten`] counts
-/// that. Writers meet only where the ring has gone round between them.
+/// that. Each thread writes into a buffer of its own, and meets others only with every 32nd record.
 ///
 /// ```
 /// use gusset_sidecar::{Recorder, Sidecar};
@@ -37,21 +33,19 @@ use crate::{End, Record, Route, SpanKind};
 #[derive(Clone)]
 pub struct Recorder {
     service: Arc<str>,
-    ring: Arc<Ring>,
+    /// Where that is among the services.
+    number: u32,
+    shared: Arc<Shared>,
 }
 
-struct Ring {
-    /// Number of the record that will be written next. Numbers begin at 0 and never return.
-    head: AtomicU64,
-    slots: Box<[Mutex<Option<Slot>>]>,
-    /// One moment on both clocks. Records are placed on the wall by what the monotonic clock says has passed
+struct Shared {
+    ring: Ring,
+    /// Whose calls are kept. Services are named by the program, so there are only so many.
+    services: Mutex<Vec<Arc<str>>>,
+    clock: Clock,
+    /// When the clock began, in nanoseconds since 1970. Records are placed on the wall by what the monotonic clock says has passed
     /// since, so that their order in one process survives a clock that is set back.
-    epoch: (Instant, Duration),
-}
-
-struct Slot {
-    number: u64,
-    record: Record,
+    epoch: u64,
 }
 
 /// What a recorder holds and held.
@@ -81,7 +75,7 @@ impl Cursor {
 }
 
 impl Recorder {
-    /// How many records [`Recorder::new`] keeps: with 20 spans an order, the last 500 orders, in about 3 MB.
+    /// How many records [`Recorder::new`] keeps: with 20 spans an order, the last 500 orders, in about 1.3 MB.
     pub const CAPACITY: usize = 10_000;
 
     /// Keeps the last 10,000 calls of the service with this name.
@@ -92,44 +86,31 @@ impl Recorder {
     /// Keeps the last `capacity` calls; 0 keeps none, and calls then cost nothing here. The memory for the slots is
     /// taken at once.
     pub fn with_capacity(service: impl Into<Arc<str>>, capacity: usize) -> Self {
-        let ring = Ring {
-            head: AtomicU64::new(0),
-            slots: std::iter::repeat_with(|| Mutex::new(None)).take(capacity).collect(),
-            epoch: (Instant::now(), since_unix_epoch()),
+        let service = service.into();
+        let shared = Shared {
+            ring: Ring::new(capacity),
+            services: Mutex::new(vec![service.clone()]),
+            clock: Clock::new(),
+            epoch: nanos(since_unix_epoch()),
         };
-        Self { service: service.into(), ring: Arc::new(ring) }
+        Self { service, number: 0, shared: Arc::new(shared) }
     }
 
     /// The same ring for another service in the same process, so that one query shows a call through all of them.
     #[must_use]
     pub fn for_service(&self, service: impl Into<Arc<str>>) -> Self {
-        Self { service: service.into(), ring: self.ring.clone() }
+        let service = service.into();
+        Self { number: self.number_of(&service), service, shared: self.shared.clone() }
     }
 
     /// Name of the service whose calls these are.
     #[must_use]
-    pub fn service(&self) -> &Arc<str> {
+    pub const fn service(&self) -> &Arc<str> {
         &self.service
     }
 
-    /// A record of this service for something that took `duration` and is over now, not kept yet. The end is complete, the attempt is the first, and all that may be absent is;
-    /// change what is different, and give it to [`record`](Self::record).
-    ///
-    /// ```
-    /// use gusset_call::TraceContext;
-    /// use gusset_sidecar::{Recorder, SpanKind};
-    /// use std::time::Duration;
-    ///
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let recorder = Recorder::new("orders");
-    /// let (cause, trace) = (TraceContext::new_root(), TraceContext::new_root());
-    /// let mut sent = recorder.finished(trace, SpanKind::Producer, "publish order.created", Duration::from_millis(2));
-    /// sent.parent_id = Some(cause.span_id());
-    /// sent.tags.push(("messaging.system".into(), "nats".into()));
-    /// recorder.record(sent);
-    /// assert_eq!(recorder.recent(1)[0].name(), "publish order.created");
-    /// # });
-    /// ```
+    /// A finished piece of work of this service that is no call of a layer, such as a message that was handled: it took `duration` and ends now. What else is known is set on it before it is
+    /// [recorded](Self::record); as it is, it is a first attempt that was complete.
     pub fn finished(
         &self,
         trace: TraceContext,
@@ -137,7 +118,6 @@ impl Recorder {
         operation: impl Into<Route>,
         duration: Duration,
     ) -> Record {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Record {
             trace_id: trace.trace_id(),
             span_id: trace.span_id(),
@@ -145,10 +125,10 @@ impl Recorder {
             kind,
             service: self.service.clone(),
             operation: operation.into(),
-            method: "",
+            method: MethodName::NONE.as_str(),
             peer: None,
             attempt: 1,
-            start_unix_nanos: self.unix_nanos(Instant::now()).saturating_sub(nanos),
+            start_unix_nanos: self.unix_nanos(self.now()).saturating_sub(nanos(duration)),
             duration,
             status: None,
             grpc_status: None,
@@ -160,25 +140,39 @@ impl Recorder {
     }
 
     /// Keeps a finished call. The layers do this; other crates may add work of their own, made by [`finished`](Self::finished). Tags after the 16th are dropped, and texts after 256 bytes cut.
-    pub fn record(&self, mut record: Record) {
+    pub fn record(&self, record: Record) {
         if self.is_off() {
             return;
         }
-        bound(&mut record);
-        let number = self.ring.head.fetch_add(1, Acquire);
-        let mut slot = self.slot(number);
-        // A writer that slept for a whole round must not undo a younger record.
-        if slot.as_ref().is_none_or(|present| present.number < number) {
-            let replaced = slot.replace(Slot { number, record });
-            drop(slot);
-            drop(replaced);
-        }
+        let own = Arc::ptr_eq(&record.service, &self.service);
+        let service = if own { self.number } else { self.number_of(&record.service) };
+        let method = MethodName::named(record.method);
+        let unnamed = *record.operation == *method.as_str();
+        self.keep(Kept {
+            trace_id: record.trace_id,
+            span_id: record.span_id,
+            parent_id: record.parent_id,
+            start_unix_nanos: record.start_unix_nanos,
+            nanos: nanos(record.duration),
+            route: (!unnamed).then_some(record.operation),
+            peer: record.peer,
+            more: More::bounded(record.error, record.tags),
+            service,
+            attempt: record.attempt,
+            status: record.status,
+            grpc_status: record.grpc_status,
+            method,
+            kind: record.kind,
+            end: record.end,
+            sampled: record.sampled,
+        });
     }
 
     /// The finished calls of one trace that are still there, by their start.
     #[must_use]
     pub fn trace(&self, id: TraceId) -> Vec<Record> {
-        let mut found = self.select(usize::MAX, |record| record.trace_id == id);
+        let found = self.shared.ring.youngest(usize::MAX, |record| record.trace_id == id);
+        let mut found = self.expand(found);
         found.sort_by_key(|record| (record.start_unix_nanos, record.duration));
         found
     }
@@ -186,73 +180,66 @@ impl Recorder {
     /// The last `limit` finished calls, the youngest first.
     #[must_use]
     pub fn recent(&self, limit: usize) -> Vec<Record> {
-        self.select(limit, |_| true)
+        self.expand(self.shared.ring.youngest(limit, |_| true))
     }
 
-    /// Up to `limit` records that finished after those the cursor has seen, the oldest first. Each reader has a cursor
+    /// Up to `limit` records that were kept after those the cursor has seen, about in the order in which they ended. Each reader has a cursor
     /// of its own, starting at [`Cursor::default`], and misses what was overwritten meanwhile.
     #[must_use]
     pub fn read(&self, cursor: &mut Cursor, limit: usize) -> Vec<Record> {
-        let head = self.ring.head.load(Acquire);
-        let oldest = head.saturating_sub(self.ring.slots.len() as u64);
-        if cursor.next < oldest {
-            cursor.missed += oldest - cursor.next;
-            cursor.next = oldest;
-        }
-        let mut records = Vec::new();
-        while cursor.next < head && records.len() < limit {
-            match &*self.slot(cursor.next) {
-                Some(slot) if slot.number == cursor.next => records.push(slot.record.clone()),
-                Some(slot) if slot.number > cursor.next => cursor.missed += 1,
-                // Its writer has the number and is about to fill the slot; what follows is read the next time.
-                _ => break,
-            }
-            cursor.next += 1;
-        }
-        records
+        let (first, found) = self.shared.ring.from(cursor.next, limit);
+        cursor.missed += first - cursor.next;
+        cursor.next = first + found.len() as u64;
+        self.expand(found)
     }
 
     /// Counts.
     #[must_use]
     pub fn stats(&self) -> RecorderStats {
-        let recorded = self.ring.head.load(Relaxed);
-        let capacity = self.ring.slots.len();
+        let (recorded, capacity) = (self.shared.ring.pushed(), self.shared.ring.capacity());
         RecorderStats { recorded, overwritten: recorded.saturating_sub(capacity as u64), capacity }
     }
 
-    /// Nanoseconds since 1970 at `instant`.
-    pub(crate) fn unix_nanos(&self, instant: Instant) -> u64 {
-        let (epoch, wall) = self.ring.epoch;
-        let since = wall
-            .saturating_add(instant.saturating_duration_since(epoch))
-            .saturating_sub(epoch.saturating_duration_since(instant));
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    /// Nanoseconds on the recorder's clock.
+    pub(crate) fn now(&self) -> u64 {
+        self.shared.clock.nanos()
+    }
+
+    /// Nanoseconds since 1970 at a time of the recorder's clock.
+    pub(crate) fn unix_nanos(&self, at: u64) -> u64 {
+        self.shared.epoch.saturating_add(at)
     }
 
     pub(crate) fn is_off(&self) -> bool {
-        self.ring.slots.is_empty()
+        self.shared.ring.capacity() == 0
     }
 
-    fn slot(&self, number: u64) -> MutexGuard<'_, Option<Slot>> {
-        let index = number % self.ring.slots.len() as u64;
-        #[expect(clippy::cast_possible_truncation, reason = "less than the number of slots")]
-        let slot = &self.ring.slots[index as usize];
-        slot.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) const fn number(&self) -> u32 {
+        self.number
     }
 
-    fn select(&self, limit: usize, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
-        let head = self.ring.head.load(Acquire);
-        let oldest = head.saturating_sub(self.ring.slots.len() as u64);
-        (oldest..head)
-            .rev()
-            .filter_map(|number| match &*self.slot(number) {
-                Some(slot) if slot.number == number && wanted(&slot.record) => {
-                    Some(slot.record.clone())
-                }
-                _ => None,
-            })
-            .take(limit)
-            .collect()
+    pub(crate) fn keep(&self, record: Kept) {
+        self.shared.ring.push(record);
+    }
+
+    fn services(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
+        self.shared.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn number_of(&self, service: &Arc<str>) -> u32 {
+        let mut services = self.services();
+        let number = services.iter().position(|known| known == service);
+        let number = number.unwrap_or_else(|| {
+            services.push(service.clone());
+            services.len() - 1
+        });
+        u32::try_from(number).unwrap_or_default()
+    }
+
+    fn expand(&self, kept: Vec<Kept>) -> Vec<Record> {
+        let services = self.services().clone();
+        let service = |number: u32| services.get(number as usize).unwrap_or(&self.service).clone();
+        kept.into_iter().map(|kept| Record::of(service(kept.service), kept)).collect()
     }
 }
 
@@ -265,17 +252,28 @@ impl fmt::Debug for Recorder {
     }
 }
 
-/// So that a record has a greatest size, whoever made it.
-fn bound(record: &mut Record) {
-    record.tags.truncate(MAX_TAGS);
-    for (key, value) in &mut record.tags {
-        for text in [key, value] {
-            *text = cut(std::mem::take(text));
+impl More {
+    /// So that a record has a greatest size, whoever made it.
+    fn bounded(error: Option<Box<str>>, mut tags: Vec<(Text, Text)>) -> Option<Box<Self>> {
+        if error.is_none() && tags.is_empty() {
+            return None;
         }
+        tags.truncate(MAX_TAGS);
+        for (key, value) in &mut tags {
+            for text in [key, value] {
+                *text = cut(std::mem::take(text));
+            }
+        }
+        let error = error.map(|error| match error.len() {
+            0..=MAX_TEXT => error,
+            _ => cut(String::from(error).into()).into(),
+        });
+        Some(Box::new(Self { error, tags }))
     }
-    if let Some(error) = record.error.take_if(|error| error.len() > MAX_TEXT) {
-        record.error = Some(cut(String::from(error).into()).into());
-    }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that ties records to the wall clock")]
@@ -334,7 +332,7 @@ mod tests {
     async fn work_of_others_is_placed_by_its_end_and_bounded() {
         let recorder = Recorder::new("s");
         let trace = TraceContext::new_root().with_sampled(false);
-        let began = recorder.unix_nanos(Instant::now());
+        let began = recorder.unix_nanos(recorder.now());
         tokio::time::advance(Duration::from_secs(3)).await;
         let span = Duration::from_secs(2);
         let mut record = recorder.finished(trace, SpanKind::Consumer, "process x", span);
@@ -377,8 +375,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn starts_follow_the_monotonic_clock() {
         let recorder = Recorder::new("s");
-        let now = Instant::now();
-        let later = recorder.unix_nanos(now + Duration::from_secs(2));
-        assert_eq!(later - recorder.unix_nanos(now), 2_000_000_000);
+        let now = recorder.unix_nanos(recorder.now());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(recorder.unix_nanos(recorder.now()) - now, 2_000_000_000);
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_whatever_its_service() {
+        let recorder = Recorder::new("s");
+        let mut full = record(1);
+        full.parent_id = Some(full.span_id);
+        full.peer = Some("payments:80".parse().unwrap());
+        (full.status, full.grpc_status) = (None, Some(14));
+        (full.error, full.tags) = (Some("e".into()), vec![("k".into(), "v".into())]);
+        let bare = Record { method: "", service: "s".into(), operation: "".into(), ..record(2) };
+        let unnamed = Record { operation: "GET".into(), ..record(3) };
+        for record in [&full, &bare, &unnamed] {
+            recorder.record(record.clone());
+            assert_eq!(recorder.recent(1)[0], *record);
+        }
+        assert_eq!(recorder.trace(full.trace_id).len(), 3);
+    }
+
+    #[test]
+    fn the_youngest_come_first_though_their_buffer_was_full_earlier() {
+        let recorder = Recorder::with_capacity("s", 1_000);
+        // Another thread has another buffer, where there are two processors.
+        thread::scope(|scope| {
+            drop(scope.spawn(|| (0..31).for_each(|n| recorder.record(record(n)))))
+        });
+        (100..132).for_each(|n| recorder.record(record(n)));
+        assert_eq!(numbers(&recorder.recent(3)), [131, 130, 129]);
+        assert_eq!(recorder.recent(100).len(), 63);
     }
 }

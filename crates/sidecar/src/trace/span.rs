@@ -1,137 +1,249 @@
 //! A call that is being traced, from its start to its record.
 
-use std::{borrow::Cow, fmt};
+use std::{cell::RefCell, fmt, sync::Arc, time::Duration};
 
-use gusset_call::{Attempt, Context, SpanId, TraceContext};
-use http::{HeaderMap, uri::Authority};
-use tokio::time::Instant;
+use gusset_call::{Ambient, Attempt, SpanId, TraceContext};
+use http::{HeaderMap, Response, uri::Authority};
 
+use super::{
+    record::{MAX_TAGS, Text, cut},
+    ring::{Kept, More},
+    settings::Settings,
+};
 use crate::{
-    Record, Recorder, Route, SpanKind,
-    ambient::Ambient,
+    Route, SpanKind,
+    metrics::series::Key,
     names::MethodName,
     watched::{End, Watch, grpc_status},
 };
-
-/// Longest text that a record keeps of an error or a tag, in bytes.
-pub(super) const MAX_TEXT: usize = 256;
-
-/// Most tags of one span; further ones are ignored.
-pub(crate) const MAX_TAGS: usize = 16;
-
-/// As much of `text` as a record keeps.
-pub(crate) fn cut(text: Cow<'static, str>) -> Cow<'static, str> {
-    if text.len() <= MAX_TEXT {
-        return text;
-    }
-    let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].to_owned().into()
-}
 
 /// An unfinished span. It becomes a record when it ends, and at the latest when it is dropped.
 ///
 /// It is what the [`Watched`](crate::Watched) body of a traced answer holds.
 pub struct ActiveSpan {
     /// Taken when the span ends, so that it ends once.
-    open: Option<Open>,
-    cx: Context,
-    ambient: Ambient,
-    log: tracing::Span,
+    place: Option<Place>,
 }
 
-/// What the record will be made of.
-pub(crate) struct Open {
-    pub(crate) recorder: Recorder,
-    pub(crate) trace: TraceContext,
-    pub(crate) parent: Option<SpanId>,
-    pub(crate) kind: SpanKind,
-    pub(crate) started: Instant,
-    pub(crate) route: Option<Route>,
-    pub(crate) method: MethodName,
-    pub(crate) peer: Option<Authority>,
-    pub(crate) attempt: Attempt,
-    pub(crate) status: Option<u16>,
-    pub(crate) grpc_status: Option<u8>,
-    pub(crate) error: Option<Box<str>>,
-    pub(crate) tags: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+/// What is known of a span until it ends.
+pub(super) struct Open {
+    settings: Arc<Settings>,
+    /// What is current inside. Its trace is this span.
+    inside: Ambient,
+    trace: TraceContext,
+    parent: Option<SpanId>,
+    /// On the recorder's clock.
+    started: u64,
+    pub(super) route: Option<Route>,
+    pub(super) peer: Option<Authority>,
+    more: Option<Box<More>>,
+    /// None where nobody listens.
+    log: Option<tracing::Span>,
+    status: Option<u16>,
+    grpc_status: Option<u8>,
+    pub(super) attempt: Attempt,
+    method: MethodName,
+}
+
+/// On the heap, since a span moves from the layer's future into the body of the answer, and with those through all layers around.
+type Place = Box<Option<Open>>;
+
+/// Most places that a thread keeps to use them again, about 20 KiB of them.
+const SPARE: usize = 64;
+
+thread_local! {
+    static SPARES: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
 }
 
 impl ActiveSpan {
-    /// A span that begins now. `cx` is the context around it; inside, the trace is that of `open`.
-    pub(crate) fn new(open: Open, cx: Context, ambient: Ambient, log: tracing::Span) -> Self {
-        Self { cx: cx.with_trace(open.trace), open: Some(open), ambient, log }
+    /// A span that begins now within `around`.
+    pub(super) fn new(
+        settings: &Arc<Settings>,
+        method: MethodName,
+        (trace, parent): (TraceContext, Option<SpanId>),
+        attempt: Attempt,
+        around: Ambient,
+    ) -> Self {
+        settings.begin(method);
+        let spare = SPARES.try_with(|spares| spares.borrow_mut().pop());
+        let mut place = spare.ok().flatten().unwrap_or_default();
+        let cx = around.context().with_trace(trace);
+        *place = Some(Open {
+            settings: settings.clone(),
+            inside: around.with_context(cx),
+            trace,
+            parent,
+            started: settings.now(),
+            route: None,
+            peer: None,
+            more: None,
+            log: None,
+            status: None,
+            grpc_status: None,
+            attempt,
+            method,
+        });
+        Self { place: Some(place) }
     }
 
-    pub(crate) fn update(&mut self, change: impl FnOnce(&mut Open)) {
-        if let Some(open) = &mut self.open {
-            change(open);
+    pub(super) fn open(&mut self) -> Option<&mut Open> {
+        self.place.as_mut()?.as_mut().as_mut()
+    }
+
+    /// Tells `tracing`, after all is known that can be known at the start.
+    pub(super) fn log(&mut self) {
+        if let Some(open) = self.open() {
+            open.log = Some(log_span(open)).filter(|log| !log.is_disabled());
         }
     }
 
-    pub(crate) fn fail(mut self, error: &impl fmt::Display) {
+    pub(super) fn answered<B>(&mut self, response: &Response<B>) {
+        if let Some(open) = self.open() {
+            open.status = Some(response.status().as_u16());
+            open.settings.answered(&mut open.route, response.extensions());
+        }
+    }
+
+    pub(crate) fn tag(&mut self, key: &'static str, value: Text) {
+        let Some(open) = self.open() else { return };
+        let tags = &mut open.more.get_or_insert_default().tags;
+        if tags.len() < MAX_TAGS {
+            tags.push((key.into(), cut(value)));
+        }
+    }
+
+    pub(crate) fn fail(&mut self, error: &impl fmt::Display) {
+        // The text is made by code that is not ours, and may end the span by a panic.
         let text = cut(error.to_string().into());
-        self.log.record("error", &*text);
-        self.update(|open| open.error = Some(text.into()));
+        let Some(open) = self.open() else { return };
+        if let Some(log) = &open.log {
+            log.record("error", &*text);
+        }
+        open.more.get_or_insert_default().error = Some(text.into());
         self.end(End::Error);
     }
+}
 
+impl Open {
     fn close(&mut self, end: End) {
-        let Some(open) = self.open.take() else { return };
-        let duration = open.started.elapsed();
-        if let Some(status) = open.status {
-            self.log.record("http.response.status_code", status);
+        let settings = &*self.settings;
+        let nanos = settings.now().saturating_sub(self.started);
+        if let Some(log) = self.log.take() {
+            if let Some(status) = self.status {
+                log.record("http.response.status_code", status);
+            }
+            match end {
+                End::Cancelled => _ = log.record("error.type", "cancelled"),
+                End::Panicked => _ = log.record("error.type", "panicked"),
+                End::Complete | End::Error => {}
+            }
         }
-        let recorder = open.recorder;
+        if let Some(metrics) = &settings.metrics {
+            let labels = Key {
+                kind: settings.kind,
+                method: self.method,
+                route: self.route.as_deref(),
+                status: self.status.unwrap_or_default(),
+                grpc_status: self.grpc_status,
+                end,
+            };
+            metrics.finish(&labels, self.route.as_ref(), Duration::from_nanos(nanos));
+        }
+        let recorder = &settings.recorder;
         if recorder.is_off() {
             return;
         }
-        let method = open.method.as_str();
-        recorder.record(Record {
-            trace_id: open.trace.trace_id(),
-            span_id: open.trace.span_id(),
-            parent_id: open.parent,
-            kind: open.kind,
-            service: recorder.service().clone(),
-            operation: open.route.unwrap_or_else(|| method.into()),
-            method,
-            peer: open.peer,
-            attempt: open.attempt.number(),
-            start_unix_nanos: recorder.unix_nanos(open.started),
-            duration,
-            status: open.status,
-            grpc_status: open.grpc_status,
+        recorder.keep(Kept {
+            trace_id: self.trace.trace_id(),
+            span_id: self.trace.span_id(),
+            parent_id: self.parent,
+            start_unix_nanos: recorder.unix_nanos(self.started),
+            nanos,
+            route: self.route.take(),
+            peer: self.peer.take(),
+            more: self.more.take(),
+            service: recorder.number(),
+            attempt: self.attempt.number(),
+            status: self.status,
+            grpc_status: self.grpc_status,
+            method: self.method,
+            kind: settings.kind,
             end,
-            error: open.error,
-            sampled: open.trace.is_sampled(),
-            tags: open.tags,
+            sampled: self.trace.is_sampled(),
         });
     }
 }
 
 impl Watch for ActiveSpan {
-    fn enter<T>(&self, step: impl FnOnce() -> T) -> T {
-        self.ambient.enter(self.cx, || self.log.in_scope(step))
+    fn enter<T>(&mut self, step: impl FnOnce() -> T) -> T {
+        let Some(open) = self.open() else { return step() };
+        open.inside.sync_scope(|| match &open.log {
+            Some(log) => log.in_scope(step),
+            None => step(),
+        })
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
-        if let Some(code) = grpc_status(trailers) {
-            self.update(|open| open.grpc_status = Some(code));
+        if let (Some(code), Some(open)) = (grpc_status(trailers), self.open()) {
+            open.grpc_status = Some(code);
         }
     }
 
-    fn end(mut self, end: End) {
-        self.close(end);
+    fn end(&mut self, end: End) {
+        let Some(mut place) = self.place.take() else { return };
+        if let Some(open) = place.as_mut() {
+            open.close(end);
+        }
+        *place = None;
+        // In a thread that ends there are no spares any more.
+        let _ = SPARES.try_with(|spares| {
+            let mut spares = spares.borrow_mut();
+            if spares.len() < SPARE {
+                spares.push(place);
+            }
+        });
     }
 }
 
 impl Drop for ActiveSpan {
     fn drop(&mut self) {
-        self.close(End::of_drop());
+        if self.place.is_some() {
+            self.end(End::of_drop());
+        }
     }
 }
 
 impl fmt::Debug for ActiveSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ActiveSpan").field("trace", &self.cx.trace()).finish_non_exhaustive()
+        let trace = self.place.as_ref().and_then(|place| Some((**place).as_ref()?.trace));
+        f.debug_struct("ActiveSpan").field("trace", &trace).finish_non_exhaustive()
+    }
+}
+
+macro_rules! log_span {
+    ($name:literal, $span:ident) => {
+        tracing::info_span!(
+            target: "gusset_sidecar::trace",
+            $name,
+            trace_id = %$span.trace.trace_id(),
+            span_id = %$span.trace.span_id(),
+            otel.kind = $name,
+            http.request.method = $span.method.as_str(),
+            http.route = $span.route.as_deref(),
+            http.response.status_code = tracing::field::Empty,
+            error = tracing::field::Empty,
+            error.type = tracing::field::Empty,
+        )
+    };
+}
+
+/// The span as `tracing` sees it. Names must be literals, for they are part of the call site.
+fn log_span(open: &Open) -> tracing::Span {
+    match open.settings.kind {
+        SpanKind::Server => log_span!("server", open),
+        SpanKind::Client => log_span!("client", open),
+        SpanKind::Internal => log_span!("internal", open),
+        SpanKind::Producer => log_span!("producer", open),
+        SpanKind::Consumer => log_span!("consumer", open),
     }
 }

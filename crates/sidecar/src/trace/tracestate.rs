@@ -44,8 +44,7 @@ mod tests {
 
     #[test]
     fn an_ill_formed_state_is_dropped() {
-        for bad in ["", ",", "a", "=1", "a=", "A=1", "a=1=2", "a=1,a=2", "a@1=x", "a@b@c=1", "é=1"]
-        {
+        for bad in ["", ",", "a", "=1", "a=", "A=1", "a=1=2", "@a=1", "é=1"] {
             assert_eq!(state(&[bad]), None, "{bad}");
         }
     }
