@@ -32,6 +32,7 @@
 //! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out, and counts where it is told to; the last finished calls |
 //! | [`Waterfall`] | a trace as a picture in text |
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
+//! | [`Counter`], [`Gauge`], [`Histogram`] | the program's own figures: [`Metrics::counter`] and its like |
 //! | [`Collected`] | all metrics as plain data, for exporters |
 //! | [`Route`] | the name by which both know an operation |
 //! | [`current_trace`], [`spawn`], [`spawn_blocking`], [`carry`] | the trace of the work at hand; tasks that stay within it and its deadline |
@@ -58,7 +59,9 @@
 //! |---|---|---|---|
 //! | records | 10,000, and 32 for each processor | the oldest goes | [`RecorderStats::overwritten`] |
 //! | text of an error or a tag, tags | 256 bytes, 16 | cut, ignored | |
-//! | series | 1,000 | one overflow series | [`Snapshot::overflowed`] |
+//! | series of calls | 1,000 | one overflow series | [`Snapshot::overflowed`] |
+//! | hosts, methods of gRPC among their labels | 100, 1,000 | `_OTHER` | |
+//! | own metrics, combinations of labels of each | 1,000, 1,000 | counted for nobody, one overflow | `gusset_instruments_refused_total` |
 //! | samples of others, their sources | 10,000, 256 | dropped; a warning | `gusset_samples_dropped_total` |
 //! | body kept for a retry | 64 KiB in 1,024 frames | sent once, no retry | [`RetryStats::body_gone`] |
 //! | retries | 20 % of the calls + 10/s | the failure stands | [`RetryStats::over_budget`] |
@@ -120,9 +123,9 @@ pub use deadline::{DeadlineFuture, DeadlineLayer, WithDeadline, timeout::TIMEOUT
 pub use gusset_call::{DeadlineExceeded, carry, current_trace, spawn, spawn_blocking};
 pub use hedge::{Hedge, HedgeFuture, HedgeLayer, HedgePolicy, HedgeStats};
 pub use metrics::{
-    Active, ActiveCall, Collected, Distribution, Durations, Exemplar, Family, FamilyKind, Label,
-    Labels, Measure, MeasureFuture, Metrics, MetricsLayer, Point, Samples, SeriesSnapshot,
-    Snapshot, Summary, Value,
+    Active, ActiveCall, Collected, Counter, Distribution, Durations, Exemplar, Family, FamilyKind,
+    Gauge, Held, Histogram, Label, Labelled, Labels, Measure, MeasureFuture, Metrics, MetricsLayer,
+    Point, Samples, SeriesSnapshot, Snapshot, Summary, Value,
 };
 pub use names::{Route, RouteOf};
 pub use ratio::Ratio;

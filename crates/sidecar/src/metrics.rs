@@ -1,32 +1,38 @@
 //! The metrics layer: layer, service, future; then the registry.
 
+pub(crate) mod call;
 mod calls;
 mod collected;
+mod exemplars;
 mod histogram;
+mod instruments;
+mod lines;
+mod names;
 mod registry;
 mod samples;
 pub(crate) mod series;
 mod snapshot;
+mod table;
 mod text;
 
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, Method, Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
+pub use call::ActiveCall;
 pub use collected::{
     Collected, Distribution, Exemplar, Family, FamilyKind, Label, Labels, Point, Value,
 };
 pub use histogram::Durations;
+pub use instruments::{Counter, Gauge, Held, Histogram, Labelled};
 pub use registry::Metrics;
 pub use samples::Samples;
 pub(crate) use snapshot::is_failure;
@@ -34,10 +40,9 @@ pub use snapshot::{Active, SeriesSnapshot, Snapshot, Summary};
 
 use crate::{
     Route, RouteOf, SpanKind, Watched,
-    names::{MethodName, Naming},
-    watched::{End, Watch, grpc_status, guarded},
+    names::Naming,
+    watched::{End, Watch, guarded},
 };
-use series::Key;
 
 /// Counts and times every call. All services and clones count in the one [`Metrics`].
 ///
@@ -117,10 +122,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let MetricsLayer { metrics, kind, naming } = &self.settings;
-        let route = naming.name(request.extensions());
-        let method = MethodName::of(request.method());
         let to_head = request.method() == Method::HEAD;
-        let call = ActiveCall::new(metrics.clone(), *kind, method, route);
+        let call = ActiveCall::new(metrics, *kind, naming, &request);
         MeasureFuture { inner: self.inner.call(request), call: Some(call), to_head }
     }
 }
@@ -158,94 +161,5 @@ where
                 Err(error)
             }
         })
-    }
-}
-
-/// A call that is under way and counted as such. It is counted as over when it ends, and at the latest when it is dropped.
-///
-/// It is what the [`Watched`] body of a measured answer holds.
-pub struct ActiveCall {
-    metrics: Metrics,
-    kind: SpanKind,
-    method: MethodName,
-    route: Option<Route>,
-    status: u16,
-    grpc_status: Option<u8>,
-    started: Instant,
-    over: bool,
-}
-
-impl ActiveCall {
-    pub(crate) fn new(
-        metrics: Metrics,
-        kind: SpanKind,
-        method: MethodName,
-        route: Option<Route>,
-    ) -> Self {
-        metrics.begin(kind, method);
-        Self {
-            metrics,
-            kind,
-            method,
-            route,
-            status: 0,
-            grpc_status: None,
-            started: Instant::now(),
-            over: false,
-        }
-    }
-
-    fn answered<B>(&mut self, response: &Response<B>) {
-        self.status = response.status().as_u16();
-        if self.kind == SpanKind::Server {
-            let route = response.extensions().get::<Route>().cloned();
-            self.route = route.or(self.route.take());
-        }
-    }
-
-    fn close(&mut self, end: End) {
-        if std::mem::replace(&mut self.over, true) {
-            return;
-        }
-        let labels = Key {
-            kind: self.kind,
-            method: self.method,
-            route: self.route.as_deref(),
-            status: self.status,
-            grpc_status: self.grpc_status,
-            end,
-        };
-        self.metrics.finish(&labels, self.route.as_ref(), self.started.elapsed());
-    }
-}
-
-impl Watch for ActiveCall {
-    fn enter<T>(&mut self, step: impl FnOnce() -> T) -> T {
-        step()
-    }
-
-    fn trailers(&mut self, trailers: &HeaderMap) {
-        if let Some(code) = grpc_status(trailers) {
-            self.grpc_status = Some(code);
-        }
-    }
-
-    fn end(&mut self, end: End) {
-        self.close(end);
-    }
-}
-
-impl Drop for ActiveCall {
-    fn drop(&mut self) {
-        self.close(End::of_drop());
-    }
-}
-
-impl fmt::Debug for ActiveCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ActiveCall")
-            .field("method", &self.method.as_str())
-            .field("status", &self.status)
-            .finish_non_exhaustive()
     }
 }

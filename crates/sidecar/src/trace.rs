@@ -29,6 +29,7 @@ pub use span::ActiveSpan;
 
 use crate::{
     Metrics, Ratio, Route, RouteOf,
+    metrics::{call::rpc_path, series::Protocol},
     names::MethodName,
     watched::{Watched, guarded},
 };
@@ -142,6 +143,10 @@ impl TraceLayer {
         };
         if let Some(open) = span.open() {
             open.route = name;
+            if settings.metrics.is_some() {
+                open.protocol = Protocol::of(settings.kind, request);
+                open.path = rpc_path(open.protocol, request);
+            }
         }
         span.log();
         span

@@ -4,14 +4,20 @@
 
 mod support;
 
-use std::{collections::BTreeSet, convert::Infallible, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    collections::BTreeSet, convert::Infallible, future::Future, panic::AssertUnwindSafe,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gusset_call::BoxError;
-use gusset_sidecar::{End, FamilyKind, Label, Metrics, MetricsLayer, Route, SpanKind, Value};
+use gusset_sidecar::{
+    End, FamilyKind, Label, Metrics, MetricsLayer, Point, Route, Sidecar, SpanKind, Value,
+};
 use http::{Request, Response};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
-use support::{Step, answer, request};
+use support::{Dice, Step, answer, request};
 use tokio::time::sleep;
 use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt, service_fn};
@@ -78,7 +84,7 @@ async fn the_text_is_what_prometheus_reads() {
         samples.gauge("breaker_state", "State.", &[("circuit", "cache")], 0.5);
     });
     let text = metrics.render_prometheus();
-    let server = "http_route=\"/a \\\"b\\\"\\\\\",http_request_method=\"GET\",http_response_status_code=\"200\"";
+    let server = "http_route=\"/a \\\"b\\\"\\\\\",http_request_method=\"GET\",http_response_status_code=\"200\",network_protocol_version=\"1.1\",url_scheme=\"http\"";
     for line in [
         "# TYPE http_server_request_duration_seconds histogram",
         &format!("http_server_request_duration_seconds_bucket{{{server},le=\"0.01\"}} 0"),
@@ -92,7 +98,7 @@ async fn the_text_is_what_prometheus_reads() {
     ] {
         assert!(text.lines().any(|of_text| of_text == line), "{line}\nis not in\n{text}");
     }
-    assert!(text.contains("http_client_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"503\",error_type=\"503\"} 1"), "{text}");
+    assert!(text.contains("http_client_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"503\",network_protocol_version=\"1.1\",server_address=\"upstream\",error_type=\"503\"} 1"), "{text}");
     check_exposition(&text);
 }
 
@@ -115,6 +121,8 @@ async fn an_exporter_gets_all_as_plain_data() {
         ("http.route".into(), "/a".into()),
         ("http.request.method".into(), "GET".into()),
         ("http.response.status_code".into(), Label::Int(500)),
+        ("network.protocol.version".into(), "1.1".into()),
+        ("url.scheme".into(), "http".into()),
         ("error.type".into(), "500".into()),
     ];
     assert_eq!(served.points[0].labels, labels);
@@ -212,10 +220,10 @@ async fn a_panic_is_counted_and_no_longer_active() {
 #[test]
 fn a_source_that_panics_or_asks_again_leaves_the_metrics_usable() {
     let metrics = Metrics::new();
-    metrics.on_render(|_| panic!("bug"));
-    std::panic::catch_unwind(AssertUnwindSafe(|| metrics.render_prometheus())).unwrap_err();
-
-    let metrics = Metrics::new();
+    metrics.on_render(|samples| {
+        samples.gauge("before", "Before.", &[], 1.0);
+        panic!("bug")
+    });
     let again = metrics.clone();
     metrics.on_render(move |samples| {
         // No lock is held meanwhile, so this does not wait for itself.
@@ -223,5 +231,172 @@ fn a_source_that_panics_or_asks_again_leaves_the_metrics_usable() {
         again.on_render(|_| {});
         samples.gauge("series", "Series.", &[], series);
     });
-    assert!(metrics.render_prometheus().contains("\nseries 0\n"));
+    let text = metrics.render_prometheus();
+    for line in ["\nseries 0\n", "\nbefore 1\n", "gusset_source_panics_total 1\n"] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+/// The points of a family, each as its labels in text.
+fn points(metrics: &Metrics, family: &str) -> Vec<(String, Value)> {
+    let families = metrics.collect().families.into_iter().filter(|found| found.name == family);
+    let points = families.flat_map(|family| family.points);
+    let text = |(name, value): &(_, Label)| format!("{name}={value}");
+    let labels = |point: &Point| point.labels.iter().map(text).collect::<Vec<_>>().join(" ");
+    points.map(|point| (labels(&point), point.value)).collect()
+}
+
+fn labels(metrics: &Metrics, family: &str) -> Vec<String> {
+    points(metrics, family).into_iter().map(|(labels, _)| labels).collect()
+}
+
+/// A call by gRPC whose answer has this status and these headers.
+async fn grpc_call(layer: &MetricsLayer, path: &str, kind: &'static str, status: Option<&str>) {
+    let status = status.map(str::to_owned);
+    let handler = service_fn(move |_: Request<Full<Bytes>>| {
+        let answer = Response::builder().header("content-type", kind);
+        let answer = status.iter().fold(answer, |answer, code| answer.header("grpc-status", code));
+        async { answer.body(Full::new(Bytes::new())) }
+    });
+    let request = Request::post(format!("https://h:1{path}"))
+        .version(http::Version::HTTP_2)
+        .header("content-type", "application/grpc+proto")
+        .body(Full::default());
+    drop(layer.layer(handler).oneshot(request.unwrap()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_call_by_grpc_is_counted_by_method_once_it_has_been_answered() {
+    let metrics = Metrics::new();
+    let layer = MetricsLayer::server(metrics.clone());
+    grpc_call(&layer, "/shop.Orders/Take", "application/grpc", Some("0")).await;
+    grpc_call(&layer, "/shop.Orders/Take", "application/grpc", Some("14")).await;
+    grpc_call(&layer, "/invented/1", "application/grpc", Some("12")).await;
+    grpc_call(&layer, "/invented/2", "application/grpc", Some("12")).await;
+    // Who answers like this has not heard a procedure call.
+    grpc_call(&layer, "/invented/3", "text/html", None).await;
+
+    let grpc = "rpc.system.name=grpc rpc.method";
+    assert_eq!(
+        labels(&metrics, "rpc.server.call.duration"),
+        [
+            format!(
+                "{grpc}=_OTHER rpc.response.status_code=UNIMPLEMENTED error.type=UNIMPLEMENTED"
+            ),
+            format!("{grpc}=shop.Orders/Take rpc.response.status_code=OK"),
+            format!(
+                "{grpc}=shop.Orders/Take rpc.response.status_code=UNAVAILABLE error.type=UNAVAILABLE"
+            ),
+        ]
+    );
+    let http = "http.request.method=POST http.response.status_code=200 network.protocol.version=2 url.scheme=https";
+    assert_eq!(labels(&metrics, "http.server.request.duration"), [http]);
+}
+
+#[tokio::test]
+async fn a_client_counts_by_upstream_or_by_at_most_so_many_hosts_without_passwords() {
+    let metrics = Metrics::new();
+    let client = MetricsLayer::client(metrics.clone());
+    grpc_call(&client.clone().upstream("payments"), "/pay/1", "application/grpc", None).await;
+    let grpc = ["rpc.system.name=grpc rpc.method=pay/1 server.address=payments"];
+    assert_eq!(labels(&metrics, "rpc.client.call.duration"), grpc);
+
+    let handler = service_fn(|_: Request<Full<Bytes>>| async { Ok::<_, Infallible>(answer(200)) });
+    let hosts = (0..120).map(|n| format!("http://ann:secret@h{n}:80/"));
+    for uri in hosts.chain(["http://[::1]:8080/".into()]) {
+        let request = Request::get(uri).body(Full::default()).unwrap();
+        drop(client.layer(handler).oneshot(request).await.unwrap());
+    }
+    let peers = labels(&metrics, "http.client.request.duration");
+    assert_eq!(peers.len(), 101, "a hundred and the others");
+    assert!(peers.iter().any(|labels| labels.ends_with("server.address=h7 server.port=80 error.type=cancelled")));
+    assert!(peers.iter().any(|labels| labels.contains("server.address=_OTHER")));
+    assert!(!peers.iter().any(|labels| labels.contains("secret")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_and_failed_calls_lead_to_their_traces() {
+    let sidecar = Sidecar::new("orders");
+    let inbound = sidecar.inbound();
+    for (millis, status) in [(3, 200), (80, 500), (3_000, 200)] {
+        let handler = service_fn(move |_: Request<Full<Bytes>>| async move {
+            sleep(Duration::from_millis(millis)).await;
+            Ok::<_, Infallible>(answer(status))
+        });
+        let answered = inbound.layer(handler).oneshot(request("GET", "")).await.unwrap();
+        answered.into_body().collect().await.unwrap();
+    }
+    let [slow, failed, _] = &sidecar.recorder().recent(3)[..] else { panic!() };
+    let seen = sidecar.metrics().snapshot().series.into_iter().flat_map(|one| one.exemplars);
+    let seen: Vec<_> = seen.map(|one| (one.value, one.trace_id, one.span_id)).collect();
+    assert_eq!(seen, [(3.0, slow.trace_id, slow.span_id), (0.08, failed.trace_id, failed.span_id)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn active_calls_never_leak_however_a_million_calls_are_dropped() {
+    use std::task::Poll;
+    let (metrics, mut dice) = (Metrics::new(), Dice(0x5eed));
+    let layers = [MetricsLayer::server(metrics.clone()), MetricsLayer::client(metrics.clone())];
+    // Waits so often before it answers, and its body so often before it ends.
+    let handler = service_fn(|request: Request<(u64, u64)>| async move {
+        let (waits, frames) = request.into_body();
+        for _ in 0..waits {
+            tokio::task::yield_now().await;
+        }
+        let stream = Pauses { left: frames, pause: true };
+        if waits == 3 { Err("failed") } else { Ok(Response::new(stream)) }
+    });
+    let mut over = 0;
+    for _ in 0..1_000_000_u64 {
+        let (waits, frames) = (dice.roll(4), dice.roll(4));
+        let layer = &layers[dice.roll(2) as usize];
+        let mut polls = dice.roll(10);
+        // What is never polled has not begun.
+        over += u64::from(polls > 0);
+        let request = Request::get("/").body((waits, frames)).unwrap();
+        let mut call = Box::pin(layer.layer(handler).oneshot(request));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let answered = std::iter::from_fn(|| (polls > 0).then(|| polls -= 1)).find_map(|()| {
+            match call.as_mut().poll(&mut cx) {
+                Poll::Ready(result) => Some(result),
+                Poll::Pending => None,
+            }
+        });
+        if let Some(Ok(response)) = answered {
+            let mut body = Box::pin(response.into_body());
+            for _ in 0..polls {
+                let _ = body.as_mut().poll_frame(&mut cx);
+            }
+        }
+    }
+    let snapshot = metrics.snapshot();
+    assert_eq!(snapshot.active, []);
+    let ended = |end| snapshot.summary(|series| series.end == end).count();
+    let ends = [End::Complete, End::Error, End::Cancelled].map(ended);
+    assert_eq!(ends.iter().sum::<u64>(), over);
+    assert!(ends.iter().all(|count| *count > 10_000), "{ends:?}");
+}
+
+/// A body of so many frames, each after a pause.
+struct Pauses {
+    left: u64,
+    pause: bool,
+}
+
+impl Body for Pauses {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.pause = !self.pause;
+        if !self.pause {
+            return std::task::Poll::Pending;
+        }
+        let Some(left) = self.left.checked_sub(1) else { return std::task::Poll::Ready(None) };
+        self.left = left;
+        std::task::Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+    }
 }

@@ -56,7 +56,7 @@ async fn one_order_is_one_trace_with_its_deadline_and_its_retries() {
     assert!(trace.iter().any(|record| record.name() == "PUT payments"));
     let summary = |upstream| {
         let wanted = Some(upstream);
-        sidecar.metrics().snapshot().summary(|series| series.route.as_deref() == wanted)
+        sidecar.metrics().snapshot().summary(|series| series.peer.as_deref() == wanted)
     };
     assert_eq!((summary("payments").count(), summary("payments").errors), (1, 0), "one call");
     for line in [

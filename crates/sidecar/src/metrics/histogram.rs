@@ -1,11 +1,11 @@
 //! A duration histogram of fixed buckets, and what can be read from it.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
-use super::collected::{Distribution, Exemplar};
+use super::{
+    collected::{Distribution, Exemplar},
+    lines::{Line, Sums},
+};
 
 /// Upper bounds in seconds that OpenTelemetry advises for HTTP durations; above the last there is one more bucket.
 pub(crate) const BOUNDS: [f64; 14] =
@@ -28,25 +28,31 @@ const NANOS: [u64; 14] = [
     10_000_000_000,
 ];
 
-#[derive(Debug, Default)]
-pub(crate) struct Histogram {
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    /// Wraps after 584 years of added durations.
-    nanos: AtomicU64,
+/// One more than bounds.
+pub(crate) const BUCKETS: usize = BOUNDS.len() + 1;
+
+/// The bucket of a duration.
+#[inline]
+pub(crate) fn bucket_of(nanos: u64) -> usize {
+    NANOS.partition_point(|bound| *bound < nanos)
 }
 
-impl Histogram {
-    pub(crate) fn record(&self, span: Duration) {
-        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = NANOS.partition_point(|bound| *bound < nanos);
-        self.buckets[bucket].fetch_add(1, Relaxed);
-        self.nanos.fetch_add(nanos, Relaxed);
+/// Measured durations: a number for each bucket, and the sum in nanoseconds, which wraps after 584 years.
+#[derive(Debug, Default)]
+pub(crate) struct Spans(Sums<{ (BUCKETS + 1).div_ceil(Line::NUMBERS) }>);
+
+impl Spans {
+    #[inline]
+    pub(crate) fn record(&self, nanos: u64) {
+        let here = self.0.here();
+        here.add(bucket_of(nanos), 1);
+        here.add(BUCKETS, nanos);
     }
 
     pub(crate) fn read(&self) -> Durations {
         Durations {
-            buckets: std::array::from_fn(|bucket| self.buckets[bucket].load(Relaxed)),
-            nanos: self.nanos.load(Relaxed),
+            buckets: std::array::from_fn(|bucket| self.0.sum(bucket)),
+            nanos: self.0.sum(BUCKETS),
         }
     }
 }
@@ -54,7 +60,7 @@ impl Histogram {
 /// A distribution of durations, counted in the buckets that OpenTelemetry advises (5 ms to 10 s).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Durations {
-    buckets: [u64; BOUNDS.len() + 1],
+    buckets: [u64; BUCKETS],
     nanos: u64,
 }
 
@@ -125,9 +131,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn of(millis: &[u64]) -> Durations {
-        let histogram = Histogram::default();
+        let histogram = Spans::default();
         for span in millis {
-            histogram.record(Duration::from_millis(*span));
+            histogram.record(span * 1_000_000);
         }
         histogram.read()
     }

@@ -1,28 +1,37 @@
 use std::{
     fmt,
+    ops::Deref,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
+
+use gusset_call::{Clock, TraceContext};
 
 use super::{
     calls,
-    collected::Collected,
-    histogram::Histogram,
+    collected::{Collected, Family, FamilyKind, count},
+    histogram::{Spans, bucket_of},
+    instruments::Instruments,
+    lines::{LINES, Line, Sums, line},
+    names::Names,
     samples::Samples,
-    series::{Key, Table},
-    snapshot::{Active, KINDS, SeriesSnapshot, Snapshot, index},
+    series::{AllSeries, Key},
+    snapshot::{self, KINDS, Snapshot},
     text::{self, Format},
 };
-use crate::{Route, SpanKind, names::MethodName};
+use crate::{SpanKind, names::MethodName};
 
-/// Counts and times calls. Clones share one registry.
+/// Counts and times calls, and whatever else the program counts. Clones share one registry.
 ///
-/// It holds at most 1,000 combinations of labels, about 200 bytes each ([`Metrics::with_max_series`] changes that);
-/// what comes after goes into one overflow series, and [`Snapshot::overflowed`] counts it. At most 256 sources of
-/// further samples can be added.
+/// It holds at most 1,000 combinations of labels of calls ([`Metrics::with_max_series`] changes that), 500 bytes each and 128 more for each thread that measures
+/// such calls, of which at most 20 are told apart; what comes after goes into one overflow series, and
+/// [`Snapshot::overflowed`] counts it. At most 256 sources of further samples can be added.
+///
+/// Threads count in cache lines of their own, so that they do not wait for each other.
 ///
 /// ```
 /// use gusset_sidecar::Metrics;
@@ -34,18 +43,39 @@ use crate::{Route, SpanKind, names::MethodName};
 /// assert!(metrics.render_prometheus().contains("queue_depth{queue=\"orders\"} 7\n"));
 /// ```
 #[derive(Clone)]
-pub struct Metrics(Arc<Shared>);
+pub struct Metrics {
+    registry: Arc<Registry>,
+    leases: Arc<[Lease; LINES]>,
+}
+
+/// A handle of the registry that a call can hold. There is one for each line of threads, so that threads do not fight for one count of holders.
+#[derive(Clone)]
+pub(crate) struct Lease(Arc<Apart>);
+
+/// A cache line of its own.
+#[repr(align(64))]
+struct Apart(Arc<Registry>);
 
 type Source = Arc<dyn Fn(&mut Samples) + Send + Sync>;
 
-struct Shared {
-    table: Table,
-    overflow: Histogram,
-    overflowed: AtomicU64,
-    active: [[AtomicI64; MethodName::COUNT]; KINDS.len()],
-    sources: Mutex<Vec<Source>>,
+pub(crate) struct Registry {
+    pub(super) series: AllSeries,
+    pub(super) overflow: Spans,
+    /// By kind and method; each thread knows only what began or ended on it.
+    active: Sums<{ (MethodName::COUNT * KINDS.len()).div_ceil(Line::NUMBERS) }>,
+    /// Hosts that clients without a name for their upstream call.
+    pub(super) peers: Names,
+    /// Methods of remote procedure calls that this process has answered.
+    pub(super) methods: Names,
+    pub(crate) clock: Clock,
     start_unix_nanos: u64,
+    sources: Mutex<Vec<Source>>,
+    source_panics: AtomicU64,
+    pub(super) instruments: Instruments,
 }
+
+/// From which duration on a call is an exemplar though it did not fail: when a user has noticed.
+const SLOW: u64 = 1_000_000_000;
 
 impl Metrics {
     /// How many series [`Metrics::new`] allows: 50 routes with 4 methods and 5 outcomes each.
@@ -62,20 +92,28 @@ impl Metrics {
     /// taken at once.
     #[must_use]
     pub fn with_max_series(max: usize) -> Self {
-        Self(Arc::new(Shared {
-            table: Table::new(max),
-            overflow: Histogram::default(),
-            overflowed: AtomicU64::new(0),
-            active: Default::default(),
-            sources: Mutex::new(Vec::new()),
+        let registry = Arc::new(Registry {
+            series: AllSeries::new(max),
+            overflow: Spans::default(),
+            active: Sums::default(),
+            peers: Names::new(100),
+            methods: Names::new(Self::MAX_SERIES),
+            clock: Clock::new(),
             start_unix_nanos: unix_nanos(),
-        }))
+            sources: Mutex::new(Vec::new()),
+            source_panics: AtomicU64::new(0),
+            instruments: Instruments::default(),
+        });
+        let lease = |_| Lease(Arc::new(Apart(registry.clone())));
+        let leases = Arc::new(std::array::from_fn(lease));
+        Self { registry, leases }
     }
 
-    /// Adds gauges and counters of others: `source` is asked whenever the metrics are rendered, on the thread that renders and
-    /// under no lock. Sources stay for as long as the registry; a 257th is ignored with a warning.
+    /// Adds gauges and counters of others: `source` is asked whenever the metrics are read, on the thread that reads and
+    /// under no lock. Should it panic, the others are read all the same, and `gusset_source_panics_total` counts that. Sources stay for as long as the registry;
+    /// a 257th is ignored with a warning.
     pub fn on_render(&self, source: impl Fn(&mut Samples) + Send + Sync + 'static) {
-        let mut sources = self.0.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.registry().sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() < Self::MAX_SOURCES {
             sources.push(Arc::new(source));
         } else {
@@ -84,57 +122,33 @@ impl Metrics {
         }
     }
 
-    /// All that was counted so far; not of one instant, but no count is lost.
+    /// What the layers have counted so far; not of one instant, but no count is lost.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let shared = &self.0;
-        let mut series: Vec<_> = shared
-            .table
-            .iter()
-            .map(|series| {
-                let labels = series.labels();
-                SeriesSnapshot {
-                    kind: labels.kind,
-                    method: labels.method.as_str(),
-                    route: labels.route.map(Into::into),
-                    status: (labels.status != 0).then_some(labels.status),
-                    grpc_status: labels.grpc_status,
-                    end: labels.end,
-                    durations: series.histogram.read(),
-                    exemplars: Vec::new(),
-                }
-            })
-            .collect();
-        series.sort_by(|a, b| a.order().cmp(&b.order()));
-        let active = KINDS.into_iter().flat_map(|kind| {
-            MethodName::all().map(move |method| Active {
-                kind,
-                method: method.as_str(),
-                calls: shared.active[index(kind)][method.index()].load(Relaxed),
-            })
-        });
-        Snapshot {
-            series,
-            active: active.filter(|active| active.calls != 0).collect(),
-            overflow: shared.overflow.read(),
-            overflowed: shared.overflowed.load(Relaxed),
-        }
+        snapshot::read(self.registry())
     }
 
-    /// Everything, as plain data: what [`snapshot`](Self::snapshot) has, and the samples of all sources. Exporters take this.
+    /// Everything, as plain data: what the layers have counted, the program's own counters, gauges and histograms, and the samples of all sources. Exporters take
+    /// this.
     #[must_use]
     pub fn collect(&self) -> Collected {
-        let sources = self.0.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let registry = self.registry();
+        let sources = registry.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut samples = Samples::default();
         for source in sources {
-            source(&mut samples);
+            // What it has added by then is whole, and stays.
+            if catch_unwind(AssertUnwindSafe(|| source(&mut samples))).is_err() {
+                registry.source_panics.fetch_add(1, Relaxed);
+            }
         }
-        let mut families = calls::families(&self.snapshot());
+        let mut families = calls::families(registry);
+        families.push(registry.panics());
+        families.extend(registry.instruments.families());
         families.extend(samples.into_families());
         families.sort_by(|a, b| a.name.cmp(&b.name));
-        // A source may use a name of ours; ours came first.
+        // Others may use a name of ours; ours came first.
         families.dedup_by(|later, earlier| later.name == earlier.name);
-        let start_unix_nanos = self.0.start_unix_nanos;
+        let start_unix_nanos = registry.start_unix_nanos;
         // The system's clock may have been set back.
         Collected { start_unix_nanos, unix_nanos: unix_nanos().max(start_unix_nanos), families }
     }
@@ -145,25 +159,67 @@ impl Metrics {
         text::render(&self.collect(), Format::Text)
     }
 
-    /// A call begins, and is one of those under way until it is told to [`finish`](Self::finish).
-    pub(crate) fn begin(&self, kind: SpanKind, method: MethodName) {
-        self.active(kind, method).fetch_add(1, Relaxed);
+    /// A handle for a call, which this thread shares with few others.
+    #[inline]
+    pub(crate) fn lease(&self) -> Lease {
+        self.leases[line()].clone()
     }
 
-    /// The end of a call that began. `route` is that of the labels.
-    pub(crate) fn finish(&self, labels: &Key<'_>, route: Option<&Route>, span: Duration) {
-        self.active(labels.kind, labels.method).fetch_sub(1, Relaxed);
-        match self.0.table.get(labels, route) {
-            Some(series) => series.histogram.record(span),
-            None => {
-                self.0.overflowed.fetch_add(1, Relaxed);
-                self.0.overflow.record(span);
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+impl Registry {
+    /// A call begins, and is one of those under way until it is told to [`finish`](Self::finish).
+    #[inline]
+    pub(crate) fn begin(&self, kind: SpanKind, method: MethodName) {
+        self.active.here().add(place(kind, method), 1);
+    }
+
+    /// A call that began is over, after so many nanoseconds; `trace` is asked if it may become an exemplar.
+    #[inline]
+    pub(crate) fn finish(
+        &self,
+        key: &Key<'_>,
+        nanos: u64,
+        trace: impl FnOnce() -> Option<TraceContext>,
+    ) {
+        let facts = key.facts;
+        self.active.here().add(place(facts.kind, facts.method), u64::MAX);
+        let Some(series) = self.series.get(key) else { return self.overflow.record(nanos) };
+        series.spans.record(nanos);
+        if nanos >= SLOW || facts.is_failure() {
+            if let Some(trace) = trace() {
+                let times = (nanos, self.clock.nanos());
+                series.exemplars.offer(bucket_of(nanos), times, trace, unix_nanos);
             }
         }
     }
 
-    fn active(&self, kind: SpanKind, method: MethodName) -> &AtomicI64 {
-        &self.0.active[index(kind)][method.index()]
+    /// How many calls are under way.
+    pub(super) fn active(&self, kind: SpanKind, method: MethodName) -> i64 {
+        // Threads are read one after the other: a call may be seen to end on one that was not seen to begin on another. Less than none is
+        // a huge number here.
+        i64::try_from(self.active.sum(place(kind, method))).unwrap_or(0)
+    }
+
+    fn panics(&self) -> Family {
+        let help = "Sources of metrics that panicked.";
+        let family = Family::new("gusset_source_panics_total", help, "", FamilyKind::Counter);
+        family.with(Vec::new(), count(self.source_panics.load(Relaxed)))
+    }
+}
+
+fn place(kind: SpanKind, method: MethodName) -> usize {
+    snapshot::index(kind) * MethodName::COUNT + method.index()
+}
+
+impl Deref for Lease {
+    type Target = Registry;
+
+    fn deref(&self) -> &Registry {
+        &self.0.0
     }
 }
 
@@ -176,11 +232,12 @@ impl Default for Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics")
-            .field("series", &self.0.table.iter().count())
+            .field("series", &self.registry().series.iter().count())
             .finish_non_exhaustive()
     }
 }
 
+/// The time on the wall.
 #[expect(
     clippy::disallowed_methods,
     reason = "figures are placed on the wall, nothing is decided by it"

@@ -1,188 +1,192 @@
-//! The table of series: one per combination of labels, found without a lock, bounded.
+//! One series: what tells it from others, and what it has measured.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::{
-        Mutex, OnceLock, PoisonError,
-        atomic::{
-            AtomicUsize,
-            Ordering::{Acquire, Relaxed, Release},
-        },
-    },
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::RandomState;
+
+use super::{
+    exemplars::Exemplars,
+    histogram::{BUCKETS, Spans},
+    table::Table,
 };
+use crate::{SpanKind, names::MethodName, watched::End};
 
-use super::histogram::Histogram;
-use crate::{Route, SpanKind, names::MethodName, watched::End};
-
-/// What tells one series from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What tells one series from another. Texts are from the program, or from requests within a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key<'a> {
+    pub(crate) facts: Facts,
+    /// The matched route, the operation, or the method of a remote procedure call.
+    pub(crate) route: Option<&'a str>,
+    /// Whom a client calls.
+    pub(crate) peer: Option<&'a str>,
+}
+
+/// What has so few values that it fits into a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
     pub(crate) kind: SpanKind,
     pub(crate) method: MethodName,
-    pub(crate) route: Option<&'a str>,
     /// 0 where there was no answer.
     pub(crate) status: u16,
-    /// One of the 17 that gRPC defines.
+    pub(crate) protocol: Protocol,
+    /// One that gRPC defines, so at most 16.
     pub(crate) grpc_status: Option<u8>,
     pub(crate) end: End,
 }
 
+/// What a request says about how it came, from closed sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Protocol {
+    pub(crate) scheme: Scheme,
+    pub(crate) version: Version,
+    /// It is a call by gRPC, which has metrics of its own.
+    pub(crate) grpc: bool,
+}
+
+/// `http` unless the request names another; of those only `https` is told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    #[default]
+    Http,
+    Https,
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// No request of HTTP, or one that nobody knows.
+    #[default]
+    None,
+    Http10,
+    Http11,
+    Http2,
+    Http3,
+}
+
 #[derive(Debug)]
 pub(crate) struct Series {
-    kind: SpanKind,
-    method: MethodName,
-    route: Option<Route>,
-    status: u16,
-    grpc_status: Option<u8>,
-    end: End,
-    pub(crate) histogram: Histogram,
+    pub(crate) facts: Facts,
+    route: Option<Box<str>>,
+    peer: Option<Box<str>>,
+    pub(crate) spans: Spans,
+    pub(crate) exemplars: Exemplars<BUCKETS>,
 }
 
 impl Series {
-    pub(crate) fn labels(&self) -> Key<'_> {
-        Key {
-            kind: self.kind,
-            method: self.method,
-            route: self.route.as_deref(),
-            status: self.status,
-            grpc_status: self.grpc_status,
-            end: self.end,
-        }
+    pub(crate) fn key(&self) -> Key<'_> {
+        Key { facts: self.facts, route: self.route.as_deref(), peer: self.peer.as_deref() }
     }
 }
 
-/// Most series that can be asked for.
-const MOST: usize = 1 << 20;
-
-/// Open addressing over cells that are written once: a reader sees a whole series or none, and nothing is ever moved or
-/// removed. Twice as many cells as series, so that a search ends soon.
+/// All series, at most so many.
 #[derive(Debug)]
-pub(crate) struct Table {
-    cells: Box<[OnceLock<Box<Series>>]>,
+pub(crate) struct AllSeries {
+    table: Table<Series>,
     hasher: RandomState,
-    taken: AtomicUsize,
-    /// Held while a series is made, which is never more often than there may be series, races aside.
-    inserting: Mutex<()>,
-    max: usize,
 }
 
-impl Table {
+impl AllSeries {
     pub(crate) fn new(max: usize) -> Self {
-        let max = max.min(MOST);
-        let cells = (2 * max).next_power_of_two();
-        Self {
-            cells: std::iter::repeat_with(OnceLock::new).take(cells).collect(),
-            hasher: RandomState::new(),
-            taken: AtomicUsize::new(0),
-            inserting: Mutex::new(()),
-            max,
-        }
+        Self { table: Table::new(max), hasher: RandomState::default() }
     }
 
-    /// The series of `labels`, made if there is room for one more.
-    pub(crate) fn get(&self, labels: &Key<'_>, route: Option<&Route>) -> Option<&Series> {
-        let mask = self.cells.len() - 1;
-        #[expect(clippy::cast_possible_truncation, reason = "a hash loses nothing by it")]
-        let start = self.hasher.hash_one(labels) as usize;
-        for step in 0..self.cells.len() {
-            let cell = &self.cells[(start.wrapping_add(step)) & mask];
-            let series = match cell.get() {
-                Some(series) => series,
-                None => self.insert(cell, labels, route)?,
-            };
-            if series.labels() == *labels {
-                return Some(series);
-            }
-        }
-        None
-    }
-
-    /// Fills an empty cell, unless there is no more room. Somebody else may fill it first, perhaps with another series.
-    fn insert<'a>(
-        &self,
-        cell: &'a OnceLock<Box<Series>>,
-        labels: &Key<'_>,
-        route: Option<&Route>,
-    ) -> Option<&'a Series> {
-        if self.taken.load(Acquire) >= self.max {
-            // A cell is filled before it is counted: seen full, all of them are there.
-            return cell.get().map(|series| &**series);
-        }
-        let _one_by_one = self.inserting.lock().unwrap_or_else(PoisonError::into_inner);
-        if cell.get().is_none() {
-            if self.taken.load(Relaxed) >= self.max {
-                return None;
-            }
-            let series = cell.get_or_init(|| Box::new(new_series(labels, route)));
-            self.taken.fetch_add(1, Release);
-            return Some(series);
-        }
-        cell.get().map(|series| &**series)
+    /// The series of `key`, made if there is room for one more.
+    #[inline]
+    pub(crate) fn get(&self, key: &Key<'_>) -> Option<&Series> {
+        let make = || Series {
+            facts: key.facts,
+            route: key.route.map(Into::into),
+            peer: key.peer.map(Into::into),
+            spans: Spans::default(),
+            exemplars: Exemplars::default(),
+        };
+        self.table.get(self.hash(key), |series| series.key() == *key, make)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Series> {
-        self.cells.iter().filter_map(|cell| cell.get().map(|series| &**series))
+        self.table.iter()
+    }
+
+    fn hash(&self, key: &Key<'_>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u64(key.facts.word());
+        hasher.write(key.route.unwrap_or_default().as_bytes());
+        hasher.write(key.peer.unwrap_or_default().as_bytes());
+        hasher.finish()
     }
 }
 
-fn new_series(labels: &Key<'_>, route: Option<&Route>) -> Series {
-    Series {
-        kind: labels.kind,
-        method: labels.method,
-        route: route.cloned(),
-        status: labels.status,
-        grpc_status: labels.grpc_status,
-        end: labels.end,
-        histogram: Histogram::default(),
+impl Facts {
+    pub(crate) fn word(self) -> u64 {
+        let Protocol { scheme, version, grpc } = self.protocol;
+        [
+            self.kind as u64,
+            self.method.index() as u64,
+            scheme as u64,
+            version as u64,
+            u64::from(grpc),
+            u64::from(self.grpc_status.map_or(31, |code| code.min(30))),
+            self.end as u64,
+        ]
+        .into_iter()
+        .fold(u64::from(self.status), |word, fact| word << 5 | fact)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{thread, time::Duration};
 
-    fn labels(status: u16) -> Key<'static> {
-        Key {
+    fn key(status: u16) -> Key<'static> {
+        let facts = Facts {
             kind: SpanKind::Server,
             method: MethodName::NONE,
-            route: None,
             status,
+            protocol: Protocol::default(),
             grpc_status: None,
             end: End::Complete,
-        }
+        };
+        Key { facts, route: None, peer: None }
     }
 
     #[test]
-    fn there_are_never_more_series_than_allowed() {
-        let table = Table::new(10);
-        let made = (0..1_000).filter(|n| table.get(&labels(*n), None).is_some()).count();
-        assert_eq!(made, 10);
-        assert_eq!(table.iter().count(), 10);
-        assert!(table.get(&labels(3), None).is_some(), "the old ones still count");
-    }
-
-    #[test]
-    fn no_room_at_all_is_no_series_at_all_and_no_room_is_endless() {
-        assert!(Table::new(0).get(&labels(1), None).is_none());
-        assert_eq!(Table::new(usize::MAX).cells.len(), 2 * MOST);
-    }
-
-    #[test]
-    fn threads_that_meet_share_one_series() {
-        let table = Table::new(100);
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    // Exactly as many as there is room for, met in the same order by all.
-                    for n in 0..10_000 {
-                        let series = table.get(&labels(n % 100), None).unwrap();
-                        series.histogram.record(Duration::ZERO);
-                    }
-                });
+    fn what_differs_in_anything_is_another_series() {
+        let all = AllSeries::new(100);
+        let base = key(200);
+        let with = |change: fn(&mut Key<'static>)| {
+            let mut other = base;
+            change(&mut other);
+            other
+        };
+        let keys = [
+            base,
+            key(201),
+            with(|key| key.facts.kind = SpanKind::Client),
+            with(|key| key.facts.method = MethodName::of(&http::Method::GET)),
+            with(|key| key.facts.protocol.scheme = Scheme::Https),
+            with(|key| key.facts.protocol.version = Version::Http2),
+            with(|key| key.facts.protocol.grpc = true),
+            with(|key| key.facts.grpc_status = Some(0)),
+            with(|key| key.facts.grpc_status = Some(16)),
+            with(|key| key.facts.end = End::Cancelled),
+            with(|key| key.route = Some("a")),
+            with(|key| key.peer = Some("a")),
+        ];
+        for (times, key) in (1..).zip(&keys) {
+            for _ in 0..times {
+                all.get(key).unwrap().spans.record(7);
             }
-        });
-        assert_eq!(table.iter().count(), 100);
-        assert!(table.iter().all(|series| series.histogram.read().count() == 400));
+        }
+        assert_eq!(all.iter().count(), keys.len());
+        for (times, key) in (1..).zip(&keys) {
+            assert_eq!(all.get(key).unwrap().spans.read().count(), times);
+        }
+        let mut hashes: Vec<_> = keys.iter().map(|key| all.hash(key)).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert!(
+            hashes.len() >= keys.len() - 1,
+            "only which of the texts it is may be hashed alike"
+        );
     }
 }

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{collected::Exemplar, histogram::Durations};
+use super::{collected::Exemplar, histogram::Durations, registry::Registry, series::Facts};
 use crate::{
     SpanKind,
+    names::MethodName,
     watched::{End, is_server_fault},
 };
 
 pub(crate) const KINDS: [SpanKind; 3] = [SpanKind::Server, SpanKind::Client, SpanKind::Internal];
 
-pub(super) fn index(kind: SpanKind) -> usize {
+pub(super) const fn index(kind: SpanKind) -> usize {
     match kind {
         SpanKind::Server => 0,
         SpanKind::Client => 1,
@@ -19,7 +20,43 @@ pub(super) fn index(kind: SpanKind) -> usize {
     }
 }
 
-/// What a [`Metrics`] registry has counted.
+pub(super) fn read(registry: &Registry) -> Snapshot {
+    let mut series: Vec<_> = registry
+        .series
+        .iter()
+        .map(|series| {
+            let key = series.key();
+            let Facts { kind, method, status, grpc_status, end, .. } = key.facts;
+            SeriesSnapshot {
+                kind,
+                method: method.as_str(),
+                route: key.route.map(Into::into),
+                peer: key.peer.map(Into::into),
+                status: (status != 0).then_some(status),
+                grpc_status,
+                end,
+                durations: series.spans.read(),
+                exemplars: series.exemplars.read(),
+            }
+        })
+        .collect();
+    series.sort_by(|a, b| a.order().cmp(&b.order()));
+    let overflow = registry.overflow.read();
+    Snapshot { series, active: active(registry), overflow, overflowed: overflow.count() }
+}
+
+pub(super) fn active(registry: &Registry) -> Vec<Active> {
+    let all = KINDS.into_iter().flat_map(|kind| {
+        MethodName::all().map(move |method| Active {
+            kind,
+            method: method.as_str(),
+            calls: registry.active(kind, method),
+        })
+    });
+    all.filter(|active| active.calls != 0).collect()
+}
+
+/// What a [`Metrics`](crate::Metrics) registry has counted.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -41,8 +78,10 @@ pub struct SeriesSnapshot {
     pub kind: SpanKind,
     /// HTTP method; empty for work that is no HTTP request.
     pub method: &'static str,
-    /// The matched route, the upstream of a client, or the operation, where it was known.
+    /// The matched route, the operation, or the method of a call by gRPC, where it was known.
     pub route: Option<Arc<str>>,
+    /// Whom a client called: the name of its upstream, or else the host.
+    pub peer: Option<Arc<str>>,
     /// HTTP status, where there was an answer.
     pub status: Option<u16>,
     /// gRPC status, where there was one.
@@ -74,13 +113,30 @@ impl SeriesSnapshot {
         is_failure(self.kind, self.end, self.status, self.grpc_status)
     }
 
-    pub(super) fn order(&self) -> impl Ord {
+    fn order(&self) -> impl Ord {
         let kind = index(self.kind);
-        (kind, self.route.clone(), self.method, self.status, self.grpc_status, self.end as u8)
+        (
+            kind,
+            self.route.clone(),
+            self.peer.clone(),
+            self.method,
+            self.status,
+            self.grpc_status,
+            self.end as u8,
+        )
+    }
+}
+
+impl Facts {
+    #[inline]
+    pub(super) fn is_failure(self) -> bool {
+        let status = (self.status != 0).then_some(self.status);
+        is_failure(self.kind, self.end, status, self.grpc_status)
     }
 }
 
 /// Whether a call went wrong; see `Record::is_failure`.
+#[inline]
 pub(crate) fn is_failure(
     kind: SpanKind,
     end: End,

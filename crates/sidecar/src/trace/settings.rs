@@ -26,7 +26,7 @@ impl Settings {
 
     pub(super) fn begin(&self, method: MethodName) {
         if let Some(metrics) = &self.metrics {
-            metrics.begin(self.kind, method);
+            metrics.registry().begin(self.kind, method);
         }
     }
 

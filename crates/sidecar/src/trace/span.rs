@@ -1,9 +1,12 @@
 //! A call that is being traced, from its start to its record.
 
-use std::{cell::RefCell, fmt, sync::Arc, time::Duration};
+use std::{cell::RefCell, fmt, sync::Arc};
 
 use gusset_call::{Ambient, Attempt, SpanId, TraceContext};
-use http::{HeaderMap, Response, uri::Authority};
+use http::{
+    HeaderMap, Response,
+    uri::{Authority, PathAndQuery},
+};
 
 use super::{
     record::{MAX_TAGS, Text, cut},
@@ -12,7 +15,10 @@ use super::{
 };
 use crate::{
     Route, SpanKind,
-    metrics::series::Key,
+    metrics::{
+        call::Over,
+        series::{Facts, Protocol},
+    },
     names::MethodName,
     watched::{End, Watch, grpc_status},
 };
@@ -43,6 +49,9 @@ pub(super) struct Open {
     grpc_status: Option<u8>,
     pub(super) attempt: Attempt,
     method: MethodName,
+    pub(super) protocol: Protocol,
+    /// Names the method of a remote procedure call.
+    pub(super) path: Option<PathAndQuery>,
 }
 
 /// On the heap, since a span moves from the layer's future into the body of the answer, and with those through all layers around.
@@ -82,6 +91,8 @@ impl ActiveSpan {
             grpc_status: None,
             attempt,
             method,
+            protocol: Protocol::default(),
+            path: None,
         });
         Self { place: Some(place) }
     }
@@ -101,6 +112,9 @@ impl ActiveSpan {
         if let Some(open) = self.open() {
             open.status = Some(response.status().as_u16());
             open.settings.answered(&mut open.route, response.extensions());
+            if open.settings.kind == SpanKind::Server {
+                open.protocol.answered(response.headers());
+            }
         }
     }
 
@@ -139,15 +153,18 @@ impl Open {
             }
         }
         if let Some(metrics) = &settings.metrics {
-            let labels = Key {
+            let facts = Facts {
                 kind: settings.kind,
                 method: self.method,
-                route: self.route.as_deref(),
                 status: self.status.unwrap_or_default(),
+                protocol: self.protocol,
                 grpc_status: self.grpc_status,
                 end,
             };
-            metrics.finish(&labels, self.route.as_ref(), Duration::from_nanos(nanos));
+            let (name, address) = (self.route.as_deref(), self.peer.as_ref());
+            let over = Over { facts, name, address, path: self.path.as_ref() };
+            let registry = metrics.registry();
+            registry.finish(&over.key(registry), nanos, || Some(self.trace));
         }
         let recorder = &settings.recorder;
         if recorder.is_off() {
