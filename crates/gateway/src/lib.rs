@@ -31,6 +31,7 @@
 //! | [`Authenticate`], [`Identity`], [`AuthError`] | who sent a request |
 //! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
 //! | [`serve`], [`Server`], [`ServeError`], [`Undrained`] | a listener, or one for each core, that bounds its clients and ends without losing requests |
+//! | `Tls`, `TlsFiles` (feature `tls`) | certificates that are read again when they change |
 //! | [`RouteStats`], [`Breaker`] | what became of the requests, and how the instances are |
 //!
 //! # The way of a request
@@ -89,13 +90,14 @@
 //!
 //! # What it does not do
 //!
-//! No TLS, no HTTP/2 towards instances, no WebSocket or other upgrades, no configuration file. The body of an answer has no time limit: a stalled upstream holds its client
+//! No TLS and no HTTP/2 towards instances, no WebSocket or other upgrades, no configuration file. The body of an answer has no time limit: a stalled upstream holds its client
 //! until that leaves. The server is hyper, which hides whether a request had both a `Content-Length` and a `Transfer-Encoding`;
 //! it forwards by the latter alone.
 //!
 //! # Features
 //!
 //! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface. It brings the crate h2.
+//! - `tls`: [`Server::tls`], with certificates by name that are read again when they change, and certificates of clients. Adds rustls with ring.
 //!
 //! # Memory
 //!
@@ -135,4 +137,6 @@ pub use gateway::{Gateway, GatewayBody, ResponseFuture};
 pub use gusset_ratelimit::{MalformedNetwork, Network, PeerAddr};
 pub use route::{Client, Route, Upstream};
 pub use server::{ServeError, Server, Undrained, serve};
+#[cfg(feature = "tls")]
+pub use server::{Tls, TlsError, TlsFiles};
 pub use stats::{Breaker, RouteStats};

@@ -5,6 +5,9 @@ mod connection;
 mod hub;
 mod listener;
 mod peer;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 
 use std::{
@@ -21,6 +24,8 @@ use tokio::net::TcpListener;
 use tower_service::Service;
 
 use hub::Hub;
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// [`Server::run`] with the defaults.
 ///
@@ -59,7 +64,7 @@ where
 /// It gives every request a [`PeerAddr`](crate::PeerAddr). A connection holds at most 32 KiB and 100 lines of head, and about 256 KiB of buffers;
 /// more head is answered with 431. One of HTTP/2 has at most 100 requests at once and a megabyte of what they send; it is closed when its client
 /// resets requests faster than they can be begun (CVE-2023-44487), or sends heads without an end (CVE-2024-27316).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Server {
     max_connections: usize,
     max_per_client: usize,
@@ -67,6 +72,8 @@ pub struct Server {
     send_timeout: Duration,
     linger: Duration,
     drain_limit: Duration,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 impl Default for Server {
@@ -78,6 +85,8 @@ impl Default for Server {
             send_timeout: Duration::from_secs(60),
             linger: Duration::from_secs(1),
             drain_limit: Duration::from_secs(30),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -92,7 +101,7 @@ impl Server {
     /// How many connections are open at once, at least 1; further ones wait in the backlog of the kernel. On several cores up to one more for each further core. Default 10,000, below
     /// the limit of open files of a usual service.
     #[must_use]
-    pub const fn max_connections(mut self, connections: usize) -> Self {
+    pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = if connections == 0 { 1 } else { connections };
         self
     }
@@ -100,7 +109,7 @@ impl Server {
     /// How many of them one client may have, at least 1: an address of IPv4, or a network of 64 bits of IPv6, which is what one customer gets. Further ones are
     /// closed at once. Default unlimited, for behind another proxy all have its address.
     #[must_use]
-    pub const fn max_connections_per_client(mut self, connections: usize) -> Self {
+    pub fn max_connections_per_client(mut self, connections: usize) -> Self {
         self.max_per_client = if connections == 0 { 1 } else { connections };
         self
     }
@@ -109,14 +118,14 @@ impl Server {
     /// time for idling, too. Default 30 s, more than pauses between a user's clicks, and short enough that
     /// clients that dribble do not pile up.
     #[must_use]
-    pub const fn head_timeout(mut self, span: Duration) -> Self {
+    pub fn head_timeout(mut self, span: Duration) -> Self {
         self.head_timeout = span;
         self
     }
 
     /// How long a client may take nothing of what is sent to it, before its connection is cut. Default 60 s, as in nginx: more than a phone in a tunnel needs.
     #[must_use]
-    pub const fn send_timeout(mut self, span: Duration) -> Self {
+    pub fn send_timeout(mut self, span: Duration) -> Self {
         self.send_timeout = span;
         self
     }
@@ -124,15 +133,23 @@ impl Server {
     /// How long after the shutdown began idle connections stay open. A request that comes within is answered with
     /// `Connection: close`; to close at once would lose those that are on their way. Default 1 s, a few round trips.
     #[must_use]
-    pub const fn linger(mut self, span: Duration) -> Self {
+    pub fn linger(mut self, span: Duration) -> Self {
         self.linger = span;
         self
     }
 
     /// How long the end may take. Connections still open after it are cut. Default 30 s, what Kubernetes grants.
     #[must_use]
-    pub const fn drain_limit(mut self, span: Duration) -> Self {
+    pub fn drain_limit(mut self, span: Duration) -> Self {
         self.drain_limit = span;
+        self
+    }
+
+    /// Serves over TLS. Default: in the clear. A handshake has the time of [`head_timeout`](Self::head_timeout).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 

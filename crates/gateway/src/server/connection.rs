@@ -14,10 +14,14 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpStream, sync::watch, time::sleep};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tower_service::Service;
 
-use super::{Server, peer::OfPeer, wire::Wire};
+use super::{Server, peer::OfPeer, stream::Stream, wire::Wire};
 
 /// Serves one client, until it goes or the server ends.
 pub(super) async fn serve_connection<S, B>(
@@ -33,23 +37,23 @@ pub(super) async fn serve_connection<S, B>(
     B::Error: Into<BoxError>,
 {
     let _ = stream.set_nodelay(true);
-    let mut wire = Wire::new(stream, server.send_timeout);
     let service = TowerToHyperService::new(service);
     let begun = tokio::select! {
-        begun = begins_as_http2(&mut wire, server) => begun,
+        begun = timeout(server.head_timeout, begin(&server, stream)) => begun,
         // It has said nothing.
-        () = lingered(server, &mut stopped) => return,
+        () = lingered(&server, &mut stopped) => return,
     };
-    let result = match begun {
+    let too_slow = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"));
+    let result = match begun.unwrap_or_else(too_slow) {
         Err(error) => return ended(&error),
         #[cfg(feature = "http2")]
-        Ok(true) => {
-            let connection = http2(server).serve_connection(TokioIo::new(wire), service);
-            drive(connection, server, stopped).await
+        Ok((wire, true)) => {
+            let connection = http2(&server).serve_connection(TokioIo::new(wire), service);
+            drive(connection, &server, stopped).await
         }
-        Ok(_) => {
-            let connection = http1(server).serve_connection(TokioIo::new(wire), service);
-            drive(connection.with_upgrades(), server, stopped).await
+        Ok((wire, _)) => {
+            let connection = http1(&server).serve_connection(TokioIo::new(wire), service);
+            drive(connection.with_upgrades(), &server, stopped).await
         }
     };
     if let Err(error) = result {
@@ -57,20 +61,25 @@ pub(super) async fn serve_connection<S, B>(
     }
 }
 
-#[cfg(feature = "http2")]
-async fn begins_as_http2(wire: &mut Wire<TcpStream>, server: Server) -> io::Result<bool> {
-    match tokio::time::timeout(server.head_timeout, wire.begins_as_http2()).await {
-        Ok(result) => result,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")),
-    }
+/// The connection when the client has begun, and whether that speaks HTTP/2.
+async fn begin(server: &Server, stream: TcpStream) -> io::Result<(Wire<Stream>, bool)> {
+    #[cfg(feature = "tls")]
+    let stream = match &server.tls {
+        Some(tls) => Stream::Tls(Box::new(tls.acceptor().accept(stream).await?)),
+        None => Stream::Plain(stream),
+    };
+    #[cfg(not(feature = "tls"))]
+    let stream = Stream::Plain(stream);
+    let agreed = stream.agreed_on_http2();
+    let mut wire = Wire::new(stream, server.send_timeout);
+    let http2 = match agreed {
+        Some(http2) => http2,
+        None => wire.begins_as_http2().await?,
+    };
+    Ok((wire, http2))
 }
 
-#[cfg(not(feature = "http2"))]
-async fn begins_as_http2(_: &mut Wire<TcpStream>, _: Server) -> io::Result<bool> {
-    Ok(false)
-}
-
-fn http1(server: Server) -> http1::Builder {
+fn http1(server: &Server) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -82,7 +91,7 @@ fn http1(server: Server) -> http1::Builder {
 }
 
 #[cfg(feature = "http2")]
-fn http2(server: Server) -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
+fn http2(server: &Server) -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
     let executor = hyper_util::rt::TokioExecutor::new();
     let mut builder = hyper::server::conn::http2::Builder::new(executor);
     builder
@@ -103,7 +112,7 @@ fn http2(server: Server) -> hyper::server::conn::http2::Builder<hyper_util::rt::
 /// Serves until the client goes; after the shutdown began, until it has its answers.
 async fn drive(
     connection: impl Ending,
-    server: Server,
+    server: &Server,
     mut stopped: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let mut connection = pin!(connection);
@@ -116,7 +125,7 @@ async fn drive(
 }
 
 /// Until idle connections are to go.
-async fn lingered(server: Server, stopped: &mut watch::Receiver<bool>) {
+async fn lingered(server: &Server, stopped: &mut watch::Receiver<bool>) {
     // It errs only without a sender, and then the server has gone.
     let _ = stopped.wait_for(|stopped| *stopped).await;
     sleep(server.linger).await;

@@ -57,10 +57,10 @@ impl Hub {
         let most = server.max_connections.saturating_add(cores - 1);
         let most = u32::try_from(most.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         Self {
-            server,
             places: Arc::new(Semaphore::new(most as usize)),
             most,
             clients: Clients::new(server.max_per_client),
+            server,
             leaving: Arc::default(),
             stop: watch::Sender::new(false),
         }
@@ -75,6 +75,7 @@ impl Hub {
         let mut served = pin!(served);
         let serves = tokio::select! {
             () = shutdown => true,
+            () = self.follow_files() => true,
             // Only if its threads have ended, by a panic.
             () = &mut served => false,
         };
@@ -94,6 +95,15 @@ impl Hub {
                 Err(Undrained { connections })
             }
         }
+    }
+
+    /// Never ends.
+    async fn follow_files(&self) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.server.tls {
+            tls.follow().await;
+        }
+        std::future::pending().await
     }
 
     /// Takes connections until the shutdown begins, and returns when all have ended.
@@ -159,7 +169,7 @@ impl Hub {
         let held = place.map(|place| Held { _place: Arc::new((place, of_client)) });
         let service = OfPeer::new(service.clone(), peer, self.leaving.clone(), held);
         let stopped = self.stop.subscribe();
-        connections.spawn(serve_connection(self.server, stream, service, stopped));
+        connections.spawn(serve_connection(self.server.clone(), stream, service, stopped));
     }
 
     /// Serves by a thread for each listener. The future ends when all connections have; the threads end when what comes with it is dropped.

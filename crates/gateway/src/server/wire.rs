@@ -6,13 +6,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
 
-#[cfg(feature = "http2")]
 /// How a connection of HTTP/2 begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -33,10 +32,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     }
 
     /// Whether the client speaks HTTP/2 from its first byte on.
-    #[cfg(feature = "http2")]
     pub(super) async fn begins_as_http2(&mut self) -> io::Result<bool> {
-        use tokio::io::AsyncReadExt;
-        let mut read = bytes::BytesMut::with_capacity(1024);
+        if cfg!(not(feature = "http2")) {
+            return Ok(false);
+        }
+        let mut read = BytesMut::with_capacity(1024);
         while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
             if self.io.read_buf(&mut read).await? == 0 {
                 break;
