@@ -1,20 +1,19 @@
 use std::{
     collections::HashMap,
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Poll,
-    time::Duration,
 };
 
 use gusset_call::Clock;
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify, Semaphore, watch},
     task::JoinHandle,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -31,7 +30,7 @@ pub(crate) struct Engine {
     /// Tells it from the others in this process; from 1 on.
     number: u64,
     pub(crate) live: Live,
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) permits: Semaphore,
     pub(crate) counters: Counters,
     /// Held by who has claimed sagas that have no task yet: until then the store's word that they are ours does not mean that nobody works on them.
     pub(crate) claims: AsyncMutex<()>,
@@ -50,6 +49,8 @@ pub(crate) struct Engine {
     /// How many tasks recover sagas.
     recoverers: AtomicUsize,
     keeper: Mutex<Option<JoinHandle<()>>>,
+    /// Whether that task is there: cheap to read.
+    kept: Arc<AtomicBool>,
 }
 
 type Plans = HashMap<(Arc<str>, u32), Arc<Plan>>;
@@ -60,7 +61,7 @@ impl Engine {
         Self {
             number: ENGINES.fetch_add(1, Relaxed),
             store,
-            permits: Arc::new(Semaphore::new(options.max_running)),
+            permits: Semaphore::new(options.max_running),
             options,
             node: uuid::Uuid::now_v7().to_string().into(),
             live: Live::default(),
@@ -75,6 +76,7 @@ impl Engine {
             anchor: AtomicU64::new(0),
             recoverers: AtomicUsize::new(0),
             keeper: Mutex::new(None),
+            kept: Arc::default(),
         }
     }
 
@@ -137,8 +139,14 @@ impl Engine {
         self.anchor.load(Relaxed) + self.elapsed()
     }
 
+    /// The same, once it was heard of.
+    pub(crate) fn known_now(&self) -> Option<u64> {
+        let anchor = self.anchor.load(Relaxed);
+        (anchor > 0).then(|| anchor + self.elapsed())
+    }
+
     fn elapsed(&self) -> u64 {
-        u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX)
+        self.clock.nanos() / 1_000_000
     }
 
     /// Answer of the store, or a failure if it takes too long.
@@ -146,10 +154,28 @@ impl Engine {
         &self,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        let mut answer = pin!(answer);
+        match at_once(answer.as_mut()).await {
+            Some(answer) => self.noted(answer),
+            None => self.awaited(answer).await,
+        }
+    }
+
+    /// Answer of a store that had none at once.
+    pub(crate) async fn awaited<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let span = self.options.store_timeout;
-        let answer = within(span, answer)
-            .await
-            .unwrap_or_else(|| Err(StoreError::failed(format!("no answer within {span:?}"))));
+        // In a box, since the future of each saga has room for it else.
+        let answer = Box::pin(timeout(span, answer)).await;
+        self.noted(
+            answer
+                .unwrap_or_else(|_| Err(StoreError::failed(format!("no answer within {span:?}")))),
+        )
+    }
+
+    pub(crate) fn noted<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
         if matches!(answer, Err(StoreError::Failed(_))) {
             self.counters.store_errors.add(1);
         }
@@ -171,9 +197,14 @@ impl Engine {
 
     /// Sees to it that a task keeps the leases of all sagas under way. It is begun anew if its runtime has gone.
     pub(crate) fn keep_leases(self: &Arc<Self>) {
+        if self.kept.load(Relaxed) {
+            return;
+        }
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        if keeper.as_ref().is_none_or(JoinHandle::is_finished) {
-            *keeper = Some(tokio::spawn(keep_leases(self.clone())));
+        if !self.kept.load(Relaxed) {
+            let keeping = Keeping(self.kept.clone());
+            self.kept.store(true, Relaxed);
+            *keeper = Some(tokio::spawn(keep_leases(self.clone(), keeping)));
         }
     }
 
@@ -200,22 +231,26 @@ impl Engine {
     }
 }
 
-/// A timeout that reads no clock and makes no timer for what is ready at once.
-async fn within<T>(span: Duration, answer: impl Future<Output = T>) -> Option<T> {
-    let (mut answer, mut alarm) = (pin!(answer), None);
-    poll_fn(|cx| {
-        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-            return Poll::Ready(Some(answer));
-        }
-        // In a box, since the future of each saga has room for it else.
-        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep(span)));
-        alarm.as_mut().poll(cx).map(|()| None)
+/// What is ready when it is polled once: no clock is read for it, and no timer made.
+pub(crate) async fn at_once<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
     })
     .await
 }
 
+/// Says that the task which holds it is there.
+struct Keeping(Arc<AtomicBool>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.store(false, Relaxed);
+    }
+}
+
 /// Renews all leases each third of a lease, as one batch. A store that fails is not a lost lease: should another process take over, the next append tells.
-async fn keep_leases(engine: Arc<Engine>) {
+async fn keep_leases(engine: Arc<Engine>, _keeping: Keeping) {
     /// Leases in one request.
     const MOST: usize = 500;
     let lease = engine.options.lease;

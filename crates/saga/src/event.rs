@@ -23,6 +23,9 @@ pub enum Event {
         /// W3C `traceparent` of the call that began it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<Arc<str>>,
+        /// W3C `tracestate` of that call.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace_state: Option<Arc<str>>,
         /// Drawn by lot, below 2^53: tells it from an earlier saga of the same id, which was purged. 0 for one that began before there were lots.
         #[serde(default, skip_serializing_if = "is_zero")]
         life: u64,

@@ -96,6 +96,20 @@ impl Json {
         }
     }
 
+    /// The text, if it is short enough to be kept without an allocation.
+    pub(crate) fn short(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Text::Short(text) => Some(&text.bytes[..usize::from(text.length)]),
+            Text::Long(_) => None,
+        }
+    }
+
+    /// The value of such a text.
+    pub(crate) fn of_short(text: &[u8]) -> Option<Self> {
+        let short = Short::of(std::str::from_utf8(text).ok()?)?;
+        Some(Self(Text::Short(short)))
+    }
+
     /// Whether both mean the same, whatever the order of their fields.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
         self == other

@@ -156,6 +156,7 @@ mod shape;
 mod typed;
 
 mod finished;
+mod handle;
 mod operator;
 mod orchestrator;
 mod recovery;
@@ -163,6 +164,7 @@ mod recovery;
 mod options;
 mod policy;
 
+mod few;
 mod progress;
 mod state;
 mod tries;
@@ -195,6 +197,7 @@ pub use definition::Definition;
 pub use error::{DefinitionError, Failure, FailureKind, SagaError, StepError};
 pub use finished::{Finished, Report, StepReport};
 pub use gusset_call::BoxError;
+pub use handle::Handle;
 #[cfg(feature = "http")]
 pub use headers::{Caller, EPOCH, IDEMPOTENCY_KEY, Idempotency, IdempotencyLayer, InvalidHeader};
 pub use id::{InvalidName, SagaId};
@@ -202,7 +205,7 @@ pub use json::Json;
 pub use needs::{Needs, StepRef};
 pub use operator::{Operator, Ordered};
 pub use options::Options;
-pub use orchestrator::{Handle, Orchestrator};
+pub use orchestrator::Orchestrator;
 pub use past_pivot::{CertainStep, PastPivot};
 pub use policy::Policy;
 pub use recovery::{Recovered, Recovery};

@@ -10,12 +10,11 @@ use std::{
 
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{Notify, SemaphorePermit};
 
 use crate::{
     Json, SagaError, SagaId, Shape,
-    engine::Engine,
-    seat::{Phase, Seat},
+    seat::{Outcome, Phase, Seat},
 };
 
 /// The sagas that this process is working on: one task each, and no saga twice.
@@ -43,16 +42,24 @@ pub(crate) enum Found {
     Unsettled(Arc<Seat>),
 }
 
-/// What the task of a saga is given.
-pub(crate) struct Task {
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) seat: Arc<Seat>,
+impl Found {
+    pub(crate) fn of(seat: Arc<Seat>, shape: &Arc<Shape>, input: &Json) -> Self {
+        let same = seat.runs(shape, input);
+        match (same, seat.phase(), seat.ended()) {
+            (true, Phase::Entered | Phase::Begun, _) | (true, Phase::Ended, Some(Ok(_))) => {
+                Self::Same(seat)
+            }
+            (false, Phase::Begun, _) | (false, Phase::Ended, Some(Ok(_))) => Self::Other,
+            // One that has not begun, or whose task failed, may be wrong about the id.
+            _ => Self::Unsettled(seat),
+        }
+    }
 }
 
 /// Why a saga got no task.
 pub(crate) enum NotEntered {
-    /// It has one.
-    Occupied,
+    /// This one has it.
+    Occupied(Arc<Seat>),
     Closed,
 }
 
@@ -74,6 +81,7 @@ const DEEPEST: u32 = 8;
 impl Entered {
     /// Gives it a task.
     pub(crate) fn spawn(self) -> Arc<Seat> {
+        self.seat.will_be_spawned();
         // Not under a lock: a runtime that shuts down drops the future here, and with it the place.
         let task = tokio::spawn(self.work);
         self.seat.work_is(task.abort_handle());
@@ -102,46 +110,39 @@ impl Entered {
 impl Live {
     /// Makes `work` the work on `saga`. `given` is what someone who starts the same id must agree with.
     pub(crate) fn enter<F>(
-        engine: &Arc<Engine>,
-        saga: SagaId,
-        given: (Arc<Shape>, Json),
-        permit: OwnedSemaphorePermit,
-        work: impl FnOnce(Task) -> F,
+        seat: Seat,
+        permit: SemaphorePermit<'_>,
+        work: impl FnOnce(Arc<Seat>) -> F,
     ) -> Result<Entered, NotEntered>
     where
-        F: Future<Output = Phase> + Send + 'static,
+        F: Future<Output = Outcome> + Send + 'static,
     {
-        let seat = Arc::new(Seat::new(given));
+        let seat = Arc::new(seat);
         {
-            let mut table = engine.live.table();
+            let mut table = seat.engine.live.table();
             if table.closed {
                 return Err(NotEntered::Closed);
             }
-            let hash_map::Entry::Vacant(vacant) = table.sagas.entry(saga.clone()) else {
-                return Err(NotEntered::Occupied);
+            match table.sagas.entry(seat.saga.clone()) {
+                hash_map::Entry::Vacant(vacant) => vacant.insert(seat.clone()),
+                hash_map::Entry::Occupied(other) => {
+                    return Err(NotEntered::Occupied(other.get().clone()));
+                }
             };
-            vacant.insert(seat.clone());
         }
-        let (engine, ended) = (engine.clone(), None);
-        let place = Place { engine: engine.clone(), saga, seat: seat.clone(), ended, permit };
-        engine.keep_leases();
-        let work = work(Task { engine, seat: seat.clone() });
+        let place = Place { seat: seat.clone(), outcome: None };
+        // The place gives it back.
+        permit.forget();
+        seat.engine.keep_leases();
+        let work = work(seat.clone());
         // No async block: it would have room for the work twice, as what it was given and as what it awaits.
-        let work = Box::pin(work.map(|ended| place.end(ended)));
+        let work = Box::pin(work.map(|outcome| place.end(outcome)));
         Ok(Entered { seat, work })
     }
 
     /// The saga of this id, if it is under way, and whether it runs what `shape` and `input` say.
     pub(crate) fn find(&self, saga: &SagaId, shape: &Arc<Shape>, input: &Json) -> Option<Found> {
-        let seat = self.seat(saga)?;
-        let same = seat.runs(shape, input);
-        let phase = seat.phase();
-        Some(match (same, phase) {
-            (true, Phase::Entered | Phase::Begun | Phase::Ended(Ok(_))) => Found::Same(seat),
-            (false, Phase::Begun | Phase::Ended(Ok(_))) => Found::Other,
-            // One that has not begun, or whose task failed, may be wrong about the id.
-            (_, Phase::Entered | Phase::Parked | Phase::Ended(Err(_))) => Found::Unsettled(seat),
-        })
+        self.seat(saga).map(|seat| Found::of(seat, shape, input))
     }
 
     pub(crate) fn seat(&self, saga: &SagaId) -> Option<Arc<Seat>> {
@@ -209,37 +210,35 @@ impl Live {
     }
 }
 
-/// A saga's place among the live ones. However the work on it ends, by panic or abort as well, the place is given back and who waits is told.
+/// A saga's place among the live ones, and one of the permits. However the work on it ends, by panic or abort as well, both are given back and who waits is told.
 struct Place {
-    engine: Arc<Engine>,
-    saga: SagaId,
     seat: Arc<Seat>,
-    ended: Option<Phase>,
-    #[expect(dead_code, reason = "held for its drop")]
-    permit: OwnedSemaphorePermit,
+    outcome: Option<Outcome>,
 }
 
 impl Place {
-    fn end(mut self, ended: Phase) {
-        self.ended = Some(ended);
+    fn end(mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let interrupted = || Phase::Ended(Err(SagaError::Interrupted(self.saga.clone())));
-        let ended = self.ended.take().unwrap_or_else(interrupted);
-        if matches!(ended, Phase::Ended(Err(SagaError::Interrupted(_)))) {
-            self.engine.counters.interrupted.add(1);
+        let (seat, engine) = (&*self.seat, &*self.seat.engine);
+        let interrupted = || Err(SagaError::Interrupted(seat.saga.clone()));
+        let outcome = self.outcome.take().unwrap_or_else(interrupted);
+        if matches!(outcome, Err(SagaError::Interrupted(_))) {
+            engine.counters.interrupted.add(1);
         }
-        let mut table = self.engine.live.table();
-        table.sagas.remove(&self.saga);
+        let mut table = engine.live.table();
+        table.sagas.remove(&seat.saga);
         let closed = table.closed;
         drop(table);
-        self.seat.leave(ended);
+        seat.leave(outcome);
+        engine.permits.add_permits(1);
         // Nobody waits for it before.
         if closed {
-            self.engine.live.left.notify_waiters();
+            engine.live.left.notify_waiters();
         }
     }
 }

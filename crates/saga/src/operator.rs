@@ -9,7 +9,11 @@ use tokio::time::sleep;
 
 use crate::{
     Journal, Orchestrator, Query, Record, Report, Retention, SagaError, SagaId, State, StoreError,
-    Summary, engine::Engine, progress::Progress, seat::Phase, work::LOOK_EVERY,
+    Summary,
+    engine::Engine,
+    progress::Progress,
+    seat::{Phase, Seat},
+    work::LOOK_EVERY,
 };
 
 pub use elsewhere::{Operator, Ordered};
@@ -65,8 +69,8 @@ impl Orchestrator {
     ///
     /// Nothing is lost.
     pub async fn settled(&self, saga: &SagaId) -> Result<Report, SagaError> {
-        let progress = settled(self.engine(), saga).await?;
-        Ok(Report::of(saga.clone(), &progress))
+        let settled = settled(self.engine(), saga).await?;
+        Ok(Report::of(saga.clone(), settled.progress()?))
     }
 
     /// Forgets finished sagas that `keep` does not cover. Their ids can be started anew.
@@ -89,18 +93,37 @@ async fn load(engine: &Engine, saga: &SagaId) -> Result<Journal, SagaError> {
     journal.ok_or_else(|| SagaError::NoSuchSaga(saga.clone()))
 }
 
+/// Where a saga stands that is in a final state or stuck.
+pub(crate) enum Settled {
+    /// As this process left it.
+    Here(Arc<Seat>),
+    Read(Box<Progress>),
+}
+
+impl Settled {
+    pub(crate) fn progress(&self) -> Result<&Progress, SagaError> {
+        match self {
+            Self::Here(seat) => match seat.ended() {
+                Some(ended) => ended.map_err(Clone::clone),
+                None => Err(SagaError::Interrupted(seat.saga.clone())),
+            },
+            Self::Read(progress) => Ok(progress),
+        }
+    }
+}
+
 /// Until a saga is in a final state or stuck.
-pub(crate) async fn settled(engine: &Engine, saga: &SagaId) -> Result<Arc<Progress>, SagaError> {
+pub(crate) async fn settled(engine: &Engine, saga: &SagaId) -> Result<Settled, SagaError> {
     loop {
         if let Some(seat) = engine.live.seat(saga) {
-            let over = |phase: &Phase| matches!(phase, Phase::Parked | Phase::Ended(_));
-            if let Phase::Ended(Ok(progress)) = seat.reached(over).await {
-                return Ok(progress);
+            seat.reached(|phase| phase >= Phase::Parked).await;
+            if let Some(Ok(_)) = seat.ended() {
+                return Ok(Settled::Here(seat));
             }
         }
         let progress = Progress::of(&load(engine, saga).await?).map_err(StoreError::from)?;
         if progress.state().is_final() || progress.state() == State::Stuck {
-            return Ok(Arc::new(progress));
+            return Ok(Settled::Read(Box::new(progress)));
         }
         if engine.live.is_closed() {
             return Err(SagaError::Interrupted(saga.clone()));

@@ -1,17 +1,16 @@
 use std::{fmt, sync::Arc};
 
-use gusset_call::{Context, Overloaded, TraceContext};
+use gusset_call::{Context, Overloaded, TraceContext, TraceState};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::SemaphorePermit;
 
 use crate::{
     Definition, Finished, Json, Options, SagaError, SagaId, Span, Stats, Store,
     engine::Engine,
+    handle::{Handle, outcome},
     live::{Found, Live, NotEntered},
-    needs::Decode,
-    operator::settled,
     seat::{Phase, Seat},
-    work,
+    work::{self, Trace},
 };
 
 /// Runs sagas, each by itself, and keeps their journals in a [`Store`]. Clones share all.
@@ -110,7 +109,9 @@ impl Orchestrator {
         definition: &Definition<In, Out>,
         input: In,
     ) -> Result<Finished<Out>, SagaError> {
-        self.run_as(definition, SagaId::random(), input).await
+        // By the clock that is read for its first record as well, as soon as there is one.
+        let saga = self.engine().known_now().map_or_else(SagaId::random, SagaId::random_at);
+        self.run_as(definition, saga, input).await
     }
 
     /// Runs the saga of this id to its end, or tells how it ended, if there is one already.
@@ -128,7 +129,10 @@ impl Orchestrator {
         saga: SagaId,
         input: In,
     ) -> Result<Finished<Out>, SagaError> {
-        self.start(definition, saga, input).await?.outcome().await
+        let input = Json::encode(&input).map_err(|error| SagaError::Input(error.into()))?;
+        self.register(definition)?;
+        let seat = self.enter(definition, &saga, input).await?;
+        outcome(&seat, &definition.needs, definition.decode).await
     }
 
     /// Begins a saga; its journal is durable when this returns. The same id with the same definition and input, at any time while the
@@ -156,13 +160,12 @@ impl Orchestrator {
         let input = Json::encode(&input).map_err(|error| SagaError::Input(error.into()))?;
         self.register(definition)?;
         let seat = self.enter(definition, &saga, input).await?;
-        if let Phase::Ended(Err(error)) =
-            seat.reached(|phase| !matches!(phase, Phase::Entered)).await
-        {
-            return Err(error);
+        seat.reached(|phase| phase != Phase::Entered).await;
+        if let Some(Err(error)) = seat.ended() {
+            return Err(error.clone());
         }
         let (needs, decode) = (definition.needs.clone(), definition.decode);
-        Ok(Handle { engine: self.engine().clone(), saga, seat, needs, decode })
+        Ok(Handle { seat, needs, decode })
     }
 
     /// Begins no further saga, lets those under way finish their present attempt and write down how it went, and returns when all have
@@ -198,39 +201,52 @@ impl Orchestrator {
     ) -> Result<Arc<Seat>, SagaError> {
         let engine = self.engine();
         let shape = &definition.plan.shape;
+        let mut permit = engine.permits.try_acquire().ok();
         loop {
-            match engine.live.find(saga, shape, &input) {
+            let found = match permit.take() {
+                Some(permit) => match self.begin(definition, saga, &input, permit).await {
+                    Ok(seat) => return Ok(seat),
+                    // Someone was quicker: theirs is the one.
+                    Err(NotEntered::Occupied(other)) => Some(Found::of(other, shape, &input)),
+                    Err(NotEntered::Closed) => return Err(shutting_down()),
+                },
+                // One that is under way already needs none.
+                None => engine.live.find(saga, shape, &input),
+            };
+            match found {
                 Some(Found::Same(seat)) => return Ok(seat),
                 Some(Found::Other) => return Err(SagaError::IdTaken(saga.clone())),
-                Some(Found::Unsettled(seat)) => {
-                    seat.moved_on().await;
-                    continue;
-                }
-                None => {}
-            }
-            let permit = self.permit().await?;
-            let given = (shape.clone(), input.clone());
-            let traced = engine.listener.get().map(|_| TraceContext::new_root());
-            let trace = Context::current().trace().or(traced);
-            let trace = trace.map(|trace| trace.to_string().into());
-            let job = work::Begin {
-                plan: definition.plan.clone(),
-                saga: saga.clone(),
-                input: input.clone(),
-                trace,
-            };
-            let work = |task| work::begin(task, job);
-            match Live::enter(engine, saga.clone(), given, permit, work) {
-                Ok(entered) => return Ok(entered.begin().await),
-                // Someone was quicker: theirs is the one.
-                Err(NotEntered::Occupied) => {}
-                Err(NotEntered::Closed) => return Err(shutting_down()),
+                Some(Found::Unsettled(seat)) => seat.moved_on().await,
+                None => permit = Some(self.permit().await?),
             }
         }
     }
 
-    pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, SagaError> {
-        self.engine().permits.clone().acquire_owned().await.map_err(|_| shutting_down())
+    async fn begin<In, Out>(
+        &self,
+        definition: &Definition<In, Out>,
+        saga: &SagaId,
+        input: &Json,
+        permit: SemaphorePermit<'_>,
+    ) -> Result<Arc<Seat>, NotEntered> {
+        let plan = definition.plan.clone();
+        let given = (plan.shape.clone(), input.clone());
+        let seat = Seat::new(self.engine().clone(), saga.clone(), given);
+        let job = work::Begin { plan, input: input.clone(), trace: self.trace() };
+        let entered = Live::enter(seat, permit, |seat| work::begin(seat, job))?;
+        Ok(entered.begin().await)
+    }
+
+    /// The trace that a saga is begun in, and what goes with it.
+    fn trace(&self) -> Option<Trace> {
+        let traced = self.engine().listener.get().map(|_| TraceContext::new_root());
+        let context = Context::current().trace();
+        let state = context.and_then(|_| TraceState::current());
+        context.or(traced).map(|context| Trace { context, state })
+    }
+
+    pub(crate) async fn permit(&self) -> Result<SemaphorePermit<'_>, SagaError> {
+        self.engine().permits.acquire().await.map_err(|_| shutting_down())
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
@@ -245,47 +261,5 @@ pub(crate) fn shutting_down() -> SagaError {
 impl fmt::Debug for Orchestrator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Orchestrator").field("stats", &self.stats()).finish_non_exhaustive()
-    }
-}
-
-/// A saga that has begun. Dropping it changes nothing.
-pub struct Handle<Out> {
-    engine: Arc<Engine>,
-    saga: SagaId,
-    seat: Arc<Seat>,
-    needs: Arc<[u32]>,
-    decode: Decode<Out>,
-}
-
-impl<Out> Handle<Out> {
-    /// The saga.
-    #[must_use]
-    pub const fn saga(&self) -> &SagaId {
-        &self.saga
-    }
-
-    /// How it ends. May be asked again.
-    ///
-    /// # Errors
-    ///
-    /// [`SagaError::Interrupted`] when this process stops working on it before its end, and [`SagaError::Output`]
-    /// when the outputs are not what the definition says.
-    ///
-    /// # Cancellation
-    ///
-    /// Nothing is lost.
-    pub async fn outcome(&self) -> Result<Finished<Out>, SagaError> {
-        let over = |phase: &Phase| matches!(phase, Phase::Parked | Phase::Ended(_));
-        let progress = match self.seat.reached(over).await {
-            Phase::Ended(ended) => ended?,
-            _ => settled(&self.engine, &self.saga).await?,
-        };
-        Finished::of(&self.saga, &progress, &self.needs, self.decode)
-    }
-}
-
-impl<Out> fmt::Debug for Handle<Out> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Handle").field(&self.saga).finish()
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::{
     Event, Failure, Journal, Json, Record, Shape, Skipped, StepKind, StepState, StoreError,
-    Unreadable, shape::Graph,
+    Unreadable, few::Few, shape::Graph,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +36,7 @@ pub(crate) struct Progress {
     graph: Arc<Graph>,
     pub(crate) input: Json,
     pub(crate) trace: Option<Arc<str>>,
+    pub(crate) trace_state: Option<Arc<str>>,
     pub(crate) life: u64,
     pub(crate) started_at: u64,
     pub(crate) steps: Vec<StepProgress>,
@@ -48,11 +49,11 @@ pub(crate) struct Progress {
     pub(crate) blocked: Option<Arc<str>>,
     closed: bool,
     /// Steps that could begin, or be undone, and that no record has opened yet.
-    ready: Vec<u32>,
+    ready: Few,
     /// How many steps are [`StepState::Acting`] or [`StepState::Undoing`] and call something.
     calling: usize,
     /// Steps that are [`StepState::Acting`] and wait for time or a signal.
-    waits: Vec<u32>,
+    waits: Few,
     /// Signals that no step has had yet.
     signals: Vec<(Arc<str>, Json)>,
     pivot: Option<u32>,
@@ -93,7 +94,7 @@ impl Progress {
         graph: Option<Arc<Graph>>,
         at: u64,
     ) -> Result<Self, Corrupt> {
-        let Event::Started { shape, input, trace, life } = event else {
+        let Event::Started { shape, input, trace, trace_state, life } = event else {
             return Err(Corrupt("it does not begin with a start"));
         };
         let graph = graph.or_else(|| Graph::of(shape).map(Arc::new));
@@ -113,6 +114,7 @@ impl Progress {
             graph,
             input: input.clone(),
             trace: trace.clone(),
+            trace_state: trace_state.clone(),
             life: *life,
             started_at: at,
             failure: None,
@@ -122,7 +124,7 @@ impl Progress {
             blocked: None,
             closed: false,
             calling: 0,
-            waits: Vec::new(),
+            waits: Few::new(),
             signals: Vec::new(),
             pivot: pivot.map(|place| place as u32),
             done: 0,

@@ -1,10 +1,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::sleep};
+use tokio::{sync::SemaphorePermit, task::JoinHandle, time::sleep};
 
 use crate::{
     Claim, Journal, Orchestrator, SagaError, Wanted, engine::Engine, live::Live,
-    orchestrator::shutting_down, work,
+    orchestrator::shutting_down, seat::Seat, work,
 };
 
 /// Taking over what nobody works on.
@@ -96,11 +96,9 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
     // Mail makes a blocked saga due at once: without this a round would claim it for ever.
     let mut blocked = Vec::new();
     loop {
-        let first = engine.permits.clone().acquire_owned().await.map_err(|_| shutting_down())?;
+        let first = engine.permits.acquire().await.map_err(|_| shutting_down())?;
         let mut permits = vec![first];
-        while let (true, Ok(permit)) =
-            (permits.len() < BATCH, engine.permits.clone().try_acquire_owned())
-        {
+        while let (true, Ok(permit)) = (permits.len() < BATCH, engine.permits.try_acquire()) {
             permits.push(permit);
         }
         let limit = permits.len();
@@ -151,17 +149,18 @@ pub(crate) enum TakenOver {
 pub(crate) fn take_over(
     engine: &Arc<Engine>,
     journal: Journal,
-    permit: OwnedSemaphorePermit,
+    permit: SemaphorePermit<'_>,
 ) -> TakenOver {
     let (plan, progress) = match work::plan_of(engine, &journal) {
         Ok(found) => found,
         Err(reason) => return TakenOver::Blocked(journal, reason),
     };
-    let (saga, held) = (journal.saga.clone(), journal.clone());
+    let held = journal.clone();
     let given = (progress.shape.clone(), progress.input.clone());
-    let entered = Live::enter(engine, saga, given, permit, |task| {
-        task.seat.begun();
-        work::resumed(task, plan, journal, progress)
+    let seat = Seat::new(engine.clone(), journal.saga.clone(), given);
+    let entered = Live::enter(seat, permit, |seat| {
+        seat.begun();
+        work::resumed(seat, plan, journal, progress)
     });
     match entered {
         Ok(entered) => {

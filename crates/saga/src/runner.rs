@@ -16,34 +16,29 @@ use std::{
     sync::Arc,
 };
 
-use gusset_call::Context;
 use tokio::task::yield_now;
 
 use crate::{
-    Direction, Event, Journal, Post, SagaId, State, StepState, definition::Plan, engine::Engine,
-    progress::Progress, seat::Seat, step::Outbox, tries::Tries,
+    Direction, Event, Journal, Post, Record, State, StepState, definition::Plan, few::Few,
+    progress::Progress, seat::Seat, step::Ground, tries::Tries,
 };
 
 pub(crate) use handover::note_of;
 use running::{Happened, Running};
 
 pub(crate) struct Runner {
-    engine: Arc<Engine>,
+    pub(crate) seat: Arc<Seat>,
     plan: Arc<Plan>,
-    saga: SagaId,
     epoch: u64,
     /// Of the next record.
     sequence: u64,
-    progress: Progress,
-    seat: Arc<Seat>,
-    /// The saga's trace, and not the deadline of whoever began it: that one has no say here.
-    context: Context,
+    pub(crate) progress: Progress,
     /// Attempts and pauses under way.
     running: Running,
     /// Steps under way that were attempted in vain, in this process or before.
     tries: BTreeMap<u32, Tries>,
     /// Of an attempt that is over, for the next one.
-    outbox: Option<Outbox>,
+    ground: Option<Arc<Ground>>,
     mail: VecDeque<Post>,
     mail_taken: u64,
     /// How many holders fell silent since the last record, as the store counts.
@@ -74,27 +69,16 @@ const ROUNDS: u32 = 64;
 
 impl Runner {
     /// Of a saga that is about to be created.
-    pub(crate) fn new(
-        engine: Arc<Engine>,
-        plan: Arc<Plan>,
-        saga: SagaId,
-        progress: Progress,
-        seat: Arc<Seat>,
-    ) -> Box<Self> {
-        let trace = progress.trace.as_ref().and_then(|trace| trace.parse().ok());
-        let context = Context::default();
+    pub(crate) fn new(seat: Arc<Seat>, plan: Arc<Plan>, progress: Progress) -> Box<Self> {
         Box::new(Self {
-            engine,
+            seat,
             plan,
-            saga,
             epoch: 1,
             sequence: 1,
             progress,
-            seat,
-            context: trace.map_or(context, |trace| context.with_trace(trace)),
             running: Running::default(),
             tries: BTreeMap::new(),
-            outbox: None,
+            ground: None,
             mail: VecDeque::new(),
             mail_taken: 0,
             crashes: 0,
@@ -107,14 +91,13 @@ impl Runner {
 
     /// Of a saga that this process has claimed. `progress` is what its journal tells.
     pub(crate) fn resume(
-        engine: Arc<Engine>,
+        seat: Arc<Seat>,
         plan: Arc<Plan>,
         journal: Journal,
         progress: Progress,
-        seat: Arc<Seat>,
     ) -> Box<Self> {
         let tries = handover::inherited(&progress, &journal);
-        let mut runner = Self::new(engine, plan, journal.saga, progress, seat);
+        let mut runner = Self::new(seat, plan, progress);
         runner.seat.hold(journal.epoch);
         runner.epoch = journal.epoch;
         runner.sequence = journal.records.map_or(0, |records| records.len()) as u64;
@@ -123,22 +106,26 @@ impl Runner {
         runner.tries = tries;
         runner.mail = journal.mail.into();
         runner.mail_taken = journal.mail_taken;
+        // What was sent since the saga was claimed found nobody here to tell.
+        runner.seat.tell_of_mail();
         runner
     }
 
+    /// The same, with room for its records, if that is free.
+    pub(crate) fn reusing(mut self: Box<Self>, room: Arc<[Record]>) -> Box<Self> {
+        self.batch.reuse(room);
+        self
+    }
+
     /// To the end of the saga, or to where an operator is needed, or to where it waits for long.
-    pub(crate) async fn run(mut self: Box<Self>) -> Result<(Box<Self>, Parted), Stopped> {
+    pub(crate) async fn run(&mut self) -> Result<Parted, Stopped> {
         let parted = self.drive().await;
         if self.held && !self.seat.is_lost() {
             // Where nothing was written that says more: stopped, or stuck as before.
             let due = if parted.is_err() { Some(0) } else { self.next_due() };
             Box::pin(self.release(due)).await;
         }
-        parted.map(|parted| (self, parted))
-    }
-
-    pub(crate) fn into_progress(self) -> Progress {
-        self.progress
+        parted
     }
 
     async fn drive(&mut self) -> Result<Parted, Stopped> {
@@ -156,7 +143,7 @@ impl Runner {
             if self.reconsider {
                 continue;
             }
-            if self.engine.is_draining() && !self.running.is_busy() {
+            if self.seat.engine.is_draining() && !self.running.is_busy() {
                 return Err(Stopped);
             }
             if self.seat.is_lost() {
@@ -178,13 +165,13 @@ impl Runner {
 
     /// Goes on with the steps that were under way when the journal was loaded.
     fn take_up(&mut self) -> Result<(), Stopped> {
-        let under_way: Vec<u32> = self.progress.under_way().collect();
+        // Only what earlier records opened: what is written now is not durable yet.
+        let under_way: Few = self.progress.under_way().collect();
         if self.progress.state() == State::Blocked {
             self.write(Event::Unblocked)?;
         }
         self.read_mail()?;
-        // Only what earlier records opened: what these ones open is not durable yet.
-        for step in under_way {
+        for &step in &*under_way {
             if self.tries.get(&step).is_none_or(|tries| !self.is_over(step, tries)) {
                 self.start(step);
             }
@@ -204,7 +191,7 @@ impl Runner {
                 Happened::Rested(step) => self.start(step),
                 Happened::Attempted(attempted) => self.attempted(attempted)?,
             }
-            next = self.running.now().await;
+            next = if self.running.is_idle() { None } else { self.running.now().await };
         }
         Ok(())
     }

@@ -1,14 +1,19 @@
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{
+        AtomicBool, AtomicU8, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use tokio::{sync::Notify, task::AbortHandle};
 
-use crate::{Json, SagaError, Shape, progress::Progress};
+use crate::{Json, SagaError, SagaId, Shape, engine::Engine, progress::Progress};
 
 /// A saga under way: how others reach its task, and what they are told of it. One allocation for all of it.
 pub(crate) struct Seat {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) saga: SagaId,
     /// What it runs.
     shape: Arc<Shape>,
     input: Json,
@@ -18,45 +23,63 @@ pub(crate) struct Seat {
     mail: AtomicBool,
     /// Wakes the task.
     call: Notify,
-    status: Mutex<Status>,
+    /// A [`Phase`].
+    phase: AtomicU8,
+    /// How it ended; there before its phase says that it has.
+    ended: OnceLock<Result<Progress, SagaError>>,
     /// Wakes who waits for another phase.
     moved: Notify,
+    /// Whether there is, or soon will be, a task: as long as there is none, whoever began the saga does the work.
+    spawned: AtomicBool,
+    task: Mutex<Tasked>,
 }
 
-struct Status {
-    phase: Phase,
-    /// It is not among the live ones any more, and its phase is the last one.
-    left: bool,
+#[derive(Default)]
+struct Tasked {
     aborted: bool,
-    /// None as long as whoever began the saga does the work.
     task: Option<AbortHandle>,
 }
 
 /// What is known of a saga under way.
-#[derive(Clone)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub(crate) enum Phase {
     Entered,
     /// The journal exists.
     Begun,
-    /// It waits for long: the store has it fetched again.
+    /// It waits for long: the store has it fetched again. From here on it is not among the live ones any more.
     Parked,
-    Ended(Ended),
+    Ended,
 }
 
-pub(crate) type Ended = Result<Arc<Progress>, SagaError>;
+/// What the work on a saga comes to; where that is its end, [`Seat::settle`] was told how.
+pub(crate) type Outcome = Result<Left, SagaError>;
+
+pub(crate) enum Left {
+    Parked,
+    Ended,
+}
 
 impl Seat {
-    pub(crate) fn new((shape, input): (Arc<Shape>, Json)) -> Self {
-        let status = Status { phase: Phase::Entered, left: false, aborted: false, task: None };
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        saga: SagaId,
+        (shape, input): (Arc<Shape>, Json),
+    ) -> Self {
         Self {
+            engine,
+            saga,
             shape,
             input,
             epoch: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             mail: AtomicBool::new(false),
             call: Notify::new(),
-            status: Mutex::new(status),
+            phase: AtomicU8::new(Phase::Entered as u8),
+            ended: OnceLock::new(),
             moved: Notify::new(),
+            spawned: AtomicBool::new(false),
+            task: Mutex::default(),
         }
     }
 
@@ -89,7 +112,8 @@ impl Seat {
     }
 
     pub(crate) fn take_mail(&self) -> bool {
-        self.mail.swap(false, Relaxed)
+        // Nearly always there is none, and looking is cheaper than taking.
+        self.mail.load(Relaxed) && self.mail.swap(false, Relaxed)
     }
 
     /// Has the task look around.
@@ -103,32 +127,58 @@ impl Seat {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.status().phase.clone()
+        match self.phase.load(Acquire) {
+            0 => Phase::Entered,
+            1 => Phase::Begun,
+            2 => Phase::Parked,
+            _ => Phase::Ended,
+        }
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn ended(&self) -> Option<Result<&Progress, &SagaError>> {
+        self.ended.get().filter(|_| self.phase() == Phase::Ended).map(Result::as_ref)
     }
 
     pub(crate) fn begun(&self) {
-        self.status().phase = Phase::Begun;
+        self.phase.store(Phase::Begun as u8, Release);
         self.moved.notify_waiters();
     }
 
+    /// How the saga ended. Nobody is told before its place is given back.
+    pub(crate) fn settle(&self, progress: Progress) {
+        // It errs if it is told twice, and then the first was right.
+        let _ = self.ended.set(Ok(progress));
+    }
+
     /// For the one who has given back its place.
-    pub(crate) fn leave(&self, ended: Phase) {
-        let mut status = self.status();
-        (status.phase, status.left, status.task) = (ended, true, None);
-        drop(status);
+    pub(crate) fn leave(&self, outcome: Outcome) {
+        let phase = match outcome {
+            Ok(Left::Parked) => Phase::Parked,
+            Ok(Left::Ended) => Phase::Ended,
+            Err(error) => {
+                let _ = self.ended.set(Err(error));
+                Phase::Ended
+            }
+        };
+        self.phase.store(phase as u8, Release);
+        if self.spawned.load(Acquire) {
+            self.tasked().task = None;
+        }
         self.moved.notify_waiters();
     }
 
     /// The phase once it is `there`, or the last one.
-    pub(crate) async fn reached(&self, there: impl Fn(&Phase) -> bool) -> Phase {
+    pub(crate) async fn reached(&self, there: impl Fn(Phase) -> bool) -> Phase {
         loop {
-            // Made before it is looked: what happens in between wakes it.
+            let there = |phase| phase >= Phase::Parked || there(phase);
+            if there(self.phase()) {
+                return self.phase();
+            }
+            // Made before it is looked once more: what happens in between wakes it.
             let moved = self.moved.notified();
-            {
-                let status = self.status();
-                if status.left || there(&status.phase) {
-                    return status.phase.clone();
-                }
+            if there(self.phase()) {
+                return self.phase();
             }
             moved.await;
         }
@@ -136,32 +186,36 @@ impl Seat {
 
     /// Until a saga that was not settled is, or has left.
     pub(crate) async fn moved_on(&self) {
-        let entered = matches!(self.phase(), Phase::Entered);
-        self.reached(|phase| entered && !matches!(phase, Phase::Entered)).await;
+        let entered = self.phase() == Phase::Entered;
+        self.reached(|phase| entered && phase != Phase::Entered).await;
     }
 
-    /// From here on the work is done by a task.
+    /// From here on a task does the work.
+    pub(crate) fn will_be_spawned(&self) {
+        self.spawned.store(true, Release);
+    }
+
     pub(crate) fn work_is(&self, task: AbortHandle) {
-        let mut status = self.status();
-        if status.aborted {
-            drop(status);
+        let mut tasked = self.tasked();
+        if tasked.aborted {
+            drop(tasked);
             task.abort();
-        } else if !status.left {
-            status.task = Some(task);
+        } else if self.phase() < Phase::Parked {
+            tasked.task = Some(task);
         }
     }
 
     pub(crate) fn abort(&self) {
-        let mut status = self.status();
-        status.aborted = true;
-        let task = status.task.take();
-        drop(status);
+        let mut tasked = self.tasked();
+        tasked.aborted = true;
+        let task = tasked.task.take();
+        drop(tasked);
         if let Some(task) = task {
             task.abort();
         }
     }
 
-    fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tasked(&self) -> MutexGuard<'_, Tasked> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -78,9 +78,9 @@ pub(crate) fn watched(
     let span = Span {
         trace,
         parent: parent.map(|parent| parent.span_id()),
-        saga: cx.saga.clone(),
+        saga: cx.saga().clone(),
         definition,
-        step: cx.step.clone(),
+        step: cx.name().clone(),
         direction: cx.direction,
         attempt: cx.attempt,
         epoch: cx.epoch,

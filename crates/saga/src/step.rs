@@ -1,10 +1,20 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Relaxed},
+            fence,
+        },
+    },
+};
 
 use futures_util::future::BoxFuture;
 use gusset_call::{Attempt, Context, Deadline, TraceState};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{BoxError, Json, Message, SagaId, StepError, span::Listener};
+use crate::{BoxError, Json, Message, SagaId, StepError, definition::Plan, span::Listener};
 
 /// Which way a step is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,52 +41,94 @@ pub enum Effect<Out> {
 /// It comes with all that the attempt may rely on, and with the [`Context`] of the saga. Task-locals of other libraries, and tracing's current span, as whoever began the
 /// saga had them, are not for it: an attempt may run within the caller's task or in one of the saga's own, in this process or in another one, and
 /// which of them is not promised. What a step needs belongs into the input.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StepContext {
-    pub(crate) saga: SagaId,
-    pub(crate) step: Arc<str>,
+    pub(crate) ground: Arc<Ground>,
+    /// Its place.
+    pub(crate) step: u32,
     pub(crate) direction: Direction,
     pub(crate) attempt: Attempt,
     pub(crate) epoch: u64,
     pub(crate) deadline: Deadline,
-    pub(crate) outbox: Outbox,
 }
 
-/// Messages of one attempt.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Outbox(Option<Arc<Mutex<Vec<Message>>>>);
+/// What all attempts at the steps of a saga know, in one piece, and the messages of the one that is under way. The next attempt has it again,
+/// unless somebody keeps the context of one that is over.
+pub(crate) struct Ground {
+    pub(crate) saga: SagaId,
+    pub(crate) plan: Arc<Plan>,
+    /// The saga's trace, and not the deadline of whoever began it: that one has no say here.
+    pub(crate) context: Context,
+    pub(crate) trace_state: Option<TraceState>,
+    /// Whether there are messages: looked at by all, where few have any.
+    emitted: AtomicBool,
+    outbox: Mutex<Vec<Message>>,
+}
 
-impl Outbox {
-    pub(crate) fn open() -> Self {
-        Self(Some(Arc::default()))
+impl Ground {
+    pub(crate) fn new(
+        saga: SagaId,
+        plan: Arc<Plan>,
+        context: Context,
+        trace_state: Option<TraceState>,
+    ) -> Self {
+        let (emitted, outbox) = (AtomicBool::new(false), Mutex::default());
+        Self { saga, plan, context, trace_state, emitted, outbox }
     }
 
-    pub(crate) fn take(&mut self) -> Vec<Message> {
-        let Some(shared) = &mut self.0 else { return Vec::new() };
-        // Nobody else has it any more, as a rule: no lock is needed.
-        if let Some(messages) = Arc::get_mut(shared) {
-            return std::mem::take(messages.get_mut().unwrap_or_else(PoisonError::into_inner));
+    /// The same with no messages, for the next attempt.
+    pub(crate) fn again(self: Arc<Self>) -> Arc<Self> {
+        if Arc::strong_count(&self) > 1 {
+            // Whoever has it still has the context of an attempt that is over.
+            let (saga, plan) = (self.saga.clone(), self.plan.clone());
+            return Arc::new(Self::new(saga, plan, self.context, self.trace_state.clone()));
         }
-        std::mem::take(&mut shared.lock().unwrap_or_else(PoisonError::into_inner))
+        // What the last of the others did with it, and be it too late, was done before.
+        fence(Acquire);
+        drop(self.take());
+        self
     }
 
-    /// Whether nobody else can add to it.
-    pub(crate) fn is_free(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| Arc::strong_count(shared) == 1)
+    /// The messages of the attempt.
+    pub(crate) fn take(&self) -> Vec<Message> {
+        if !self.emitted.load(Relaxed) {
+            return Vec::new();
+        }
+        let mut outbox = self.outbox();
+        self.emitted.store(false, Relaxed);
+        std::mem::take(&mut outbox)
+    }
+
+    fn put(&self, message: Message) -> Result<(), BoxError> {
+        let mut outbox = self.outbox();
+        if outbox.len() == 100 {
+            return Err("more than 100 messages in one attempt".into());
+        }
+        outbox.push(message);
+        self.emitted.store(true, Relaxed);
+        Ok(())
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Vec<Message>> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn name(&self, step: u32) -> &Arc<str> {
+        &self.plan.shape.steps[step as usize].name
     }
 }
 
 impl StepContext {
     /// The saga.
     #[must_use]
-    pub const fn saga(&self) -> &SagaId {
-        &self.saga
+    pub fn saga(&self) -> &SagaId {
+        &self.ground.saga
     }
 
     /// Name of the step.
     #[must_use]
     pub fn step(&self) -> &str {
-        &self.step
+        self.name()
     }
 
     /// Whether this is the action or the undo.
@@ -97,14 +149,14 @@ impl StepContext {
     pub fn idempotency_key(&self) -> String {
         match self.direction {
             Direction::Act => self.action_key(),
-            Direction::Undo => format!("{}/{}/undo", self.saga, self.step),
+            Direction::Undo => format!("{}/{}/undo", self.saga(), self.step()),
         }
     }
 
     /// The key that the action of this step runs under, for an undo that has to find out what the action did.
     #[must_use]
     pub fn action_key(&self) -> String {
-        format!("{}/{}/do", self.saga, self.step)
+        format!("{}/{}/do", self.saga(), self.step())
     }
 
     /// Grows whenever a process takes the saga over. A receiver that remembers the highest it saw can refuse a process that was
@@ -117,7 +169,7 @@ impl StepContext {
     /// Has a message sent, if and only if this attempt succeeds: it becomes durable in the same write as the success, and an
     /// [`OutboxRelay`](crate::OutboxRelay) sends it, after the earlier ones of this saga and at least once. What an attempt emits that fails, times out or is
     /// not the last is dropped. The trace of [`Context::current`] goes along as the header `traceparent`, and
-    /// that of [`TraceState::current`] as `tracestate`, as long as the saga runs within the call that began it. At most 100 for an attempt.
+    /// that of [`TraceState::current`] as `tracestate`, which is the one that the saga was begun with. At most 100 for an attempt.
     ///
     /// ```
     /// # use gusset_saga::{StepContext, StepError};
@@ -142,13 +194,7 @@ impl StepContext {
                 message.headers.insert("tracestate".into(), state.as_str().into());
             }
         }
-        let Some(outbox) = &self.outbox.0 else { return Err("the attempt is over".into()) };
-        let mut outbox = outbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if outbox.len() == 100 {
-            return Err("more than 100 messages in one attempt".into());
-        }
-        outbox.push(message);
-        Ok(())
+        self.ground.put(message)
     }
 
     /// When this attempt is given up. It is also the deadline of [`gusset_call::Context::current`] during the attempt, so
@@ -156,6 +202,23 @@ impl StepContext {
     #[must_use]
     pub const fn deadline(&self) -> Deadline {
         self.deadline
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        self.ground.name(self.step)
+    }
+}
+
+impl fmt::Debug for StepContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepContext")
+            .field("saga", self.saga())
+            .field("step", &self.step())
+            .field("direction", &self.direction)
+            .field("attempt", &self.attempt)
+            .field("epoch", &self.epoch)
+            .field("deadline", &self.deadline)
+            .finish()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use gusset_call::{TraceContext, TraceState};
 use rand::Rng;
 use tokio::time::sleep;
 
@@ -10,10 +11,9 @@ use crate::{
     StoreError, Wanted,
     definition::Plan,
     engine::Engine,
-    live::Task,
     progress::Progress,
     runner::{self, Parted, Runner},
-    seat::{Phase, Seat},
+    seat::{Left, Outcome, Seat},
     store,
 };
 
@@ -26,57 +26,69 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A saga to begin.
 pub(crate) struct Begin {
     pub(crate) plan: Arc<Plan>,
-    pub(crate) saga: SagaId,
     pub(crate) input: Json,
-    pub(crate) trace: Option<Arc<str>>,
+    pub(crate) trace: Option<Trace>,
 }
 
-pub(crate) async fn begin(task: Task, job: Begin) -> Phase {
-    begun(task, job).await.unwrap_or_else(|error| Phase::Ended(Err(error)))
+/// The trace that a saga is begun in.
+pub(crate) struct Trace {
+    pub(crate) context: TraceContext,
+    pub(crate) state: Option<TraceState>,
 }
 
-async fn begun(task: Task, job: Begin) -> Result<Phase, SagaError> {
-    let engine = &task.engine;
+pub(crate) async fn begin(seat: Arc<Seat>, job: Begin) -> Outcome {
+    let engine = &seat.engine;
     engine.sync(false).await?;
+    loop {
+        let (runner, begin) = prepared(&seat, &job)?;
+        match create(engine, &begin).await {
+            Ok(()) => {
+                engine.counters.started.add(1);
+                seat.hold(1);
+                seat.begun();
+                return ended(runner.reusing(begin.records)).await;
+            }
+            // In a box: the future of a saga that begins has no room for the rare ways.
+            Err(StoreError::Exists(_)) => {
+                drop((runner, begin));
+                if let Some(left) = Box::pin(join(&seat, &job)).await? {
+                    return Ok(left);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What runs the saga, and what is to be written before. Not a part of the future, which has no room for what is on the way to its box.
+fn prepared(seat: &Arc<Seat>, job: &Begin) -> Result<(Box<Runner>, store::Begin), SagaError> {
+    let engine = &seat.engine;
     let now = engine.now();
-    let shape = job.plan.shape.clone();
-    // As much as every reader of JSON keeps.
-    let life = rand::rng().next_u64() >> 11;
-    let event = Event::Started { shape, input: job.input.clone(), trace: job.trace.clone(), life };
-    let graph = Some(job.plan.graph.clone());
+    let (plan, shape) = (&job.plan, &job.plan.shape);
+    let event = Event::Started {
+        shape: shape.clone(),
+        input: job.input.clone(),
+        trace: job.trace.as_ref().map(|trace| trace.context.to_string().into()),
+        trace_state: job
+            .trace
+            .as_ref()
+            .and_then(|trace| Some(trace.state.as_ref()?.as_str().into())),
+        // As much as every reader of JSON keeps.
+        life: rand::rng().next_u64() >> 11,
+    };
+    let graph = Some(plan.graph.clone());
     let mut progress = Progress::begin(&event, graph, now).map_err(StoreError::from)?;
     let opens = Places::from(progress.ready());
     progress.open(&opens, now).map_err(StoreError::from)?;
     let begin = store::Begin {
-        saga: job.saga.clone(),
-        definition: job.plan.shape.name.clone(),
-        version: job.plan.shape.version,
+        saga: seat.saga.clone(),
+        definition: shape.name.clone(),
+        version: shape.version,
         node: engine.node.clone(),
         lease: engine.options.lease,
         records: Arc::new([Record { opens, ..Record::new(0, 1, now, event) }]),
     };
-    // In its box already while the journal is made, so that this future has no room for what is in it.
-    let runner = Runner::new(
-        engine.clone(),
-        job.plan.clone(),
-        job.saga.clone(),
-        progress,
-        task.seat.clone(),
-    );
-    match create(engine, &begin).await {
-        Ok(()) => {
-            engine.counters.started.add(1);
-            task.seat.hold(1);
-            task.seat.begun();
-            ended(engine, job.saga, runner).await
-        }
-        // In a box: the future of a saga that begins has no room for the rare ways.
-        Err(StoreError::Exists(_)) => {
-            drop(runner);
-            Box::pin(join(task, job)).await
-        }
-        Err(error) => Err(error.into()),
-    }
+    Ok((Runner::new(seat.clone(), plan.clone(), progress), begin))
 }
 
 async fn create(engine: &Engine, begin: &store::Begin) -> Result<(), StoreError> {
@@ -93,12 +105,12 @@ async fn create(engine: &Engine, begin: &store::Begin) -> Result<(), StoreError>
     }
 }
 
-/// The saga exists: tells how it ended, carries it on if nobody does, or watches whoever does.
-async fn join(task: Task, job: Begin) -> Result<Phase, SagaError> {
-    let (engine, saga) = (&task.engine, &job.saga);
+/// The saga exists: tells how it ended, carries it on if nobody does, or watches whoever does. `None`: it was purged since, and its id is free.
+async fn join(seat: &Arc<Seat>, job: &Begin) -> Result<Option<Left>, SagaError> {
+    let (engine, saga) = (&seat.engine, &seat.saga);
     loop {
         let Some(journal) = engine.store(engine.store.load(saga)).await? else {
-            return Err(SagaError::NoSuchSaga(saga.clone()));
+            return Ok(None);
         };
         let progress = Progress::of(&journal).map_err(|error| SagaError::Blocked {
             saga: saga.clone(),
@@ -107,22 +119,23 @@ async fn join(task: Task, job: Begin) -> Result<Phase, SagaError> {
         if progress.shape != job.plan.shape || !progress.input.same_as(&job.input) {
             return Err(SagaError::IdTaken(saga.clone()));
         }
-        task.seat.begun();
+        seat.begun();
         let state = progress.state();
         if state.is_final() || state == State::Stuck {
-            return Ok(Phase::Ended(Ok(Arc::new(progress))));
+            seat.settle(progress);
+            return Ok(Some(Left::Ended));
         }
         let parked = journal.node.is_none() && journal.mail.is_empty() && waits(engine, &progress);
         if !parked {
             if let Some(journal) = claim(engine, saga).await? {
                 // Read anew: whoever held it may have written since.
                 let progress = Progress::of(&journal).map_err(StoreError::from)?;
-                return resume(&task.engine, &task.seat, job.plan, journal, progress).await;
+                return resume(seat, job.plan.clone(), journal, progress).await.map(Some);
             }
             if journal.node.as_ref() == Some(&engine.node) {
                 if let Some(lost) = lost_track_of(engine, saga).await? {
                     let progress = Progress::of(&lost).map_err(StoreError::from)?;
-                    return resume(&task.engine, &task.seat, job.plan, lost, progress).await;
+                    return resume(seat, job.plan.clone(), lost, progress).await.map(Some);
                 }
                 continue;
             }
@@ -154,37 +167,35 @@ fn waits(engine: &Engine, progress: &Progress) -> bool {
 
 /// Carries on a saga that this process has claimed.
 pub(crate) async fn resumed(
-    task: Task,
+    seat: Arc<Seat>,
     plan: Arc<Plan>,
     journal: Journal,
     progress: Progress,
-) -> Phase {
-    let ended = resume(&task.engine, &task.seat, plan, journal, progress).await;
-    ended.unwrap_or_else(|error| Phase::Ended(Err(error)))
+) -> Outcome {
+    resume(&seat, plan, journal, progress).await
 }
 
 async fn resume(
-    engine: &Arc<Engine>,
     seat: &Arc<Seat>,
     plan: Arc<Plan>,
     journal: Journal,
     progress: Progress,
-) -> Result<Phase, SagaError> {
-    engine.counters.resumed.add(1);
-    engine.sync(false).await?;
-    let saga = journal.saga.clone();
-    let runner = Runner::resume(engine.clone(), plan, journal, progress, seat.clone());
-    ended(engine, saga, runner).await
+) -> Outcome {
+    seat.engine.counters.resumed.add(1);
+    seat.engine.sync(false).await?;
+    ended(Runner::resume(seat.clone(), plan, journal, progress)).await
 }
 
-async fn ended(engine: &Engine, saga: SagaId, runner: Box<Runner>) -> Result<Phase, SagaError> {
-    let Ok((runner, parted)) = runner.run().await else {
-        return Err(SagaError::Interrupted(saga));
+async fn ended(mut runner: Box<Runner>) -> Outcome {
+    let parted = runner.run().await;
+    let Runner { seat, progress, .. } = *runner;
+    let saga = &seat.saga;
+    let Ok(parted) = parted else {
+        return Err(SagaError::Interrupted(saga.clone()));
     };
-    let progress = runner.into_progress();
-    let counters = &engine.counters;
+    let counters = &seat.engine.counters;
     match (parted, progress.state()) {
-        (Parted::Parked, _) => return Ok(Phase::Parked),
+        (Parted::Parked, _) => return Ok(Left::Parked),
         (Parted::Ended, State::Completed) => counters.completed.add(1),
         (Parted::Ended, State::Compensated) => counters.compensated.add(1),
         (Parted::Ended, State::Closed) => counters.closed.add(1),
@@ -193,7 +204,8 @@ async fn ended(engine: &Engine, saga: SagaId, runner: Box<Runner>) -> Result<Pha
             tracing::error!(%saga, "saga is stuck: an operator has to act");
         }
     }
-    Ok(Phase::Ended(Ok(Arc::new(progress))))
+    seat.settle(progress);
+    Ok(Left::Ended)
 }
 
 /// The definition that a journal is to be carried on under, and where it stands; or why not.

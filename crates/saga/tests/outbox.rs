@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    future::pending,
+    future::{Future, pending, poll_fn},
     ops::RangeInclusive,
     sync::{
         Arc, Mutex,
@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use gusset_call::{Context, TraceState};
 use gusset_saga::{
     BoxError, Definition, MemoryStore, MessageId, Orchestrator, OutboxRelay, Outgoing,
     RelayOptions, Retention, Saga, SagaId, StepContext, StepError, Store,
@@ -463,5 +464,78 @@ proptest! {
             relaying.await;
             broker.has_all(12, 1..=usize::MAX);
         });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_emitted_when_the_attempt_is_over_is_no_message_of_the_next_one() {
+    let mut saga = Saga::define("talks", 1);
+    let keep = |cx: StepContext, (): ()| async move {
+        tokio::spawn(async move {
+            sleep(SECOND).await;
+            cx.emit("too-late", &1).map_err(|error| error.to_string())
+        });
+        Ok(())
+    };
+    saga.step("keep").run(keep).no_undo();
+    // By the end of it nobody has the first context any more.
+    saga.step("pause").timer(2 * SECOND);
+    let say =
+        |cx: StepContext, (): ()| async move { cx.emit("said", &2).map_err(StepError::rejected) };
+    saga.step("say").run(say).no_undo();
+    let saga = saga.finish(()).unwrap();
+    let store = MemoryStore::new();
+    Orchestrator::new(store.clone()).run_as(&saga, id("a"), ()).await.unwrap();
+    assert_eq!(store.pending().await.unwrap().messages, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_carry_the_trace_and_its_state_whoever_sends_them() {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const STATE: &str = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE";
+    let say = |cx: StepContext, (): ()| async move {
+        cx.emit(cx.step().to_owned(), &TraceState::current().map(|state| state.to_string()))
+            .map_err(StepError::rejected)
+    };
+    let mut saga = Saga::define("talks", 1);
+    saga.step("at-once").run(say).no_undo();
+    saga.step("pause").timer(SECOND);
+    saga.step("in-a-task").run(say).no_undo();
+    saga.step("long-pause").timer(100 * SECOND);
+    saga.step("elsewhere").run(say).no_undo();
+    let saga: Definition<(), ()> = saga.finish(()).unwrap();
+    let store = MemoryStore::new();
+    let first = Orchestrator::new(store.clone());
+    let (parent, state) = (PARENT.parse().unwrap(), STATE.parse().ok());
+    let begin = Context::default().with_trace(parent).scope(first.start(&saga, id("a"), ()));
+    let mut begin = Box::pin(begin);
+    poll_fn(|cx| TraceState::sync_scope(state.clone(), || begin.as_mut().poll(cx))).await.unwrap();
+    drop(begin);
+    sleep(2 * SECOND).await;
+    drop(first);
+    sleep(200 * SECOND).await;
+    // By a call of another trace, which is not the saga's.
+    let other = || Orchestrator::new(store.clone());
+    let (sagas, theirs) = (other(), "theirs=1".parse().ok());
+    let mut end = std::pin::pin!(sagas.run_as(&saga, id("a"), ()));
+    poll_fn(|cx| TraceState::sync_scope(theirs.clone(), || end.as_mut().poll(cx))).await.unwrap();
+
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let target = {
+        let said = said.clone();
+        move |message: Outgoing| {
+            said.lock().unwrap().push(message.message);
+            async { Ok::<(), BoxError>(()) }
+        }
+    };
+    let relay = OutboxRelay::spawn(on(&store), target, RelayOptions::default());
+    until_empty(&store).await;
+    relay.stop().await;
+    let said = said.lock().unwrap();
+    assert_eq!(said.len(), 3);
+    for message in &*said {
+        let (trace, state) = (&message.headers["traceparent"], &message.headers["tracestate"]);
+        assert_eq!((&**trace, &**state), (PARENT, STATE), "{}", message.topic);
+        assert_eq!(message.body.decode::<String>().unwrap(), STATE, "{}", message.topic);
     }
 }

@@ -41,6 +41,8 @@ struct Mood {
     refusals: AtomicU32,
     /// How far its clock was set back, in milliseconds.
     behind: AtomicU64,
+    /// Purges all that is finished right after it has refused to create a saga that there is.
+    purges: AtomicBool,
 }
 
 impl Late {
@@ -69,8 +71,18 @@ fn late<T: Send + 'static>(late: bool, answer: StoreFuture<'_, T>) -> StoreFutur
 }
 
 impl Store for Late {
+    fn create<'a>(&'a self, begin: &'a Begin) -> StoreFuture<'a, ()> {
+        async move {
+            let answer = self.0.create(begin).await;
+            if answer.is_err() && self.1.purges.load(SeqCst) {
+                self.0.purge(&Retention::newest(0)).await?;
+            }
+            answer
+        }
+        .boxed()
+    }
+
     pass! {
-        create(begin: Begin) -> ();
         load(saga: SagaId) -> Option<Journal>;
         release(release: Release) -> ();
         send(mail: Mail) -> bool;
@@ -242,6 +254,44 @@ async fn a_crash_uses_up_one_attempt_however_often_the_saga_changes_hands_afterw
         assert_eq!(report.failure.unwrap().attempts, 8);
         drop(recovery);
     }
+}
+
+/// Whoever sends it finds nobody here yet who could be told, and the journal that was claimed is from before.
+#[tokio::test(start_paused = true)]
+async fn a_signal_between_a_claim_and_its_task_is_read_without_waiting_for_a_renewal() {
+    let mut saga = Saga::define("wait", 1);
+    let word = saga.step("word").signal::<String>();
+    let definition = saga.finish(&word).unwrap();
+    let store = Late::default();
+    let dead = Orchestrator::new(store.clone());
+    dead.start(&definition, id("s-1"), ()).await.unwrap();
+    drop(dead);
+    sleep(LEASE + SECOND).await;
+
+    let sagas = Orchestrator::new(store);
+    sagas.register(&definition).unwrap();
+    let begin = Instant::now();
+    let signal = async {
+        sleep(SECOND / 2).await;
+        sagas.signal(&id("s-1"), "word", "1", &"go").await.unwrap()
+    };
+    let (recovered, new) = tokio::join!(sagas.recover(), signal);
+    assert_eq!((recovered.unwrap().resumed, new), (1, true));
+    assert_eq!(sagas.settled(&id("s-1")).await.unwrap().state, State::Completed);
+    assert!(begin.elapsed() < 3 * SECOND, "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saga_whose_namesake_is_purged_while_it_is_started_begins() {
+    let (script, calls) = (Script::default(), Arc::default());
+    let definition = one_step(Policy::step(), &script, &calls);
+    script.lock().unwrap().extend([Ok(1), Ok(2)]);
+    let store = Late::default();
+    let sagas = Orchestrator::new(store.clone());
+    let first = sagas.run_as(&definition, id("s-1"), ()).await.unwrap();
+    store.1.purges.store(true, SeqCst);
+    let second = sagas.run_as(&definition, id("s-1"), ()).await.unwrap();
+    assert_eq!((first.completed(), second.completed()), (Some(1), Some(2)));
 }
 
 /// The clock of the machine was wrong, or is now. What counts is the store's.

@@ -7,9 +7,10 @@ impl Progress {
     /// The saga turns back. Steps that wait are over; those that call something are let end.
     pub(super) fn turn(&mut self, failure: Failure) {
         self.failure = Some(failure);
-        for wait in std::mem::take(&mut self.waits) {
-            self.steps[wait as usize].state = StepState::Waiting;
+        for wait in &*self.waits {
+            self.steps[*wait as usize].state = StepState::Waiting;
         }
+        self.waits.clear();
         self.rewind();
     }
 

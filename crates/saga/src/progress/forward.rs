@@ -35,7 +35,7 @@ impl Progress {
             self.ready.clear();
         } else {
             let (steps, open) = (&self.steps, if backwards { Undoing } else { Acting });
-            self.ready.retain(|step| steps[*step as usize].state != open);
+            self.ready.retain(|step| steps[step as usize].state != open);
         }
         Ok(())
     }
@@ -50,7 +50,7 @@ impl Progress {
     /// The step is under way no longer.
     pub(super) fn shut(&mut self, step: u32) {
         if self.shape.steps[step as usize].kind.waits() {
-            self.waits.retain(|wait| *wait != step);
+            self.waits.retain(|wait| wait != step);
         } else {
             self.calling -= 1;
         }

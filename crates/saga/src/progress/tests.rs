@@ -36,7 +36,8 @@ struct Saga {
 
 impl Saga {
     fn of(shape: Arc<Shape>) -> Self {
-        let event = Event::Started { shape, input: json(), trace: None, life: 0 };
+        let event =
+            Event::Started { shape, input: json(), trace: None, trace_state: None, life: 0 };
         let progress = Progress::begin(&event, None, 0).unwrap();
         let mut saga = Self { progress, records: vec![Record::new(0, 1, 0, event)] };
         saga.open_all(0);

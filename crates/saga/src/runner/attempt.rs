@@ -4,21 +4,20 @@ use std::{
     any::Any,
     num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
-    task::{Context as TaskContext, Poll, Waker, ready},
+    task::{Context as TaskContext, Poll, ready},
     time::Duration,
 };
 
-use gusset_call::{Attempt as Number, Context, Deadline};
+use gusset_call::{Attempt as Number, Context, Deadline, TraceState};
 use tokio::time::{Sleep, sleep_until};
 use tracing::Span;
 
 use super::Runner;
 use crate::{
     Direction, Json, StepContext, StepError, StepState,
-    definition::Plan,
-    step::{Attempting, Call, Outbox},
+    step::{Attempting, Call, Ground},
     tries::Tries,
 };
 
@@ -29,26 +28,26 @@ pub(super) struct Attempted {
     /// How many attempts have begun, this one included.
     pub(super) begun: u32,
     pub(super) result: Result<Option<Json>, StepError>,
-    pub(super) outbox: Outbox,
+    pub(super) ground: Option<Arc<Ground>>,
 }
 
 /// An attempt under way. Costs no allocation beside the action's own future, and no timer before the action waits for something.
 pub(super) struct Attempt {
+    /// None once it is over.
+    ground: Option<Arc<Ground>>,
     step: u32,
     direction: Direction,
     begun: u32,
     timeout: Duration,
     deadline: Deadline,
-    context: Context,
     span: Span,
-    outbox: Outbox,
     work: Option<Work>,
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
 enum Work {
     /// The action is called when the attempt is polled, so that a panic in it is the attempt's.
-    Due(Arc<Plan>, Call),
+    Due(Call),
     UnderWay(Attempting),
 }
 
@@ -69,7 +68,7 @@ impl Runner {
             self.reconsider = true;
             return;
         }
-        if self.engine.is_draining() {
+        if self.seat.engine.is_draining() {
             return;
         }
         let before = self.tries.get_mut(&step).map_or(0, |tries| {
@@ -83,37 +82,42 @@ impl Runner {
     fn attempt(&mut self, step: u32, direction: Direction, begun: u32) -> Attempt {
         let timeout = self.plan.policy(step, direction).timeout;
         let deadline = Deadline::after(timeout);
-        // The one before, if nobody else holds it any more.
-        let spare = self.outbox.take().filter(Outbox::is_free);
-        let outbox = spare.unwrap_or_else(Outbox::open);
+        // That of the attempt before, unless it is in use by others that run at the same time.
+        let ground = match self.ground.take() {
+            Some(ground) => ground.again(),
+            None => Arc::new(self.new_ground()),
+        };
         let cx = StepContext {
-            saga: self.saga.clone(),
-            step: self.progress.name(step),
+            ground: ground.clone(),
+            step,
             direction,
             attempt: NonZeroU32::new(begun).map_or(Number::FIRST, Number::new),
             epoch: self.epoch,
             deadline,
-            outbox: outbox.clone(),
         };
         // Whoever began the saga may have a span of its own, which is no part of it.
-        let trace = self.context.trace().map(|trace| tracing::field::display(trace.trace_id()));
+        let trace = ground.context.trace();
+        let trace = trace.as_ref().map(|trace| tracing::field::display(trace.trace_id()));
         let span = tracing::info_span!(
-            parent: None, "saga step", trace_id = trace, saga = %self.saga, step = %cx.step, ?direction, attempt = begun, epoch = self.epoch
+            parent: None, "saga step", trace_id = trace, saga = %ground.saga, step = %cx.step(), ?direction, attempt = begun, epoch = self.epoch
         );
-        let work = Some(Work::Due(self.plan.clone(), self.call(step, cx)));
-        let context = self.context.with_deadline(deadline);
-        Attempt {
-            step,
-            direction,
-            begun,
-            timeout,
-            deadline,
+        let work = Some(Work::Due(self.call(step, cx)));
+        let (ground, alarm) = (Some(ground), None);
+        Attempt { ground, step, direction, begun, timeout, deadline, span, work, alarm }
+    }
+
+    fn new_ground(&self) -> Ground {
+        let progress = &self.progress;
+        let trace = progress.trace.as_ref().and_then(|trace| trace.parse().ok());
+        let state = progress.trace_state.as_ref().and_then(|state| state.parse().ok());
+        let context =
+            trace.map_or(Context::default(), |trace| Context::default().with_trace(trace));
+        Ground::new(
+            self.seat.saga.clone(),
+            self.plan.clone(),
             context,
-            span,
-            outbox,
-            work,
-            alarm: None,
-        }
+            state.filter(|_| trace.is_some()),
+        )
     }
 
     fn call(&self, step: u32, cx: StepContext) -> Call {
@@ -126,7 +130,7 @@ impl Runner {
             input: input.unwrap_or_else(|| progress.input.clone()),
             needed: needs.iter().filter_map(output).collect(),
             output: output(&step),
-            listener: self.engine.listener.get().cloned(),
+            listener: self.seat.engine.listener.get().cloned(),
         }
     }
 }
@@ -139,17 +143,18 @@ impl Attempt {
     pub(super) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Attempted> {
         let (step, direction, begun) = (self.step, self.direction, self.begun);
         let result = ready!(self.poll_result(cx));
-        let outbox = std::mem::take(&mut self.outbox);
-        Poll::Ready(Attempted { step, direction, begun, result, outbox })
+        let ground = self.ground.take();
+        Poll::Ready(Attempted { step, direction, begun, result, ground })
     }
 
     fn poll_result(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Option<Json>, StepError>> {
         let (step, direction) = (self.step, self.direction);
-        let mut work = self.work.take();
+        let (mut work, ground) = (self.work.take(), self.ground.as_deref());
         let poll = || loop {
             match work.take() {
-                Some(Work::Due(plan, call)) => {
-                    work = Some(Work::UnderWay(plan.attempt(step, direction, call)));
+                Some(Work::Due(call)) => {
+                    let action = ground.map(|ground| ground.plan.attempt(step, direction, call));
+                    work = action.map(Work::UnderWay);
                 }
                 Some(Work::UnderWay(mut action)) => {
                     let poll = action.as_mut().poll(cx);
@@ -179,13 +184,12 @@ impl Attempt {
         F: FnOnce() -> Poll<Result<Option<Json>, StepError>>,
     {
         let _entered = self.span.enter();
-        // Ready when it is polled first.
-        let scope = pin!(self.context.scope(async { catch_unwind(code) }));
-        match scope.poll(&mut TaskContext::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(poll)) => poll,
-            Poll::Ready(Err(panic)) => Poll::Ready(Err(panicked(&*panic))),
-            Poll::Pending => Poll::Pending,
-        }
+        let Some(ground) = &self.ground else { return Poll::Pending };
+        let context = ground.context.with_deadline(self.deadline);
+        let code = || context.sync_scope(|| catch_unwind(code));
+        // Where the saga's own task does not poll it, another call's may be current.
+        let poll = TraceState::sync_scope(ground.trace_state.clone(), code);
+        poll.unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))))
     }
 
     /// Drops the action where it is.

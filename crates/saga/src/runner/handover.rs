@@ -10,11 +10,11 @@ use crate::{Direction, Journal, Json, Release, StepState, progress::Progress, tr
 impl Runner {
     /// Lets others take over at once, or when it is due, instead of after the lease. Failing to changes nothing but the time that takes.
     pub(super) async fn release(&mut self, due: Option<u64>) {
-        let (saga, epoch) = (self.saga.clone(), self.epoch);
+        let (saga, epoch) = (self.seat.saga.clone(), self.epoch);
         let note = note(&self.progress, &self.tries, (self.sequence, self.crashes));
         let release = Release { saga, epoch, due, note, blocked: false };
-        if let Err(error) = self.engine.store(self.engine.store.release(&release)).await {
-            tracing::debug!(saga = %self.saga, %error, "lease not released");
+        if let Err(error) = self.seat.engine.store(self.seat.engine.store.release(&release)).await {
+            tracing::debug!(saga = %self.seat.saga, %error, "lease not released");
         }
     }
 }
@@ -100,7 +100,8 @@ mod tests {
         let act = |_: StepContext, (): ()| async { Ok::<_, StepError>(()) };
         saga.step("act").run(act).no_undo();
         let shape = saga.finish(()).unwrap().plan.shape.clone();
-        let event = Event::Started { shape, input: Json::null(), trace: None, life: 0 };
+        let event =
+            Event::Started { shape, input: Json::null(), trace: None, trace_state: None, life: 0 };
         let mut progress = Progress::begin(&event, None, 0).unwrap();
         progress.open(&[0], 0).unwrap();
         let started = Record { opens: (&[0][..]).into(), ..Record::new(0, 1, 0, event) };

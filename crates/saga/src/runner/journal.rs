@@ -1,38 +1,64 @@
 //! Writing events down.
 
-use std::{mem, sync::Arc};
+use std::sync::Arc;
 
 use tokio::time::sleep;
 
 use super::{Parted, Runner, Stopped};
 use crate::{
     Commit, Event, Hold, Message, MessageId, Outgoing, Places, Record, State, StoreError,
-    error::error_line,
+    StoreFuture, engine::at_once, error::error_line, seat::Seat,
 };
 
 /// What is written in one commit.
 #[derive(Default)]
 pub(super) struct Batch {
-    records: Vec<Record>,
+    /// Where the first record is, which nearly always is the only one. The room of the last commit, if the store has not kept it.
+    room: Option<Arc<[Record]>>,
+    /// Whether there is a first one.
+    begun: bool,
+    rest: Vec<Record>,
     outbox: Vec<Outgoing>,
-    /// The records of the last commit: the room for the next ones, if the store has not kept them.
-    last: Option<Arc<[Record]>>,
+    /// No messages, for most commits.
+    silence: Option<Arc<[Outgoing]>>,
 }
 
 impl Batch {
+    fn len(&self) -> u64 {
+        u64::from(self.begun) + self.rest.len() as u64
+    }
+
+    fn push(&mut self, record: Record) {
+        if std::mem::replace(&mut self.begun, true) {
+            return self.rest.push(record);
+        }
+        match self.room.as_mut().and_then(Arc::get_mut) {
+            Some([room]) => *room = record,
+            _ => self.room = Some(Arc::new([record])),
+        }
+    }
+
     /// What is written, in one piece. It is empty then.
     fn take(&mut self) -> Arc<[Record]> {
-        if self.records.len() == 1 {
-            if let Some(mut last) = self.last.take() {
-                if let Some([room]) = Arc::get_mut(&mut last) {
-                    if let Some(record) = self.records.pop() {
-                        *room = record;
-                    }
-                    return last;
-                }
-            }
+        self.begun = false;
+        let first = self.room.take().unwrap_or_default();
+        if self.rest.is_empty() {
+            return first;
         }
-        self.records.drain(..).collect()
+        first.iter().cloned().chain(self.rest.drain(..)).collect()
+    }
+
+    /// The messages, likewise.
+    fn take_outbox(&mut self) -> Arc<[Outgoing]> {
+        if self.outbox.is_empty() {
+            return self.silence.take().unwrap_or_default();
+        }
+        std::mem::take(&mut self.outbox).into()
+    }
+
+    /// Takes back what was written.
+    pub(super) fn reuse(&mut self, room: Arc<[Record]>) {
+        self.room = Some(room);
     }
 }
 
@@ -47,9 +73,9 @@ impl Runner {
         event: Event,
         messages: Vec<Message>,
     ) -> Result<(), Stopped> {
-        let now = self.engine.now();
+        let now = self.seat.engine.now();
         let forward = self.progress.failure.is_none();
-        let draining = self.engine.is_draining();
+        let draining = self.seat.engine.is_draining();
         let written = self.progress.apply(&event).and_then(|()| {
             let opens = if draining { &[] } else { self.progress.ready() };
             let opens = Places::from(opens);
@@ -58,50 +84,54 @@ impl Runner {
         let opens = match written {
             Ok(opens) => opens,
             Err(error) => {
-                tracing::error!(saga = %self.saga, %error, ?event, "saga stopped by a wrong event");
+                tracing::error!(saga = %self.seat.saga, %error, ?event, "saga stopped by a wrong event");
                 return Err(Stopped);
             }
         };
         self.reconsider |= forward && self.progress.failure.is_some();
-        let sequence = self.sequence + self.batch.records.len() as u64;
+        let sequence = self.sequence + self.batch.len();
         for (index, message) in (0..).zip(messages) {
-            let id = MessageId::new(self.saga.clone(), sequence, index).of_life(self.progress.life);
+            let id =
+                MessageId::new(self.seat.saga.clone(), sequence, index).of_life(self.progress.life);
             self.batch.outbox.push(Outgoing { id, message });
         }
         let record = Record { opens, ..Record::new(sequence, self.epoch, now, event) };
-        self.batch.records.push(record);
+        self.batch.push(record);
         Ok(())
     }
 
     /// Makes the batch durable, and begins what it opens.
     pub(super) async fn commit(&mut self) -> Result<Option<Parted>, Stopped> {
-        if self.batch.records.is_empty() {
+        if self.batch.len() == 0 {
             return Ok(None);
         }
-        let end = self.sequence + self.batch.records.len() as u64;
+        let end = self.sequence + self.batch.len();
         let (hold, parked) = self.hold();
         let commit = Commit {
-            saga: self.saga.clone(),
+            saga: self.seat.saga.clone(),
             epoch: self.epoch,
             records: self.batch.take(),
             state: self.progress.state(),
             hold,
             mail_taken: self.mail_taken,
-            outbox: match self.batch.outbox.is_empty() {
-                true => Arc::default(),
-                false => mem::take(&mut self.batch.outbox).into(),
-            },
+            outbox: self.batch.take_outbox(),
         };
-        self.append(&commit, end).await?;
+        let mut writing = self.seat.engine.store.append(&commit);
+        match at_once(writing.as_mut()).await {
+            Some(Ok(())) => drop(writing),
+            // In a box: a store that has it at once needs no room for the others.
+            first => Box::pin(append(&self.seat, (&commit, end), first, writing)).await?,
+        }
         if !commit.outbox.is_empty() {
-            self.engine.emitted.notify_one();
+            self.seat.engine.emitted.notify_one();
         }
         (self.sequence, self.crashes) = (end, 0);
         self.held = matches!(commit.hold, Hold::Keep(_)) && !commit.state.is_final();
         for step in commit.records.iter().flat_map(|record| record.opens.iter()) {
             self.start(*step);
         }
-        self.batch.last = Some(commit.records);
+        self.batch.reuse(commit.records);
+        self.batch.silence = Some(commit.outbox).filter(|outbox| outbox.is_empty());
         Ok(parked.then_some(Parted::Parked))
     }
 
@@ -113,43 +143,53 @@ impl Runner {
         if stuck || waits && self.is_long_wait() {
             (Hold::Park { due: self.next_due(), note: None }, !stuck)
         } else {
-            (Hold::Keep(self.engine.options.lease), false)
+            (Hold::Keep(self.seat.engine.options.lease), false)
         }
     }
+}
 
-    /// Repeats until the store has it, or says that the saga is no longer ours.
-    async fn append(&mut self, commit: &Commit, end: u64) -> Result<(), Stopped> {
-        let engine = self.engine.clone();
-        let mut waiting = None;
-        let mut retries = 0;
-        loop {
-            match engine.store(engine.store.append(commit)).await {
-                Ok(()) => return Ok(()),
-                // An append that seemed to fail had succeeded: in this epoch nobody else writes.
-                Err(StoreError::Conflict { next, .. }) if waiting.is_some() && next == end => {
-                    return Ok(());
-                }
-                Err(error @ (StoreError::Failed(_) | StoreError::Full(_))) => {
-                    waiting.get_or_insert_with(|| engine.counters.waiting_for_store.raise());
-                    retries += 1;
-                    Box::pin(self.wait_for_store(retries, &error)).await?;
-                }
-                Err(error) => {
-                    tracing::warn!(saga = %self.saga, %error, "saga given up to whoever has it");
-                    self.seat.lose();
-                    return Err(Stopped);
-                }
+/// Repeats until the store has it, or says that the saga is no longer ours. `first` is what it said when `writing` was polled once.
+async fn append(
+    seat: &Seat,
+    (commit, end): (&Commit, u64),
+    first: Option<Result<(), StoreError>>,
+    writing: StoreFuture<'_, ()>,
+) -> Result<(), Stopped> {
+    let engine = &*seat.engine;
+    let mut waiting = None;
+    let mut retries = 0;
+    let mut answer = match first {
+        Some(answer) => engine.noted(answer),
+        None => engine.awaited(writing).await,
+    };
+    loop {
+        match answer {
+            Ok(()) => return Ok(()),
+            // An append that seemed to fail had succeeded: in this epoch nobody else writes.
+            Err(StoreError::Conflict { next, .. }) if waiting.is_some() && next == end => {
+                return Ok(());
+            }
+            Err(error @ (StoreError::Failed(_) | StoreError::Full(_))) => {
+                waiting.get_or_insert_with(|| engine.counters.waiting_for_store.raise());
+                retries += 1;
+                wait_for_store(seat, retries, &error).await?;
+            }
+            Err(error) => {
+                tracing::warn!(saga = %seat.saga, %error, "saga given up to whoever has it");
+                seat.lose();
+                return Err(Stopped);
             }
         }
+        answer = engine.store(engine.store.append(commit)).await;
     }
+}
 
-    async fn wait_for_store(&mut self, retries: u32, error: &StoreError) -> Result<(), Stopped> {
-        let error = error_line(error);
-        tracing::error!(saga = %self.saga, %error, retries, "journal not written yet");
-        let pause = self.engine.options.store_policy().pause(retries, &mut rand::rng());
-        tokio::select! {
-            () = sleep(pause) => Ok(()),
-            () = self.engine.drained() => Err(Stopped),
-        }
+async fn wait_for_store(seat: &Seat, retries: u32, error: &StoreError) -> Result<(), Stopped> {
+    let error = error_line(error);
+    tracing::error!(saga = %seat.saga, %error, retries, "journal not written yet");
+    let pause = seat.engine.options.store_policy().pause(retries, &mut rand::rng());
+    tokio::select! {
+        () = sleep(pause) => Ok(()),
+        () = seat.engine.drained() => Err(Stopped),
     }
 }

@@ -9,10 +9,10 @@ use crate::{
 impl Runner {
     pub(super) async fn fetch_mail(&mut self) {
         let from = self.mail.back().map_or(self.mail_taken, |last| last.number + 1);
-        match self.engine.store(self.engine.store.mail(&self.saga, from)).await {
+        match self.seat.engine.store(self.seat.engine.store.mail(&self.seat.saga, from)).await {
             Ok(mail) => self.mail.extend(mail),
             // The next renewal of the lease tells that there is mail.
-            Err(error) => tracing::warn!(saga = %self.saga, %error, "mail not read"),
+            Err(error) => tracing::warn!(saga = %self.seat.saga, %error, "mail not read"),
         }
     }
 
@@ -48,7 +48,7 @@ impl Runner {
             }
             // Kept, since mail that is in no record would come again and again.
             None => {
-                tracing::error!(saga = %self.saga, %key, "mail of a later release is not understood");
+                tracing::error!(saga = %self.seat.saga, %key, "mail of a later release is not understood");
                 Event::Signalled { name: "".into(), payload: body }
             }
         }

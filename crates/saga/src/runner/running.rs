@@ -96,6 +96,11 @@ impl Running {
         self.attempts > 0
     }
 
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.all().next().is_none()
+    }
+
     pub(super) fn next_due(&self) -> Option<u64> {
         self.all().filter_map(Doing::rests_until).min()
     }

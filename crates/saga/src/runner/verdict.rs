@@ -13,9 +13,9 @@ const FATAL: u32 = 20;
 
 impl Runner {
     pub(super) fn attempted(&mut self, attempted: Attempted) -> Result<(), Stopped> {
-        let Attempted { step, direction, begun, result, mut outbox } = attempted;
-        let messages = outbox.take();
-        self.outbox = Some(outbox);
+        let Attempted { step, direction, begun, result, ground } = attempted;
+        let messages = ground.as_ref().map_or_else(Vec::new, |ground| ground.take());
+        self.ground = ground;
         let error = match (result, direction) {
             (Ok(output), Direction::Act) => {
                 self.tries.remove(&step);
@@ -28,9 +28,9 @@ impl Runner {
             }
             (Err(error), _) => error,
         };
-        self.engine.counters.failed_attempts.add(1);
+        self.seat.engine.counters.failed_attempts.add(1);
         tracing::warn!(
-            saga = %self.saga, step = %self.progress.name(step), ?direction, kind = ?error.kind(),
+            saga = %self.seat.saga, step = %self.progress.name(step), ?direction, kind = ?error.kind(),
             error = %error.line(), "saga step failed"
         );
         let mut tries = self.tries.remove(&step).unwrap_or_else(|| Tries::new(direction));
@@ -38,7 +38,7 @@ impl Runner {
         match self.verdict(step, &mut tries, &error, &mut rand::rng()) {
             Verdict::RetryAfter(pause) => {
                 tries.pausing = true;
-                self.running.pause(step, pause, self.engine.now());
+                self.running.pause(step, pause, self.seat.engine.now());
                 self.tries.insert(step, tries);
                 Ok(())
             }

@@ -15,7 +15,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 impl Runner {
     /// Until something happens, or is due, or somebody wants something.
     pub(super) async fn wait(&mut self) -> Option<Happened> {
-        let due = self.next_wait().map(|due| due.saturating_sub(self.engine.now()));
+        let due = self.next_wait().map(|due| due.saturating_sub(self.seat.engine.now()));
         // No clock overflows by a day; then it looks again.
         let due = due.map(|span| Instant::now() + Duration::from_millis(span).min(DAY));
         tokio::select! {
@@ -35,7 +35,7 @@ impl Runner {
         let expires_at = self.progress.expires_at();
         let waits = !self.progress.waits().is_empty();
         if waits || expires_at.is_some() {
-            let now = self.engine.now();
+            let now = self.seat.engine.now();
             if expires_at.is_some_and(|at| at <= now) {
                 let why = "the deadline of the saga has passed".to_owned();
                 let failure = Failure::of_the_saga(FailureKind::Overdue, why);
@@ -47,7 +47,7 @@ impl Runner {
         if std::mem::take(&mut self.reconsider) {
             self.write_given_up()?;
         }
-        if !self.progress.ready().is_empty() && !self.engine.is_draining() {
+        if !self.progress.ready().is_empty() && !self.seat.engine.is_draining() {
             self.write(Event::Opened)?;
         }
         Ok(())
@@ -89,10 +89,10 @@ impl Runner {
     }
 
     pub(super) fn is_long_wait(&self) -> bool {
-        if self.running.is_busy() || !self.engine.is_recovering() || !self.mail.is_empty() {
+        if self.running.is_busy() || !self.seat.engine.is_recovering() || !self.mail.is_empty() {
             return false;
         }
-        let long = self.engine.now().saturating_add(LONG.as_millis() as u64);
+        let long = self.seat.engine.now().saturating_add(LONG.as_millis() as u64);
         self.next_due().is_none_or(|due| due >= long)
     }
 }

@@ -1,9 +1,10 @@
 mod events;
+mod kept;
 mod outbox;
 mod tables;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,6 +16,7 @@ use futures_util::{FutureExt, future::ready};
 use gusset_call::Clock;
 
 use events::Events;
+use kept::Kept;
 use tables::{Entry, Tables, millis};
 
 use crate::{
@@ -133,9 +135,8 @@ impl Store for MemoryStore {
                 created_at: now,
                 changed_at: now,
                 next: begin.records.len() as u64,
-                records: begin.records.to_vec(),
-                mail: Vec::new(),
-                keys: BTreeSet::new(),
+                records: Kept::of(&begin.records),
+                mail: None,
                 mail_taken: 0,
             };
             tables.unfinished.insert(begin.saga.clone(), Box::new(entry));
@@ -146,13 +147,20 @@ impl Store for MemoryStore {
 
     fn append<'a>(&'a self, commit: &'a Commit) -> StoreFuture<'a, ()> {
         let now = self.time();
-        let (answer, forgotten) = {
+        let (answer, mut forgotten) = {
             let mut tables = self.tables();
             let answer = tables.append(commit, now);
-            (answer, tables.forget(self.0.finished, 0))
+            let ended = answer.is_ok() && commit.state.is_final();
+            (answer, if ended { tables.forget(self.0.finished, 0) } else { None })
         };
-        // Not under the lock.
-        drop(forgotten);
+        // Not under the lock. There are more only where messages have kept some until now.
+        while let Some(entry) = forgotten.take() {
+            drop(entry);
+            let mut tables = self.tables();
+            if tables.order.len() > self.0.finished {
+                forgotten = tables.forget(self.0.finished, 0);
+            }
+        }
         written(answer)
     }
 
@@ -221,15 +229,16 @@ impl Store for MemoryStore {
                     StoreError::NoSuchSaga(saga)
                 });
             };
-            if entry.keys.contains(&mail.key) {
+            let letterbox = entry.mail.get_or_insert_default();
+            if letterbox.keys.contains(&mail.key) {
                 return Ok(false);
             }
-            let number = entry.mail.len() as u64;
+            let number = letterbox.mail.len() as u64;
             if number >= Mail::MOST {
                 return Err(StoreError::full("mail of a saga"));
             }
-            entry.keys.insert(mail.key.clone());
-            entry.mail.push(Post::new(number, mail.key.clone(), mail.body.clone()));
+            letterbox.keys.insert(mail.key.clone());
+            letterbox.mail.push(Post::new(number, mail.key.clone(), mail.body.clone()));
             if entry.node.is_none() {
                 entry.due = Some(now);
             }
@@ -274,8 +283,14 @@ impl Store for MemoryStore {
         // What finished in this very millisecond is younger than one.
         let limit = |age| self.time().saturating_sub(millis(age)) + u64::from(age.is_zero());
         let limit = keep.younger_than.map_or(0, limit);
-        let forgotten = self.tables().forget(keep.newest, limit);
-        ready(Ok(forgotten.len() as u64)).boxed()
+        let mut forgotten = 0;
+        loop {
+            let oldest = self.tables().forget(keep.newest, limit);
+            match oldest {
+                Some(_) => forgotten += 1,
+                None => return ready(Ok(forgotten)).boxed(),
+            }
+        }
     }
 
     fn outbox<'a>(&'a self, relay: &'a Relay) -> StoreFuture<'a, Vec<Bundle>> {

@@ -8,10 +8,13 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use super::outbox::{Relaying, Waiting};
+use super::{
+    kept::Kept,
+    outbox::{Relaying, Waiting},
+};
 use crate::{
-    Commit, Hold, Journal, Json, MemoryStore, MessageId, Outgoing, Post, Record, SagaId, State,
-    StoreError, Summary, Wanted,
+    Commit, Hold, Journal, Json, MemoryStore, MessageId, Outgoing, Post, SagaId, State, StoreError,
+    Summary, Wanted,
 };
 
 #[derive(Default)]
@@ -43,11 +46,16 @@ pub(super) struct Entry {
     pub(super) changed_at: u64,
     /// Number of the next record.
     pub(super) next: u64,
-    /// In one piece: it is long out of the processor's caches when it is forgotten, and each piece would be fetched for that.
-    pub(super) records: Vec<Record>,
+    pub(super) records: Kept,
+    /// None before there was any.
+    pub(super) mail: Option<Box<Letterbox>>,
+    pub(super) mail_taken: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Letterbox {
     pub(super) mail: Vec<Post>,
     pub(super) keys: BTreeSet<Arc<str>>,
-    pub(super) mail_taken: u64,
 }
 
 impl Tables {
@@ -82,24 +90,21 @@ impl Tables {
         Ok(())
     }
 
-    /// Takes out the oldest until at most `keep` are left, and none that finished before `limit`, beside those with messages that wait.
-    #[expect(clippy::vec_box, reason = "as they are in the table")]
-    pub(super) fn forget(&mut self, keep: usize, limit: u64) -> Vec<Box<Entry>> {
-        let mut forgotten = Vec::new();
+    /// Takes out the oldest, if more than `keep` are left or it finished before `limit`. Those with messages that wait are no longer counted.
+    pub(super) fn forget(&mut self, keep: usize, limit: u64) -> Option<Box<Entry>> {
         while let Some((at, _)) = self.order.front() {
             if self.order.len() <= keep && *at >= limit {
                 break;
             }
-            if let Some((at, saga)) = self.order.pop_front() {
-                if self.has_messages(&saga) {
-                    self.kept.insert(saga, at);
-                } else {
-                    forgotten.extend(self.finished.remove(&saga));
-                }
+            let (at, saga) = self.order.pop_front()?;
+            if self.has_messages(&saga) {
+                self.kept.insert(saga, at);
+            } else if let Some(entry) = self.finished.remove(&saga) {
+                self.purged += 1;
+                return Some(entry);
             }
         }
-        self.purged += forgotten.len() as u64;
-        forgotten
+        None
     }
 
     /// One that was kept for its messages can be forgotten with the others when they have gone.
@@ -161,8 +166,8 @@ impl Entry {
     }
 
     pub(super) fn write(&mut self, commit: &Commit, now: u64) {
+        self.records.extend(&commit.records, self.next);
         self.next += commit.records.len() as u64;
-        self.records.extend_from_slice(&commit.records);
         self.state = commit.state;
         self.mail_taken = commit.mail_taken;
         self.changed_at = now;
@@ -180,12 +185,13 @@ impl Entry {
     }
 
     pub(super) fn has_mail(&self) -> bool {
-        (self.mail.len() as u64) > self.mail_taken
+        self.mail.as_ref().is_some_and(|mail| mail.mail.len() as u64 > self.mail_taken)
     }
 
     pub(super) fn post(&self, from: u64) -> Vec<Post> {
         let from = usize::try_from(from).unwrap_or(usize::MAX);
-        self.mail.get(from..).unwrap_or_default().to_vec()
+        let mail = self.mail.as_ref().and_then(|mail| mail.mail.get(from..));
+        mail.unwrap_or_default().to_vec()
     }
 
     pub(super) fn journal(&self, saga: &SagaId) -> Journal {
@@ -195,11 +201,7 @@ impl Entry {
             note: self.note.clone(),
             mail: self.post(self.mail_taken),
             mail_taken: self.mail_taken,
-            ..Journal::new(
-                saga.clone(),
-                self.epoch,
-                self.records.iter().map(Record::readable).collect(),
-            )
+            ..Journal::new(saga.clone(), self.epoch, self.records.records())
         }
     }
 

@@ -34,7 +34,7 @@ pub(super) fn started(definition: &str, version: u32) -> Event {
     let step = StepShape { name: "only".into(), kind, undo: true, needs, after };
     let (name, steps) = (definition.into(), vec![step]);
     let shape = Arc::new(Shape { name, version, deadline: None, steps });
-    Event::Started { shape, input: json("input"), trace: None, life: 0 }
+    Event::Started { shape, input: json("input"), trace: None, trace_state: None, life: 0 }
 }
 
 /// A saga of definition `test` 1, held by node `one`.

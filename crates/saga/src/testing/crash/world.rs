@@ -67,7 +67,7 @@ impl World {
     /// How often the step was called that way, this time included; or that whoever calls was believed dead.
     fn enter(&self, call: &Call) -> Result<u32, StepError> {
         self.with(|ledger| {
-            let entry = ledger.entries.entry(call.cx.step.clone()).or_default();
+            let entry = ledger.entries.entry(call.cx.name().clone()).or_default();
             if call.cx.epoch < entry.epoch {
                 return Err(StepError::unknown("refused: of an older epoch"));
             }
@@ -79,7 +79,7 @@ impl World {
             entry.calls += 1;
             let (calls, late) = (entry.calls, entry.undo_calls > 0);
             if late {
-                ledger.wrong.push(format!("{} is done after its undo", call.cx.step));
+                ledger.wrong.push(format!("{} is done after its undo", call.cx.step()));
             }
             Ok(calls)
         })
@@ -88,7 +88,7 @@ impl World {
     fn act(self, act: Act, most: u32, action: Arc<Action>, call: Call) -> Attempting {
         Box::pin(async move {
             let calls = self.enter(&call)?;
-            let step = call.cx.step.clone();
+            let step = call.cx.name().clone();
             let now = |times: Times| calls <= if times == Times::Once { 1 } else { most };
             match act {
                 Act::Rejected => return Err(StepError::rejected("no")),
@@ -119,7 +119,7 @@ impl World {
     fn undo(self, undo: Undo, action: Arc<Action>, call: Call) -> Attempting {
         Box::pin(async move {
             let calls = self.enter(&call)?;
-            let step = call.cx.step.clone();
+            let step = call.cx.name().clone();
             self.with(|ledger| {
                 let entry = ledger.entries.entry(step.clone()).or_default();
                 let known = call.output.as_ref();
