@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gusset_call::{BoxError, Context, Limited, Problem, refusal_in};
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::{AuthError, body::ClientFault, path::BadPath, table::Allowed};
+use crate::{body::ClientFault, identity::Denied, path::BadPath, table::Allowed};
 
 /// An answer of the gateway's own. None of them names a service, an address or an error of the inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,11 +18,17 @@ pub(crate) enum Answer {
     SlowBody,
     NotFound,
     WrongMethod(Allowed),
-    Unauthorized(AuthError),
-    TooLarge { limit: u64 },
+    Denied(Denied),
+    /// A preflight of CORS.
+    Preflight(HeaderMap),
+    TooLarge {
+        limit: u64,
+    },
     Limited(Limited),
     BadGateway,
-    Unavailable { retry_after: Option<Duration> },
+    Unavailable {
+        retry_after: Option<Duration>,
+    },
     Timeout,
 }
 
@@ -50,8 +56,8 @@ impl Answer {
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Unauthorized(AuthError::Forbidden) => StatusCode::FORBIDDEN,
-            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Denied(denied) => denied.status(),
+            Self::Preflight(_) => StatusCode::NO_CONTENT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
@@ -70,7 +76,8 @@ impl Answer {
             Self::SlowBody => "the request body took too long".into(),
             Self::NotFound => "nothing is served at this path".into(),
             Self::WrongMethod(allowed) => format!("this path takes {allowed}"),
-            Self::Unauthorized(error) => error.to_string(),
+            Self::Denied(denied) => denied.error.to_string(),
+            Self::Preflight(_) => String::new(),
             Self::TooLarge { limit } => format!("at most {limit} bytes are taken here"),
             Self::Limited(_) => "too many requests of this client".into(),
             Self::BadGateway => "the service did not answer properly".into(),
@@ -80,6 +87,12 @@ impl Answer {
     }
 
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
+        if let Self::Preflight(headers) = self {
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = headers;
+            return response;
+        }
         let mut problem = match &self {
             Self::Limited(limited) => Problem::of(limited),
             _ => Problem::new(self.status()),
@@ -99,14 +112,7 @@ impl Answer {
                     headers.insert(header::ALLOW, allowed);
                 }
             }
-            Self::Unauthorized(error) => {
-                let challenge = match error {
-                    AuthError::Missing => "Bearer",
-                    AuthError::Invalid => r#"Bearer error="invalid_token""#,
-                    AuthError::Forbidden => r#"Bearer error="insufficient_scope""#,
-                };
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-            }
+            Self::Denied(denied) => denied.describe(headers),
             // What is left of the body is not going to be read.
             Self::TooLarge { .. } | Self::BadBody | Self::SlowBody => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

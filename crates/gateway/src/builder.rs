@@ -7,10 +7,12 @@ use thiserror::Error;
 use tower_layer::Layer;
 
 use crate::{
-    Authenticate, Gateway, Network, Route, Upstream,
+    Authenticate, Cors, Gateway, IdentityHeaders, Network, Route, Upstream,
     client::Proxies,
+    cors::Policy as CorsPolicy,
     forward::{Forward, Shared, Target},
-    front::{Front, Gate},
+    front::{Front, Gate, Sender},
+    identity::Requirement,
     limit::Limit,
     path::{BadPath, normalise},
     rewrite::Rewrite,
@@ -25,7 +27,9 @@ use crate::{
 pub struct Builder {
     registry: Arc<dyn Registry>,
     routes: Vec<Route>,
-    authenticate: Option<Arc<dyn Authenticate>>,
+    authenticate: Vec<Arc<dyn Authenticate>>,
+    identity_headers: IdentityHeaders,
+    cors: Option<Cors>,
     trusted: Vec<Network>,
     breaker: Policy,
     pick: LeastLoaded,
@@ -42,7 +46,9 @@ impl Builder {
         Self {
             registry,
             routes: Vec::new(),
-            authenticate: None,
+            authenticate: Vec::new(),
+            identity_headers: IdentityHeaders::new(),
+            cors: None,
             trusted: Vec::new(),
             breaker: Policy::default().slow_after(Duration::MAX),
             pick: LeastLoaded::new(),
@@ -59,10 +65,25 @@ impl Builder {
         self
     }
 
-    /// Who tells the senders of requests, on the routes that are [`Route::authenticated`].
+    /// Who tells the senders of requests, on the routes that are [`Route::authenticated`]. More of them are asked in turn until one finds its kind of
+    /// credential, and that one decides.
     #[must_use]
     pub fn authenticate(mut self, by: impl Authenticate) -> Self {
-        self.authenticate = Some(Arc::new(by));
+        self.authenticate.push(Arc::new(by));
+        self
+    }
+
+    /// How upstreams are told of senders. Default [`IdentityHeaders::new`].
+    #[must_use]
+    pub fn identity_headers(mut self, names: IdentityHeaders) -> Self {
+        self.identity_headers = names;
+        self
+    }
+
+    /// Which web pages may read answers, of the routes that do not say so themselves and of requests without a route. Default: what the upstreams say.
+    #[must_use]
+    pub fn cors(mut self, cors: Cors) -> Self {
+        self.cors = Some(cors);
         self
     }
 
@@ -140,12 +161,14 @@ impl Builder {
         let mut upstreams: HashMap<Upstream, upstream::Shared> = HashMap::new();
         let mut table = Table::default();
         let (mut gates, mut targets) = (Vec::new(), Vec::new());
+        let cors = self.cors.as_ref().map(compiled).transpose();
+        let cors = cors.map_err(|reason| BuildError::Cors { reason })?;
         for (number, route) in self.routes.into_iter().enumerate() {
-            let to = checked(&route, self.authenticate.is_some())?;
+            let to = checked(&route, !self.authenticate.is_empty())?;
             let (path, host) = (route.path.as_str(), route.host.as_deref());
             let taken = table.insert(host, path, route.methods.clone(), number);
             taken.map_err(|rejected| BuildError::rejected(path, &rejected))?;
-            gates.push(gate(&route)?);
+            gates.push(gate(&route, cors.as_ref())?);
             let new = || upstream::Shared::new(&to, &setup);
             let upstream = upstreams.entry(to.clone()).or_insert_with(new);
             let path: Arc<str> = route.path.into();
@@ -158,8 +181,14 @@ impl Builder {
                 counters: Counters::default(),
             });
         }
-        let (authenticate, trusted) = (self.authenticate, Proxies::new(self.trusted));
-        let front = Front { table, gates, authenticate, trusted };
+        let front = Front {
+            table,
+            gates,
+            authenticate: self.authenticate,
+            identity_headers: self.identity_headers,
+            cors,
+            trusted: Proxies::new(self.trusted),
+        };
         let metrics = self.metrics.clone();
         let shared = Arc::new(Shared { front, targets, upstreams, metrics });
         let observed = TraceLayer::server(self.recorder).metrics(self.metrics);
@@ -170,10 +199,11 @@ impl Builder {
 /// The upstream of a route that has all it needs.
 fn checked(route: &Route, can_authenticate: bool) -> Result<Upstream, BuildError> {
     let path = || route.path.clone();
-    if route.authenticated && !can_authenticate {
+    if route.requires.is_some() && !can_authenticate {
         return Err(BuildError::NoAuthenticate { path: path() });
     }
-    if let Some(reason) = matches_nothing(route) {
+    let mistake = route.requires.as_ref().and_then(Requirement::mistake);
+    if let Some(reason) = mistake.or_else(|| matches_nothing(route)) {
         return Err(BuildError::path(&route.path, reason));
     }
     match &route.upstream {
@@ -218,18 +248,29 @@ fn matches_nothing(route: &Route) -> Option<String> {
         .then(|| "it takes no method at all; without methods(…) it takes all".into())
 }
 
-fn gate(route: &Route) -> Result<Gate, BuildError> {
+fn compiled(cors: &Cors) -> Result<Arc<CorsPolicy>, String> {
+    cors.compile().map(Arc::new)
+}
+
+fn gate(route: &Route, cors: Option<&Arc<CorsPolicy>>) -> Result<Gate, BuildError> {
     let rewrite = match &route.new_path {
         NewPath::Same => Ok(Rewrite::Keep),
         NewPath::Without(prefix) => Rewrite::strip_prefix(&route.path, prefix),
         NewPath::Like(new) => Rewrite::template(&route.path, new),
     };
     let limit = route.quota.as_ref().map(|(quota, key_of)| Limit::new(*quota, key_of.clone()));
+    let wrong = |reason: String| BuildError::path(&route.path, reason);
+    let own_cors = route.cors.as_ref().map(compiled).transpose().map_err(wrong)?;
+    let sender = |requires: &Requirement| Sender {
+        requires: requires.clone(),
+        keeps_credentials: route.keeps_credentials,
+    };
     Ok(Gate {
-        rewrite: rewrite.map_err(|reason| BuildError::path(&route.path, reason))?,
+        rewrite: rewrite.map_err(wrong)?,
         limit,
         body_limit: route.body_limit,
-        authenticated: route.authenticated,
+        sender: route.requires.as_ref().map(sender),
+        cors: own_cors.or_else(|| cors.cloned()),
     })
 }
 
@@ -272,6 +313,12 @@ pub enum BuildError {
     NoAuthenticate {
         /// The route's path.
         path: String,
+    },
+    /// What [`Builder::cors`] says makes no sense.
+    #[error("cors: {reason}")]
+    Cors {
+        /// What is wrong.
+        reason: String,
     },
 }
 

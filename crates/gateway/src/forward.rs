@@ -24,7 +24,8 @@ use crate::{
     Upstream,
     answer::Answer,
     body::{AttemptBody, RequestBody},
-    front::Front,
+    cors::Grant,
+    front::{Admission, Front, Waiting},
     headers::{add_via, remove_hop_by_hop},
     stats::Counters,
     transport::AnswerBody,
@@ -75,19 +76,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> ForwardFuture {
         let started = Instant::now();
-        let (route, state) = match self.0.front.admit(request) {
-            Ok((number, request)) => {
-                let call = Oneshot::new(self.0.targets[number].caller.clone(), request);
-                (Some(number), State::Calling { call })
-            }
-            Err((route, answer)) => {
-                if let Some(number) = route {
-                    self.0.targets[number].counters.refused();
-                }
-                (route, State::Refused { answer: Some(answer) })
-            }
-        };
-        ForwardFuture { state, shared: self.0.clone(), route, started }
+        let (route, grant, admission) = self.0.front.admit(request);
+        let state = self.0.state(route, admission);
+        ForwardFuture { state, shared: self.0.clone(), route, grant, started }
     }
 }
 
@@ -98,6 +89,7 @@ pin_project! {
         state: State,
         shared: Arc<Shared>,
         route: Option<usize>,
+        grant: Option<Grant>,
         started: Instant,
     }
 }
@@ -106,6 +98,7 @@ pin_project! {
     #[project = StateProj]
     enum State {
         Calling { #[pin] call: Oneshot<Caller, Request<RequestBody>> },
+        Waiting { waiting: Option<Box<Waiting>> },
         Refused { answer: Option<Answer> },
     }
 }
@@ -114,22 +107,61 @@ impl Future for ForwardFuture {
     type Output = Result<Response<AnyBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let outcome = match this.state.project() {
-            StateProj::Calling { call } => {
-                ready!(call.poll(cx)).map_err(|error| this.shared.explain(*this.route, &error))
-            }
-            StateProj::Refused { answer } => match answer.take() {
-                Some(answer) => Err(answer),
-                // Polled again after it was ready, which only a broken caller does.
-                None => return Poll::Pending,
-            },
+        let mut this = self.project();
+        let outcome = loop {
+            let next = match this.state.as_mut().project() {
+                StateProj::Calling { call } => {
+                    let result = ready!(call.poll(cx));
+                    break result.map_err(|error| this.shared.explain(*this.route, &error));
+                }
+                StateProj::Waiting { waiting } => {
+                    let Some(polled) = waiting.as_mut() else { return Poll::Pending };
+                    let found = ready!(polled.identity.as_mut().poll(cx));
+                    let Some(Waiting { arrival, by, .. }) = waiting.take().map(|w| *w) else {
+                        return Poll::Pending;
+                    };
+                    let admission = this.shared.front.enter(arrival, found, by);
+                    this.shared.state(*this.route, admission)
+                }
+                StateProj::Refused { answer } => match answer.take() {
+                    Some(answer) => break Err(answer),
+                    // Polled again after it was ready, which only a broken caller does.
+                    None => return Poll::Pending,
+                },
+            };
+            this.state.set(next);
         };
-        Poll::Ready(Ok(this.shared.respond(*this.route, *this.started, outcome)))
+        let mut response = this.shared.respond(*this.route, *this.started, outcome);
+        if let Some(grant) = this.grant {
+            match response.body() {
+                Either::Left(_) => grant.replace(response.headers_mut()),
+                Either::Right(_) => grant.say(response.headers_mut()),
+            }
+        }
+        Poll::Ready(Ok(response))
     }
 }
 
 impl Shared {
+    /// How a request goes on, of the route with this number if it has one.
+    fn state(&self, route: Option<usize>, admission: Admission) -> State {
+        let target = self.target(route);
+        match (admission, target) {
+            (Admission::Admitted(request), Some(target)) => {
+                State::Calling { call: Oneshot::new(target.caller.clone(), request) }
+            }
+            // None is admitted without a route.
+            (Admission::Admitted(_), None) => State::Refused { answer: Some(Answer::NotFound) },
+            (Admission::Waiting(waiting), _) => State::Waiting { waiting: Some(waiting) },
+            (Admission::Refused(answer), target) => {
+                if let (Some(target), false) = (target, matches!(answer, Answer::Preflight(_))) {
+                    target.counters.refused();
+                }
+                State::Refused { answer: Some(answer) }
+            }
+        }
+    }
+
     fn target(&self, route: Option<usize>) -> Option<&Target> {
         route.and_then(|number| self.targets.get(number))
     }

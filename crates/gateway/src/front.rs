@@ -1,37 +1,40 @@
 //! From a request to the call of an upstream, or to the gateway's own answer.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use gusset_call::BoxError;
 use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, request::Parts, uri::PathAndQuery,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request::Parts,
+    uri::PathAndQuery,
 };
 use http_body::Body;
 
 use crate::{
-    AuthError, Authenticate, Client, Identity,
+    AuthError, Authenticate, Authenticating, Client, Identity, IdentityHeaders,
     answer::Answer,
     body::RequestBody,
     client::{Origin, Proxies},
+    cors::{self, Grant, Policy},
     headers::{
         add_via, is_forwarding, is_ours, join_cookies, reads, remove_hop_by_hop, remove_where,
     },
     host::host_of,
+    identity::{Denied, Requirement},
     limit::Limit,
     path::{BadPath, normalise},
     rewrite::Rewrite,
     table::{Lookup, Table},
 };
 
-/// Tells upstreams who sent a request. Only the gateway sets it.
-const SUBJECT: HeaderName = HeaderName::from_static("x-gusset-subject");
-
-/// Everything that is decided before an upstream is called, none of which waits.
+/// Everything that is decided before an upstream is called. Only an [`Authenticate`] may wait.
 pub(crate) struct Front {
     pub(crate) table: Table,
     pub(crate) gates: Vec<Gate>,
-    pub(crate) authenticate: Option<Arc<dyn Authenticate>>,
+    pub(crate) authenticate: Vec<Arc<dyn Authenticate>>,
+    pub(crate) identity_headers: IdentityHeaders,
+    /// Of requests without a route.
+    pub(crate) cors: Option<Arc<Policy>>,
     pub(crate) trusted: Proxies,
 }
 
@@ -41,45 +44,143 @@ pub(crate) struct Gate {
     pub(crate) rewrite: Rewrite,
     pub(crate) limit: Option<Limit>,
     pub(crate) body_limit: u64,
-    pub(crate) authenticated: bool,
+    /// `None` where it may be anybody.
+    pub(crate) sender: Option<Sender>,
+    pub(crate) cors: Option<Arc<Policy>>,
 }
 
-/// A request that the gateway answers itself, of the route with this number if one was found.
-pub(crate) type Refused = (Option<usize>, Answer);
+/// What a route asks of its senders.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender {
+    pub(crate) requires: Requirement,
+    pub(crate) keeps_credentials: bool,
+}
+
+/// A request whose route is known.
+pub(crate) struct Arrival {
+    /// Of the route.
+    number: usize,
+    head: Parts,
+    body: RequestBody,
+    /// What the upstream is to be asked for.
+    target: Uri,
+    /// The host that the client asked.
+    host: HeaderValue,
+    origin: Origin,
+}
+
+/// What becomes of a request.
+pub(crate) enum Admission {
+    /// It goes to the upstream, as it shall see it.
+    Admitted(Request<RequestBody>),
+    /// Its sender must be found out first; then [`Front::enter`] decides.
+    Waiting(Box<Waiting>),
+    /// The gateway answers itself.
+    Refused(Answer),
+}
+
+pub(crate) struct Waiting {
+    pub(crate) arrival: Arrival,
+    pub(crate) identity: Pin<Box<dyn Future<Output = Result<Identity, AuthError>> + Send>>,
+    /// Who said that it takes longer.
+    pub(crate) by: usize,
+}
 
 impl Front {
     /// Removes what the sender may not say. It comes before all else, for the layers around the gateway read some of it.
     pub(crate) fn distrust<B>(&self, request: &mut Request<B>) {
-        if !self.origin(request.headers(), request.extensions()).trusted {
-            remove_where(request.headers_mut(), is_for_the_trusted);
-        }
-        remove_where(request.headers_mut(), |name| reads(name, SUBJECT.as_str()));
+        let trusted = self.origin(request.headers(), request.extensions()).trusted;
+        remove_where(request.headers_mut(), |name| {
+            self.identity_headers.contain(name) || (!trusted && is_for_the_trusted(name))
+        });
     }
 
     fn origin(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
         Origin::of(headers, extensions, &self.trusted)
     }
 
-    /// The number of the request's route, and the request as its upstream shall see it. [`distrust`](Self::distrust) comes
-    /// first.
-    pub(crate) fn admit<B>(
-        &self,
-        request: Request<B>,
-    ) -> Result<(usize, Request<RequestBody>), Refused>
+    /// What becomes of a request, what web pages are told of it, and the number of its route if it has one.
+    /// [`distrust`](Self::distrust) comes first.
+    pub(crate) fn admit<B>(&self, request: Request<B>) -> (Option<usize>, Option<Grant>, Admission)
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (mut head, body) = request.into_parts();
-        let Located { number, target, host } = self.locate(&head).map_err(|a| (None, a))?;
-        let of_route = |answer| (Some(number), answer);
+        let (head, body) = request.into_parts();
+        let (number, located) = match self.locate(&head) {
+            Located::Route { number, target, host } => (Some(number), Ok((number, target, host))),
+            Located::Preflight(number, method) => (Some(number), Err(Err(method))),
+            Located::Nowhere(answer) => (None, Err(Ok(answer))),
+        };
+        let policy = match number {
+            Some(number) => self.gates[number].cors.as_ref(),
+            None => self.cors.as_ref(),
+        };
+        let grant = policy.map(|policy| Grant::of(policy, &head.headers));
+        let admission = match (located, &grant) {
+            (Ok((number, target, host)), _) => {
+                let body = RequestBody::new(body, self.gates[number].body_limit);
+                let origin = self.origin(&head.headers, &head.extensions);
+                self.arrive(Arrival { number, head, body, target, host, origin })
+            }
+            (Err(Err(method)), Some(grant)) => {
+                Admission::Refused(Answer::Preflight(grant.preflight(&method, &head.headers)))
+            }
+            (Err(Ok(answer)), _) => Admission::Refused(answer),
+            // Preflights are told apart only where there is a policy.
+            (Err(Err(_)), None) => Admission::Refused(Answer::NotFound),
+        };
+        (number, grant, admission)
+    }
+
+    fn arrive(&self, arrival: Arrival) -> Admission {
+        if self.gates[arrival.number].sender.is_none() {
+            return self.pass(arrival, None);
+        }
+        for (by, way) in self.authenticate.iter().enumerate() {
+            match way.authenticate(&arrival.head) {
+                Authenticating::Done(Err(AuthError::Missing)) => {}
+                Authenticating::Done(result) => return self.enter(arrival, result, by),
+                Authenticating::Later(identity) => {
+                    return Admission::Waiting(Box::new(Waiting { arrival, identity, by }));
+                }
+            }
+        }
+        let schemes = self.authenticate.iter().filter_map(|way| way.challenge());
+        Admission::Refused(Answer::Denied(Denied::new(AuthError::Missing, schemes, None)))
+    }
+
+    /// Goes on with what the way of this number has found out.
+    pub(crate) fn enter(
+        &self,
+        arrival: Arrival,
+        result: Result<Identity, AuthError>,
+        by: usize,
+    ) -> Admission {
+        let scheme = self.authenticate.get(by).and_then(|way| way.challenge());
+        let denied = |error, scope: Option<&str>| {
+            Admission::Refused(Answer::Denied(Denied::new(error, scheme, scope)))
+        };
+        let identity = match result {
+            Ok(identity) => identity,
+            Err(error) => return denied(error, None),
+        };
+        let sender = self.gates[arrival.number].sender.as_ref();
+        match sender.map_or(Ok(()), |sender| sender.requires.check(&identity)) {
+            Ok(()) => self.pass(arrival, Some(&identity)),
+            Err(scope) => denied(AuthError::Forbidden, Some(&scope)),
+        }
+    }
+
+    /// The rest of the way, for a sender who may.
+    fn pass(&self, arrival: Arrival, identity: Option<&Identity>) -> Admission {
+        let Arrival { number, mut head, body, target, host, origin } = arrival;
         let gate = &self.gates[number];
-        let origin = self.origin(&head.headers, &head.extensions);
-        let identity = self.identify(gate, &head).map_err(of_route)?;
-        let subject = identity.as_ref().map(subject_line).transpose().map_err(of_route)?;
-        gate.check(origin.client, identity.as_ref(), &head).map_err(of_route)?;
+        if let Err(answer) = gate.check(origin.client, identity, &head) {
+            return Admission::Refused(answer);
+        }
         if body.size_hint().lower() > gate.body_limit {
-            return Err(of_route(Answer::TooLarge { limit: gate.body_limit }));
+            return Admission::Refused(Answer::TooLarge { limit: gate.body_limit });
         }
 
         head.uri = target;
@@ -87,53 +188,63 @@ impl Front {
         join_cookies(&mut head.headers);
         origin.describe(&mut head.headers, &host);
         add_via(&mut head.headers, head.version);
-        if let Some(subject) = subject {
-            head.headers.insert(SUBJECT, subject);
+        if gate.sender.as_ref().is_some_and(|sender| !sender.keeps_credentials) {
+            for way in &self.authenticate {
+                way.withhold(&mut head);
+            }
         }
-        let body = RequestBody::new(body, gate.body_limit);
+        if let Some(identity) = identity {
+            if self.identity_headers.tell(identity, &mut head).is_err() {
+                let denied = Denied::new(AuthError::Invalid, None, None);
+                return Admission::Refused(Answer::Denied(denied));
+            }
+        }
         if let Some(upload) = body.upload() {
             head.extensions.insert(upload.clone());
         }
-        Ok((number, Request::from_parts(head, body)))
+        Admission::Admitted(Request::from_parts(head, body))
     }
 
-    fn locate(&self, head: &Parts) -> Result<Located, Answer> {
-        let host = host_of(&head.uri, &head.headers).ok_or(Answer::BadHost)?;
-        let path = normalise(head.uri.path()).map_err(Answer::BadPath)?;
+    fn locate(&self, head: &Parts) -> Located {
+        let Some(host) = host_of(&head.uri, &head.headers) else {
+            return Located::Nowhere(Answer::BadHost);
+        };
+        let path = match normalise(head.uri.path()) {
+            Ok(path) => path,
+            Err(bad) => return Located::Nowhere(Answer::BadPath(bad)),
+        };
+        if let Some(method) = cors::asked_method(&head.method, &head.headers) {
+            if let Lookup::Found(number, _) = self.table.find(host, &path, &method) {
+                if self.gates[number].cors.is_some() {
+                    return Located::Preflight(number, method);
+                }
+            }
+        }
         match self.table.find(host, &path, &head.method) {
             Lookup::Found(number, params) => {
                 let new_path = self.gates[number].rewrite.apply(&path, &params);
-                Ok(Located {
-                    number,
-                    target: target(&head.uri, &new_path).map_err(Answer::BadPath)?,
-                    host: HeaderValue::try_from(host).map_err(|_| Answer::BadHost)?,
-                })
+                match (target(&head.uri, &new_path), HeaderValue::try_from(host)) {
+                    (Ok(target), Ok(host)) => Located::Route { number, target, host },
+                    (Err(bad), _) => Located::Nowhere(Answer::BadPath(bad)),
+                    (_, Err(_)) => Located::Nowhere(Answer::BadHost),
+                }
             }
-            Lookup::WrongMethod(allowed) => Err(Answer::WrongMethod(allowed)),
-            Lookup::Unknown => Err(Answer::NotFound),
-        }
-    }
-
-    fn identify(&self, gate: &Gate, head: &Parts) -> Result<Option<Identity>, Answer> {
-        match &self.authenticate {
-            _ if !gate.authenticated => Ok(None),
-            Some(authenticate) => {
-                authenticate.authenticate(head).map(Some).map_err(Answer::Unauthorized)
-            }
-            // A gateway is not built like that.
-            None => Err(Answer::Unauthorized(AuthError::Missing)),
+            Lookup::WrongMethod(allowed) => Located::Nowhere(Answer::WrongMethod(allowed)),
+            Lookup::Unknown => Located::Nowhere(Answer::NotFound),
         }
     }
 }
 
 /// Where a request is to go.
-struct Located {
-    /// Of the route.
-    number: usize,
-    /// What the upstream is asked for.
-    target: Uri,
-    /// The host that the client asked.
-    host: HeaderValue,
+enum Located {
+    Route {
+        number: usize,
+        target: Uri,
+        host: HeaderValue,
+    },
+    /// It asks whether a page may use the route of this number with this method.
+    Preflight(usize, Method),
+    Nowhere(Answer),
 }
 
 impl Gate {
@@ -144,9 +255,8 @@ impl Gate {
         head: &Parts,
     ) -> Result<(), Answer> {
         let Some(limit) = &self.limit else { return Ok(()) };
-        let subject = identity.map(Identity::shared_subject);
-        let client = Client { address, subject: subject.map(|subject| &**subject), head };
-        let key = limit.key_of.key(&client, subject);
+        let subject = identity.map(Identity::subject);
+        let key = limit.key_of.key(&Client { address, subject, identity, head });
         limit.check(&key).map_err(Answer::Limited)
     }
 }
@@ -170,9 +280,4 @@ fn is_for_the_trusted(name: &HeaderName) -> bool {
     const TIMEOUTS: [&str; 3] =
         ["grpc-timeout", "x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms"];
     is_forwarding(name) || is_ours(name) || TIMEOUTS.iter().any(|timeout| reads(name, timeout))
-}
-
-fn subject_line(identity: &Identity) -> Result<HeaderValue, Answer> {
-    HeaderValue::from_bytes(identity.subject().as_bytes())
-        .map_err(|_| Answer::Unauthorized(AuthError::Invalid))
 }

@@ -90,7 +90,7 @@ pub(crate) fn reads(name: &HeaderName, expected: &str) -> bool {
     name.as_str().len() == expected.len() && begins(name, expected)
 }
 
-fn begins(name: &HeaderName, prefix: &str) -> bool {
+pub(crate) fn begins(name: &HeaderName, prefix: &str) -> bool {
     let dashed = name.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
     name.as_str().len() >= prefix.len() && dashed.zip(prefix.bytes()).all(|(a, b)| a == b)
 }

@@ -28,7 +28,10 @@
 //! | [`Gateway`] | the front door, a tower service of HTTP requests that never fails |
 //! | [`Builder`], [`BuildError`] | what makes one, and checks all of it before |
 //! | [`Route`], [`Upstream`] | which requests go where, and under which conditions |
-//! | [`Authenticate`], [`Identity`], [`AuthError`] | who sent a request |
+//! | [`Authenticate`], [`Identity`], [`AuthError`] | who sent a request, and what they may |
+//! | [`ApiKeys`], [`ByCertificate`] | ways to find that out |
+//! | [`IdentityHeaders`] | how upstreams are told |
+//! | [`Cors`] | which web pages may read answers |
 //! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
 //! | [`serve`], [`Server`], [`ServeError`], [`Undrained`] | a listener, or one for each core, that bounds its clients and ends without losing requests |
 //! | `Tls`, `TlsFiles` (feature `tls`) | certificates that are read again when they change |
@@ -36,9 +39,9 @@
 //!
 //! # The way of a request
 //!
-//! trace and metrics → host and path → route → sender → quota → size → deadline → attempts → instance → its circuit →
-//! what is left of the deadline → span of the attempt → connection. Up to the size, nothing waits; what is refused there costs the upstream
-//! nothing. Bodies are streamed both ways and never collected; only what a retry may need is kept, up to 64 KiB.
+//! trace and metrics → host and path → route → preflight → sender → scopes and roles → quota → size → deadline → attempts → instance → its circuit →
+//! what is left of the deadline → span of the attempt → connection. Up to the size, nothing waits but for keys that must be fetched; what is refused there costs the
+//! upstream nothing. Bodies are streamed both ways and never collected; only what a retry may need is kept, up to 64 KiB.
 //!
 //! The instance is the less loaded of two by chance ([`Builder::pick`]), among the healthy ones whose circuits are not open; newcomers begin with
 //! a tenth of their share, and who fails much more often than the others is left out for a while ([`Builder::among`]).
@@ -50,14 +53,14 @@
 //! | status | when | with |
 //! |---|---|---|
 //! | 400 | not exactly one valid host; a path that servers read in different ways; a malformed body | |
-//! | 401, 403 | [`AuthError`] | `WWW-Authenticate` |
+//! | 401, 403 | [`AuthError`]; a scope or a role is missing ([`Route::scopes`], [`Route::roles`]) | `WWW-Authenticate` (RFC 6750) |
 //! | 404 | no route has this path | |
 //! | 405 | one has, with other methods | `Allow` |
 //! | 408 | the deadline passed while the client was still sending its body | |
 //! | 413 | the body is larger than [`Route::body_limit`] | |
 //! | 429 | the client is above its [`Route::quota`] | `Retry-After`, `RateLimit-Policy`, `RateLimit` |
 //! | 502 | an instance cannot be reached, breaks off, or answers nonsense | |
-//! | 503 | no instance is healthy, or all circuits are open | `Retry-After` where known |
+//! | 503 | no instance is healthy, or all circuits are open; the keys of tokens cannot be had | `Retry-After` where known |
 //! | 504 | no answer within [`Route::timeout`] | |
 //!
 //! What an upstream answers is passed on as it is, errors too. A head that is no HTTP, or too large, is refused by hyper in [`Server`]
@@ -70,8 +73,23 @@
 //!   and so on, `TE` but for `trailers`. It cannot be used to remove `Host`, credentials or forwarding fields. A line is added to `Via`.
 //! - `Host` is the instance's. `X-Forwarded-For`, `-Host` and `-Proto` say where the request came from; what a client
 //!   says there is removed unless it is a [trusted proxy](Builder::trusted_proxies), and so are `x-gusset-*` and timeouts.
-//! - `x-gusset-subject` says who sent it, and is the gateway's alone.
+//! - `x-gusset-subject`, `-scopes`, `-roles` and `-claim-…` say who sent it, and are the gateway's alone; the credential is removed
+//!   ([`IdentityHeaders`], [`Route::keep_credentials`]).
+//! - What an answer says of CORS is replaced where there is a [`Cors`].
 //! - `traceparent` is the attempt's span; `x-request-timeout-ms` what is left of the deadline.
+//!
+//! # Who sends, and who may read
+//!
+//! | fact | test |
+//! |---|---|
+//! | identity fields of a client never arrive, however spelled, on any route | `identity_fields_of_a_client_never_arrive_however_they_are_spelled` |
+//! | credentials do not go on, also those that nobody looked at | `several_ways_are_asked_in_turn_and_the_one_with_a_credential_decides` |
+//! | a scope that is missing is named, 403 | `a_scope_or_a_role_that_is_missing_is_403_and_the_scope_is_named` |
+//! | a key file is read again; a bad one changes nothing | `api_keys_are_read_again_when_their_file_changes_and_a_bad_file_changes_nothing` |
+//! | certificates name their senders by SPIFFE identifier or host | `a_client_certificate_names_its_sender` |
+//! | preflights are answered before anybody asks who it is | `a_preflight_is_answered_before_anybody_asks_who_it_is` |
+//! | another origin gets no field of CORS | `another_origin_gets_no_cors_field_at_all` |
+//! | pages can read the gateway's own errors | `errors_of_the_gateways_own_can_be_read_by_the_page` |
 //!
 //! # Guarantees
 //!
@@ -108,7 +126,10 @@ mod builder;
 mod gateway;
 mod route;
 
-mod auth;
+mod identity;
+
+mod cors;
+
 mod server;
 mod stats;
 
@@ -131,10 +152,14 @@ mod endpoint;
 mod transport;
 mod upstream;
 
-pub use auth::{AuthError, Authenticate, Identity};
 pub use builder::{BuildError, Builder};
+pub use cors::Cors;
 pub use gateway::{Gateway, GatewayBody, ResponseFuture};
 pub use gusset_ratelimit::{MalformedNetwork, Network, PeerAddr};
+pub use identity::{
+    ApiKey, ApiKeyFileError, ApiKeys, AuthError, Authenticate, Authenticating, ByCertificate,
+    Identity, IdentityHeaders, MalformedCertificate, PeerCertificate,
+};
 pub use route::{Client, Route, Upstream};
 pub use server::{ServeError, Server, Undrained, serve};
 #[cfg(feature = "tls")]

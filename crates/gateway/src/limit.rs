@@ -28,11 +28,10 @@ impl KeyOf {
         Self(Some(Arc::new(key)))
     }
 
-    /// `subject` is that of `client`, to be shared.
-    pub(crate) fn key(&self, client: &Client<'_>, subject: Option<&Arc<str>>) -> Key {
-        match (&self.0, subject, client.address) {
+    pub(crate) fn key(&self, client: &Client<'_>) -> Key {
+        match (&self.0, client.identity, client.address) {
             (Some(custom), _, _) => Key::Custom(custom(client)),
-            (None, Some(subject), _) => Key::Subject(subject.clone()),
+            (None, Some(identity), _) => Key::Subject(identity.quota_key().clone()),
             (None, None, Some(address)) => Key::Address(network(address)),
             (None, None, None) => Key::Nobody,
         }
@@ -82,8 +81,8 @@ mod tests {
     fn key(key_of: &KeyOf, address: Option<&str>, subject: Option<&str>) -> Key {
         let head = http::Request::new(()).into_parts().0;
         let address = address.map(|address| address.parse().unwrap());
-        let client = Client { address, subject, head: &head };
-        key_of.key(&client, subject.map(Arc::from).as_ref())
+        let identity = subject.map(crate::Identity::new);
+        key_of.key(&Client { address, subject, identity: identity.as_ref(), head: &head })
     }
 
     #[test]

@@ -4,7 +4,7 @@ use gusset_ratelimit::Quota;
 use gusset_sidecar::RetryPolicy;
 use http::{Method, request::Parts};
 
-use crate::{limit::KeyOf, table::Methods};
+use crate::{Cors, Identity, identity::Requirement, limit::KeyOf, table::Methods};
 
 /// Which requests go where, and under which conditions.
 ///
@@ -30,7 +30,10 @@ pub struct Route {
     pub(crate) quota: Option<(Quota, KeyOf)>,
     pub(crate) timeout: Duration,
     pub(crate) body_limit: u64,
-    pub(crate) authenticated: bool,
+    /// Of its senders, if they must be known.
+    pub(crate) requires: Option<Requirement>,
+    pub(crate) keeps_credentials: bool,
+    pub(crate) cors: Option<Cors>,
     pub(crate) retry: Option<RetryPolicy>,
 }
 
@@ -57,7 +60,9 @@ impl Route {
             quota: None,
             timeout: Duration::from_secs(10),
             body_limit: 2 * 1024 * 1024,
-            authenticated: false,
+            requires: None,
+            keeps_credentials: false,
+            cors: None,
             retry: None,
         }
     }
@@ -97,16 +102,65 @@ impl Route {
         self
     }
 
-    /// Only requests of a known sender: the gateway's [`Authenticate`](crate::Authenticate) is asked, and the upstream told
-    /// the subject in `x-gusset-subject`. Others are answered with 401 or 403.
+    /// Only requests of a known sender: the gateway's [`Authenticate`](crate::Authenticate) is asked, and the upstream told who it is
+    /// ([`IdentityHeaders`](crate::IdentityHeaders)). Others are answered with 401 or 403.
+    ///
+    /// The credential itself does not go on, so that no upstream can use it elsewhere or write it to a log; see
+    /// [`keep_credentials`](Self::keep_credentials).
     #[must_use]
-    pub const fn authenticated(mut self) -> Self {
-        self.authenticated = true;
+    pub fn authenticated(mut self) -> Self {
+        self.required();
+        self
+    }
+
+    /// Only senders with all of these scopes; others are answered with 403. It implies [`authenticated`](Self::authenticated).
+    #[must_use]
+    pub fn scopes<S: Into<Box<str>>>(mut self, all_of: impl IntoIterator<Item = S>) -> Self {
+        self.required().scopes = all_of.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Only senders with one of these scopes at least. It implies [`authenticated`](Self::authenticated).
+    #[must_use]
+    pub fn any_scope<S: Into<Box<str>>>(mut self, of: impl IntoIterator<Item = S>) -> Self {
+        self.required().any_scope = Some(of.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Only senders with all of these roles. It implies [`authenticated`](Self::authenticated).
+    #[must_use]
+    pub fn roles<S: Into<Box<str>>>(mut self, all_of: impl IntoIterator<Item = S>) -> Self {
+        self.required().roles = all_of.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Only senders with one of these roles at least. It implies [`authenticated`](Self::authenticated).
+    #[must_use]
+    pub fn any_role<S: Into<Box<str>>>(mut self, of: impl IntoIterator<Item = S>) -> Self {
+        self.required().any_role = Some(of.into_iter().map(Into::into).collect());
+        self
+    }
+
+    fn required(&mut self) -> &mut Requirement {
+        self.requires.get_or_insert_default()
+    }
+
+    /// Credentials go on to the upstream, which calls others with them or looks at them itself. Only for upstreams that may do all that the sender may.
+    #[must_use]
+    pub const fn keep_credentials(mut self) -> Self {
+        self.keeps_credentials = true;
+        self
+    }
+
+    /// Which web pages may read its answers. Default: what [`Builder::cors`](crate::Builder::cors) says.
+    #[must_use]
+    pub fn cors(mut self, cors: Cors) -> Self {
+        self.cors = Some(cors);
         self
     }
 
     /// How much each client may, on this route alone; above that it gets 429. A client is the authenticated
-    /// subject if there is one, and else the IP address, of an IPv6 one its /64 network, for that is what one customer has. Default: no
+    /// subject if there is one, or what its [quota key](Identity::with_quota_key) says, and else the IP address, of an IPv6 one its /64 network, for that is what one customer has. Default: no
     /// limit.
     #[must_use]
     pub fn quota(mut self, quota: Quota) -> Self {
@@ -209,6 +263,8 @@ pub struct Client<'r> {
     pub address: Option<IpAddr>,
     /// The authenticated subject, on a route that asks for one.
     pub subject: Option<&'r str>,
+    /// The same, with scopes, roles and claims.
+    pub identity: Option<&'r Identity>,
     /// The head of the request, as it came.
     pub head: &'r Parts,
 }

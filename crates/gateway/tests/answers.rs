@@ -99,7 +99,10 @@ async fn an_unknown_sender_is_401_and_one_that_may_not_403() {
     problem(missing).await;
     let invalid = ask(&gateway, with("Bearer forged")).await;
     assert_eq!(invalid.status(), 401);
-    assert_eq!(invalid.headers()["www-authenticate"], r#"Bearer error="invalid_token""#);
+    assert_eq!(
+        invalid.headers()["www-authenticate"],
+        r#"Bearer error="invalid_token", error_description="the token is not valid""#
+    );
     let forbidden = ask(&gateway, with("Bearer mallory")).await;
     assert_eq!(forbidden.status(), 403);
     problem(forbidden).await;
