@@ -43,7 +43,8 @@ fn logged(format: impl Fn(telemetry::Init) -> telemetry::Init, work: impl FnOnce
     let lines = Lines::default();
     let writer = lines.clone();
     let init = format(telemetry::init("orders")).writer(move || writer.clone());
-    tracing::subscriber::with_default(init.subscriber().unwrap(), work);
+    let (dispatch, _) = init.build().unwrap();
+    tracing::dispatcher::with_default(&dispatch, work);
     lines.text()
 }
 
@@ -163,7 +164,7 @@ fn the_filter_holds_and_a_bad_one_is_an_error() {
         },
     );
     assert_eq!(text.lines().count(), 1);
-    let error = telemetry::init("s").filter("a=b=c").subscriber().map(drop).unwrap_err();
+    let error = telemetry::init("s").filter("a=b=c").build().unwrap_err();
     assert_eq!(error.to_string(), "cannot set up telemetry: log filter");
 }
 

@@ -1,67 +1,114 @@
-//! Export of finished calls as OpenTelemetry spans, over HTTP and from a thread of its own.
+//! Export to an OpenTelemetry collector, from a thread of its own.
+
+mod answer;
+mod channel;
+mod logs;
+mod proto;
+mod resource;
+mod settings;
+mod source;
+mod spans;
+#[cfg(feature = "otlp-tls")]
+mod tls;
+mod worker;
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc,
-    },
+    collections::VecDeque,
+    sync::{Arc, mpsc as std_mpsc},
     thread,
     time::Duration,
 };
 
-use opentelemetry_otlp::{
-    ExporterBuildError, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::sleep,
 };
-use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
-use tokio::{sync::oneshot, time::timeout};
 
-use super::{InitError, span_data::span_data};
-use crate::{Cursor, End, Record, Recorder};
+#[cfg(feature = "otlp-tls")]
+pub use tls::OtlpTls;
 
-/// Most spans of one request, as in the OpenTelemetry SDKs.
-const BATCH: usize = 512;
-/// How long one request may take.
-const REQUEST: Duration = Duration::from_secs(3);
-/// How often a batch is offered before it is dropped; with one try a second a collector may be away for half a minute.
-const TRIES: u32 = 30;
+use self::{
+    channel::Channel,
+    settings::{Settings, Signal},
+    source::{Logs, Source, Spans},
+    worker::{Counters, Flush, State, Worker},
+};
+use super::{InitError, capture, environment::Environment, log::LogRing, resource::Resource};
+use crate::{Cursor, Recorder};
 
-/// Exports what a [`Recorder`] holds to an OpenTelemetry collector, as OTLP over HTTP with protobuf.
+/// Exports to an OpenTelemetry collector, as OTLP over HTTP with protobuf, or over gRPC (feature `otlp-grpc`).
 ///
-/// It reads the ring once a second and needs no buffer beside it; while the collector is away, the records wait there. It exports the
-/// calls of sampled traces and all that failed, were cancelled or were slow.
+/// What is not said here comes from the environment, by the OpenTelemetry specification. `{S}` stands for nothing or for `TRACES_`, `METRICS_` or
+/// `LOGS_`, which win; an empty value is as good as none; a bad one is an error that names the variable.
 ///
-/// The endpoint, headers and resource attributes come from the environment variables of the OpenTelemetry specification
-/// (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES`) unless set here. It speaks plain HTTP: a collector
-/// elsewhere is reached through one beside the process.
+/// | variable | values | default |
+/// |---|---|---|
+/// | `OTEL_SDK_DISABLED` | `true`: nothing is exported | `false` |
+/// | `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER`, `OTEL_LOGS_EXPORTER` | `otlp`, `none` | `otlp` |
+/// | `OTEL_EXPORTER_OTLP_ENDPOINT` | base URL | `http://localhost:4318`, for gRPC 4317 |
+/// | `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and so on | the whole URL | the base and `/v1/traces` |
+/// | `OTEL_EXPORTER_OTLP_{S}PROTOCOL` | `http/protobuf`, `grpc` | `http/protobuf` |
+/// | `OTEL_EXPORTER_OTLP_{S}HEADERS` | `key=value,…`, percent-encoded | |
+/// | `OTEL_EXPORTER_OTLP_{S}TIMEOUT` | milliseconds for one request | 10000 |
+/// | `OTEL_METRIC_EXPORT_INTERVAL` | milliseconds between readings | 60000 |
+/// | `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | who this is; they win over the program | |
+///
+/// Others are not read; nothing is compressed.
+///
+/// # When the collector is away
+///
+/// Nothing is queued for it: spans wait in the recorder's ring, logs in the ring of logs, and metrics add up. What is overwritten there meanwhile is counted
+/// ([`SignalStats::missed`]). One batch of each signal, 1 MiB at most, is offered again with growing waits of up to 10 s, or
+/// when the collector says, but not after more than 5 minutes.
 #[derive(Clone, Debug)]
 pub struct Otlp {
-    recorder: Recorder,
     endpoint: Option<String>,
+    headers: Secrets,
     slow: Duration,
     flush: Duration,
     every: Duration,
+    #[cfg(feature = "otlp-tls")]
+    tls: Option<OtlpTls>,
+}
+
+/// Pairs of which nothing is shown.
+#[derive(Clone, Default)]
+struct Secrets(Vec<(String, String)>);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 impl Otlp {
-    /// Exports what `recorder` holds.
+    /// Export with the defaults and by the environment.
     #[must_use]
-    pub const fn new(recorder: Recorder) -> Self {
+    pub fn new() -> Self {
         Self {
-            recorder,
             endpoint: None,
+            headers: Secrets::default(),
             slow: Duration::from_secs(1),
             flush: Duration::from_secs(5),
             every: Duration::from_secs(1),
+            #[cfg(feature = "otlp-tls")]
+            tls: None,
         }
     }
 
-    /// Where the collector is, for instance `http://collector:4318`. A URL without a path gets `/v1/traces`. Default
-    /// `http://localhost:4318`.
+    /// Where the collector is, for instance `http://collector:4318`. Paths such as `/v1/traces` are added. The environment is
+    /// then not asked.
     #[must_use]
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
+        self
+    }
+
+    /// A header of every request, for instance with a key. It is never logged.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.0.push((name.into(), value.into()));
         self
     }
 
@@ -80,189 +127,237 @@ impl Otlp {
         self
     }
 
-    /// Starts the thread.
-    pub(super) fn start(self) -> Result<Exporter, InitError> {
-        let failed = |cause| InitError { what: "export of traces", cause };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| failed(error.into()))?;
-        let mut worker = Worker {
-            stats: Arc::default(),
-            cursor: Cursor::default(),
-            pending: VecDeque::new(),
-            exporters: HashMap::new(),
-            reachable: true,
-            otlp: self,
-        };
-        // A bad endpoint is known now or never.
-        let service = worker.otlp.recorder.service().clone();
-        worker.exporter(&service).map_err(|error| failed(error.into()))?;
-
-        let (stats, flush) = (worker.stats.clone(), worker.otlp.flush);
-        let (stop, stopped) = oneshot::channel();
-        let (over, done) = mpsc::channel();
-        thread::Builder::new()
-            .name("gusset-otlp".into())
-            .spawn(move || {
-                runtime.block_on(worker.run(stopped));
-                // A look-up of a name may hang there, and nobody waits for it.
-                runtime.shutdown_background();
-                drop(over);
-            })
-            .map_err(|error| failed(error.into()))?;
-        Ok(Exporter { stop: Some(stop), done, flush, stats })
+    /// How often spans and logs are exported. Default 1 s, so that a console is never far behind; at least a millisecond.
+    #[must_use]
+    pub const fn every(mut self, span: Duration) -> Self {
+        self.every = span;
+        self
     }
 
-    fn wants(&self, record: &Record) -> bool {
-        record.sampled
-            || record.end != End::Complete
-            || record.is_failure()
-            || record.duration >= self.slow
+    /// How the collector is known where the URL begins with `https`.
+    #[cfg(feature = "otlp-tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: OtlpTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// What is to be done, by the program and the environment. None if nothing is.
+    pub(super) fn plan(
+        self,
+        what: Exported,
+        environment: &Environment,
+    ) -> Result<Option<Plan>, InitError> {
+        if environment.flag("OTEL_SDK_DISABLED")? {
+            return Ok(None);
+        }
+        let every = self.every.max(Duration::from_millis(1));
+        let mut jobs = Vec::new();
+        for signal in [Signal::Traces, Signal::Metrics, Signal::Logs] {
+            if !signal.wanted(environment)? {
+                continue;
+            }
+            let Some(source) = what.source(signal, self.slow) else { continue };
+            let settings =
+                Settings::new(signal, self.endpoint.as_deref(), &self.headers.0, environment)?;
+            #[cfg(feature = "otlp-tls")]
+            let tls = match &self.tls {
+                given @ Some(_) => given.clone(),
+                None if settings.tls => Some(OtlpTls::of(&settings.tls_files, environment)?),
+                None => None,
+            };
+            let channel = Channel::new(
+                settings,
+                #[cfg(feature = "otlp-tls")]
+                tls,
+            );
+            jobs.push(Job { signal, source, channel, every });
+        }
+        Ok((!jobs.is_empty()).then_some(Plan { jobs, flush: self.flush }))
     }
 }
 
-/// What became of the records.
+impl Default for Otlp {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a process has to export.
+pub(super) struct Exported {
+    pub(super) service: Arc<str>,
+    pub(super) resource: Arc<Resource>,
+    pub(super) recorder: Option<Recorder>,
+    pub(super) logs: Arc<LogRing>,
+}
+
+impl Exported {
+    fn source(&self, signal: Signal, slow: Duration) -> Option<Box<dyn Source>> {
+        let resource = self.resource.clone();
+        match signal {
+            Signal::Traces => Some(Box::new(Spans {
+                recorder: self.recorder.clone()?,
+                resource,
+                service: self.service.clone(),
+                slow,
+                cursor: Cursor::default(),
+                read: VecDeque::new(),
+            })),
+            Signal::Metrics => None,
+            Signal::Logs => {
+                Some(Box::new(Logs { ring: self.logs.clone(), resource, next: 0, missed: 0 }))
+            }
+        }
+    }
+}
+
+/// The export, not yet begun.
+pub(super) struct Plan {
+    jobs: Vec<Job>,
+    flush: Duration,
+}
+
+struct Job {
+    signal: Signal,
+    source: Box<dyn Source>,
+    channel: Channel,
+    every: Duration,
+}
+
+/// What became of what was recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportStats {
-    /// Spans that the collector has.
-    pub exported: u64,
-    /// Spans that it did not take in 30 tries.
-    pub dropped: u64,
-    /// Records that were overwritten before they could be exported.
-    pub missed: u64,
+    /// Spans.
+    pub traces: SignalStats,
+    /// Figures.
+    pub metrics: SignalStats,
+    /// Logs.
+    pub logs: SignalStats,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    exported: AtomicU64,
-    dropped: AtomicU64,
-    missed: AtomicU64,
+/// The same for one signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SignalStats {
+    /// What the collector has.
+    pub exported: u64,
+    /// What it refused for good.
+    pub rejected: u64,
+    /// What it did not take in 30 tries, or until the process ended.
+    pub dropped: u64,
+    /// What was overwritten before it could be exported.
+    pub missed: u64,
+    /// Requests after which a batch had to wait.
+    pub failures: u64,
 }
 
 /// The thread. Dropping this ends it, after a last export that is waited for within its bound.
 #[derive(Debug)]
 pub(super) struct Exporter {
     stop: Option<oneshot::Sender<()>>,
-    done: mpsc::Receiver<()>,
+    done: std_mpsc::Receiver<()>,
+    flushes: Vec<mpsc::Sender<Flush>>,
     flush: Duration,
-    stats: Arc<Counters>,
+    stats: Stats,
+}
+
+/// The counters of the signals that are exported.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stats(Vec<(Signal, Arc<Counters>)>);
+
+impl Stats {
+    pub(super) fn read(&self) -> ExportStats {
+        let of = |signal| {
+            let counters = self.0.iter().find(|(of, _)| *of == signal);
+            counters.map(|(_, counters)| counters.read()).unwrap_or_default()
+        };
+        ExportStats {
+            traces: of(Signal::Traces),
+            metrics: of(Signal::Metrics),
+            logs: of(Signal::Logs),
+        }
+    }
+}
+
+impl Plan {
+    /// Starts the thread.
+    pub(super) fn start(self) -> Result<Exporter, InitError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| InitError::new("export", error))?;
+        let (mut flushes, mut stats) = (Vec::new(), Stats::default());
+        let mut workers = Vec::new();
+        for Job { signal, source, channel, every } in self.jobs {
+            let (sender, receiver) = mpsc::channel(8);
+            flushes.push(sender);
+            let counters = Arc::<Counters>::default();
+            stats.0.push((signal, counters.clone()));
+            workers.push((source, channel, counters, receiver, every));
+        }
+        let (flush, (stop, stopped)) = (self.flush, oneshot::channel());
+        let (over, done) = std_mpsc::channel();
+        let work = move || {
+            capture::this_thread_exports();
+            runtime.block_on(async move {
+                let mut tasks = JoinSet::new();
+                for (source, channel, counters, flushes, every) in workers {
+                    let state = State::new();
+                    tasks.spawn(Worker { source, channel, counters, flushes, every, state }.run());
+                }
+                let end = async {
+                    // Sent never, dropped at the end.
+                    let _ = stopped.await;
+                    sleep(flush).await;
+                };
+                tokio::select! {
+                    () = end => {}
+                    () = async { while tasks.join_next().await.is_some() {} } => {}
+                }
+                // Dropped in here, so that what they held is counted.
+                tasks.shutdown().await;
+            });
+            // A look-up of a name may hang there, and nobody waits for it.
+            runtime.shutdown_background();
+            drop(over);
+        };
+        thread::Builder::new()
+            .name("gusset-otlp".into())
+            .spawn(work)
+            .map_err(|error| InitError::new("export", error))?;
+        Ok(Exporter { stop: Some(stop), done, flushes, flush, stats })
+    }
 }
 
 impl Exporter {
     pub(super) fn stats(&self) -> ExportStats {
-        ExportStats {
-            exported: self.stats.exported.load(Relaxed),
-            dropped: self.stats.dropped.load(Relaxed),
-            missed: self.stats.missed.load(Relaxed),
+        self.stats.read()
+    }
+
+    /// Exports what is there now. True if the collector has it all.
+    pub(super) async fn flush(&self) -> bool {
+        let mut answers = Vec::new();
+        for flushes in &self.flushes {
+            let (sender, answer) = oneshot::channel();
+            if flushes.send(sender).await.is_ok() {
+                answers.push(answer);
+            }
         }
+        let mut all = answers.len() == self.flushes.len();
+        for answer in answers {
+            all &= answer.await.unwrap_or(false);
+        }
+        all
     }
 }
 
 impl Drop for Exporter {
     fn drop(&mut self) {
+        self.flushes.clear();
         drop(self.stop.take());
         // Nothing is ever sent: the wait ends when the thread drops its end, or with the bound. The thread bounds itself
         // likewise; the wait here is a little longer so that it can report.
         let _ = self.done.recv_timeout(self.flush + Duration::from_millis(100));
     }
 }
-
-struct Worker {
-    otlp: Otlp,
-    stats: Arc<Counters>,
-    cursor: Cursor,
-    /// The batch that was read last, by service, as far as the collector has not taken it. All that came after waits in the ring.
-    pending: VecDeque<(Arc<str>, Vec<Record>)>,
-    /// One for each service that records into the ring, since that is an attribute of the resource. Services are
-    /// named by the program, so there are only so many.
-    exporters: HashMap<Arc<str>, SpanExporter>,
-    /// Whether the last request went well, so that a collector that is away is told of once.
-    reachable: bool,
-}
-
-impl Worker {
-    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
-        let mut tries = 0;
-        while timeout(self.otlp.every, &mut stopped).await.is_err() {
-            // A request under way is not cut off by the end: its outcome is counted, and it is bounded.
-            tries = if self.export_all().await { 0 } else { tries + 1 };
-            if tries == TRIES {
-                self.give_up();
-                tries = 0;
-            }
-        }
-        let _ = timeout(self.otlp.flush, self.export_all()).await;
-    }
-
-    /// Exports all that is there. False if the collector did not take it.
-    async fn export_all(&mut self) -> bool {
-        loop {
-            while let Some((service, records)) = self.pending.front() {
-                let (service, spans) = (service.clone(), records.len() as u64);
-                let batch = records.iter().cloned().map(span_data).collect();
-                let result = match self.exporter(&service) {
-                    Ok(exporter) => match timeout(REQUEST, exporter.export(batch)).await {
-                        Ok(result) => result.map_err(|error| error.to_string()),
-                        Err(_) => Err("no answer in time".into()),
-                    },
-                    Err(error) => Err(error.to_string()),
-                };
-                if let Err(error) = result {
-                    if std::mem::replace(&mut self.reachable, false) {
-                        tracing::warn!(error, "collector does not take traces, they wait");
-                    }
-                    return false;
-                }
-                self.reachable = true;
-                self.stats.exported.fetch_add(spans, Relaxed);
-                self.pending.pop_front();
-            }
-            let records = self.otlp.recorder.read(&mut self.cursor, BATCH);
-            self.stats.missed.store(self.cursor.missed(), Relaxed);
-            if records.is_empty() {
-                return true;
-            }
-            let mut batches: HashMap<Arc<str>, Vec<Record>> = HashMap::new();
-            for record in records.into_iter().filter(|record| self.otlp.wants(record)) {
-                batches.entry(record.service.clone()).or_default().push(record);
-            }
-            self.pending.extend(batches);
-        }
-    }
-
-    /// Passes over a batch that the collector never takes, for it may be the batch's fault.
-    fn give_up(&mut self) {
-        let dropped = self.pending.pop_front().map_or(0, |(_, records)| records.len() as u64);
-        self.stats.dropped.fetch_add(dropped, Relaxed);
-    }
-
-    fn exporter(&mut self, service: &Arc<str>) -> Result<&SpanExporter, ExporterBuildError> {
-        if !self.exporters.contains_key(service) {
-            let mut builder = SpanExporter::builder()
-                .with_http()
-                .with_timeout(REQUEST)
-                .with_retry_policy(RetryPolicy::disabled());
-            if let Some(endpoint) = &self.otlp.endpoint {
-                builder = builder.with_endpoint(with_path(endpoint));
-            }
-            let mut exporter = builder.build()?;
-            let resource = Resource::builder().with_service_name(service.to_string()).build();
-            exporter.set_resource(&resource);
-            self.exporters.insert(service.clone(), exporter);
-        }
-        Ok(&self.exporters[service])
-    }
-}
-
-fn with_path(endpoint: &str) -> String {
-    let base = endpoint.trim_end_matches('/');
-    match base.split_once("://") {
-        Some((_, rest)) if !rest.contains('/') => format!("{base}/v1/traces"),
-        _ => endpoint.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,11 @@
-//! The two formats of a line.
+//! Lines as JSON.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
 
+use super::{human::Escaping, log::WithCauses};
 use gusset_call::Context;
 use serde_json::{Map, Value};
 use tracing::{
@@ -75,7 +79,9 @@ where
                 line.entry(name).or_insert(value);
             }
         }
-        writeln!(to, "{}", Value::Object(line))
+        // JSON itself escapes only what stands below the blank.
+        write!(Escaping(&mut to), "{}", Value::Object(line))?;
+        writeln!(to)
     }
 }
 
@@ -113,42 +119,10 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut next = value.source();
-        while let Some(cause) = next {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            next = cause.source();
-        }
-        self.add(field, text);
+        self.add(field, WithCauses(value).to_string());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.add(field, format!("{value:?}"));
-    }
-}
-
-/// Time, level, target, message and fields, and behind them the identifiers.
-pub(super) struct Human;
-
-impl<S, N> FormatEvent<S, N> for Human
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        cx: &FmtContext<'_, S, N>,
-        mut to: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        SystemTime.format_time(&mut to)?;
-        let meta = event.metadata();
-        write!(to, " {:>5} {}: ", meta.level(), meta.target())?;
-        cx.field_format().format_fields(to.by_ref(), event)?;
-        if let Some(trace) = Context::current().trace() {
-            write!(to, " trace_id={} span_id={}", trace.trace_id(), trace.span_id())?;
-        }
-        writeln!(to)
     }
 }

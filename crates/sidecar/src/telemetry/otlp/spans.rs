@@ -1,0 +1,105 @@
+//! A record as OpenTelemetry sees it: the message `Span`.
+
+use super::{proto::Message, resource::attribute};
+use crate::{End, Record, SpanKind};
+
+/// The flags of a span say in bit 8 that they know whether its parent is in another process, and in bit 9 that it is.
+const PARENT_KNOWN: u32 = 1 << 8;
+const PARENT_REMOTE: u32 = 1 << 9;
+
+pub(super) fn write(span: &mut Message, record: &Record) {
+    let failure = record.is_failure();
+    span.bytes(1, &record.trace_id.get().to_be_bytes())
+        .bytes(2, &record.span_id.get().to_be_bytes());
+    if let Some(parent) = record.parent_id {
+        span.bytes(4, &parent.get().to_be_bytes());
+    }
+    let nanos = u64::try_from(record.duration.as_nanos()).unwrap_or(u64::MAX);
+    span.text(5, &record.name())
+        .varint(6, kind(record.kind))
+        .fixed64(7, record.start_unix_nanos)
+        .fixed64(8, record.start_unix_nanos.saturating_add(nanos));
+    attributes(span, record, failure);
+    if failure {
+        span.message(15, |status| {
+            if let Some(error) = &record.error {
+                status.text(2, error);
+            }
+            status.varint(3, 2);
+        });
+    }
+    let remote = matches!(record.kind, SpanKind::Server | SpanKind::Consumer);
+    let remote = if remote { PARENT_REMOTE } else { 0 };
+    span.fixed32(16, u32::from(record.sampled) | PARENT_KNOWN | remote);
+}
+
+const fn kind(kind: SpanKind) -> u64 {
+    match kind {
+        SpanKind::Internal => 1,
+        SpanKind::Server => 2,
+        SpanKind::Client => 3,
+        SpanKind::Producer => 4,
+        SpanKind::Consumer => 5,
+    }
+}
+
+/// Tags that the conventions want as numbers.
+const NUMBERS: [&str; 2] = ["messaging.message.body.size", "messaging.batch.message_count"];
+
+/// By OpenTelemetry's semantic conventions for HTTP and RPC. Those for messages come as tags.
+fn attributes(span: &mut Message, record: &Record, failure: bool) {
+    let mut add = |key: &str, value: Value<'_>| {
+        span.message(9, |pair| match value {
+            Value::Text(text) => attribute(pair, key, text),
+            Value::Int(number) => drop(pair.text(1, key).message(2, |value| {
+                value.int(3, number);
+            })),
+        });
+    };
+    if !record.method.is_empty() {
+        add("http.request.method", Value::Text(record.method));
+        if *record.operation != *record.method {
+            let client = record.kind == SpanKind::Client;
+            let name = if client { "peer.service" } else { "http.route" };
+            add(name, Value::Text(&record.operation));
+        }
+    }
+    if let Some(status) = record.status {
+        add("http.response.status_code", Value::Int(status.into()));
+    }
+    if let Some(code) = record.grpc_status {
+        add("rpc.response.status_code", Value::Text(&code.to_string()));
+    }
+    if let Some(peer) = &record.peer {
+        add("server.address", Value::Text(peer.host()));
+        if let Some(port) = peer.port_u16() {
+            add("server.port", Value::Int(port.into()));
+        }
+    }
+    if record.attempt > 1 && !record.method.is_empty() {
+        add("http.request.resend_count", Value::Int(i64::from(record.attempt) - 1));
+    }
+    // Who recorded it may know better.
+    let known = record.tags.iter().any(|(key, _)| key == "error.type");
+    if let Some(error) = error_type(record, failure).filter(|_| !known) {
+        add("error.type", Value::Text(&error));
+    }
+    for (key, value) in &record.tags {
+        let number = NUMBERS.contains(&&**key).then(|| value.parse::<i64>().ok()).flatten();
+        add(key, number.map_or(Value::Text(value), Value::Int));
+    }
+}
+
+enum Value<'a> {
+    Text(&'a str),
+    Int(i64),
+}
+
+fn error_type(record: &Record, failure: bool) -> Option<String> {
+    match (record.end, record.status) {
+        (End::Cancelled, _) => Some("cancelled".to_owned()),
+        (End::Panicked, _) => Some("panicked".to_owned()),
+        (_, Some(status)) if failure && record.end == End::Complete => Some(status.to_string()),
+        _ => failure.then(|| "_OTHER".to_owned()),
+    }
+}
