@@ -17,7 +17,7 @@
 //! | [`standard`] | the client of a service by its name, all layers in order |
 //! | [`health`] | `/livez`, `/readyz`, `/health` |
 //! | [`shutdown`] | ends a process without losing a request |
-//! | `telemetry`, `otlp` | of [`sidecar`]: logs with trace ids, spans over OTLP |
+//! | `telemetry`, `otlp`, `otlp-grpc`, `otlp-tls` | of [`sidecar`]: logs with trace ids; spans, metrics and logs over OTLP |
 //! | `etcd`, `etcd-tls` | of [`registry`]: the registry that etcd keeps, and that over TLS |
 //! | `checks`, `file`, `consul` | of [`registry`]: active checks, a snapshot file over restarts, Consul's HTTP API |
 //! | `remote`, `remote-tls` | of [`registry`]: the client of that API, and that over HTTPS |

@@ -36,7 +36,7 @@
 //! | [`Collected`] | all metrics as plain data, for exporters |
 //! | [`Route`] | the name by which both know an operation |
 //! | [`current_trace`], [`spawn`], [`spawn_blocking`], [`carry`] | the trace of the work at hand; tasks that stay within it and its deadline |
-//! | `telemetry` (feature) | logs with trace ids, export over OTLP |
+//! | `telemetry` (feature) | logs with trace ids; export of spans, metrics and logs over OTLP |
 //!
 //! # The standard stack
 //!
@@ -93,9 +93,10 @@
 //! # Features
 //!
 //! - `hyper`: retries know the errors of hyper, hyper-util's client and h2 that prove that a request was never sent. Adds those crates.
-//! - `telemetry`: the module `telemetry`: logs as JSON or for humans. Adds `tracing-subscriber` with its filter and `serde_json`.
-//! - `otlp`: export of records to an OpenTelemetry collector. Adds the OpenTelemetry SDK, its protobuf messages and hyper's client, without
-//!   TLS: some 60 crates.
+//! - `telemetry`: the module `telemetry`: logs as JSON or for humans. Adds `tracing-subscriber` with its filter, `arc-swap` and `serde_json`.
+//! - `otlp`: export of spans, metrics and logs to an OpenTelemetry collector, over HTTP with protobuf. Adds hyper's client: no SDK, no generated code.
+//! - `otlp-grpc`: the same over gRPC. Adds `h2`.
+//! - `otlp-tls`: the same over TLS. Adds rustls with ring.
 
 mod sidecar;
 

@@ -174,3 +174,64 @@ fn a_process_is_set_up_once() {
     let error = telemetry::init("s").writer(io::sink).start().unwrap_err();
     assert_eq!(error.to_string(), "cannot set up telemetry: process has a subscriber");
 }
+
+/// Whoever chooses the name of a product writes into the log. He gets no line of his own, and no terminal obeys him.
+#[test]
+fn a_value_cannot_forge_a_line_or_move_a_terminal() {
+    let evil = "x\n2026-01-01T00:00:00Z  INFO root: all is well\r\x1b[2J\u{9b}31m\u{2028}\u{202e}";
+    let text = logged(telemetry::Init::pretty, || {
+        let error = io::Error::other(evil);
+        tracing::info!(name = evil, shown = %evil, "{evil}");
+        tracing::info!(error = &error as &dyn std::error::Error, "failed");
+    });
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    assert!(!text.contains(['\u{2028}', '\u{202e}']), "{text:?}");
+    assert!(text.contains(r"x\n2026-01-01T00:00:00Z  INFO root: all is well\r\u{1b}[2J"), "{text}");
+
+    let lines = logged(telemetry::Init::json, || tracing::info!(name = evil, "{evil}"));
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    assert!(lines.trim_end().chars().all(|c| !c.is_control() && c != '\u{2028}'), "{lines:?}");
+    let line: Value = serde_json::from_str(&lines).unwrap();
+    assert_eq!((&line["name"], &line["message"]), (&evil.into(), &evil.into()));
+}
+
+#[test]
+fn the_filter_is_changed_at_run_time() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let init = telemetry::init("s").json().filter("warn").variables([("", "")]);
+    let (dispatch, telemetry) = init.writer(move || writer.clone()).build().unwrap();
+    let filter = telemetry.filter().clone();
+    // One place in the program, as what is cached is cached by place.
+    let log = |n| tracing::dispatcher::with_default(&dispatch, || tracing::debug!(n, "hello"));
+    log(1);
+    filter.set("debug").unwrap();
+    log(2);
+    let error = filter.set("a=b=c").unwrap_err();
+    assert_eq!(error.to_string(), "cannot set up telemetry: log filter");
+    assert!(filter.set(&"a,".repeat(3_000)).is_err());
+    assert_eq!(filter.get(), "debug");
+    log(3);
+    filter.set("off").unwrap();
+    log(4);
+    filter.set("off,[work{order=7}]=debug").unwrap();
+    tracing::dispatcher::with_default(&dispatch, || {
+        for (n, order) in [(5, 6), (6, 7)] {
+            tracing::info_span!("work", order).in_scope(|| tracing::debug!(n, "hello"));
+        }
+    });
+    let text = lines.text();
+    let numbers: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["n"].clone())
+        .collect();
+    assert_eq!(numbers, [2, 3, 6], "{text}");
+}
+
+#[test]
+fn the_variable_wins_over_the_program() {
+    let init = telemetry::init("s").filter("warn").variables([("RUST_LOG", "debug")]);
+    let (_, telemetry) = init.writer(io::sink).build().unwrap();
+    assert_eq!(telemetry.filter().get(), "debug");
+}

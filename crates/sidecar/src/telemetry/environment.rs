@@ -24,6 +24,30 @@ impl Environment {
         value.filter(|value| !value.trim().is_empty())
     }
 
+    /// What `OTEL_TRACES_SAMPLER` and its argument ask for.
+    pub(super) fn sampler(&self) -> Result<Option<Ratio>, InitError> {
+        const NAME: &str = "OTEL_TRACES_SAMPLER";
+        let Some(sampler) = self.get(NAME) else { return Ok(None) };
+        match sampler.trim() {
+            "parentbased_always_on" | "always_on" => Ok(Some(Ratio::ALL)),
+            "parentbased_always_off" | "always_off" => Ok(Some(Ratio::NONE)),
+            "parentbased_traceidratio" | "traceidratio" => self.ratio().map(Some),
+            _ => Err(InitError::variable(NAME, "is no sampler that is known here")),
+        }
+    }
+
+    fn ratio(&self) -> Result<Ratio, InitError> {
+        const NAME: &str = "OTEL_TRACES_SAMPLER_ARG";
+        let Some(text) = self.get(NAME) else { return Ok(Ratio::ALL) };
+        let share = text.trim().parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+        let share = share.ok_or_else(|| InitError::variable(NAME, "is no share from 0 to 1"))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 1")]
+        Ok(Ratio::per_million((share * 1e6).round() as u32))
+    }
+}
+
+#[cfg(feature = "otlp")]
+impl Environment {
     /// `true` or `false`, in letters of any size. Default false.
     pub(super) fn flag(&self, name: &'static str) -> Result<bool, InitError> {
         match self.get(name).map(|value| value.trim().to_ascii_lowercase()).as_deref() {
@@ -49,27 +73,6 @@ impl Environment {
                 pair(member).ok_or_else(|| InitError::variable(name, "is no list of key=value"))
             })
             .collect()
-    }
-
-    /// What `OTEL_TRACES_SAMPLER` and its argument ask for.
-    pub(super) fn sampler(&self) -> Result<Option<Ratio>, InitError> {
-        const NAME: &str = "OTEL_TRACES_SAMPLER";
-        let Some(sampler) = self.get(NAME) else { return Ok(None) };
-        match sampler.trim() {
-            "parentbased_always_on" | "always_on" => Ok(Some(Ratio::ALL)),
-            "parentbased_always_off" | "always_off" => Ok(Some(Ratio::NONE)),
-            "parentbased_traceidratio" | "traceidratio" => self.ratio().map(Some),
-            _ => Err(InitError::variable(NAME, "is no sampler that is known here")),
-        }
-    }
-
-    fn ratio(&self) -> Result<Ratio, InitError> {
-        const NAME: &str = "OTEL_TRACES_SAMPLER_ARG";
-        let Some(text) = self.get(NAME) else { return Ok(Ratio::ALL) };
-        let share = text.trim().parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
-        let share = share.ok_or_else(|| InitError::variable(NAME, "is no share from 0 to 1"))?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 1")]
-        Ok(Ratio::per_million((share * 1e6).round() as u32))
     }
 }
 
@@ -103,6 +106,7 @@ pub(super) fn decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "otlp")]
     #[test]
     fn pairs_are_read_as_baggage_is() {
         let read = |text| Environment::of([("P", text)]).pairs("P");
@@ -136,6 +140,7 @@ mod tests {
         assert!(error.contains("OTEL_TRACES_SAMPLER "), "{error}");
     }
 
+    #[cfg(feature = "otlp")]
     #[test]
     fn a_flag_is_true_or_false_and_nothing_else() {
         let read = |value| Environment::of([("F", value)]).flag("F");

@@ -63,7 +63,8 @@ pub(super) struct HumanFields;
 
 impl<'writer> FormatFields<'writer> for HumanFields {
     fn format_fields<R: RecordFields>(&self, mut to: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut fields_to = To { to: Escaping(&mut to), first: true, result: Ok(()) };
+        let mut fields_to =
+            To { to: Escaping { to: &mut to, json: false }, first: true, result: Ok(()) };
         fields.record(&mut fields_to);
         fields_to.result
     }
@@ -97,23 +98,30 @@ impl<W: Write> Visit for To<W> {
     }
 }
 
-/// Writes control characters, and those that turn or break a line, as `\n` or `\u{1b}`.
-pub(super) struct Escaping<W>(pub(super) W);
+/// Writes what acts on a terminal as an escape: `\u{1b}`, or `\u001b` within JSON.
+pub(super) struct Escaping<W> {
+    pub(super) to: W,
+    pub(super) json: bool,
+}
 
 impl<W: Write> Write for Escaping<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut written = 0;
         for (at, c) in text.char_indices().filter(|(_, c)| acts(*c)) {
-            self.0.write_str(&text[written..at])?;
-            write!(self.0, "{}", c.escape_default())?;
+            self.to.write_str(&text[written..at])?;
+            if self.json {
+                write!(self.to, "\\u{:04x}", u32::from(c))?;
+            } else {
+                write!(self.to, "{}", c.escape_default())?;
+            }
             written = at + c.len_utf8();
         }
-        self.0.write_str(&text[written..])
+        self.to.write_str(&text[written..])
     }
 }
 
 /// Whether a terminal or an editor does something else than to show it.
-pub(super) fn acts(c: char) -> bool {
+fn acts(c: char) -> bool {
     // Line and paragraph separators; marks that turn the direction of writing.
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

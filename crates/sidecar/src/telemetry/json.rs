@@ -80,7 +80,7 @@ where
             }
         }
         // JSON itself escapes only what stands below the blank.
-        write!(Escaping(&mut to), "{}", Value::Object(line))?;
+        write!(Escaping { to: &mut to, json: true }, "{}", Value::Object(line))?;
         writeln!(to)
     }
 }

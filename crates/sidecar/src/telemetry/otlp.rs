@@ -3,6 +3,7 @@
 mod answer;
 mod channel;
 mod logs;
+mod metrics;
 mod proto;
 mod resource;
 mod settings;
@@ -31,11 +32,11 @@ pub use tls::OtlpTls;
 use self::{
     channel::Channel,
     settings::{Settings, Signal},
-    source::{Logs, Source, Spans},
+    source::{Figures, Logs, Source, Spans},
     worker::{Counters, Flush, State, Worker},
 };
 use super::{InitError, capture, environment::Environment, log::LogRing, resource::Resource};
-use crate::{Cursor, Recorder};
+use crate::{Cursor, Metrics, Recorder};
 
 /// Exports to an OpenTelemetry collector, as OTLP over HTTP with protobuf, or over gRPC (feature `otlp-grpc`).
 ///
@@ -68,6 +69,7 @@ pub struct Otlp {
     slow: Duration,
     flush: Duration,
     every: Duration,
+    metrics_every: Option<Duration>,
     #[cfg(feature = "otlp-tls")]
     tls: Option<OtlpTls>,
 }
@@ -92,6 +94,7 @@ impl Otlp {
             slow: Duration::from_secs(1),
             flush: Duration::from_secs(5),
             every: Duration::from_secs(1),
+            metrics_every: None,
             #[cfg(feature = "otlp-tls")]
             tls: None,
         }
@@ -134,6 +137,13 @@ impl Otlp {
         self
     }
 
+    /// How often metrics are read and exported. Default what `OTEL_METRIC_EXPORT_INTERVAL` says, or every minute, as in the OpenTelemetry SDKs.
+    #[must_use]
+    pub const fn metrics_every(mut self, span: Duration) -> Self {
+        self.metrics_every = Some(span);
+        self
+    }
+
     /// How the collector is known where the URL begins with `https`.
     #[cfg(feature = "otlp-tls")]
     #[must_use]
@@ -151,7 +161,6 @@ impl Otlp {
         if environment.flag("OTEL_SDK_DISABLED")? {
             return Ok(None);
         }
-        let every = self.every.max(Duration::from_millis(1));
         let mut jobs = Vec::new();
         for signal in [Signal::Traces, Signal::Metrics, Signal::Logs] {
             if !signal.wanted(environment)? {
@@ -171,9 +180,23 @@ impl Otlp {
                 #[cfg(feature = "otlp-tls")]
                 tls,
             );
+            let every = match signal {
+                Signal::Metrics => self.interval(environment)?,
+                Signal::Traces | Signal::Logs => self.every,
+            };
+            let every = every.max(Duration::from_millis(1));
             jobs.push(Job { signal, source, channel, every });
         }
         Ok((!jobs.is_empty()).then_some(Plan { jobs, flush: self.flush }))
+    }
+
+    fn interval(&self, environment: &Environment) -> Result<Duration, InitError> {
+        const NAME: &str = "OTEL_METRIC_EXPORT_INTERVAL";
+        match (self.metrics_every, environment.get(NAME)) {
+            (Some(given), _) => Ok(given),
+            (None, Some(text)) => settings::millis(NAME, &text),
+            (None, None) => Ok(Duration::from_secs(60)),
+        }
     }
 }
 
@@ -188,6 +211,7 @@ pub(super) struct Exported {
     pub(super) service: Arc<str>,
     pub(super) resource: Arc<Resource>,
     pub(super) recorder: Option<Recorder>,
+    pub(super) metrics: Option<Metrics>,
     pub(super) logs: Arc<LogRing>,
 }
 
@@ -203,7 +227,11 @@ impl Exported {
                 cursor: Cursor::default(),
                 read: VecDeque::new(),
             })),
-            Signal::Metrics => None,
+            Signal::Metrics => Some(Box::new(Figures {
+                metrics: self.metrics.clone()?,
+                resource,
+                read: VecDeque::new(),
+            })),
             Signal::Logs => {
                 Some(Box::new(Logs { ring: self.logs.clone(), resource, next: 0, missed: 0 }))
             }
@@ -267,6 +295,30 @@ pub(super) struct Exporter {
 pub(super) struct Stats(Vec<(Signal, Arc<Counters>)>);
 
 impl Stats {
+    /// What becomes of what is exported is a metric, too.
+    pub(super) fn measured_by(&self, metrics: &Metrics) {
+        let this = self.clone();
+        metrics.on_render(move |samples| {
+            for (signal, counters) in &this.0 {
+                let (signal, stats) = (signal.name(), counters.read());
+                let (name, help) =
+                    ("gusset_export_items_total", "What became of what is exported.");
+                for (outcome, count) in [
+                    ("exported", stats.exported),
+                    ("rejected", stats.rejected),
+                    ("dropped", stats.dropped),
+                    ("missed", stats.missed),
+                ] {
+                    let labels = [("signal", signal), ("outcome", outcome)];
+                    samples.counter(name, help, &labels, count as f64);
+                }
+                let (name, help) =
+                    ("gusset_export_failures_total", "Requests to the collector that failed.");
+                samples.counter(name, help, &[("signal", signal)], stats.failures as f64);
+            }
+        });
+    }
+
     pub(super) fn read(&self) -> ExportStats {
         let of = |signal| {
             let counters = self.0.iter().find(|(of, _)| *of == signal);
@@ -331,8 +383,8 @@ impl Plan {
 }
 
 impl Exporter {
-    pub(super) fn stats(&self) -> ExportStats {
-        self.stats.read()
+    pub(super) const fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// Exports what is there now. True if the collector has it all.

@@ -20,6 +20,7 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::{AnyValue, KeyValue},
     logs::v1::LogRecord,
+    metrics::v1::Metric,
     trace::v1::Span,
 };
 use prost::Message;
@@ -95,6 +96,13 @@ impl Collector {
 
     pub fn metrics(&self) -> Vec<ExportMetricsServiceRequest> {
         self.decoded("/v1/metrics")
+    }
+
+    /// Of the last request with metrics.
+    pub fn figures(&self) -> Vec<Metric> {
+        let request = self.metrics().pop().unwrap();
+        let of_scopes = request.resource_metrics.into_iter().flat_map(|of| of.scope_metrics);
+        of_scopes.flat_map(|scope| scope.metrics).collect()
     }
 
     pub fn spans(&self) -> Vec<Span> {

@@ -8,9 +8,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{logs, proto::Message, resource::of_resource, spans};
+use super::{logs, metrics, proto::Message, resource::of_resource, spans};
 use crate::{
-    Cursor, End, Record, Recorder,
+    Cursor, End, Metrics, Record, Recorder,
     telemetry::{log::LogRing, resource::Resource},
 };
 
@@ -128,6 +128,56 @@ impl Source for Logs {
 
     fn missed(&self) -> u64 {
         self.missed
+    }
+}
+
+/// What a registry counts.
+pub(super) struct Figures {
+    pub(super) metrics: Metrics,
+    pub(super) resource: Arc<Resource>,
+    /// The rest of this reading.
+    pub(super) read: VecDeque<Batch>,
+}
+
+impl Source for Figures {
+    fn next(&mut self, again: bool) -> Option<Batch> {
+        if !again {
+            self.read = self.collect();
+        }
+        self.read.pop_front()
+    }
+
+    fn missed(&self) -> u64 {
+        0
+    }
+}
+
+impl Figures {
+    fn collect(&self) -> VecDeque<Batch> {
+        let collected = self.metrics.collect();
+        let times = metrics::Times::of(&collected);
+        let (mut batches, mut scope, mut items) = (VecDeque::new(), Message::default(), 0);
+        for family in &collected.families {
+            // Parts of a family may come in several messages.
+            for points in family.points.chunks(BATCH) {
+                scope.message(2, |metric| metrics::write(metric, family, points, times));
+                items += points.len() as u64;
+                if scope.len() >= BATCH_BYTES {
+                    batches.push_back(self.batch(&std::mem::take(&mut scope), items));
+                    items = 0;
+                }
+            }
+        }
+        if items > 0 {
+            batches.push_back(self.batch(&scope, items));
+        }
+        batches
+    }
+
+    fn batch(&self, scope: &Message, items: u64) -> Batch {
+        let mut request = Message::default();
+        of_resource(&mut request, &self.resource, &self.resource.service, scope.as_slice());
+        Batch { message: request.into_bytes().into(), items, cumulative: true }
     }
 }
 

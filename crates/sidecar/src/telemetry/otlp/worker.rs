@@ -30,7 +30,7 @@ const BACKOFF: Backoff = Backoff::exponential(Duration::from_secs(1), Duration::
 const ROUND: u32 = 80;
 /// Waits between the tries at the end of the process, where the collector was well before.
 const LAST: [Duration; 3] =
-    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(500)];
+    [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300)];
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
