@@ -23,19 +23,20 @@
 //! calls are alike and instances are not, [`balanced`] takes another pick, and zones, subsets and tags as well:
 //!
 //! ```
-//! # use std::{num::NonZeroUsize, time::Duration};
-//! # use gusset::{breaker, registry::{Fleet, LeastLoaded, MemoryRegistry, Registry}, sidecar::Sidecar, standard::balanced};
+//! # use std::time::Duration;
+//! # use gusset::{breaker, registry::{Fleet, LeastLoaded, MemoryRegistry, Registry}, sidecar::Sidecar, standard::{balanced, circuits}};
 //! # use gusset::sidecar::ReplayBody;
 //! # use http_body_util::Full;
 //! # use tower::Layer;
 //! # type Request = http::Request<ReplayBody<Full<bytes::Bytes>>>;
 //! # let http_client = tower::service_fn(|_: Request| async { Ok::<_, std::io::Error>(http::Response::new("".to_owned())) });
 //! # let registry = MemoryRegistry::default();
-//! # let circuits = breaker::Circuits::new(breaker::Policy::default(), NonZeroUsize::new(1_000).unwrap());
+//! # let sidecar = Sidecar::new("orders");
+//! # let circuits = circuits(&sidecar, breaker::Policy::default());
 //! let instances = balanced(registry.watch("payments"), &circuits, http_client)
 //!     .pick(LeastLoaded::peak_ewma(Duration::from_secs(10)))
 //!     .among(Fleet::new().slow_start(Duration::from_secs(30)).zone("eu-1"));
-//! let payments = Sidecar::new("orders").outbound("payments").layer(instances);
+//! let payments = sidecar.outbound("payments").layer(instances);
 //! # fn is_service<S: tower::Service<http::Request<Full<bytes::Bytes>>> + Clone>(_: S) {}
 //! # is_service(payments);
 //! ```
@@ -44,33 +45,35 @@
 //! tonic's channels: spawn it from what [`balanced`] gives, before the layers. hyper-util's client connects when it is called and is always ready, so there
 //! it would have nothing to do.
 //!
-//! # Two numbers that go together
+//! # What counts as a failure of an instance
 //!
-//! Each attempt counts in the circuit, so a call that fails in all its attempts (4 by default) counts as
-//! four failures: give the circuits a threshold to match. And an attempt that the retry layer gives up for its slowness is dropped,
-//! which counts only from the circuit's `slow_after` on: set that below `RetryPolicy::attempt_timeout`.
+//! Each attempt does, in the circuit of the instance that it went to: it has shown something about that instance, whatever becomes of the call. Attempts of a call go to
+//! different instances where there are several. Where there is one, a call that fails in all its attempts (4 by default) counts four times, so that
+//! [`Policy::consecutive`]`(5)` opens its circuit with the second such call.
+//!
+//! An attempt that is given up for its slowness is dropped, which a circuit takes for an impatient caller up to its `slow_after`. [`circuits`] sets that below
+//! `RetryPolicy::attempt_timeout`; who makes `Circuits` by hand has to.
 //!
 //! ```
-//! use std::num::NonZeroUsize;
-//! use gusset::{breaker, registry::{MemoryRegistry, Registry}, sidecar::Sidecar, standard::standard};
+//! use gusset::{breaker, registry::{MemoryRegistry, Registry}, sidecar::Sidecar, standard::{circuits, standard}};
 //! # use gusset::sidecar::ReplayBody;
 //! # use http_body_util::Full;
 //! # type Request = http::Request<ReplayBody<Full<bytes::Bytes>>>;
 //! # let http_client = tower::service_fn(|_: Request| async { Ok::<_, std::io::Error>(http::Response::new("".to_owned())) });
 //!
-//! let registry = MemoryRegistry::default();
-//! let circuits = breaker::Circuits::new(breaker::Policy::default(), NonZeroUsize::new(1_000).unwrap());
-//! let payments = standard(&Sidecar::new("orders"), registry.watch("payments"), &circuits, http_client);
+//! let (registry, sidecar) = (MemoryRegistry::default(), Sidecar::new("orders"));
+//! let circuits = circuits(&sidecar, breaker::Policy::default());
+//! let payments = standard(&sidecar, registry.watch("payments"), &circuits, http_client);
 //! # fn is_service<S: tower::Service<http::Request<Full<bytes::Bytes>>> + Clone>(_: S) {}
 //! # is_service(payments);
 //! ```
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroUsize, sync::Arc};
 
-use gusset_breaker::{Breaker, BreakerLayer, Circuit, Circuits, HttpStatus};
-use gusset_registry::{
-    Balance, Ejection, Fleet, Http, Instance, LeastLoaded, MakeEndpoint, SuccessRate, Watch,
-};
+use gusset_breaker::{Breaker, BreakerLayer, Circuit, Circuits, HttpStatus, Policy};
+#[cfg(doc)]
+use gusset_registry::SuccessRate;
+use gusset_registry::{Balance, Ejection, Fleet, Http, Instance, LeastLoaded, MakeEndpoint, Watch};
 use gusset_sidecar::{Outbound, Sidecar};
 use tower_layer::Layer;
 
@@ -82,12 +85,23 @@ pub type Standard<S> = Outbound<Balanced<S>>;
 /// The innermost part of it: the instances of a service, balanced, each behind a circuit.
 pub type Balanced<S> = Balance<ToInstances<S>, LeastLoaded, Http>;
 
-/// How long a newcomer takes to get its whole share.
-const SLOW_START: Duration = Duration::from_secs(30);
+/// How many instances have a circuit, by [`circuits`].
+const INSTANCES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+
+/// Circuits for [`standard`], one for each instance, of which a thousand at most are kept. They trip by `policy`; its `slow_after` is nine tenths of what
+/// the retries of `sidecar` let an attempt take, if they have such a limit, so that an attempt which is given up counts as a failure.
+///
+/// One set is enough for all clients of a process.
+#[must_use]
+pub fn circuits(sidecar: &Sidecar, policy: Policy) -> Circuits<Arc<str>> {
+    let limit = sidecar.attempt_timeout();
+    let policy = limit.map_or(policy, |limit| policy.slow_after(limit.mul_f64(0.9)));
+    Circuits::new(policy, INSTANCES)
+}
 
 /// Builds the client of the service that `watch` follows. Requests name a path only; the host is that of the chosen instance.
 ///
-/// `circuits` keeps one circuit for each id of an instance. `client` sends single requests, for instance hyper-util's
+/// `circuits` keeps one circuit for each id of an instance; [`circuits`] makes them. `client` sends single requests, for instance hyper-util's
 /// client; clones of it should share their connections.
 pub fn standard<S: Clone>(
     sidecar: &Sidecar,
@@ -100,12 +114,11 @@ pub fn standard<S: Clone>(
 
 /// What [`standard`] puts its layers around, with the [defaults](self#which-instance) that it has; for who wants others.
 pub fn balanced<S: Clone>(watch: Watch, circuits: &Circuits<Arc<str>>, client: S) -> Balanced<S> {
-    let outliers = Ejection::default().consecutive(u32::MAX).success_rate(SuccessRate::default());
     Balance::new(watch, ToInstances { client, circuits: circuits.clone() })
         .protocol(Http)
         .pick(LeastLoaded::new())
-        .among(Fleet::new().slow_start(SLOW_START))
-        .eject(outliers)
+        .among(Fleet::new().slow_start(Fleet::SLOW_START))
+        .eject(Ejection::by_comparison())
 }
 
 /// Calls instances with a client that they share, each behind a circuit of its own.

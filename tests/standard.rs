@@ -19,7 +19,7 @@ use gusset::{
     call::refusal_in,
     registry::{Fleet, Instance, MemoryRegistry, Registry, Watch},
     sidecar::{ReplayBody, RetryPolicy, Sidecar},
-    standard::{balanced, standard},
+    standard::{balanced, circuits as circuits_for, standard},
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -49,9 +49,9 @@ fn half_hung()
 
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_hangs_is_left_alone_after_a_few_calls() {
-    let circuits = circuits(Policy::consecutive(3).slow_after(Duration::from_millis(500)));
     let patience = RetryPolicy::default().attempt_timeout(Duration::from_secs(1));
     let sidecar = Sidecar::new("caller").retry(patience);
+    let circuits = circuits_for(&sidecar, Policy::consecutive(3));
     let two =
         Watch::fixed("stock", [Instance::new("stock", "a", 1), Instance::new("stock", "b", 1)]);
     let client = standard(&sidecar, two, &circuits, half_hung());
@@ -82,6 +82,27 @@ async fn a_service_that_nobody_offers_is_refused_after_one_wait() {
 /// Those of service `s` at hosts with these names.
 fn hosts(names: &str) -> Watch {
     Watch::fixed("s", names.chars().map(|name| Instance::new("s", name, 1)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_counts_in_the_circuit_of_the_instance_that_it_went_to() {
+    let sidecar = Sidecar::new("caller");
+    let failing = service_fn(|_: Outgoing| async {
+        let answer = Response::builder().status(503).body(String::new());
+        Ok::<_, Infallible>(answer.unwrap())
+    });
+    let failures = async |names: &str, calls: u32| {
+        let circuits = circuits_for(&sidecar, Policy::consecutive(5));
+        let client = standard(&sidecar, hosts(names), &circuits, failing);
+        for _ in 0..calls {
+            let _ = client.clone().oneshot(get()).await;
+        }
+        let of = |name| circuits.get(format!("{name}:1").into());
+        names.chars().map(|name| (of(name).stats().failures, of(name).state())).collect::<Vec<_>>()
+    };
+    assert_eq!(failures("abcd", 1).await, [(1, State::Closed); 4], "one call, four instances");
+    assert_eq!(failures("a", 1).await, [(4, State::Closed)], "one call, one instance");
+    assert_eq!(failures("a", 2).await, [(5, State::Open)], "it opens within the second");
 }
 
 /// Answers with the host that was asked; `b` fails every third time.

@@ -1,6 +1,6 @@
 //! How a service of the shop calls another: by its name, through all layers.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gusset::{
@@ -8,7 +8,7 @@ use gusset::{
     call::{BoxError, Problem},
     registry::Registry,
     sidecar::{ReplayBody, RetryPolicy, Sidecar},
-    standard::{Standard, standard},
+    standard::{Standard, circuits, standard},
 };
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -30,9 +30,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long one attempt may take if there can be another.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// How many instances have a circuit.
-const INSTANCES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
-
 type Connections = Client<HttpConnector, ReplayBody<Full<Bytes>>>;
 
 /// What a service needs to call others.
@@ -48,14 +45,14 @@ impl Outbound {
     /// Calls as the service of `sidecar`, finds others through `registry`, trips by `policy`.
     #[must_use]
     pub fn new(sidecar: Sidecar, registry: Arc<dyn Registry>, policy: breaker::Policy) -> Self {
-        // An attempt that is given up for its slowness is a failure of the instance.
-        let circuits = Circuits::new(policy.slow_after(ATTEMPT / 2), INSTANCES);
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let connections = Client::builder(TokioExecutor::new()).build(connector);
         // Somebody waits at the other end: an open circuit is an answer, not a reason to wait.
         let retry = RetryPolicy::default().max_wait(PATIENCE).attempt_timeout(ATTEMPT);
-        Self { sidecar: sidecar.retry(retry), registry, circuits, connections }
+        let sidecar = sidecar.retry(retry);
+        let circuits = circuits(&sidecar, policy);
+        Self { sidecar, registry, circuits, connections }
     }
 
     /// Whose calls these are.

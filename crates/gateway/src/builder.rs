@@ -38,9 +38,6 @@ pub struct Builder {
     recorder: Recorder,
 }
 
-/// How long a newcomer takes to get its whole share: long enough for caches and pools to fill.
-const SLOW_START: Duration = Duration::from_secs(30);
-
 impl Builder {
     pub(crate) fn new(registry: Arc<dyn Registry>) -> Self {
         Self {
@@ -52,7 +49,7 @@ impl Builder {
             trusted: Vec::new(),
             breaker: Policy::default().slow_after(Duration::MAX),
             pick: LeastLoaded::new(),
-            fleet: Fleet::new().slow_start(SLOW_START),
+            fleet: Fleet::new().slow_start(Fleet::SLOW_START),
             metrics: Metrics::new(),
             recorder: Recorder::with_capacity("gateway", 0),
         }

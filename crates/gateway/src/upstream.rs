@@ -5,8 +5,7 @@ use std::{fmt, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 use gusset_breaker::{Circuit, Circuits, Policy};
 use gusset_call::{BoxError, NoInstance, Open};
 use gusset_registry::{
-    Balance, Ejection, Fleet, Http, Instance, LeastLoaded, MakeEndpoint, Registry, SuccessRate,
-    Watch,
+    Balance, Ejection, Fleet, Http, Instance, LeastLoaded, MakeEndpoint, Registry, Watch,
 };
 use gusset_sidecar::{
     Backoff, Budget, Classify, DeadlineLayer, Retry, RetryLayer, RetryPolicy, TraceLayer,
@@ -49,13 +48,14 @@ pub(crate) type Caller = WithDeadline<Retry<Balanced, Judge>>;
 impl Shared {
     pub(crate) fn new(upstream: &Upstream, setup: &Setup) -> Self {
         let circuits = Circuits::new(setup.breaker, Instances::CIRCUITS);
-        let (pool, traces) = (setup.pool.clone(), setup.traces.clone());
-        let instances = Instances { pool, traces, circuits };
-        let balance = Balance::new(watch(upstream, &*setup.registry), instances.clone())
+        let watch = watch(upstream, &*setup.registry);
+        let traces = setup.traces.clone().upstream(watch.service().clone());
+        let instances = Instances { pool: setup.pool.clone(), traces, circuits };
+        let balance = Balance::new(watch, instances.clone())
             .protocol(Http)
             .pick(setup.pick)
             .among(setup.fleet.clone())
-            .eject(outliers());
+            .eject(Ejection::by_comparison());
         Self { instances, balance, budget: Budget::default() }
     }
 
@@ -144,11 +144,6 @@ impl<B> Classify<B> for Judge {
         }
         Transient.classify(result)
     }
-}
-
-/// Only comparison: failures in a row are what the circuits judge by, and two judges of one thing get in each other's way.
-fn outliers() -> Ejection {
-    Ejection::default().consecutive(u32::MAX).success_rate(SuccessRate::default())
 }
 
 /// The instances that `upstream` speaks of.

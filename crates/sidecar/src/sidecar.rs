@@ -113,6 +113,12 @@ impl Sidecar {
         self
     }
 
+    /// How long an attempt of a request that goes out may take, if there is a limit; see [`RetryPolicy::attempt_timeout`].
+    #[must_use]
+    pub const fn attempt_timeout(&self) -> Option<Duration> {
+        self.retry.attempt_timeout
+    }
+
     /// The finished calls.
     #[must_use]
     pub const fn recorder(&self) -> &Recorder {

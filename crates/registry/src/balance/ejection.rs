@@ -106,6 +106,13 @@ impl SuccessRate {
 }
 
 impl Ejection {
+    /// By [success rate](SuccessRate) alone: for endpoints that have a circuit breaker each, since failures in a row are what that judges by, and two
+    /// judges of one thing get in each other's way. That an endpoint fails more often than the others no circuit can see.
+    #[must_use]
+    pub fn by_comparison() -> Self {
+        Self::default().consecutive(u32::MAX).success_rate(SuccessRate::default())
+    }
+
     /// After how many failures in a row; 0 counts as 1, `u32::MAX` as never. Default 5, as in Envoy.
     #[must_use]
     pub const fn consecutive(mut self, failures: u32) -> Self {

@@ -50,6 +50,9 @@ struct Zone {
 }
 
 impl Fleet {
+    /// How long a newcomer usually takes to be as quick as the others, for [`slow_start`](Self::slow_start): 30 s.
+    pub const SLOW_START: Duration = Duration::from_secs(30);
+
     /// All healthy instances alike.
     #[must_use]
     pub fn new() -> Self {
@@ -101,7 +104,7 @@ impl Fleet {
     }
 
     /// A newcomer begins with 10 % of its share and has all of it after `window`, in a straight line, so that cold caches and
-    /// compilers do not get the full load. Off by default; 30 s are usual.
+    /// compilers do not get the full load. Off by default; [`SLOW_START`](Self::SLOW_START) is usual.
     ///
     /// Whoever was there when the balancer was made is no newcomer. Who was unhealthy or ejected is one when it comes back.
     /// The share rises in 20 steps.
