@@ -268,6 +268,7 @@ fn gate(route: &Route, cors: Option<&Arc<CorsPolicy>>) -> Result<Gate, BuildErro
         body_limit: route.body_limit,
         sender: route.requires.as_ref().map(sender),
         cors: own_cors.or_else(|| cors.cloned()),
+        upgrades: route.upgrades.clone(),
     })
 }
 

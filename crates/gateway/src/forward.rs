@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use gusset_call::BoxError;
 use gusset_sidecar::{ActiveSpan, Metrics, PeekedBody, Watched};
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use pin_project_lite::pin_project;
@@ -28,7 +28,7 @@ use crate::{
     front::{Admission, Front, Waiting},
     headers::{add_via, remove_hop_by_hop},
     stats::Counters,
-    transport::AnswerBody,
+    transport::{AnswerBody, Switched},
     upstream::{self, Caller},
 };
 
@@ -200,12 +200,17 @@ impl Shared {
 
 /// An upstream's answer as one of the gateway's.
 fn passed_back(mut response: Response<UpstreamBody>) -> Result<Response<UpstreamBody>, Answer> {
-    // Nobody asked for another protocol: `Upgrade` is not passed on.
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    let switched = response.extensions_mut().remove::<Switched>();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && switched.is_none() {
         return Err(Answer::BadGateway);
     }
     let version = response.version();
     remove_hop_by_hop(response.headers_mut());
+    if let Some(Switched(protocol)) = switched {
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
     add_via(response.headers_mut(), version);
     Ok(response)
 }

@@ -25,6 +25,7 @@ use crate::{
     path::{BadPath, normalise},
     rewrite::Rewrite,
     table::{Lookup, Table},
+    transport::Wanted,
 };
 
 /// Everything that is decided before an upstream is called. Only an [`Authenticate`] may wait.
@@ -47,6 +48,7 @@ pub(crate) struct Gate {
     /// `None` where it may be anybody.
     pub(crate) sender: Option<Sender>,
     pub(crate) cors: Option<Arc<Policy>>,
+    pub(crate) upgrades: Vec<Box<str>>,
 }
 
 /// What a route asks of its senders.
@@ -184,7 +186,11 @@ impl Front {
         }
 
         head.uri = target;
+        let wanted = Wanted::of(&mut head, body.is_end_stream(), &gate.upgrades);
         remove_hop_by_hop(&mut head.headers);
+        if let Some(wanted) = wanted {
+            head.extensions.insert(wanted);
+        }
         join_cookies(&mut head.headers);
         origin.describe(&mut head.headers, &host);
         add_via(&mut head.headers, head.version);

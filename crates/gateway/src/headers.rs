@@ -63,7 +63,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     names
 }
 
-fn has_member(list: &HeaderValue, wanted: &[u8]) -> bool {
+pub(crate) fn has_member(list: &HeaderValue, wanted: &[u8]) -> bool {
     members(list).any(|member| member.eq_ignore_ascii_case(wanted))
 }
 

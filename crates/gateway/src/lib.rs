@@ -70,7 +70,7 @@
 //!
 //! - The path is forwarded in the normal form that was matched; see [`Route::new`].
 //! - Both ways, what belongs to a connection is removed: `Connection` and what it names, `Keep-Alive`, `Upgrade`, `Transfer-Encoding`,
-//!   and so on, `TE` but for `trailers`. It cannot be used to remove `Host`, credentials or forwarding fields. A line is added to `Via`.
+//!   and so on, `TE` but for `trailers`, and an upgrade that the route [allows](Route::upgrades). It cannot be used to remove `Host`, credentials or forwarding fields. A line is added to `Via`.
 //! - `Host` is the instance's. `X-Forwarded-For`, `-Host` and `-Proto` say where the request came from; what a client
 //!   says there is removed unless it is a [trusted proxy](Builder::trusted_proxies), and so are `x-gusset-*` and timeouts.
 //! - `x-gusset-subject`, `-scopes`, `-roles` and `-claim-…` say who sent it, and are the gateway's alone; the credential is removed
@@ -108,7 +108,7 @@
 //!
 //! # What it does not do
 //!
-//! No TLS and no HTTP/2 towards instances, no WebSocket or other upgrades, no configuration file. The body of an answer has no time limit: a stalled upstream holds its client
+//! No TLS and no HTTP/2 towards instances, no WebSocket over HTTP/2, no configuration file. The body of an answer has no time limit: a stalled upstream holds its client
 //! until that leaves. The server is hyper, which hides whether a request had both a `Content-Length` and a `Transfer-Encoding`;
 //! it forwards by the latter alone.
 //!

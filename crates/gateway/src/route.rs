@@ -34,6 +34,7 @@ pub struct Route {
     pub(crate) requires: Option<Requirement>,
     pub(crate) keeps_credentials: bool,
     pub(crate) cors: Option<Cors>,
+    pub(crate) upgrades: Vec<Box<str>>,
     pub(crate) retry: Option<RetryPolicy>,
 }
 
@@ -63,6 +64,7 @@ impl Route {
             requires: None,
             keeps_credentials: false,
             cors: None,
+            upgrades: Vec::new(),
             retry: None,
         }
     }
@@ -191,6 +193,16 @@ impl Route {
     #[must_use]
     pub const fn body_limit(mut self, bytes: u64) -> Self {
         self.body_limit = bytes;
+        self
+    }
+
+    /// Protocols that a client and its instance may agree on to speak instead of HTTP, as `websocket`; the gateway then passes bytes both ways, until one side
+    /// ends. Only over HTTP/1.1, by a request without a body. Default none: whoever asks is answered by HTTP.
+    ///
+    /// Such a connection has no time limit, keeps its place among the server's, and outlives changes of the routes.
+    #[must_use]
+    pub fn upgrades<P: Into<Box<str>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
+        self.upgrades = protocols.into_iter().map(Into::into).collect();
         self
     }
 

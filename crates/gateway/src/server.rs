@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tower_service::Service;
 
+pub(crate) use hub::Held;
 use hub::Hub;
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsError, TlsFiles};
@@ -179,7 +180,7 @@ impl Server {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let hub = Hub::new(self, 1);
+        let (hub, _holds) = Hub::new(self, 1);
         let served = hub.clone().serve(listener, service);
         hub.until(shutdown, served).await
     }
@@ -210,9 +211,9 @@ impl Server {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let hub = Hub::new(self, cores.get());
+        let (hub, _holds) = Hub::new(self, cores.get());
         let listeners = listener::bind(address, cores).map_err(ServeError::Bind)?;
-        let (ended, _threads) = hub.spread(listeners, &service).map_err(ServeError::Bind)?;
+        let ended = hub.spread(listeners, &service).map_err(ServeError::Bind)?;
         hub.until(shutdown, ended).await.map_err(ServeError::Undrained)
     }
 }

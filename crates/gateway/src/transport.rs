@@ -3,6 +3,7 @@
 //! A call takes a connection out of the [`pool`], or makes one; writes the head ([`request_head`]) and the body ([`sending`]) while it waits for the
 //! answer's head ([`answer_head`]), all in one future ([`exchange`]). The connection then belongs to the body of the answer ([`answer_body`], [`decoder`]), which hands it back
 //! when it has ended. Whoever drops one of them in the middle closes the connection with a reset, so that no instance takes a part for the whole.
+//! What both sides want to be another protocol's, leaves HTTP by a tunnel ([`upgrade`]).
 
 mod answer_body;
 mod answer_head;
@@ -14,12 +15,14 @@ mod line;
 mod pool;
 mod request_head;
 mod sending;
+mod upgrade;
 
 pub(crate) use answer_body::AnswerBody;
 pub(crate) use error::TransportError;
 pub(crate) use exchange::Exchange;
 pub(crate) use line::Line;
 pub(crate) use pool::Pool;
+pub(crate) use upgrade::{Switched, Wanted};
 
 #[cfg(test)]
 mod tests;

@@ -43,27 +43,41 @@ pub(super) struct Hub {
     pub(super) leaving: Arc<AtomicBool>,
     /// Whether the shutdown has begun.
     stop: watch::Sender<bool>,
+    /// Its sender is dropped when the server has ended.
+    over: watch::Receiver<()>,
 }
 
 /// A connection's place; of whatever goes on after it, as well.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     _place: Arc<(OwnedSemaphorePermit, Option<OfClient>)>,
+    over: watch::Receiver<()>,
+}
+
+impl Held {
+    /// Until the server has ended, and what it could not wait for is cut.
+    pub(crate) async fn over(&mut self) {
+        while self.over.changed().await.is_ok() {}
+    }
 }
 
 impl Hub {
-    pub(super) fn new(server: Server, cores: usize) -> Self {
+    /// And what holds it all up: dropped, everything ends.
+    pub(super) fn new(server: Server, cores: usize) -> (Self, watch::Sender<()>) {
         // Each core holds a place for the connection that it waits for.
         let most = server.max_connections.saturating_add(cores - 1);
         let most = u32::try_from(most.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-        Self {
+        let (holds, over) = watch::channel(());
+        let hub = Self {
             places: Arc::new(Semaphore::new(most as usize)),
             most,
             clients: Clients::new(server.max_per_client),
             server,
             leaving: Arc::default(),
             stop: watch::Sender::new(false),
-        }
+            over,
+        };
+        (hub, holds)
     }
 
     /// Runs `served` until `shutdown` ends, and then as long as the drain may take.
@@ -166,18 +180,19 @@ impl Hub {
                 }
             },
         };
-        let held = place.map(|place| Held { _place: Arc::new((place, of_client)) });
+        let over = self.over.clone();
+        let held = place.map(|place| Held { _place: Arc::new((place, of_client)), over });
         let service = OfPeer::new(service.clone(), peer, self.leaving.clone(), held);
         let stopped = self.stop.subscribe();
         connections.spawn(serve_connection(self.server.clone(), stream, service, stopped));
     }
 
-    /// Serves by a thread for each listener. The future ends when all connections have; the threads end when what comes with it is dropped.
+    /// Serves by a thread for each listener. The future ends when all connections have.
     pub(super) fn spread<S, B>(
         &self,
         listeners: Vec<std::net::TcpListener>,
         service: &S,
-    ) -> io::Result<(impl Future<Output = ()> + use<S, B>, watch::Sender<()>)>
+    ) -> io::Result<impl Future<Output = ()> + use<S, B>>
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
@@ -186,10 +201,9 @@ impl Hub {
         B::Error: Into<BoxError>,
     {
         let mut ends = Vec::new();
-        let (threads, cut) = watch::channel(());
         for (core, listener) in listeners.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (hub, service, mut cut) = (self.clone(), service.clone(), cut.clone());
+            let (hub, service, mut over) = (self.clone(), service.clone(), self.over.clone());
             let (ended, end) = oneshot::channel::<()>();
             let listener = {
                 let _entered = runtime.enter();
@@ -201,19 +215,18 @@ impl Hub {
                         () = hub.serve(listener, service) => {
                             // Tunnels and what services have spawned may still go on.
                             drop(ended);
-                            let _ = cut.changed().await;
+                            let _ = over.changed().await;
                         }
-                        _ = cut.changed() => {}
+                        _ = over.changed() => {}
                     }
                 });
             })?;
             ends.push(end);
         }
-        let ended = async move {
+        Ok(async move {
             for end in ends {
                 let _ = end.await;
             }
-        };
-        Ok((ended, threads))
+        })
     }
 }

@@ -12,7 +12,7 @@ use http::{Response, StatusCode};
 use http_body::Body;
 
 use super::{
-    AnswerBody, TransportError,
+    AnswerBody, Switched, TransportError, Wanted,
     answer_body::Talk,
     answer_head::{self, AnswerHead},
     connection::Connection,
@@ -30,11 +30,17 @@ pub(crate) struct Exchange<B> {
     state: State,
     /// `None` when all is sent.
     sending: Option<Sending<B>>,
-    /// Whether it may be sent a second time though the first may have been seen.
-    repeatable: bool,
-    /// Whether answers have no body, as to HEAD.
-    bodyless: bool,
+    kind: Kind,
     interim: u32,
+}
+
+/// What is to be known of a request once its head is written.
+pub(super) struct Kind {
+    /// Whether it may be sent a second time though the first may have been seen.
+    pub(super) repeatable: bool,
+    /// Whether answers have no body, as to HEAD.
+    pub(super) bodyless: bool,
+    pub(super) wanted: Option<Wanted>,
 }
 
 enum State {
@@ -52,17 +58,10 @@ where
         place: Arc<Place>,
         connection: Option<Box<Connection>>,
         sending: Sending<B>,
-        repeatable: bool,
-        bodyless: bool,
+        kind: Kind,
     ) -> Self {
-        let mut exchange = Self {
-            place,
-            state: State::Over,
-            sending: Some(sending),
-            repeatable,
-            bodyless,
-            interim: 0,
-        };
+        let sending = Some(sending);
+        let mut exchange = Self { place, state: State::Over, sending, kind, interim: 0 };
         match connection {
             Some(connection) => exchange.talk(connection),
             None => exchange.connect(),
@@ -93,7 +92,7 @@ where
             Ok(other) => return Err(other.into()),
             Err(error) => return Err(error),
         };
-        if !self.repeatable || !self.sending.as_mut().is_some_and(Sending::rewind) {
+        if !self.kind.repeatable || !self.sending.as_mut().is_some_and(Sending::rewind) {
             return Err(stale.into());
         }
         self.connect();
@@ -109,11 +108,14 @@ where
             Some(Poll::Ready(Ok(())) | Poll::Pending) | None => None,
         };
         loop {
-            while let Some(head) = answer_head::take(&mut connection.read, self.bodyless)? {
+            while let Some(head) = answer_head::take(&mut connection.read, self.kind.bodyless)? {
                 if !head.status.is_informational() {
                     return Poll::Ready(Ok(head));
                 }
                 if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                    if self.kind.wanted.as_ref().is_some_and(|w| w.is_granted(&head.headers)) {
+                        return Poll::Ready(Ok(head));
+                    }
                     Err(TransportError::Malformed("it switches to a protocol nobody asked for"))?;
                 }
                 self.interim += 1;
@@ -142,6 +144,14 @@ where
         *response.version_mut() = head.version;
         *response.headers_mut() = head.headers;
         if let State::Talking(connection) = mem::replace(&mut self.state, State::Over) {
+            if let (StatusCode::SWITCHING_PROTOCOLS, Some(wanted)) =
+                (head.status, self.kind.wanted.take())
+            {
+                response.extensions_mut().insert(Switched(wanted.protocol().clone()));
+                // It ends with either side, and with the server.
+                tokio::spawn(wanted.tunnel(connection));
+                return response;
+            }
             let home = Home { place: self.place.clone(), reuse: head.reuse, keeps: head.keeps };
             let talk = Talk { connection, sending: self.sending.take(), home };
             *response.body_mut() = AnswerBody::new(head.body, talk);

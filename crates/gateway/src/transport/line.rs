@@ -11,7 +11,9 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    AnswerBody, Exchange, Pool, pool,
+    AnswerBody, Exchange, Pool,
+    exchange::Kind,
+    pool,
     request_head::{self, Framing},
     sending::Sending,
 };
@@ -80,7 +82,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Exchange<B> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let framing = Framing::of(&body);
         let mut connection = self.place.pool.check_out(self.place.number);
         let spare = connection.as_mut().map(|connection| std::mem::take(&mut connection.spare));
@@ -89,8 +91,9 @@ where
         let repeatable =
             head.method.is_idempotent() || head.headers.contains_key("idempotency-key");
         let bodyless = head.method == Method::HEAD;
+        let kind = Kind { repeatable, bodyless, wanted: head.extensions.remove() };
         let sending = Sending::new(bytes, body, framing);
-        Exchange::new(self.place.clone(), connection, sending, repeatable, bodyless)
+        Exchange::new(self.place.clone(), connection, sending, kind)
     }
 }
 

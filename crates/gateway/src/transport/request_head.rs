@@ -4,6 +4,8 @@ use bytes::{BufMut, BytesMut};
 use http::{HeaderName, Method, header, request::Parts, uri::PathAndQuery};
 use http_body::Body;
 
+use super::Wanted;
+
 /// How the other side is told where a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -49,6 +51,11 @@ pub(super) fn write(out: &mut BytesMut, head: &Parts, authority: &str, framing: 
         }
         Framing::Empty => {}
     }
+    if let Some(wanted) = head.extensions.get::<Wanted>() {
+        out.put_slice(b"connection: upgrade\r\nupgrade: ");
+        out.put_slice(wanted.protocol().as_bytes());
+        out.put_slice(b"\r\n");
+    }
     out.put_slice(b"\r\n");
 }
 
@@ -86,7 +93,11 @@ fn itoa(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
 fn is_of_connection(name: &HeaderName) -> bool {
     matches!(
         *name,
-        header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION
+        header::HOST
+            | header::CONTENT_LENGTH
+            | header::TRANSFER_ENCODING
+            | header::CONNECTION
+            | header::UPGRADE
     )
 }
 

@@ -1,0 +1,165 @@
+//! Connections that become another protocol's, as WebSocket does.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod common;
+
+use std::{net::SocketAddr, time::Duration};
+
+use common::*;
+use gusset_gateway::{Gateway, Route, Server, Upstream};
+use gusset_registry::MemoryRegistry;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+
+const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// Writes `answer` to each request, with the first bytes of the protocol behind it, and then sends back what comes. Tells the heads of the requests, and how it ended.
+async fn instance(
+    answer: &'static str,
+) -> (SocketAddr, mpsc::UnboundedReceiver<String>, mpsc::UnboundedReceiver<std::io::Result<u64>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let ((seen, heads), (ended, ends)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (seen, ended) = (seen.clone(), ended.clone());
+            tokio::spawn(async move {
+                seen.send(head(&mut stream).await).unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                let (mut read, mut write) = stream.split();
+                let copied = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+                let _ = ended.send(copied);
+            });
+        }
+    });
+    (address, heads, ends)
+}
+
+const SWITCHES: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\n\
+                        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nfirst";
+
+async fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+async fn read<const N: usize>(stream: &mut TcpStream) -> [u8; N] {
+    let mut bytes = [0; N];
+    timeout(Duration::from_secs(20), stream.read_exact(&mut bytes)).await.unwrap().unwrap();
+    bytes
+}
+
+fn gateway(address: SocketAddr) -> Gateway {
+    let chat = Route::new("/chat").to(Upstream::fixed([address])).upgrades(["websocket"]);
+    let plain = Route::new("/plain").to(Upstream::fixed([address]));
+    Gateway::builder(MemoryRegistry::default()).route(chat).route(plain).build().unwrap()
+}
+
+async fn switched(front: &Front) -> TcpStream {
+    let mut stream = TcpStream::connect(front.address).await.unwrap();
+    stream.write_all(ASK.as_bytes()).await.unwrap();
+    let head = head(&mut stream).await;
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert!(head.contains("\r\nconnection: upgrade\r\n"), "{head}");
+    assert!(head.contains("\r\nupgrade: websocket\r\n"), "{head}");
+    assert!(head.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
+    assert_eq!(&read::<5>(&mut stream).await, b"first", "what came with the answer");
+    stream
+}
+
+#[tokio::test]
+async fn both_sides_talk_as_they_agreed_and_either_may_end_first() {
+    let (address, mut heads, mut ends) = instance(SWITCHES).await;
+    let front = front_by(Server::new(), gateway(address)).await;
+    let mut stream = switched(&front).await;
+    let asked = heads.recv().await.unwrap();
+    assert!(asked.contains("\r\nconnection: upgrade\r\nupgrade: websocket\r\n"), "{asked}");
+    assert!(asked.contains("\r\nsec-websocket-key: dghlihnhbxbszsbub25jzq==\r\n"), "{asked}");
+    for round in 0..100u8 {
+        stream.write_all(&[round; 5000]).await.unwrap();
+        assert_eq!(read::<5000>(&mut stream).await, [round; 5000]);
+    }
+    // The client has said all, and hears the rest.
+    stream.write_all(b"last").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"last");
+    assert_eq!(ends.recv().await.unwrap().unwrap(), 500_004);
+}
+
+#[tokio::test]
+async fn only_what_a_route_allows_is_passed_on() {
+    let plain = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (address, mut heads, _ends) = instance(plain).await;
+    let front = front_by(Server::new(), gateway(address)).await;
+    for request in [
+        // Another route, another protocol, a body, two protocols, and no word of it in `Connection`.
+        ASK.replace("/chat", "/plain"),
+        ASK.replace("websocket\r\n", "h2c\r\n"),
+        ASK.replace("Host: a", "Host: a\r\nContent-Length: 2") + "hi",
+        ASK.replace("websocket\r\n", "websocket\r\nUpgrade: h2c\r\n"),
+        ASK.replace("keep-alive, Upgrade", "keep-alive"),
+    ] {
+        let mut stream = TcpStream::connect(front.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = head(&mut stream).await;
+        assert!(answer.starts_with("http/1.1 200 "), "{answer}");
+        let asked = heads.recv().await.unwrap();
+        assert!(!asked.contains("upgrade"), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_switches_to_something_else_is_a_bad_one() {
+    let other = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: smtp\r\n\r\n";
+    let (address, _heads, _ends) = instance(other).await;
+    for request in [ASK.to_owned(), ASK.replace("Upgrade", "X").replace("/chat", "/plain")] {
+        let front = front_by(Server::new(), gateway(address)).await;
+        let mut stream = TcpStream::connect(front.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = head(&mut stream).await;
+        assert!(answer.starts_with("http/1.1 502 "), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_breaks_off_is_told_to_the_other_side() {
+    let (address, _heads, mut ends) = instance(SWITCHES).await;
+    let front = front_by(Server::new(), gateway(address)).await;
+    let stream = switched(&front).await;
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    let ended = timeout(Duration::from_secs(20), ends.recv()).await.unwrap().unwrap();
+    assert!(ended.is_err(), "a reset, and no regular end");
+}
+
+#[tokio::test]
+async fn a_tunnel_keeps_its_place_and_is_cut_when_the_drain_takes_too_long() {
+    let (address, _heads, _ends) = instance(SWITCHES).await;
+    let server = Server::new()
+        .max_connections(1)
+        .linger(Duration::ZERO)
+        .drain_limit(Duration::from_millis(100));
+    let front = front_by(server, gateway(address)).await;
+    let mut stream = switched(&front).await;
+    let mut other = TcpStream::connect(front.address).await.unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert!(timeout(Duration::from_millis(100), other.read_u8()).await.is_err(), "no place");
+    drop(other);
+    front.stop.send(()).unwrap();
+    let undrained = front.ended.await.unwrap().unwrap_err();
+    assert_eq!(undrained.connections(), 1);
+    let mut rest = Vec::new();
+    let end = timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await;
+    assert!(end.is_ok(), "it is cut");
+}
