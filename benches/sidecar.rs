@@ -10,9 +10,11 @@
 //!   nobody listening: it records and counts nothing. `tower-otel` (feature `otel`) is its trace and metrics layers with the OpenTelemetry
 //!   SDK behind: every span is sampled and handed to a processor that drops it, and the metrics are read by nobody.
 //! - `retry_first_succeeds`: the policy is asked once, the budget gets its deposit. `tower` is its `Retry` with a `TpsBudget`
-//!   of the same numbers (20 %, 10 per second, over 10 s).
+//!   of the same numbers (20 %, 10 per second, over 10 s); `tower-resilience` has a token bucket of 100. `retry_6_headers` is the same with six
+//!   headers, `retry_static_uri` without, by a URI whose copies count no references.
+//! - `hedge_quick`: calls that are answered long before they would be hedged. `tower` is its `Hedge` for all calls.
 //! - `deadline_ready`: 30 s, on the side of the server. gusset reads the caller's timeout from the headers, too, and arms a timer only if the answer is not there
-//!   at once; `tower-http` makes one for each call.
+//!   at once; `context` is the same without the request's extensions; `tower-http` and `tower` make a timer for each call.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
@@ -31,17 +33,19 @@ use bytes::Bytes;
 use common::{drive, now};
 use criterion::{Criterion, criterion_group, criterion_main};
 use gusset_sidecar::{
-    DeadlineLayer, Metrics, MetricsLayer, Recorder, RetryLayer, RetryPolicy, TraceLayer,
+    DeadlineLayer, HedgeLayer, HedgePolicy, Metrics, MetricsLayer, Recorder, RetryLayer,
+    RetryPolicy, TraceLayer,
 };
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Full};
 use tower::{
-    Layer, Service, ServiceBuilder,
+    Layer, Service, ServiceBuilder, hedge,
     retry::{
         self,
         budget::{Budget, TpsBudget},
     },
 };
+use tower_resilience_retry::RetryBudgetBuilder;
 
 /// The handler.
 #[derive(Clone, Debug)]
@@ -153,12 +157,65 @@ impl<B: Clone, R, E> retry::Policy<Request<B>, Response<R>, E> for Paid {
 
 fn retry(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sidecar");
-    let service = RetryLayer::new(RetryPolicy::default()).layer(Hello);
-    group.bench_function("retry_first_succeeds/gusset", |b| b.iter(calls(service.clone())));
-    group.bench_function("retry_first_succeeds/bare", |b| b.iter(calls(Hello)));
+    let ours = RetryLayer::new(RetryPolicy::default()).layer(Hello);
     let budget = Arc::new(TpsBudget::new(Duration::from_secs(10), 10, 0.2));
-    let service = retry::RetryLayer::new(Paid(budget)).layer(Hello);
-    group.bench_function("retry_first_succeeds/tower", |b| b.iter(calls(service.clone())));
+    let tower = retry::RetryLayer::new(Paid(budget)).layer(Hello);
+    let resilience = resilience().layer(Hello);
+
+    let plain = || Request::get("http://orders.example/orders/7");
+    let headers = ["accept", "accept-encoding", "cookie", "host", "user-agent", "x-request-id"];
+    let six = headers.iter().fold(plain(), |request, name| request.header(*name, "a value"));
+    let fixed = Request::get(Uri::from_static("/orders/7"));
+    for (row, request) in
+        [("retry_first_succeeds", plain()), ("retry_6_headers", six), ("retry_static_uri", fixed)]
+    {
+        let request = request.body(Empty::new()).expect("it is a valid request");
+        let mut run = |who: &str, call: &mut dyn FnMut()| {
+            group.bench_function(format!("{row}/{who}"), |b| b.iter(&mut *call));
+        };
+        run("gusset", &mut calls_with(ours.clone(), request.clone()));
+        run("bare", &mut calls_with(Hello, request.clone()));
+        run("tower", &mut calls_with(tower.clone(), request.clone()));
+        run("tower-resilience", &mut calls_with(resilience.clone(), request.clone()));
+    }
+    group.finish();
+}
+
+type Resilience =
+    tower_resilience_retry::RetryLayer<Request<Empty<Bytes>>, Response<Full<Bytes>>, Infallible>;
+
+fn resilience() -> Resilience {
+    let tokens = RetryBudgetBuilder::new().token_bucket().max_tokens(100).initial_tokens(100);
+    let tokens = tokens.build().expect("it is a valid budget");
+    Resilience::builder().max_attempts(4).budget(tokens).build()
+}
+
+/// Every call may be made twice.
+#[derive(Clone)]
+struct All;
+
+impl<B: Clone> hedge::Policy<Request<B>> for All {
+    fn clone_request(&self, request: &Request<B>) -> Option<Request<B>> {
+        Some(request.clone())
+    }
+
+    fn can_retry(&self, _: &Request<B>) -> bool {
+        true
+    }
+}
+
+fn hedge(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("sidecar");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("it starts no thread");
+    let _within = runtime.enter();
+    let service = HedgeLayer::new(HedgePolicy::default()).layer(Hello);
+    group.bench_function("hedge_quick/gusset", |b| b.iter(calls(service.clone())));
+    group.bench_function("hedge_quick/bare", |b| b.iter(calls(Hello)));
+    let service =
+        hedge::Hedge::new::<Request<Empty<Bytes>>>(Hello, All, 100, 0.95, Duration::from_secs(15));
+    let mut call = calls(service);
+    group.bench_function("hedge_quick/tower", |b| b.iter(&mut call));
     group.finish();
 }
 
@@ -170,6 +227,10 @@ fn deadline(criterion: &mut Criterion) {
     let _within = runtime.enter();
     let service = DeadlineLayer::server(LIMIT).layer(Hello);
     group.bench_function("deadline_ready/gusset", |b| b.iter(calls(service.clone())));
+    let service = DeadlineLayer::server(LIMIT).only_in_context().layer(Hello);
+    group.bench_function("deadline_ready/context", |b| b.iter(calls(service.clone())));
+    let service = tower::timeout::TimeoutLayer::new(LIMIT).layer(Hello);
+    group.bench_function("deadline_ready/tower", |b| b.iter(calls(service.clone())));
     group.bench_function("deadline_ready/bare", |b| b.iter(calls(Hello)));
     let status = StatusCode::GATEWAY_TIMEOUT;
     let service = tower_http::timeout::TimeoutLayer::with_status_code(status, LIMIT).layer(Hello);
@@ -232,6 +293,6 @@ mod otel {
 criterion_group! {
     name = benches;
     config = common::config();
-    targets = trace_metrics, retry, deadline
+    targets = trace_metrics, retry, hedge, deadline
 }
 criterion_main!(benches);

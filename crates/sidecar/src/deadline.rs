@@ -1,5 +1,6 @@
 //! The deadline layer: layer, service, future; the headers are in `timeout`.
 
+pub(crate) mod body;
 pub(crate) mod timeout;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 use gusset_call::{BoxError, Context, Deadline, DeadlineExceeded};
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -28,7 +29,8 @@ use timeout::{announce, timeout_in};
 /// Around a client ([`DeadlineLayer::client`]) it tells the service called how much is left of the deadline in the request's
 /// extensions or in the context, and ends the call in the same way. It belongs inside of retries, so that every attempt tells what is left then.
 ///
-/// The deadline is that of the response headers. A body that is already on its way is not cut.
+/// The deadline is that of the response headers. A body that is already on its way is not cut, except by
+/// [`BodyDeadlineLayer`](crate::BodyDeadlineLayer).
 #[derive(Clone, Copy, Debug)]
 pub struct DeadlineLayer {
     side: Side,
@@ -36,7 +38,7 @@ pub struct DeadlineLayer {
 
 #[derive(Clone, Copy, Debug)]
 enum Side {
-    Server { maximum: Duration, default: Duration },
+    Server { maximum: Duration, default: Duration, extension: bool },
     Client,
 }
 
@@ -44,7 +46,7 @@ impl DeadlineLayer {
     /// Gives every request a deadline that is at most `maximum` from now, which also holds for those that name none.
     #[must_use]
     pub const fn server(maximum: Duration) -> Self {
-        Self { side: Side::Server { maximum, default: maximum } }
+        Self { side: Side::Server { maximum, default: maximum, extension: true } }
     }
 
     /// Passes on what is left of the present deadline. A call without one passes as it is.
@@ -62,22 +64,37 @@ impl DeadlineLayer {
         self
     }
 
-    /// The deadline of `request`, and what it says about it put where it belongs.
-    fn deadline<B>(self, cx: Context, request: &mut Request<B>) -> Option<Deadline> {
+    /// On a server, leaves the deadline out of the request's extensions, which costs more than all the rest: three
+    /// allocations where there are no extensions yet. The context then is the only place to find it, and a layer in between that
+    /// hands requests to another task, such as tower's `Buffer`, loses it.
+    #[must_use]
+    pub const fn only_in_context(mut self) -> Self {
+        if let Side::Server { extension, .. } = &mut self.side {
+            *extension = false;
+        }
+        self
+    }
+
+    /// The deadline of `request`, with what it says about it put where it belongs, and whether it has passed.
+    fn deadline<B>(self, cx: Context, request: &mut Request<B>) -> Option<(Deadline, bool)> {
+        // Read once, for that takes as long as all the rest.
+        let now = Instant::now();
         match self.side {
-            Side::Server { maximum, default } => {
+            Side::Server { maximum, default, extension } => {
                 let span = timeout_in(request.headers()).unwrap_or(default).min(maximum);
-                let deadline = cx.with_deadline(Deadline::after(span)).deadline();
-                if let Some(deadline) = deadline {
+                let own = now.checked_add(span).map_or_else(|| Deadline::after(span), Deadline::at);
+                let deadline = cx.deadline().map_or(own, |around| around.min(own));
+                if extension {
                     request.extensions_mut().insert(deadline);
                 }
-                deadline
+                Some((deadline, deadline.instant() <= now))
             }
             Side::Client => {
                 let own = request.extensions().get::<Deadline>().copied();
                 let deadline = own.map_or(cx, |own| cx.with_deadline(own)).deadline()?;
-                announce(deadline.remaining(), request.headers_mut());
-                Some(deadline)
+                let left = deadline.instant().saturating_duration_since(now);
+                announce(left, request.headers_mut());
+                Some((deadline, left.is_zero()))
             }
         }
     }
@@ -122,11 +139,11 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let cx = Context::current();
-        let Some(deadline) = self.layer.deadline(cx, &mut request) else {
+        let Some((deadline, passed)) = self.layer.deadline(cx, &mut request) else {
             let state = State::Free { future: self.inner.call(request) };
             return DeadlineFuture { state, timer: None };
         };
-        let state = if deadline.has_passed() {
+        let state = if passed {
             State::Passed
         } else {
             let cx = cx.with_deadline(deadline);

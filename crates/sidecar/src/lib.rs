@@ -28,7 +28,8 @@
 //! | [`Classify`], [`Verdict`], [`Idempotent`] | which results, and which requests |
 //! | [`Budget`], [`ReplayBody`], [`PeekedBody`] | what pays for retries; the body that is sent again; the answer's, of which some was read |
 //! | [`HedgeLayer`], [`HedgePolicy`] | makes slow calls a second time, and takes the first answer |
-//! | [`DeadlineLayer`] | ends calls whose caller has gone, and tells those called how long there is |
+//! | [`DeadlineLayer`], [`BodyDeadlineLayer`] | ends calls whose caller has gone, and tells those called how long there is; the same for bodies |
+//! | [`FaultLayer`], [`Fault`] | delays and failures made on purpose |
 //! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out, and counts where it is told to; the last finished calls |
 //! | [`Waterfall`] | a trace as a picture in text |
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
@@ -87,7 +88,7 @@
 //!
 //! # What it does not do
 //!
-//! It does not inject faults, or emit B3 headers or baggage. A deadline does not cut a body that is on its way. A gRPC status in trailers behind a
+//! It does not emit B3 headers or baggage. A gRPC status in trailers behind a
 //! message is traced and counted, but comes too late for a retry.
 //!
 //! # Features
@@ -106,6 +107,8 @@ mod hedge;
 
 mod deadline;
 
+mod fault;
+
 mod trace;
 
 mod metrics;
@@ -120,7 +123,12 @@ mod watched;
 mod waterfall;
 
 pub use ambient::ATTEMPT_HEADER;
-pub use deadline::{DeadlineFuture, DeadlineLayer, WithDeadline, timeout::TIMEOUT_HEADER};
+pub use deadline::{
+    DeadlineFuture, DeadlineLayer, WithDeadline,
+    body::{BodyDeadlineFuture, BodyDeadlineLayer, DeadlineBody, WithBodyDeadline},
+    timeout::TIMEOUT_HEADER,
+};
+pub use fault::{FAULT_HEADER, Fault, FaultFuture, FaultLayer, FaultStats, Faulty, Injected};
 pub use gusset_call::{DeadlineExceeded, carry, current_trace, spawn, spawn_blocking};
 pub use hedge::{Hedge, HedgeFuture, HedgeLayer, HedgePolicy, HedgeStats};
 pub use metrics::{

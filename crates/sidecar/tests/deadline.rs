@@ -5,18 +5,21 @@
 mod support;
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
 use gusset_call::{BoxError, Context, Deadline, DeadlineExceeded, refusal_in};
-use gusset_sidecar::{Backoff, DeadlineLayer, RetryLayer, RetryPolicy};
+use gusset_sidecar::{Backoff, BodyDeadlineLayer, DeadlineLayer, RetryLayer, RetryPolicy};
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body::Frame;
+use http_body_util::{BodyExt, Full};
 use support::{Client, Step, Upstream, answer, request, status};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
@@ -166,4 +169,123 @@ async fn inside_of_retries_every_attempt_tells_what_is_left_then() {
         .map(|seen| seen.headers["x-request-timeout-ms"].to_str().unwrap().to_owned())
         .collect();
     assert_eq!(left, ["1000", "900", "700"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_it_is_only_in_the_context_the_extensions_stay_empty() {
+    let layer = DeadlineLayer::server(Duration::from_secs(10)).only_in_context();
+    let handler = service_fn(async |request: Request<Full<Bytes>>| {
+        assert!(request.extensions().is_empty());
+        assert_eq!(Context::current().deadline().unwrap().remaining().as_secs(), 2);
+        Ok::<_, BoxError>(answer(200))
+    });
+    layer.layer(handler).oneshot(with("x-request-timeout-ms", "2000")).await.unwrap();
+}
+
+/// A body that sends a byte each second, without end, and says what deadline it sees.
+struct Ticks(Pin<Box<tokio::time::Sleep>>, Arc<AtomicBool>);
+
+impl Ticks {
+    fn new(dropped: &Arc<AtomicBool>) -> Self {
+        Self(Box::pin(sleep(Duration::from_secs(1))), dropped.clone())
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        self.1.store(true, SeqCst);
+    }
+}
+
+impl http_body::Body for Ticks {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        assert!(Context::current().deadline().is_some(), "it runs in the context of the call");
+        std::task::ready!(self.0.as_mut().poll(cx));
+        self.0.set(sleep(Duration::from_secs(1)));
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b".")))))
+    }
+}
+
+async fn ticking(
+    kind: &'static str,
+) -> (Result<Bytes, BoxError>, Option<http::HeaderMap>, Arc<AtomicBool>) {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let flag = dropped.clone();
+    let handler = service_fn(move |_: Request<Full<Bytes>>| {
+        let response = Response::builder().header("content-type", kind).body(Ticks::new(&flag));
+        async { Ok::<_, BoxError>(response.unwrap()) }
+    });
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::server(Duration::from_millis(3_500)))
+        .layer(BodyDeadlineLayer::new())
+        .service(handler);
+    let mut body = service.oneshot(request("GET", "")).await.unwrap().into_body();
+    let (mut data, mut trailers) = (Vec::new(), None);
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(chunk)) => data.extend_from_slice(&chunk),
+            Ok(Err(other)) => trailers = other.into_trailers().ok(),
+            Err(error) => return (Err(error), None, dropped),
+        }
+    }
+    (Ok(data.into()), trailers, dropped)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_outlasts_the_deadline_is_cut_and_dropped() {
+    let began = Instant::now();
+    let (result, _, dropped) = ticking("text/plain").await;
+    assert!(result.unwrap_err().downcast_ref::<DeadlineExceeded>().is_some());
+    assert_eq!(began.elapsed().as_millis(), 3_500);
+    assert!(dropped.load(SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_stream_that_outlasts_the_deadline_ends_with_its_status() {
+    let (result, trailers, dropped) = ticking("application/grpc").await;
+    assert_eq!(result.unwrap(), "...");
+    assert_eq!(trailers.unwrap()["grpc-status"], "4");
+    assert!(dropped.load(SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_always_ready_is_cut_as_well() {
+    let body = http_body_util::StreamBody::new(Endless);
+    let mut body = Some(body);
+    let client = BodyDeadlineLayer::new().layer(service_fn(move |_: Request<Full<Bytes>>| {
+        let body = body.take().unwrap();
+        async { Ok::<_, BoxError>(Response::new(body)) }
+    }));
+    let mut bound = request("GET", "");
+    bound.extensions_mut().insert(Deadline::after(Duration::from_secs(1)));
+    let mut body = client.oneshot(bound).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert!(error.downcast_ref::<DeadlineExceeded>().is_some());
+    assert!(body.frame().await.is_none());
+}
+
+struct Endless;
+
+impl futures_core::Stream for Endless {
+    type Item = Result<Frame<Bytes>, BoxError>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b".")))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_deadline_a_body_takes_its_time() {
+    let upstream = Upstream::new([]);
+    let client = BodyDeadlineLayer::new().layer(Client(upstream));
+    let body = client.oneshot(request("GET", "")).await.unwrap().into_body();
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "answer 200");
 }

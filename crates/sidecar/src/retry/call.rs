@@ -56,7 +56,8 @@ impl<B: Body + Unpin> Call<B> {
             .max(Attempt::current())
             .max(head.extensions.get().copied().unwrap_or(Attempt::FIRST));
         let repeatable = idempotent && !attempt.is_retry() && policy.retries > 0;
-        let replay = Replay::new(body, if repeatable { policy.body_limit } else { 0 });
+        // Also of what may not be repeated: HTTP/2 may refuse a request of which much was written.
+        let replay = Replay::new(body, if policy.retries > 0 { policy.body_limit } else { 0 });
         let kept = (policy.retries > 0).then(|| head.clone());
         if attempt.is_retry() {
             stamp(&mut head, attempt);
