@@ -332,7 +332,7 @@ impl Story {
                 letter.message.subject(),
                 letter.group,
                 letter.attempts,
-                letter.last_failure.as_ref().map_or("", |failure| failure.error.as_str()),
+                letter.last_failure.as_ref().map_or("", |failure| &*failure.error),
             ));
         }
         self.terminal.say("someone repairs the mail template and redrives it");

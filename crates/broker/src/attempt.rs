@@ -1,5 +1,6 @@
 use std::{
     any::Any,
+    borrow::Cow,
     fmt::Write as _,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -20,7 +21,7 @@ pub(crate) enum Outcome {
     Replied(Reply),
     Failed {
         kind: FailureKind,
-        error: String,
+        error: Cow<'static, str>,
         /// The handler's error says how long it is of no use to come back.
         not_before: Duration,
     },
@@ -33,7 +34,7 @@ impl Outcome {
         let retry_after = refusal_in(&**error).and_then(|refusal| refusal.retry_after());
         Self::Failed {
             kind: FailureKind::Error,
-            error: chain(&**error),
+            error: chain(&**error).into(),
             not_before: retry_after.unwrap_or_default(),
         }
     }
@@ -44,13 +45,13 @@ impl Outcome {
             .copied()
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("panic without a message");
-        let error = shortened(text);
+        let error = shortened(text).into();
         contain(|| drop(panic));
         Self::Failed { kind: FailureKind::Panic, error, not_before: Duration::ZERO }
     }
 
     fn timed_out(after: Duration) -> Self {
-        let error = format!("no reply within {after:?}");
+        let error = format!("no reply within {after:?}").into();
         Self::Failed { kind: FailureKind::Timeout, error, not_before: Duration::ZERO }
     }
 }

@@ -14,7 +14,28 @@ pub struct Delivery<T = Bytes> {
     group: Arc<str>,
     attempt: Attempt,
     max_attempts: u32,
-    body: T,
+    body: Body<T>,
+}
+
+/// What was read of a message.
+#[derive(Clone, Debug)]
+pub(crate) enum Body<T> {
+    Own(T),
+    /// It is in the message, and cloned for who wants to keep it: most handlers only look at it, and the first clone of a payload allocates.
+    Lent(fn(&Message) -> &T, fn(&T) -> T),
+}
+
+impl<T> Body<T> {
+    fn of<'d>(&'d self, message: &'d Message) -> &'d T {
+        match self {
+            Self::Own(body) => body,
+            Self::Lent(find, _) => find(message),
+        }
+    }
+}
+
+impl Body<Bytes> {
+    pub(crate) const PAYLOAD: Self = Self::Lent(Message::payload, Bytes::clone);
 }
 
 impl<T> Delivery<T> {
@@ -23,21 +44,24 @@ impl<T> Delivery<T> {
         group: Arc<str>,
         attempt: Attempt,
         max_attempts: u32,
-        body: T,
+        body: Body<T>,
     ) -> Self {
         Self { message, group, attempt, max_attempts, body }
     }
 
     /// The body.
     #[must_use]
-    pub const fn body(&self) -> &T {
-        &self.body
+    pub fn body(&self) -> &T {
+        self.body.of(&self.message)
     }
 
     /// The body, for keeps.
     #[must_use]
     pub fn into_body(self) -> T {
-        self.body
+        match self.body {
+            Body::Own(body) => body,
+            Body::Lent(find, keep) => keep(find(&self.message)),
+        }
     }
 
     /// The message as it was published; all groups share it.

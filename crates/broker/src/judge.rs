@@ -18,7 +18,7 @@ pub(crate) fn judge(policy: &Policy, attempt: u32, outcome: Outcome) -> Verdict 
         }
         Outcome::Undecodable(why) => return unasked(policy, attempt, Reason::Undecodable(why)),
         Outcome::Replied(Reply::RetryAfter(delay)) => {
-            (FailureKind::Retry, "the handler asked for another attempt".to_owned(), delay)
+            (FailureKind::Retry, "the handler asked for another attempt".into(), delay)
         }
         Outcome::Failed { kind, error, not_before } => {
             (kind, error, backoff(policy, attempt).max(not_before))
@@ -34,7 +34,7 @@ pub(crate) fn judge(policy: &Policy, attempt: u32, outcome: Outcome) -> Verdict 
 
 /// What is noted of a delivery that was pulled and not answered in time.
 pub(crate) fn overdue(policy: &Policy, attempt: u32) -> Failure {
-    let error = format!("no answer within {:?}", policy.attempt_timeout);
+    let error = format!("no answer within {:?}", policy.attempt_timeout).into();
     Failure { attempt, at: wall_clock(), kind: FailureKind::Timeout, error }
 }
 

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
 
 use crate::{Message, Pattern};
 
@@ -115,7 +115,7 @@ pub struct Failure {
     /// In which way.
     pub kind: FailureKind,
     /// The error and its sources, or the message of the panic; at most 1,024 bytes of it.
-    pub error: String,
+    pub error: Cow<'static, str>,
 }
 
 /// In which way an attempt failed.

@@ -218,7 +218,7 @@ impl<T: fmt::Debug> fmt::Debug for Pulled<T> {
     }
 }
 
-fn failed(error: &str) -> Outcome {
-    let (kind, error) = (FailureKind::Error, error.to_owned());
+fn failed(error: &'static str) -> Outcome {
+    let (kind, error) = (FailureKind::Error, error.into());
     Outcome::Failed { kind, error, not_before: Duration::ZERO }
 }

@@ -77,7 +77,11 @@ impl Pattern {
         if subject.len() <= literal || subject[..literal] != pattern[..literal] {
             return false;
         }
-        tokens_match(&pattern[literal..], &subject[literal..])
+        match &pattern[literal..] {
+            b">" => true,
+            b"*" => !subject[literal..].contains(&b'.'),
+            pattern => tokens_match(pattern, &subject[literal..]),
+        }
     }
 
     /// The text.

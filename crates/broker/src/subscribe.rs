@@ -10,6 +10,7 @@ use crate::{
     Broker, Decode, Delivery, Error, IntoReply, Json, Message, OrderBy, Pattern, Policy, Pull,
     Start,
     broker::group_name,
+    delivery::Body,
     engine::{GroupSpec, Member},
     handling::HANDLING,
     tasks::Enlisted,
@@ -139,7 +140,7 @@ impl Subscribe {
         S::Error: Into<BoxError>,
         S::Future: Send,
     {
-        self.spawn(service, |message| Ok(message.payload().clone())).await
+        self.spawn(service, |_| Ok(Body::PAYLOAD)).await
     }
 
     /// Makes a group that keeps what is published for it while nobody listens, until [`Broker::remove`]. If a group of this name exists, it is kept
@@ -203,7 +204,7 @@ impl Subscribe {
     /// Those of [`handle`](Self::handle).
     pub async fn pull_raw(self) -> Result<Pull, Error> {
         let member = self.broker.engine.join(self.spec()?).await?;
-        Ok(Pull::new(member, |message| Ok(message.payload().clone())))
+        Ok(Pull::new(member, |_| Ok(Body::PAYLOAD)))
     }
 
     /// Checks what the engine need not check again.
@@ -259,8 +260,8 @@ impl Subscribe {
     }
 }
 
-fn decode<C: Decode<T>, T>(message: &Message) -> Result<T, String> {
-    C::decode(message).map_err(|error| error.to_string())
+fn decode<C: Decode<T>, T>(message: &Message) -> Result<Body<T>, String> {
+    C::decode(message).map(Body::Own).map_err(|error| error.to_string())
 }
 
 /// A subscription at work. Dropping it ends it at once: handlers are cut short where they wait, and their messages go back

@@ -16,9 +16,9 @@ use self::time::Time;
 use crate::{
     Answer, Broker, Delivery, Failure, FailureKind, Headers, IntoReply, Message, MessageId, Reply,
     attempt::{Attempting, Outcome, Terms, contain, shortened},
+    delivery::Body,
     engine::{Claim, GroupInfo, Lease, Settling, Source, Verdict},
     judge,
-    policy::after,
     tasks::Working,
 };
 
@@ -31,7 +31,7 @@ pub(crate) enum Mode {
 }
 
 /// How the body of a message is read.
-pub(crate) type Read<T> = fn(&Message) -> Result<T, String>;
+pub(crate) type Read<T> = fn(&Message) -> Result<Body<T>, String>;
 
 /// One of the workers of a subscription: handles one message at a time.
 pub(crate) struct Worker<S, T> {
@@ -122,24 +122,18 @@ where
         at_work: &mut Option<AtWork>,
         cx: &mut task::Context<'_>,
     ) -> Poll<Pause> {
-        let mut time = Time::now(&self.clock);
+        let mut time = Time::now(&self.clock, self.group.policy.attempt_timeout);
         let mut turn = 0;
         loop {
-            let (work, outcome) = if let Some(work) = at_work.take() {
-                match attempting.as_mut().poll(&work.terms, cx) {
-                    Poll::Ready(outcome) => (work, outcome),
-                    Poll::Pending => {
-                        *at_work = Some(work);
-                        return Poll::Pending;
-                    }
-                }
+            let polled = if let Some(work) = at_work {
+                attempting.as_mut().poll(&work.terms, cx)
             } else {
                 turn += 1;
                 let lease = match self.next(turn, cx) {
                     Ok(lease) => lease,
                     Err(pause) => return Poll::Ready(pause),
                 };
-                let now = time.passes(&self.clock, &mut *self.source);
+                let ends = time.passes(&self.clock, &mut *self.source);
                 if let Some(verdict) = judge::beforehand(&self.group.policy, &lease) {
                     let (message, claim) = lease.split();
                     match self.settle(message.id(), claim.settle(verdict)) {
@@ -147,16 +141,15 @@ where
                         Some(pause) => return Poll::Ready(pause),
                     }
                 }
-                let (work, message) = self.take_up(lease, now);
-                match self.begin(attempting.as_mut(), &work, message, cx) {
-                    Poll::Ready(outcome) => (work, outcome),
-                    Poll::Pending => {
-                        *at_work = Some(work);
-                        self.source.let_go();
-                        return Poll::Pending;
-                    }
+                let (work, message) = self.take_up(lease, ends);
+                let begun = self.begin(attempting.as_mut(), at_work.insert(work), message, cx);
+                if begun.is_pending() {
+                    self.source.let_go();
                 }
+                begun
             };
+            let Poll::Ready(outcome) = polled else { return Poll::Pending };
+            let Some(work) = at_work.take() else { continue };
             if let Some(pause) = self.judge(work, outcome) {
                 return Poll::Ready(pause);
             }
@@ -187,9 +180,8 @@ where
         self.source.take().ok_or(Pause::Idle)
     }
 
-    fn take_up(&self, lease: Lease, now: Instant) -> (AtWork, Arc<Message>) {
+    fn take_up(&self, lease: Lease, ends: Instant) -> (AtWork, Arc<Message>) {
         let timeout = self.group.policy.attempt_timeout;
-        let ends = after(now, timeout);
         let (attempt, redriven) = (lease.attempt(), lease.is_redriven());
         let (message, claim) = lease.split();
         let mut context = Context::default().with_deadline(Deadline::at(ends));
@@ -247,7 +239,7 @@ where
         }
         let verdict = judge::judge(&self.group.policy, attempt, outcome);
         if let Verdict::Retry { failure, .. } = &verdict {
-            let Failure { attempt, kind, error, .. } = failure;
+            let (Failure { attempt, kind, .. }, error) = (failure, &*failure.error);
             tracing::debug!(group = &*self.group.name, attempt, ?kind, error, "delivery failed");
         }
         verdict

@@ -18,7 +18,7 @@ pub(super) async fn a_failing_message_is_tried_again_and_becomes_a_dead_letter_w
     let letter = &until_dead(&broker, "failing", 1).await?[0];
     ensure(seen.all() == [(7, 1), (7, 2), (7, 3)], || format!("{:?}", seen.all()))?;
     let failures = [&letter.first_failure, &letter.last_failure];
-    let errors = failures.map(|failure| failure.as_ref().map(|f| (f.attempt, f.error.as_str())));
+    let errors = failures.map(|failure| failure.as_ref().map(|f| (f.attempt, &*f.error)));
     let expected = [Some((1, "failure 1")), Some((3, "failure 3"))];
     ensure(errors == expected, || format!("{errors:?}"))?;
     let message = &letter.message;

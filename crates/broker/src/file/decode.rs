@@ -188,7 +188,7 @@ impl<'b> In<'b> {
                 3 => FailureKind::Retry,
                 _ => return None,
             },
-            error: self.text()?.to_owned(),
+            error: self.text()?.to_owned().into(),
         })
     }
 
@@ -219,7 +219,10 @@ impl<'b> In<'b> {
             redrives: self.u32()?,
             history: self
                 .option(|left| {
-                    Some(History { first: left.failure()?, later: left.option(Self::failure)? })
+                    Some(History {
+                        first: left.failure()?,
+                        later: left.option(Self::failure)?.map(Box::new),
+                    })
                 })?
                 .map(Box::new),
             waits: self.option(|left| Some((left.time()?, left.span()?)))?,

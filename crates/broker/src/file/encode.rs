@@ -206,7 +206,7 @@ impl Out<'_> {
         self.n32(standing.redrives);
         self.option(standing.history.as_deref(), |out, history| {
             out.failure(&history.first);
-            out.option(history.later.as_ref(), Out::failure);
+            out.option(history.later.as_deref(), Out::failure);
         });
         self.option(standing.waits, |out, (since, span)| {
             out.time(since);

@@ -143,7 +143,7 @@ impl State {
                 if let Some(standing) = self.standing(*group, *serial) {
                     standing.waits = Some((*at, *after));
                     match &mut standing.history {
-                        Some(history) => history.later = Some(failure.clone()),
+                        Some(history) => history.later = Some(failure.clone().into()),
                         none => {
                             *none = Some(History { first: failure.clone(), later: None }.into());
                         }

@@ -52,7 +52,7 @@ pub(super) fn at(nanos: u64) -> SystemTime {
 }
 
 pub(super) fn failure(error: &str) -> Failure {
-    Failure { attempt: 2, at: at(3), kind: FailureKind::Panic, error: error.into() }
+    Failure { attempt: 2, at: at(3), kind: FailureKind::Panic, error: error.to_owned().into() }
 }
 
 pub(super) fn message() -> Message {
@@ -95,7 +95,7 @@ pub(super) fn group() -> GroupRecord {
 }
 
 fn standing_with_past() -> Standing {
-    let history = History { first: failure("a"), later: Some(failure("b")) };
+    let history = History { first: failure("a"), later: Some(failure("b").into()) };
     Standing {
         attempts: 1,
         redrives: 2,

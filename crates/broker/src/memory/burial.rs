@@ -53,8 +53,8 @@ impl Group {
                 let at = wall_clock();
                 self.note(|group| Event::Retried { group, serial, failure, at, after: otherwise });
             } else {
-                entry.attempts -= 1;
-                let attempts = entry.attempts;
+                entry.uncharge();
+                let attempts = entry.attempts();
                 self.note(|group| Event::Attempts { group, serial, attempts });
             }
             if state.queue.retry(token, due) {

@@ -69,7 +69,10 @@ pub(super) struct After {
 
 impl After {
     pub(super) fn happen(self) {
-        self.called.into_iter().chain(self.more).for_each(Waker::wake);
+        if let Some(worker) = self.called {
+            worker.wake();
+        }
+        self.more.into_iter().for_each(Waker::wake);
         drop(self.dropped);
     }
 }
@@ -230,11 +233,7 @@ impl Group {
             WhenFull::DropOldest => queue.has_room(size),
             WhenFull::Reject => queue.has_room(size),
             WhenFull::Wait(_) if standing.may_borrow => queue.has_room_to_borrow(size),
-            WhenFull::Wait(_)
-                if queue.has_room(size) && state.turnstile.admits(standing.ticket) =>
-            {
-                true
-            }
+            WhenFull::Wait(_) if state.has_room_for(size, standing.ticket) => true,
             WhenFull::Wait(_) => return Admission::Wait,
         };
         if enters { Admission::Enter } else { Admission::Refuse(self.full()) }

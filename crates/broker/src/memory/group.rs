@@ -269,6 +269,17 @@ impl State {
         if self.queue.has_work() { self.sleepers.call() } else { None }
     }
 
+    /// Whether a message may enter; without a ticket, if it keeps nobody waiting who came before.
+    pub(crate) fn has_room_for(&self, size: usize, ticket: Option<u64>) -> bool {
+        match ticket {
+            Some(ticket) => self.queue.has_room(size) && self.turnstile.admits(ticket),
+            None => {
+                let (waiting, bytes) = (self.turnstile.len(), self.turnstile.bytes());
+                self.queue.has_room_beside(waiting, bytes, size)
+            }
+        }
+    }
+
     pub(crate) const fn join(&mut self) {
         self.members += 1;
     }

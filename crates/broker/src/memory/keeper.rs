@@ -54,7 +54,8 @@ impl Keeper for Group {
             }
             Verdict::Expire => self.locked(|state| self.gone(state.queue.expire(token))).is_some(),
             Verdict::GiveBack => self.locked(|state| {
-                let standing = state.queue.lent(token).map(|e| (e.serial(), e.attempts - 1));
+                let standing =
+                    state.queue.lent(token).map(|e| (e.serial(), e.attempts().saturating_sub(1)));
                 if let Some((serial, attempts)) = standing {
                     self.note(|group| Event::Attempts { group, serial, attempts });
                 }

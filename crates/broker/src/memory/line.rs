@@ -32,6 +32,12 @@ impl Line {
         [self.high.front(), self.normal.front()].into_iter().flatten().copied()
     }
 
+    /// Those that will be taken next, or about those.
+    pub(crate) fn next(&self, most: usize) -> impl Iterator<Item = u32> {
+        let (high, normal) = (self.high.iter().take(most), self.normal.iter().take(most));
+        high.chain(normal).copied()
+    }
+
     pub(crate) fn push(&mut self, slot: u32, priority: Priority) {
         self.line(priority).push_back(slot);
     }

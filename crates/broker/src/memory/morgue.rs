@@ -112,7 +112,7 @@ impl Remains {
         Self {
             message: entry.message.clone(),
             serial: entry.serial(),
-            attempts: entry.attempts,
+            attempts: entry.attempts(),
             redrives: entry.redrives(),
             history: entry.history().cloned(),
         }

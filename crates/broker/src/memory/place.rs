@@ -13,8 +13,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn new(group: Arc<Group>) -> Self {
-        let ticket = group.lock().turnstile.join();
+    pub(crate) fn new(group: Arc<Group>, size: usize) -> Self {
+        let ticket = group.lock().turnstile.join(size);
         Self { group, ticket }
     }
 
@@ -23,7 +23,7 @@ impl Place {
         let waker = cx.waker().clone();
         let mut state = self.group.lock();
         let over = state.gone || state.queue.is_stopped();
-        let turn = state.queue.has_room(size) && state.turnstile.admits(Some(self.ticket));
+        let turn = state.has_room_for(size, Some(self.ticket));
         if over || turn {
             return Poll::Ready(());
         }

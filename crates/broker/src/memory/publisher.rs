@@ -68,7 +68,7 @@ impl Publisher {
         };
         let place = match self.place.take() {
             Some(place) if place.group.info.id == group.info.id => place,
-            _ => Place::new(group),
+            _ => Place::new(group, size),
         };
         let place = self.place.insert(place);
         let began = *self.began.get_or_insert_with(Instant::now);

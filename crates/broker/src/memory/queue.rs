@@ -129,13 +129,18 @@ impl Queue {
         }
         let lease = self.next_lease();
         let entry = self.slots.get_mut(slot)?;
-        entry.attempts += 1;
+        entry.charge();
         entry.lease = lease;
         self.in_flight += 1;
         self.in_flight_bytes += entry.size();
         self.counts.delivered += 1;
-        self.counts.redelivered += u64::from(entry.attempts > 1);
+        self.counts.redelivered += u64::from(entry.attempts() > 1);
         Some((Token { slot, lease }, entry))
+    }
+
+    /// So many will be taken now.
+    pub(crate) fn warm(&self, most: usize) {
+        self.slots.warm_through(self.ready.next(most));
     }
 
     /// The message of a delivery that is under way.
@@ -185,8 +190,8 @@ impl Queue {
     pub(crate) fn give_back(&mut self, token: Token) -> bool {
         let Some(slot) = self.land(token) else { return false };
         let Some(entry) = self.slots.get_mut(slot) else { return false };
-        entry.attempts -= 1;
-        let priority = entry.message.priority();
+        entry.uncharge();
+        let priority = entry.priority();
         self.counts.returned += 1;
         self.ready.put_back(slot, priority);
         true
@@ -197,9 +202,9 @@ impl Queue {
         let Some(slot) = self.land(token) else { return };
         let Some(entry) = self.slots.get_mut(slot) else { return };
         self.counts.delivered -= 1;
-        self.counts.redelivered -= u64::from(entry.attempts > 1);
-        entry.attempts -= 1;
-        let priority = entry.message.priority();
+        self.counts.redelivered -= u64::from(entry.attempts() > 1);
+        entry.uncharge();
+        let priority = entry.priority();
         self.ready.put_back(slot, priority);
     }
 
@@ -216,7 +221,7 @@ impl Queue {
             }
             entry.lead();
         }
-        self.ready.push(slot, entry.message.priority());
+        self.ready.push(slot, entry.priority());
     }
 
     fn occupy(&mut self, entry: Entry) -> u32 {
@@ -250,8 +255,8 @@ impl Queue {
     /// The delivery has no time limit any more. False if it is not under way.
     pub(crate) fn hold(&mut self, token: Token) -> bool {
         let known = self.lent(token).is_some();
-        if let Some(wheel) = self.wheel.as_mut().filter(|_| known) {
-            wheel.remove(token.slot);
+        if known {
+            self.forget(token.slot);
         }
         known
     }
@@ -263,9 +268,7 @@ impl Queue {
         let size = entry.size();
         self.in_flight -= 1;
         self.in_flight_bytes -= size;
-        if let Some(wheel) = &mut self.wheel {
-            wheel.remove(token.slot);
-        }
+        self.forget(token.slot);
         Some(token.slot)
     }
 }

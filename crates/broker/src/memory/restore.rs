@@ -69,9 +69,8 @@ impl Shared {
 }
 
 impl Entry {
-    fn with_past(mut self, standing: Standing) -> Self {
-        self.attempts = standing.attempts;
-        self.failed(standing.history)
+    fn with_past(self, standing: Standing) -> Self {
+        self.delivered(standing.attempts).failed(standing.history)
     }
 }
 

@@ -11,6 +11,8 @@ pub(super) struct Slots {
 }
 
 const BLOCK: usize = 256;
+/// So many entries of 24 bytes with their messages take the better part of a processor's own cache.
+const CACHED: usize = 4_096;
 
 impl Slots {
     pub(super) fn held(&self) -> usize {
@@ -23,6 +25,21 @@ impl Slots {
 
     pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Entry> {
         self.place(slot)?.as_mut()
+    }
+
+    /// Brings them into the cache, all at the same time, where there are so many slots that they may not lie there.
+    pub(super) fn warm(&self, slots: impl Iterator<Item = u32>) {
+        if self.len > CACHED {
+            std::hint::black_box(slots.filter(|slot| self.get(*slot).is_some()).count());
+        }
+    }
+
+    /// The same with their messages.
+    pub(super) fn warm_through(&self, slots: impl Iterator<Item = u32>) {
+        if self.len > CACHED {
+            let sizes = slots.filter_map(|slot| self.get(slot)).map(Entry::weight);
+            std::hint::black_box(sizes.fold(0, |sum: usize, size| sum ^ size));
+        }
     }
 
     /// The caller sees to it that the number of a slot does not overflow.

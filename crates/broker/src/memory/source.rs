@@ -91,6 +91,7 @@ impl MemorySource {
                 // The others that have nothing to do get theirs.
                 let share = 1 + state.queue.ready() / (1 + state.sleepers.len());
                 let more = (*appetite).min(share) - 1;
+                state.queue.warm(more);
                 aside.extend((0..more).map_while(|_| take_one(group, state, None)));
             }
             Some(first)
@@ -199,7 +200,7 @@ impl Drop for MemorySource {
 
 fn take_one(group: &Group, state: &mut State, until: Option<Instant>) -> Option<Taken> {
     let (token, entry) = state.queue.take(until)?;
-    let (message, attempts) = (entry.message.clone(), entry.attempts);
+    let (message, attempts) = (entry.message.clone(), entry.attempts());
     let (expires, serial, redriven) = (entry.expires(), entry.serial(), entry.redrives() > 0);
     group.note(|group| Event::Attempts { group, serial, attempts });
     if let Some(until) = until {

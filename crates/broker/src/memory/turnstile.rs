@@ -1,5 +1,6 @@
-//! Publishers that wait for room in one group, first come first served: only the first may enter, so that a large
-//! message is not overtaken for ever by small ones.
+//! Publishers that wait for room in one group, first come first served: only the first of them may enter, so that a large
+//! message is not overtaken for ever by small ones. Who comes when there is room for all of them and one more does not wait: else a group that was full
+//! once would let each message in through this line, as long as the publishers are quick.
 
 use std::{collections::VecDeque, task::Waker};
 
@@ -7,42 +8,60 @@ use std::{collections::VecDeque, task::Waker};
 /// beside the message that the waiting future owns.
 #[derive(Debug, Default)]
 pub(crate) struct Turnstile {
-    line: VecDeque<(u64, Option<Waker>)>,
+    line: VecDeque<Waiting>,
     last: u64,
+    /// Of all in the line together.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: u64,
+    size: usize,
+    waker: Option<Waker>,
 }
 
 impl Turnstile {
-    pub(crate) fn join(&mut self) -> u64 {
+    /// For a message of so many bytes.
+    pub(crate) fn join(&mut self, size: usize) -> u64 {
         self.last += 1;
-        self.line.push_back((self.last, None));
+        self.bytes = self.bytes.saturating_add(size);
+        self.line.push_back(Waiting { ticket: self.last, size, waker: None });
         self.last
     }
 
-    /// Whether the holder of `ticket`, or someone without one, need not let others go first.
-    pub(crate) fn admits(&self, ticket: Option<u64>) -> bool {
-        self.line.front().is_none_or(|(first, _)| Some(*first) == ticket)
+    /// Whether the holder of `ticket` is first in line.
+    pub(crate) fn admits(&self, ticket: u64) -> bool {
+        self.line.front().is_none_or(|first| first.ticket == ticket)
     }
 
     /// Whom to wake is noted here. The waker that it replaces comes back, to be dropped outside of the lock.
     #[must_use]
     pub(crate) fn watch(&mut self, ticket: u64, waker: Waker) -> Option<Waker> {
         let place = self.place(ticket)?;
-        self.line[place].1.replace(waker)
+        self.line[place].waker.replace(waker)
     }
 
     #[must_use]
     pub(crate) fn leave(&mut self, ticket: u64) -> Option<Waker> {
         let place = self.place(ticket)?;
-        self.line.remove(place)?.1
+        let left = self.line.remove(place)?;
+        self.bytes = self.bytes.saturating_sub(left.size);
+        left.waker
     }
 
     /// To be woken, outside of the lock, whenever there may be more room or the line has a new head.
     pub(crate) fn first(&mut self) -> Option<Waker> {
-        self.line.front_mut()?.1.take()
+        self.line.front_mut()?.waker.take()
     }
 
     pub(crate) fn everyone(&mut self) -> Vec<Waker> {
-        self.line.iter_mut().filter_map(|(_, waker)| waker.take()).collect()
+        self.line.iter_mut().filter_map(|waiting| waiting.waker.take()).collect()
+    }
+
+    /// Bytes of all that wait.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -50,7 +69,7 @@ impl Turnstile {
     }
 
     fn place(&self, ticket: u64) -> Option<usize> {
-        self.line.binary_search_by_key(&ticket, |(other, _)| *other).ok()
+        self.line.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()
     }
 }
 
@@ -61,13 +80,13 @@ mod tests {
     #[test]
     fn only_the_first_in_line_may_enter() {
         let mut turnstile = Turnstile::default();
-        assert!(turnstile.admits(None));
-        let (a, b) = (turnstile.join(), turnstile.join());
-        assert!(turnstile.admits(Some(a)) && !turnstile.admits(Some(b)) && !turnstile.admits(None));
+        let (a, b) = (turnstile.join(7), turnstile.join(5));
+        assert_eq!((turnstile.len(), turnstile.bytes()), (2, 12));
+        assert!(turnstile.admits(a) && !turnstile.admits(b));
         let _ = turnstile.leave(a);
-        assert!(turnstile.admits(Some(b)));
+        assert!(turnstile.admits(b));
         let _ = turnstile.leave(b);
         let _ = turnstile.leave(b);
-        assert!(turnstile.admits(None) && turnstile.len() == 0);
+        assert_eq!((turnstile.len(), turnstile.bytes()), (0, 0));
     }
 }

@@ -2,99 +2,100 @@
 //!
 //! Time is in ticks. The lowest level has a bucket for each of 64 ticks, the next for each of 64 spans of 64 ticks, and so on. A slot lies at
 //! the level of the highest digit (to base 64) in which its tick differs from now; when now reaches its bucket, it moves to a lower
-//! level. So it moves at most as often as there are levels, insertion and removal touch a handful of words, and what is due at
-//! the same tick comes in the order of insertion.
+//! level. So it moves at most as often as there are levels, and what is due at the same tick comes in the order of insertion.
+//!
+//! A bucket is a list of [blocks](Blocks): half a million slots fit into no cache, and in a list of single ones each is waited for in turn.
+
+mod blocks;
+
+use self::blocks::{Block, Blocks, List, Spot};
 
 const BITS: u32 = 6;
 const BUCKETS: usize = 1 << BITS;
 /// 64^7 milliseconds are 139 years.
 const LEVELS: usize = 7;
-const NONE: u32 = u32::MAX;
 const OUT: u16 = u16::MAX;
 
-/// Buckets are lists through `links`, which has a place for each slot.
 #[derive(Debug)]
 pub(crate) struct Wheel {
     now: u64,
-    buckets: Box<[Bucket; BUCKETS * LEVELS]>,
+    buckets: Box<[List; BUCKETS * LEVELS]>,
     /// A bit for each bucket that is not empty.
     occupied: [u64; LEVELS],
-    links: Vec<Link>,
+    blocks: Blocks,
+    /// One for each slot.
+    places: Vec<Place>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
-    first: u32,
-    last: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Link {
+struct Place {
     tick: u64,
-    before: u32,
-    after: u32,
+    spot: Spot,
     /// [`OUT`] if the slot is not in the wheel.
     bucket: u16,
 }
 
+/// Slots that come due at one tick, in their order.
+#[derive(Debug)]
+pub(crate) struct Due(Block);
+
+impl Due {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.numbers()
+    }
+}
+
 impl Wheel {
     pub(crate) fn new(now: u64) -> Self {
-        let empty = Bucket { first: NONE, last: NONE };
-        Self {
-            now,
-            buckets: Box::new([empty; BUCKETS * LEVELS]),
-            occupied: [0; LEVELS],
-            links: Vec::new(),
-        }
+        let buckets = Box::new([List::EMPTY; BUCKETS * LEVELS]);
+        Self { now, buckets, occupied: [0; LEVELS], blocks: Blocks::new(), places: Vec::new() }
     }
 
     /// Puts in `slot`, to come at `tick`, or at once if that has passed.
     pub(crate) fn insert(&mut self, slot: u32, tick: u64) {
         self.remove(slot);
-        let out = Link { tick: 0, before: NONE, after: NONE, bucket: OUT };
         let place = slot as usize;
-        if self.links.len() <= place {
-            self.links.resize(place + 1, out);
+        if self.places.len() <= place {
+            let out = Place { tick: 0, spot: Spot::NOWHERE, bucket: OUT };
+            self.places.resize(place + 1, out);
         }
-        self.links[place].tick = tick.max(self.now);
-        self.link(slot);
+        self.places[place].tick = tick.max(self.now);
+        self.place(slot);
     }
 
     /// Whether it was in.
     pub(crate) fn remove(&mut self, slot: u32) -> bool {
-        let Some(link) = self.links.get(slot as usize).copied().filter(|link| link.bucket != OUT)
+        let Some(place) = self.places.get_mut(slot as usize).filter(|place| place.bucket != OUT)
         else {
             return false;
         };
-        let bucket = link.bucket as usize;
-        match link.before {
-            NONE => self.buckets[bucket].first = link.after,
-            before => self.links[before as usize].after = link.after,
-        }
-        match link.after {
-            NONE => self.buckets[bucket].last = link.before,
-            after => self.links[after as usize].before = link.before,
-        }
-        if self.buckets[bucket].first == NONE {
-            self.occupied[bucket / BUCKETS] &= !(1 << (bucket % BUCKETS));
-        }
-        self.links[slot as usize].bucket = OUT;
+        let (bucket, spot) = (place.bucket as usize, place.spot);
+        place.bucket = OUT;
+        self.blocks.remove(&mut self.buckets[bucket], spot);
+        self.note_emptied(bucket);
         true
     }
 
-    /// Takes out a slot that is due at `now`. Once there is none, the wheel stands at `now`.
-    pub(crate) fn pop(&mut self, now: u64) -> Option<u32> {
+    /// Takes out some of what is due first, if that is not after `now`. Once there is none, the wheel stands at `now`.
+    pub(crate) fn take_due(&mut self, now: u64) -> Option<Due> {
         while let Some((level, bucket, begins)) = self.first_bucket() {
             if begins > now {
                 break;
             }
             self.now = self.now.max(begins);
-            let slot = self.buckets[bucket].first;
             if level == 0 {
-                self.remove(slot);
-                return Some(slot);
+                let block = self.blocks.pop(&mut self.buckets[bucket])?;
+                self.note_emptied(bucket);
+                for slot in block.numbers() {
+                    self.places[slot as usize].bucket = OUT;
+                }
+                return Some(Due(block));
             }
-            self.spread(level, bucket);
+            // To lower levels, in its order.
+            while let Some(block) = self.blocks.pop(&mut self.buckets[bucket]) {
+                block.numbers().for_each(|slot| self.place(slot));
+            }
+            self.note_emptied(bucket);
         }
         self.now = self.now.max(now);
         None
@@ -106,13 +107,12 @@ impl Wheel {
         for level in 0..LEVELS {
             let mut left = self.occupied[level];
             while left != 0 && best.is_none() {
-                let mut slot = self.buckets[level * BUCKETS + left.trailing_zeros() as usize].first;
-                while slot != NONE {
-                    let link = self.links[slot as usize];
-                    if wanted(slot) && best.is_none_or(|(tick, _)| link.tick < tick) {
-                        best = Some((link.tick, slot));
+                let bucket = self.buckets[level * BUCKETS + left.trailing_zeros() as usize];
+                for slot in self.blocks.numbers(bucket).filter(|slot| wanted(*slot)) {
+                    let tick = self.places[slot as usize].tick;
+                    if best.is_none_or(|(first, _)| tick < first) {
+                        best = Some((tick, slot));
                     }
-                    slot = link.after;
                 }
                 left &= left - 1;
             }
@@ -122,7 +122,7 @@ impl Wheel {
         Some(slot)
     }
 
-    /// When it is worth while to [`pop`](Self::pop) again; nothing is due before.
+    /// When it is worth while to [take](Self::take_due) again; nothing is due before.
     pub(crate) fn next(&self) -> Option<u64> {
         self.first_bucket().map(|(_, _, begins)| begins)
     }
@@ -138,33 +138,21 @@ impl Wheel {
         Some((level, level * BUCKETS + index as usize, block | u64::from(index) << shift))
     }
 
-    /// Moves what is in a bucket to lower levels, in its order.
-    fn spread(&mut self, level: usize, bucket: usize) {
-        let mut slot = std::mem::replace(&mut self.buckets[bucket].first, NONE);
-        self.buckets[bucket].last = NONE;
-        self.occupied[level] &= !(1 << (bucket % BUCKETS));
-        while slot != NONE {
-            let after = self.links[slot as usize].after;
-            self.link(slot);
-            slot = after;
+    fn note_emptied(&mut self, bucket: usize) {
+        if self.buckets[bucket].is_empty() {
+            self.occupied[bucket / BUCKETS] &= !(1 << (bucket % BUCKETS));
         }
     }
 
-    fn link(&mut self, slot: u32) {
-        let tick = self.links[slot as usize].tick;
-        let differs = (tick ^ self.now) | (BUCKETS as u64 - 1);
+    fn place(&mut self, slot: u32) {
+        let place = &mut self.places[slot as usize];
+        let differs = (place.tick ^ self.now) | (BUCKETS as u64 - 1);
         let level = ((63 - differs.leading_zeros()) / BITS).min(LEVELS as u32 - 1);
-        let index = (tick >> (BITS * level)) as usize % BUCKETS;
+        let index = (place.tick >> (BITS * level)) as usize % BUCKETS;
         let bucket = level as usize * BUCKETS + index;
-        let last = self.buckets[bucket].last;
-        match last {
-            NONE => self.buckets[bucket].first = slot,
-            last => self.links[last as usize].after = slot,
-        }
-        self.buckets[bucket].last = slot;
+        place.bucket = bucket as u16;
+        place.spot = self.blocks.push(&mut self.buckets[bucket], slot);
         self.occupied[level as usize] |= 1 << index;
-        let link = &mut self.links[slot as usize];
-        (link.before, link.after, link.bucket) = (last, NONE, bucket as u16);
     }
 }
 

@@ -213,8 +213,8 @@ impl Ledger {
             let Some(delivery) = self.end(token) else { continue };
             self.counts.overdue.fetch_add(1, Relaxed);
             let (attempt, at, kind) = (delivery.attempt, wall_clock(), FailureKind::Timeout);
-            let failure =
-                Failure { attempt, at, kind, error: format!("no answer within {span:?}") };
+            let error = format!("no answer within {span:?}").into();
+            let failure = Failure { attempt, at, kind, error };
             let ledger = self.clone();
             drop(self.assign(async move { ledger.retry(delivery, AT_ONCE, failure).await }));
         }

@@ -98,7 +98,7 @@ impl From<&Failure> for WrittenFailure {
             FailureKind::Timeout => "timeout",
             FailureKind::Retry => "retry",
         };
-        let (attempt, error) = (failure.attempt, failure.error.clone());
+        let (attempt, error) = (failure.attempt, failure.error.clone().into_owned());
         Self { attempt, at: wire::micros(failure.at), kind: kind.to_owned(), error }
     }
 }
@@ -112,7 +112,7 @@ impl From<WrittenFailure> for Failure {
             _ => FailureKind::Error,
         };
         let at = wire::at_micros(written.at);
-        Self { attempt: written.attempt, at, kind, error: written.error }
+        Self { attempt: written.attempt, at, kind, error: written.error.into() }
     }
 }
 

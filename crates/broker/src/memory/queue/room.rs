@@ -7,6 +7,12 @@ impl Queue {
         self.held() < self.capacity && self.bytes.saturating_add(size) <= self.max_bytes
     }
 
+    /// Beside so many others of so many bytes together, which are yet to come.
+    pub(crate) fn has_room_beside(&self, others: usize, bytes: usize, size: usize) -> bool {
+        self.held().saturating_add(others) < self.capacity
+            && self.bytes.saturating_add(bytes).saturating_add(size) <= self.max_bytes
+    }
+
     /// As if everything in flight were acknowledged already. The bound is then capacity plus what is in flight, which
     /// the concurrency of the subscriptions bounds.
     pub(crate) fn has_room_to_borrow(&self, size: usize) -> bool {

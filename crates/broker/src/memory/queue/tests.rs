@@ -17,7 +17,12 @@ fn queue(capacity: usize, max_bytes: usize) -> Queue {
 }
 
 fn failure(attempt: u32) -> Failure {
-    Failure { attempt, at: wall_clock(), kind: FailureKind::Error, error: attempt.to_string() }
+    Failure {
+        attempt,
+        at: wall_clock(),
+        kind: FailureKind::Error,
+        error: attempt.to_string().into(),
+    }
 }
 
 /// Timers are that exact.
@@ -33,7 +38,7 @@ struct Taken {
 
 fn take(queue: &mut Queue) -> Option<Taken> {
     let (token, entry) = queue.take(None)?;
-    Some(Taken { token, id: entry.message.id(), attempts: entry.attempts })
+    Some(Taken { token, id: entry.message.id(), attempts: entry.attempts() })
 }
 
 fn take_at(queue: &mut Queue, now: Instant) -> Option<Taken> {
@@ -238,7 +243,7 @@ fn what_is_not_settled_in_time_comes_back_charged_and_its_token_is_worthless() {
     queue.promote(now + Duration::from_secs(6), failure);
     assert!(queue.ack(token).is_none() && !queue.extend(token, now));
     let (_, entry) = queue.take(None).unwrap();
-    assert_eq!((entry.attempts, entry.history().unwrap().last().attempt), (2, 1));
+    assert_eq!((entry.attempts(), entry.history().unwrap().last().attempt), (2, 1));
     assert_eq!((queue.counts.overdue, queue.next_due()), (1, None));
 }
 

@@ -235,7 +235,7 @@ proptest! {
                 Step::Take { limit } => {
                     let expected = model.take();
                     let taken = queue.take(limit.map(after));
-                    let taken = taken.map(|(token, entry)| Taken { token, id: entry.message.id(), attempts: entry.attempts });
+                    let taken = taken.map(|(token, entry)| Taken { token, id: entry.message.id(), attempts: entry.attempts() });
                     prop_assert_eq!(taken.map(|taken| taken.id), expected.map(|at| model.all[at].id));
                     let (Some(at), Some(taken)) = (expected, taken) else { continue };
                     let since = model.next();
