@@ -11,8 +11,10 @@ use gusset_call::{Context, Deadline, TraceContext, TraceState};
 use serde::Serialize;
 
 use self::when::When;
+#[cfg(any(feature = "file", feature = "nats"))]
+use crate::wall::nanos;
 pub(crate) use crate::wall::wall_clock;
-use crate::{Encode, Error, Headers, Json, MessageId, Subject, wall::nanos};
+use crate::{Encode, Error, Headers, Json, MessageId, Subject, wall::wall_nanos};
 
 /// What is published: a subject, a payload, headers and a unique id.
 ///
@@ -66,9 +68,9 @@ impl Message {
         S: TryInto<Subject>,
         S::Error: Into<Error>,
     {
-        let (id, published_at) = MessageId::next();
+        let (id, published) = MessageId::next();
         let (subject, payload) = (subject.try_into().map_err(Into::into)?, payload.into());
-        Ok(Self { id, subject, payload, published: nanos(published_at), extras: None })
+        Ok(Self { id, subject, payload, published, extras: None })
     }
 
     /// A message with `body` as JSON and the header `content-type: application/json`.
@@ -227,7 +229,7 @@ impl Message {
 
     /// Notes time and trace of publishing.
     pub(crate) fn stamp(&mut self) {
-        self.published = nanos(wall_clock());
+        self.published = wall_nanos();
         if let Some(trace) = Context::current().trace() {
             if self.headers().get(Headers::TRACEPARENT).is_none() {
                 let headers = &mut self.extras().headers;

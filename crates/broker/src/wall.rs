@@ -10,21 +10,24 @@ use gusset_call::Clock;
 /// The wall clock, read anew at most once in a millisecond of a thread: two dates of each message would cost as much as a third of its way.
 /// It may be late by that millisecond, and is told of a clock that is set within one.
 pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(wall_nanos())
+}
+
+/// The same as [`nanos`] says it, which is less to reckon with.
+pub(crate) fn wall_nanos() -> u64 {
     thread_local! {
-        static LAST: Cell<Option<(u64, SystemTime)>> = const { Cell::new(None) };
+        /// When the wall clock was read, by the other, and what it said.
+        static LAST: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
         static CLOCK: Clock = Clock::new();
     }
     let now = CLOCK.with(Clock::nanos);
-    match LAST.get() {
-        Some((at, read)) if now.saturating_sub(at) < 1_000_000 => {
-            read + Duration::from_nanos(now - at.min(now))
-        }
-        _ => {
-            let read = system_clock();
-            LAST.set(Some((now, read)));
-            read
-        }
+    let (at, read) = LAST.get();
+    if read > 0 && now.saturating_sub(at) < 1_000_000 {
+        return read + now.saturating_sub(at);
     }
+    let read = nanos(system_clock());
+    LAST.set((now, read));
+    read
 }
 
 #[expect(
