@@ -50,7 +50,7 @@ impl Outcome {
         Self::Failed { kind: FailureKind::Panic, error, not_before: Duration::ZERO }
     }
 
-    fn timed_out(after: Duration) -> Self {
+    pub(crate) fn timed_out(after: Duration) -> Self {
         let error = format!("no reply within {after:?}").into();
         Self::Failed { kind: FailureKind::Timeout, error, not_before: Duration::ZERO }
     }
@@ -86,18 +86,22 @@ where
         Self { future: None, sleep: None }
     }
 
-    /// Makes the future and polls it. Everything foreign happens within `terms`, and where a panic is caught.
+    /// Makes the future and polls it: `Ok` if it says [`Reply::Ack`], as it mostly does, which is less to move than an outcome. Everything foreign happens within `terms`, and where a panic is caught.
     pub(crate) fn begin(
         self: Pin<&mut Self>,
         terms: &Terms,
         cx: &mut Context<'_>,
         make: impl FnOnce() -> Result<F, Outcome>,
-    ) -> Poll<Outcome> {
+    ) -> Poll<Result<(), Box<Outcome>>> {
         self.run(terms, cx, Some(make))
     }
 
     /// Goes on with what was begun. When this is ready, the future has been dropped.
-    pub(crate) fn poll(self: Pin<&mut Self>, terms: &Terms, cx: &mut Context<'_>) -> Poll<Outcome> {
+    pub(crate) fn poll(
+        self: Pin<&mut Self>,
+        terms: &Terms,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Box<Outcome>>> {
         self.run(terms, cx, None::<fn() -> Result<F, Outcome>>)
     }
 
@@ -106,31 +110,32 @@ where
         terms: &Terms,
         cx: &mut Context<'_>,
         make: Option<impl FnOnce() -> Result<F, Outcome>>,
-    ) -> Poll<Outcome> {
+    ) -> Poll<Result<(), Box<Outcome>>> {
         let mut this = self.project();
         let mut place = this.future.as_mut();
         let foreign = || {
             match make.map(|make| make()).transpose() {
                 Ok(None) => {}
                 Ok(future) => place.set(future),
-                Err(outcome) => return Poll::Ready(outcome),
+                Err(outcome) => return Poll::Ready(Err(outcome.into())),
             }
             let Some(future) = place.as_pin_mut() else { return Poll::Pending };
-            future.poll(cx).map(|result| match result {
-                Ok(response) => Outcome::Replied(response.into_reply()),
-                Err(error) => Outcome::of_error(&error.into()),
+            future.poll(cx).map(|result| match result.map(IntoReply::into_reply) {
+                Ok(Reply::Ack) => Ok(()),
+                Ok(reply) => Err(Outcome::Replied(reply).into()),
+                Err(error) => Err(Outcome::of_error(&error.into()).into()),
             })
         };
         let polled = catch_unwind(AssertUnwindSafe(|| terms.context.sync_scope(foreign)));
         let outcome = match polled {
             Ok(Poll::Ready(outcome)) => outcome,
-            Err(panic) => Outcome::panicked(panic),
+            Err(panic) => Err(Outcome::panicked(panic).into()),
             Ok(Poll::Pending) => {
                 if this.sleep.is_none() {
                     this.sleep.set(Some(sleep_until(terms.ends)));
                 }
                 match this.sleep.as_mut().as_pin_mut().map(|sleep| sleep.poll(cx)) {
-                    Some(Poll::Ready(())) => Outcome::timed_out(terms.timeout),
+                    Some(Poll::Ready(())) => Err(Outcome::timed_out(terms.timeout).into()),
                     _ => return Poll::Pending,
                 }
             }
@@ -153,6 +158,11 @@ pub(crate) fn contain<R>(f: impl FnOnce() -> R) -> Option<R> {
             None
         }
     }
+}
+
+/// Drops what may have a payload in it, whose owner may panic when it goes: nobody who handles other messages shall end by that.
+pub(crate) fn discard<T>(what: T) {
+    contain(|| drop(what));
 }
 
 const LONGEST: usize = 1_024;

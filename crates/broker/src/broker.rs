@@ -77,7 +77,7 @@ impl Broker {
     /// If a group has no room, what happens is that group's [`WhenFull`](crate::WhenFull), for all groups: one that
     /// refuses makes the publish fail, one that waits makes it wait. So a group that may fall behind without holding up
     /// the publishers of others has [`WhenFull::DropOldest`](crate::WhenFull::DropOldest). Publishers that wait for one
-    /// group enter in the order in which they came.
+    /// group enter in the order in which they came. Who comes when there is room for all of them and for one more does not wait.
     ///
     /// A handler may publish, into its own group too. It waits like anybody else, unless the wait could be for itself:
     /// if the full group is its own, or one whose handlers wait, directly or through others, for its own. Then it never
@@ -99,7 +99,10 @@ impl Broker {
     pub async fn publish_message(&self, message: Message) -> Result<Receipt, Error> {
         // A publisher that never waits would otherwise keep the thread from its handlers.
         tokio::task::coop::consume_budget().await;
-        self.begin(message)?.await
+        match self.begin(message)? {
+            Publishing::Done(result) => result,
+            waiting @ Publishing::Waiting(_) => waiting.await,
+        }
     }
 
     /// [`publish_message`](Self::publish_message) as a tower service, for layers to stand around it.

@@ -5,7 +5,6 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{
     DeadLetter, DeadLetterId, Error, Filter,
     engine::{BoxFuture, Engine},
-    message::wall_clock,
 };
 
 /// The messages that were given up, for an operator to look at, to redrive or to purge. Clones and the broker share them.
@@ -156,7 +155,9 @@ impl Redrive {
         const PAGE: usize = 256;
         let (mut result, mut after) = (Redriven::default(), None);
         // What dies again meanwhile is left alone, or this might never end.
-        let began = wall_clock();
+        let Some(newest) = self.letters.0.dead_letters().newest().await? else {
+            return Ok(result);
+        };
         let mut pace = self.rate.map(|rate| {
             let mut pace = interval(Duration::from_secs(1) / rate.get());
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -164,9 +165,12 @@ impl Redrive {
         });
         loop {
             let page = self.letters.list(&self.filter, after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(result) };
+            let Some(last) = page.last().filter(|_| after.is_none_or(|after| after < newest))
+            else {
+                return Ok(result);
+            };
             after = Some(last.id);
-            for letter in page.iter().filter(|letter| letter.died_at <= began) {
+            for letter in page.iter().filter(|letter| letter.id <= newest) {
                 if let Some(pace) = pace.as_mut().filter(|_| !self.dry) {
                     pace.tick().await;
                 }

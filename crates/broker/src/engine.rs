@@ -376,6 +376,18 @@ pub trait DeadLetterStore: Send + Sync {
     /// Gives one back to its group and to no other, attempts counted anew; deleted here when it is there. If that fails, it stays, or is in both places: never in none.
     fn redrive(&self, id: DeadLetterId) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// Names a record such that all that die from now on have a higher id; none if there is no record. The default reads all pages.
+    fn newest(&self) -> BoxFuture<'_, Result<Option<DeadLetterId>, Error>> {
+        const PAGE: usize = 256;
+        Box::pin(async move {
+            let mut newest = None;
+            while let Some(last) = self.list(Filter::all(), newest, PAGE).await?.last() {
+                newest = Some(last.id);
+            }
+            Ok(newest)
+        })
+    }
+
     /// How often one message may be redriven, so that a machine that redrives all it finds does not keep a poisonous one
     /// going for ever; the broker asks before it redrives. Default 5.
     fn max_redrives(&self) -> u32 {

@@ -276,6 +276,10 @@ impl DeadLetterStore for FileEngine {
         Box::pin(async move { self.lasting(self.shared.redrive(id).await).await })
     }
 
+    fn newest(&self) -> BoxFuture<'_, Result<Option<DeadLetterId>, Error>> {
+        self.shared.newest()
+    }
+
     fn max_redrives(&self) -> u32 {
         self.shared.max_redrives()
     }

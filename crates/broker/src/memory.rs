@@ -32,7 +32,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use gusset_call::Deadline;
 
 pub(crate) use self::member::MemoryMember;
-use self::shared::{Shared, bury_unhandled};
+use self::shared::{Past, Shared, bury_unhandled};
 use crate::{
     Capabilities, Error, Leftover, Limits, Message, Retention, Stats, WhenUnheard,
     engine::{BoxFuture, DeadLetterStore, Engine, GroupSpec, Member, Publishing},
@@ -111,8 +111,10 @@ impl Engine for MemoryEngine {
 impl Shared {
     pub(crate) fn declare(&self, group: GroupSpec) -> Result<(), Error> {
         let mut registry = self.registry();
-        let group = self.find_or_add(&mut registry, group)?;
+        let (group, past) = self.find_or_add(&mut registry, group)?;
         group.set_declared(&mut group.lock(), true);
+        drop(registry);
+        past.into_iter().for_each(Past::enter);
         Ok(())
     }
 

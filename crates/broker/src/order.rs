@@ -31,7 +31,8 @@ impl OrderBy {
     }
 
     /// By what `key` finds in a message; nothing, if the message has no order. It runs in the publish, outside of any lock; what it panics with, the publisher
-    /// gets. When a group begins with the past ([`Start`](crate::Start)), it runs for what was retained while the broker is locked: there it must not ask the broker. The name tells one way from another: all members of a group give the same.
+    /// gets. When a group begins with the past ([`Start`](crate::Start)), it runs for what was retained before the subscription or declaration is ready; a panic there ends
+    /// the group. The name tells one way from another: all members of a group give the same.
     #[must_use]
     pub fn key(
         name: impl Into<Arc<str>>,

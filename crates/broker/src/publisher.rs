@@ -2,9 +2,10 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use tokio::task::coop::poll_proceed;
 use tower_service::Service;
 
 use crate::{Broker, Error, Message, Receipt, engine::Publishing};
@@ -83,6 +84,10 @@ impl Future for PublishFuture {
     type Output = Result<Receipt, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.asked.is_some() {
+            // A publisher that never waits would otherwise keep the thread from its handlers.
+            ready!(poll_proceed(cx)).made_progress();
+        }
         if let Some((broker, message)) = self.asked.take() {
             self.publishing = Some(broker.begin(message)?);
         }

@@ -9,13 +9,16 @@ use std::{
 };
 
 use gusset_call::{Attempt, BoxError, Clock, Context, Deadline};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tower_service::Service;
 
 use self::time::Time;
 use crate::{
     Answer, Broker, Delivery, Failure, FailureKind, Headers, IntoReply, Message, MessageId, Reply,
-    attempt::{Attempting, Outcome, Terms, contain, shortened},
+    attempt::{Attempting, Outcome, Terms, contain, discard, shortened},
     delivery::Body,
     engine::{Claim, GroupInfo, Lease, Settling, Source, Verdict},
     judge,
@@ -125,42 +128,48 @@ where
         let mut time = Time::now(&self.clock, self.group.policy.attempt_timeout);
         let mut turn = 0;
         loop {
-            let polled = if let Some(work) = at_work {
-                attempting.as_mut().poll(&work.terms, cx)
-            } else {
-                turn += 1;
-                let lease = match self.next(turn, cx) {
-                    Ok(lease) => lease,
-                    Err(pause) => return Poll::Ready(pause),
-                };
-                let ends = time.passes(&self.clock, &mut *self.source);
-                if let Some(verdict) = judge::beforehand(&self.group.policy, &lease) {
-                    let (message, claim) = lease.split();
-                    match self.settle(message.id(), claim.settle(verdict)) {
-                        None => continue,
-                        Some(pause) => return Poll::Ready(pause),
+            let paused = if let Some(work) = at_work.take() {
+                match attempting.as_mut().poll(&work.terms, cx) {
+                    Poll::Ready(result) => self.judge(work, result),
+                    Poll::Pending => {
+                        *at_work = Some(work);
+                        return Poll::Pending;
                     }
                 }
-                let (work, message) = self.take_up(lease, ends);
-                let begun = self.begin(attempting.as_mut(), at_work.insert(work), message, cx);
-                if begun.is_pending() {
-                    self.source.let_go();
+            } else {
+                turn += 1;
+                if let Some(pause) = self.pause(turn, cx) {
+                    return Poll::Ready(pause);
                 }
-                begun
+                let Some(lease) = self.source.take() else { return Poll::Ready(Pause::Idle) };
+                let ends = time.passes(&self.clock, &mut *self.source);
+                if let Some(verdict) = judge::beforehand(&self.group.policy, &lease) {
+                    self.dismiss(lease, verdict)
+                } else {
+                    let attempt = (lease.attempt(), lease.is_redriven());
+                    let (message, claim) = lease.split();
+                    let work = self.take_up(&message, claim, attempt, ends);
+                    match self.begin(attempting.as_mut(), &work, message, cx) {
+                        Poll::Ready(result) => self.judge(work, result),
+                        Poll::Pending => {
+                            *at_work = Some(work);
+                            self.source.let_go();
+                            return Poll::Pending;
+                        }
+                    }
+                }
             };
-            let Poll::Ready(outcome) = polled else { return Poll::Pending };
-            let Some(work) = at_work.take() else { continue };
-            if let Some(pause) = self.judge(work, outcome) {
+            if let Some(pause) = paused {
                 return Poll::Ready(pause);
             }
         }
     }
 
-    /// The next message, if the handler is ready to take one.
-    fn next(&mut self, turn: u32, cx: &mut task::Context<'_>) -> Result<Lease, Pause> {
+    /// Why no message is taken now, if there is a reason.
+    fn pause(&mut self, turn: u32, cx: &mut task::Context<'_>) -> Option<Pause> {
         if turn > TURN {
             self.source.let_go();
-            return Err(Pause::Spent);
+            return Some(Pause::Spent);
         }
         let broken = match contain(|| self.service.poll_ready(cx)) {
             Some(Poll::Ready(Ok(()))) => None,
@@ -168,22 +177,31 @@ where
                 Some(contain(|| error.into().to_string()).unwrap_or_default())
             }
             None => Some(PANIC.to_owned()),
-            Some(Poll::Pending) => return Err(Pause::Unready),
+            Some(Poll::Pending) => return Some(Pause::Unready),
         };
         if let Some(error) = broken {
-            return Err(Pause::Broken(error));
+            return Some(Pause::Broken(error));
         }
         // A worker that is told to stop while it waits for its handler takes no message more.
-        if self.mode.has_changed().unwrap_or(true) {
-            return Err(Pause::Told);
-        }
-        self.source.take().ok_or(Pause::Idle)
+        self.mode.has_changed().unwrap_or(true).then_some(Pause::Told)
     }
 
-    fn take_up(&self, lease: Lease, ends: Instant) -> (AtWork, Arc<Message>) {
-        let timeout = self.group.policy.attempt_timeout;
-        let (attempt, redriven) = (lease.attempt(), lease.is_redriven());
+    /// Ends a delivery that the handler does not see.
+    fn dismiss(&mut self, lease: Lease, verdict: Verdict) -> Option<Pause> {
         let (message, claim) = lease.split();
+        let paused = self.settle(message.id(), claim.settle(verdict));
+        discard(message);
+        paused
+    }
+
+    fn take_up(
+        &self,
+        message: &Arc<Message>,
+        claim: Claim,
+        (attempt, redriven): (u32, bool),
+        ends: Instant,
+    ) -> AtWork {
+        let timeout = self.group.policy.attempt_timeout;
         let mut context = Context::default().with_deadline(Deadline::at(ends));
         let mut question = None;
         if message.headers().iter().next().is_some() {
@@ -197,7 +215,7 @@ where
             question = asked.then(|| message.clone());
         }
         let terms = Terms { context, timeout, ends };
-        (AtWork { claim, id: message.id(), attempt, terms, question }, message)
+        AtWork { claim, id: message.id(), attempt, terms, question }
     }
 
     fn begin(
@@ -206,7 +224,7 @@ where
         work: &AtWork,
         message: Arc<Message>,
         cx: &mut task::Context<'_>,
-    ) -> Poll<Outcome> {
+    ) -> Poll<Result<(), Box<Outcome>>> {
         let (service, decode, group) = (&mut self.service, self.decode, &self.group);
         let attempt = numbered(work.attempt);
         attempting.begin(&work.terms, cx, move || match decode(&message) {
@@ -218,12 +236,12 @@ where
         })
     }
 
-    fn judge(&mut self, work: AtWork, outcome: Outcome) -> Option<Pause> {
-        let verdict = match outcome {
-            Outcome::Replied(Reply::Ack) => {
-                let settling = self.source.ack(work.claim);
-                return self.settle(work.id, settling);
-            }
+    fn judge(&mut self, work: AtWork, result: Result<(), Box<Outcome>>) -> Option<Pause> {
+        let Err(outcome) = result else {
+            let settling = self.source.ack(work.claim);
+            return self.settle(work.id, settling);
+        };
+        let verdict = match *outcome {
             Outcome::Replied(Reply::Answer(answer)) if work.question.is_some() => {
                 self.source.let_go();
                 return Some(Pause::Answering(work.into(), answer));
@@ -270,8 +288,11 @@ where
     async fn answer(&mut self, work: AtWork, answer: Answer) {
         let mut outcome = Outcome::Replied(Reply::Ack);
         if let Some(question) = &work.question {
-            if let Err(error) = self.broker.answer(question, answer).await {
-                outcome = Outcome::of_error(&error.into());
+            // Where it goes may be full, or far.
+            match timeout_at(work.terms.ends, self.broker.answer(question, answer)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => outcome = Outcome::of_error(&error.into()),
+                Err(_) => outcome = Outcome::timed_out(work.terms.timeout),
             }
         }
         let verdict = self.verdict(work.attempt, outcome);

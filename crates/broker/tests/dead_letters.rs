@@ -15,6 +15,7 @@ use gusset_broker::{
     Broker, DeadLetterId, Delivery, Error, FailureKind, Filter, Limits, Message, OrderBy, Pattern,
     Policy, Reason, Redriven, Reply, WhenFull, WhenLettersFull,
 };
+use tokio::time::timeout;
 use tower::service_fn;
 
 #[tokio::test(start_paused = true)]
@@ -285,4 +286,23 @@ async fn pages_miss_nothing_that_was_there_throughout_and_repeat_nothing_while_o
     assert!(seen.is_sorted_by(|a, b| a < b), "none twice: {seen:?}");
     let missed: Vec<u64> = (1..=50).filter(|id| !seen.contains(id)).collect();
     assert!(missed.iter().all(|id| gone.contains(id)), "{missed:?} {gone:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_counts_only_what_was_handed_over() {
+    let broker = Broker::new();
+    let policy = Policy::new().max_attempts(1).attempt_timeout(Duration::from_secs(1));
+    let mut pull = broker.subscribe("a").group("g").policy(policy).pull::<u32>().await.unwrap();
+    broker.publish("a", &7).await.unwrap();
+    let pulled = pull.next().await.unwrap();
+    // Overdue, and taken once more to be buried.
+    assert!(timeout(Duration::from_secs(5), pull.next()).await.is_err());
+    drop(pulled);
+    let message = Message::json("a", &8).unwrap().with_ttl(Duration::from_millis(10));
+    broker.publish_message(message).await.unwrap();
+    secs(1).await;
+    assert!(timeout(Duration::from_secs(5), pull.next()).await.is_err());
+    let letters = broker.dead_letters().list(&Filter::all(), None, 10).await.unwrap();
+    assert_eq!(letters.iter().map(|l| l.attempts).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!((stats(&broker, "g").delivered, stats(&broker, "g").redelivered), (1, 0));
 }

@@ -1,5 +1,5 @@
 //! Foreign code runs under no lock of the broker: it may ask the broker for its numbers.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on shall fail")]
 
 mod common;
 
@@ -10,10 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{millis, stats};
+use common::{listen, millis, secs, settle, stats};
 use gusset_broker::{
     Broker, Filter, Limits, MemoryEngine, Message, MessageId, OrderBy, Pattern, Policy, Retention,
-    Start, WhenFull, WhenUnheard,
+    Start, WhenExpired, WhenFull, WhenUnheard,
 };
 
 /// Ends well within ten seconds on a thread of its own, with a runtime.
@@ -39,6 +39,21 @@ impl AsRef<[u8]> for Nosy {
 impl Drop for Nosy {
     fn drop(&mut self) {
         let _ = self.0.stats();
+    }
+}
+
+/// Panics when it goes.
+struct Bomb(&'static [u8]);
+
+impl AsRef<[u8]> for Bomb {
+    fn as_ref(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("boom");
     }
 }
 
@@ -121,4 +136,34 @@ fn a_payload_dropped_by_a_redrive_may_ask_the_broker() {
         broker.dead_letters().redrive_all(&Filter::all()).await.unwrap();
         assert_eq!(stats(&broker, "g").dropped, 0, "redriving never drops another message");
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payload_that_panics_when_dropped_ends_neither_a_worker_nor_a_publisher() {
+    let broker =
+        Broker::on(MemoryEngine::new(Limits::new().dead_letters(1), None, WhenUnheard::Drop));
+    let bomb = || Message::new("a", Bytes::from_owner(Bomb(b"7"))).unwrap();
+    let policy = Policy::new().capacity(2).when_full(WhenFull::DropOldest);
+    broker.declare("g", "a", policy.when_expired(WhenExpired::Drop)).await.unwrap();
+    // Expires before anybody takes it, and is dropped for room.
+    for _ in 0..4 {
+        broker.publish_message(bomb().with_ttl(millis(1))).await.unwrap();
+    }
+    secs(1).await;
+    let (_guard, seen) = listen(&broker, "a", "g").await;
+    settle().await;
+    assert_eq!((stats(&broker, "g").dropped, stats(&broker, "g").expired), (2, 2));
+    // Undecodable, so each makes room for the next among the dead letters.
+    for _ in 0..3 {
+        broker
+            .publish_message(Message::new("a", Bytes::from_owner(Bomb(b"no number"))).unwrap())
+            .await
+            .unwrap();
+        settle().await;
+    }
+    assert_eq!(broker.stats().dead_letters_dropped, 2);
+    broker.publish("a", &9).await.unwrap();
+    settle().await;
+    assert_eq!(seen.all(), [9]);
+    broker.dead_letters().purge(&Filter::all()).await.unwrap();
 }

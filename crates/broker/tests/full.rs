@@ -10,7 +10,7 @@ use gusset_broker::{Broker, Delivery, Error, Message, Policy, Subscription, When
 use gusset_call::{BoxError, Context, Deadline, refusal_in};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready_ok, task};
-use tower::service_fn;
+use tower::{Service, ServiceExt, service_fn};
 
 const WAIT: WhenFull = WhenFull::Wait(Duration::from_secs(5));
 
@@ -390,4 +390,38 @@ async fn nobody_waits_for_ever_at_a_group_that_is_full_again_and_again() {
         timeout(Duration::from_secs(60), done).await.unwrap();
         assert_eq!(log.len(), 4 * EACH as usize);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_room_for_all_who_wait_and_for_itself_does_not_wait() {
+    let broker = Broker::new();
+    full_at_two(&broker, "g", WAIT).await;
+    let mut pull = broker.subscribe(">").group("g").pull::<u32>().await.unwrap();
+    fill(&broker).await;
+    let mut third = task::spawn(broker.publish("tick", &2));
+    assert_pending!(third.poll());
+    for _ in 0..2 {
+        pull.next().await.unwrap().ack().await.unwrap();
+    }
+    let mut fourth = task::spawn(broker.publish("tick", &3));
+    assert_ready_ok!(fourth.poll());
+    let mut fifth = task::spawn(broker.publish("tick", &4));
+    assert_pending!(fifth.poll(), "the last place is the third's");
+    assert!(third.is_woken());
+    assert_ready_ok!(third.poll());
+    assert_pending!(fifth.poll());
+    assert_eq!((stats(&broker, "g").ready, stats(&broker, "g").waiting), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_service_lets_handlers_have_their_turn() {
+    let broker = Broker::new();
+    full_at_two(&broker, "g", WhenFull::DropOldest).await;
+    let (_guard, seen) = listen(&broker, ">", "g").await;
+    let mut publisher = broker.publisher();
+    for n in 0..1_000_u32 {
+        let message = Message::json("tick", &n).unwrap();
+        publisher.ready().await.unwrap().call(message).await.unwrap();
+    }
+    assert!(seen.len() > 0);
 }

@@ -3,10 +3,13 @@
 
 mod common;
 
+use std::borrow::Cow;
+
 use common::{Log, millis, secs};
+use futures_util::FutureExt;
 use gusset_broker::{
-    Broker, Delivery, Error, Limits, MemoryEngine, Message, MessageId, Pattern, Policy, Reply,
-    Retention, Start, WhenExpired, WhenUnheard,
+    Broker, Delivery, Error, Limits, MemoryEngine, Message, MessageId, OrderBy, Pattern, Policy,
+    Reply, Retention, Start, WhenExpired, WhenUnheard,
 };
 use gusset_call::BoxError;
 use tokio::time::Instant;
@@ -56,4 +59,38 @@ async fn a_request_with_a_known_id_is_not_said_to_have_nobody_to_answer() {
     assert!(first.is_ok());
     let second = broker.request_message(ask(), millis(1_000)).await;
     assert!(!matches!(second, Err(Error::NoResponders(_))), "{second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_of_the_past_may_ask_the_broker_and_what_comes_meanwhile_comes_after() {
+    let broker = retaining();
+    broker.publish("a", &1).await.unwrap();
+    let own = broker.clone();
+    let order = OrderBy::key("nosy", move |message| {
+        if message.payload() == "1" {
+            // Another publisher, while the past is on its way.
+            assert!(own.publish("a", &2).now_or_never().unwrap().is_ok());
+            assert_eq!(own.stats().groups[0].ready, 0, "not before the past");
+        }
+        Some(Cow::Borrowed("k"))
+    });
+    let group = broker.subscribe("a").group("g").ordered_by(order).starting(Start::First);
+    let mut pull = group.pull::<u32>().await.unwrap();
+    for expected in [1, 2] {
+        let pulled = pull.next().await.unwrap();
+        assert_eq!(*pulled.body(), expected);
+        pulled.ack().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_of_the_past_that_panics_leaves_no_group_behind() {
+    let broker = retaining();
+    broker.publish("a", &1).await.unwrap();
+    let order = OrderBy::key("angry", |_| panic!("no key"));
+    let group = broker.subscribe("a").group("g").ordered_by(order).starting(Start::First);
+    let declared = std::panic::AssertUnwindSafe(group.declare()).catch_unwind().await;
+    assert!(declared.is_err());
+    assert!(broker.stats().groups.is_empty());
+    assert_eq!(broker.publish("a", &2).await.unwrap().groups, 0);
 }

@@ -10,7 +10,7 @@ use std::{
 
 use common::{Log, fail, listen, millis, secs, settle, stats};
 use gusset_broker::{
-    Broker, Delivery, FailureKind, Filter, Message, Policy, Reason, Reply, WhenFull,
+    Broker, Delivery, FailureKind, Filter, Headers, Message, Policy, Reason, Reply, WhenFull,
 };
 use gusset_call::{BoxError, Open};
 use tokio::time::{Instant, sleep};
@@ -337,4 +337,21 @@ async fn a_failing_group_leaves_the_other_groups_copy_alone() {
     secs(5).await;
     assert_eq!(seen.all(), [1]);
     assert_eq!((stats(&broker, "bad").dead, stats(&broker, "good").dead), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_finds_no_room_holds_its_worker_no_longer_than_an_attempt() {
+    let broker = Broker::new();
+    let full = Policy::new().capacity(1).when_full(WhenFull::Wait(Duration::from_secs(3_600)));
+    broker.declare("answers", "inbox", full).await.unwrap();
+    broker.publish("inbox", &0).await.unwrap();
+    let policy = Policy::new().attempt_timeout(Duration::from_secs(1));
+    let handler = service_fn(|_: Delivery<u32>| async { Reply::answer(&1) });
+    let group = broker.subscribe("ask").group("g").policy(policy).concurrency(1);
+    let _guard = group.handle(handler).await.unwrap();
+    let question = Message::json("ask", &7).unwrap().with_header(Headers::REPLY_TO, "inbox");
+    broker.publish_message(question).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let letters = broker.dead_letters().list(&Filter::all(), None, 10).await.unwrap();
+    assert_eq!(letters[0].last_failure.as_ref().unwrap().kind, FailureKind::Timeout);
 }

@@ -17,7 +17,7 @@ use super::{
     scribe::Event,
     shared::Shared,
 };
-use crate::{Error, Message, WhenFull, policy::after};
+use crate::{Error, Message, WhenFull, attempt::discard, policy::after};
 
 /// Why a message is in no group yet.
 pub(super) enum Blocked {
@@ -73,7 +73,7 @@ impl After {
             worker.wake();
         }
         self.more.into_iter().for_each(Waker::wake);
-        drop(self.dropped);
+        self.dropped.into_iter().for_each(discard);
     }
 }
 
@@ -244,22 +244,24 @@ impl Group {
         Error::Full(Overloaded::new(format!("group {}", self.info.name)))
     }
 
-    /// Messages of the past come in, however many: what is retained bounds them.
-    pub(crate) fn enter_past(&self, past: impl Iterator<Item = (Instant, Arc<Message>)>) {
+    /// Messages of the past come in, however many: what is retained bounds them. Runs foreign code, outside of any lock.
+    pub(super) fn enter_past(&self, past: Vec<(Instant, Arc<Message>)>) {
+        let now = Instant::now();
         let entries: Vec<_> = past
+            .into_iter()
             .map(|(at, message)| {
                 let (lane, times) = (self.lane_of(&message), Times::since(at, &message));
-                (Entry::new(message, 0).in_lane(lane).until(times.expires), times.due)
+                let due = times.due.filter(|due| *due > now);
+                (Entry::new(message, 0).in_lane(lane).until(times.expires), due)
             })
             .collect();
-        let (now, mut state) = (Instant::now(), self.lock());
-        for (entry, due) in entries {
-            let due = due.filter(|due| *due > now);
-            state.queue.push(entry, due);
-            if let Some(due) = due {
-                self.expect(&mut state, due);
+        let first_due = entries.iter().filter_map(|(_, due)| *due).min();
+        self.locked(|state| {
+            state.queue.push_past(entries);
+            if let Some(due) = first_due {
+                self.expect(state, due);
             }
-        }
+        });
     }
 
     /// A dead letter comes back. It waits for nobody and drops nobody.

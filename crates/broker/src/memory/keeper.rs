@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Error, Failure,
+    attempt::discard,
     engine::{Keeper, Settling, Verdict},
     message::wall_clock,
     policy::after,
@@ -33,7 +34,7 @@ impl Keeper for Group {
         let token = Token::from_bits(token);
         // Entries, and with them perhaps the owners of payloads, are dropped outside of the lock.
         let known = match verdict {
-            Verdict::Ack => self.locked(|state| self.acked(state, token)).is_some(),
+            Verdict::Ack => over(self.locked(|state| self.acked(state, token))),
             Verdict::Retry { after: span, failure } => {
                 let due = after(Instant::now(), span);
                 self.locked(|state| {
@@ -52,7 +53,10 @@ impl Keeper for Group {
             Verdict::Bury { reason, failure, otherwise } => {
                 return Settling::Done(self.bury(token, reason, failure, otherwise));
             }
-            Verdict::Expire => self.locked(|state| self.gone(state.queue.expire(token))).is_some(),
+            Verdict::Expire => over(self.locked(|state| {
+                state.queue.undeliver(token);
+                self.gone(state.queue.expire(token))
+            })),
             Verdict::GiveBack => self.locked(|state| {
                 let standing =
                     state.queue.lent(token).map(|e| (e.serial(), e.attempts().saturating_sub(1)));
@@ -70,6 +74,13 @@ impl Keeper for Group {
         let known = self.locked(|state| state.queue.lent(Token::from_bits(token)).is_some());
         Settling::Done(if known { Ok(()) } else { Err(Error::LeaseLost) })
     }
+}
+
+/// Whether there was one.
+fn over(entry: Option<Entry>) -> bool {
+    let known = entry.is_some();
+    discard(entry);
+    known
 }
 
 fn retried(group: u64, serial: u64, failure: Failure, after: Duration) -> Event {

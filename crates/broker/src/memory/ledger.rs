@@ -70,11 +70,16 @@ impl Ledger {
     /// comes: nothing is dropped under the lock.
     pub(crate) fn replay(&self, start: Start, now: Instant) -> Vec<(Instant, Arc<Message>)> {
         let Some(retention) = &self.retention else { return Vec::new() };
+        // What follows it came later, even if the wall clock was set back in between.
+        let mut begun = false;
         let wanted = |retained: &&Retained| match start {
             Start::New => false,
             Start::First => true,
             Start::Sequence(first) => retained.sequence >= first,
-            Start::Time(first) => retained.message.published_at() >= first,
+            Start::Time(first) => {
+                begun |= retained.message.published_at() >= first;
+                begun
+            }
         };
         let fresh = |r: &&Retained| now.saturating_duration_since(r.at) <= retention.age;
         let past = self.retained.iter().filter(fresh).filter(wanted);
@@ -200,6 +205,19 @@ mod tests {
         assert_eq!((by_number.retained(), by_bytes.retained()), ((3, 30), (2, 20)));
         assert_eq!(by_age.retained(), (5, 50));
         assert_eq!(by_age.replay(Start::First, now + Duration::from_secs(60)).len(), 0);
+    }
+
+    #[cfg(feature = "file")]
+    #[test]
+    fn a_wall_clock_that_was_set_back_hides_nothing_of_the_past() {
+        let (now, mut ledger) = (Instant::now(), keeping(everything()));
+        let at = |second| std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        for second in [10, 20, 5, 30] {
+            let message = Message::new("s", "").unwrap();
+            let id = message.id();
+            ledger.note(&message.written(id, at(second)).into(), now);
+        }
+        assert_eq!(ledger.replay(Start::Time(at(20)), now).len(), 3);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     group::Group,
-    shared::{Shared, bury_unhandled},
+    shared::{Past, Shared, bury_unhandled},
     source::MemorySource,
 };
 use crate::{
@@ -33,9 +33,10 @@ impl MemoryMember {
     pub(crate) fn join(shared: &Arc<Shared>, spec: GroupSpec) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let mut registry = shared.registry();
-        let group = shared.find_or_add(&mut registry, spec)?;
+        let (group, past) = shared.find_or_add(&mut registry, spec)?;
         group.lock().join();
         drop(registry);
+        past.into_iter().for_each(Past::enter);
         let clock = runtime.spawn(keep_time(group.clone())).abort_handle();
         Ok(Self { shared: shared.clone(), group, clock })
     }

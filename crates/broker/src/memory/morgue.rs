@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     DeadLetter, DeadLetterId, Error, Filter, Limits, Message, Reason, WhenLettersFull,
+    attempt::discard,
     engine::{BoxFuture, DeadLetterStore},
 };
 
@@ -48,7 +49,15 @@ impl DeadLetterStore for Shared {
         let removed: Vec<_> = ids.iter().filter_map(|id| dead.remove(id.get())).collect();
         removed.iter().for_each(|letter| self.dead.note(Event::LetterGone(letter.id.get())));
         drop(dead);
-        Box::pin(std::future::ready(Ok(removed.len())))
+        let count = removed.len();
+        removed.into_iter().for_each(discard);
+        Box::pin(std::future::ready(Ok(count)))
+    }
+
+    fn newest(&self) -> BoxFuture<'_, Result<Option<DeadLetterId>, Error>> {
+        let last = self.dead.lock().last;
+        let newest = (last > 0).then(|| DeadLetterId::new(last));
+        Box::pin(std::future::ready(Ok(newest)))
     }
 
     fn max_redrives(&self) -> u32 {
@@ -247,6 +256,7 @@ impl Buried {
                 id = %letter.message.id(),
                 "oldest dead letter dropped to make room"
             );
+            discard(letter);
         }
     }
 }

@@ -15,7 +15,9 @@ use super::{
     queue::Entry,
     shared::Shared,
 };
-use crate::{Error, Message, MessageId, Reason, Receipt, WhenUnheard, engine::Publishing};
+use crate::{
+    Error, Message, MessageId, Reason, Receipt, WhenUnheard, attempt::discard, engine::Publishing,
+};
 
 impl Shared {
     /// At once where there is room; only those who must wait cost more.
@@ -95,7 +97,7 @@ impl Shared {
         let unheard = lost.map(|message| self.unheard(message)).transpose()?;
         let (sequence, gone) = ledger.note(&message, now);
         drop(ledger);
-        drop(gone);
+        gone.into_iter().for_each(discard);
         after.happen();
         if let Some(unheard) = unheard {
             unheard.announce();

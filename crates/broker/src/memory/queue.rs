@@ -40,6 +40,8 @@ pub(crate) struct Queue {
     /// Of all that is held: ready, delayed, in lanes and in flight.
     bytes: usize,
     stopped: bool,
+    /// What came in while those who come before it are still on their way.
+    early: Option<Vec<(u32, Option<Instant>)>>,
     pub(crate) counts: Counts,
 }
 
@@ -59,6 +61,7 @@ impl Queue {
             in_flight_bytes: 0,
             bytes: 0,
             stopped: false,
+            early: None,
             counts: Counts::default(),
         }
     }
@@ -112,6 +115,25 @@ impl Queue {
             self.counts.redriven += 1;
         }
         let slot = self.occupy(entry);
+        match &mut self.early {
+            Some(early) => early.push((slot, due)),
+            None => self.arrange(slot, due),
+        }
+    }
+
+    /// What is pushed from now on waits for the [past](Self::push_past).
+    pub(crate) fn await_past(&mut self) {
+        self.early = Some(Vec::new());
+    }
+
+    /// The past is there, oldest first; what was pushed meanwhile follows it.
+    pub(crate) fn push_past(&mut self, past: Vec<(Entry, Option<Instant>)>) {
+        let early = self.early.take().unwrap_or_default();
+        past.into_iter().for_each(|(entry, due)| self.push(entry, due));
+        early.into_iter().for_each(|(slot, due)| self.arrange(slot, due));
+    }
+
+    fn arrange(&mut self, slot: u32, due: Option<Instant>) {
         match due {
             Some(due) => self.delay(slot, due),
             None => self.line_up(slot),
@@ -179,6 +201,15 @@ impl Queue {
         self.vacate(slot)
     }
 
+    /// It was taken and no handler was asked, which is no delivery.
+    pub(crate) fn undeliver(&mut self, token: Token) {
+        let Some(entry) = self.lent(token) else { return };
+        let again = entry.attempts() > 1;
+        entry.uncharge();
+        self.counts.delivered -= 1;
+        self.counts.redelivered -= u64::from(again);
+    }
+
     /// Failed; the next attempt is not before `due`. False if the delivery is not under way.
     pub(crate) fn retry(&mut self, token: Token, due: Instant) -> bool {
         let Some(slot) = self.land(token) else { return false };
@@ -199,11 +230,9 @@ impl Queue {
 
     /// It was taken and nobody has seen it: as if it had not been.
     pub(crate) fn put_back(&mut self, token: Token) {
+        self.undeliver(token);
         let Some(slot) = self.land(token) else { return };
         let Some(entry) = self.slots.get_mut(slot) else { return };
-        self.counts.delivered -= 1;
-        self.counts.redelivered -= u64::from(entry.attempts() > 1);
-        entry.uncharge();
         let priority = entry.priority();
         self.ready.put_back(slot, priority);
     }

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Error, Limits, Message, Retention, Start, WhenUnheard,
+    attempt::discard,
     engine::{GroupInfo, GroupSpec},
 };
 
@@ -95,12 +96,12 @@ impl Shared {
         self.groups.load().iter().find(|group| &*group.info.name == name).cloned()
     }
 
-    /// The group with this name, or a new one.
+    /// The group with this name, or a new one, and the past that it has to be given when the registry is unlocked.
     pub(crate) fn find_or_add(
         &self,
         _registry: &mut Registry,
         spec: GroupSpec,
-    ) -> Result<Arc<Group>, Error> {
+    ) -> Result<(Arc<Group>, Option<Past<'_>>), Error> {
         if self.closed.load(SeqCst) {
             return Err(Error::Closed);
         }
@@ -116,7 +117,7 @@ impl Shared {
             if wanted.is_some_and(|wanted| is.is_none_or(|is| is.name() != wanted.name())) {
                 return Err(Error::GroupDiffers { group, what: "order" });
             }
-            return Ok(present);
+            return Ok((present, None));
         }
         let mut groups = Vec::clone(&self.groups.load());
         if groups.len() >= self.limits.groups {
@@ -130,14 +131,17 @@ impl Shared {
         groups.push(group.clone());
         if spec.start == Start::New {
             self.groups.store(groups.into());
-        } else {
-            // No message enters both with the past and with the present, or with neither: those that are retained enter under this lock.
-            let ledger = self.ledger();
-            let past = ledger.replay(spec.start, Instant::now());
-            group.enter_past(past.into_iter().filter(|(_, m)| group.pattern.matches(m.subject())));
-            self.groups.store(groups.into());
+            return Ok((group, None));
         }
-        Ok(group)
+        group.lock().queue.await_past();
+        // No message enters both with the past and with the present, or with neither: those that are retained enter under this lock.
+        let ledger = self.ledger();
+        let mut messages = ledger.replay(spec.start, Instant::now());
+        self.groups.store(groups.into());
+        drop(ledger);
+        messages.retain(|(_, message)| group.pattern.matches(message.subject()));
+        let past = Past { shared: self, group: group.clone(), messages, entered: false };
+        Ok((group, Some(past)))
     }
 
     /// Takes the group out; what it held, to be buried once the registry is unlocked.
@@ -152,6 +156,32 @@ impl Shared {
     }
 }
 
+/// What a group begins with, before it is there. The keys of its messages are asked for outside of all locks, since that is foreign code.
+#[must_use = "the group hands out nothing before it has its past"]
+pub(crate) struct Past<'s> {
+    shared: &'s Shared,
+    group: Arc<Group>,
+    messages: Vec<(Instant, Arc<Message>)>,
+    entered: bool,
+}
+
+impl Past<'_> {
+    pub(crate) fn enter(mut self) {
+        self.group.enter_past(std::mem::take(&mut self.messages));
+        self.entered = true;
+    }
+}
+
+impl Drop for Past<'_> {
+    /// The key of a message panicked: a group without its past is none.
+    fn drop(&mut self) {
+        if !self.entered {
+            let dropped = self.shared.drop_group(&self.shared.registry(), &self.group);
+            bury_unhandled(&self.group, dropped);
+        }
+    }
+}
+
 /// Ends what a group that went had held. Foreign code: the owners of payloads, the subscriber of events.
 pub(crate) fn bury_unhandled(group: &Group, dropped: Vec<Entry>) -> usize {
     let count = dropped.len();
@@ -159,5 +189,6 @@ pub(crate) fn bury_unhandled(group: &Group, dropped: Vec<Entry>) -> usize {
         let group = &*group.info.name;
         tracing::warn!(group, count, "group removed with messages that nobody handled");
     }
+    dropped.into_iter().for_each(discard);
     count
 }

@@ -2,10 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,7 +17,7 @@ use super::{
 };
 use crate::{
     Message,
-    attempt::contain,
+    attempt::discard,
     engine::{Claim, Keeper, Lease, Settling, Source, Verdict},
     policy::after,
 };
@@ -33,9 +30,8 @@ use crate::{
 /// One whose handler suddenly blocks its thread keeps as many less one.
 pub(crate) struct MemorySource {
     group: Arc<Group>,
-    worker: u64,
-    /// It lies among the sleepers, unless it was called since.
-    sleeps: bool,
+    /// Where it lies among the sleepers, unless it was called since.
+    sleeps: Option<u64>,
     ack_wait: Option<Duration>,
     /// Taken from the queue, and not handed over.
     aside: VecDeque<Taken>,
@@ -63,11 +59,9 @@ struct Taken {
 
 impl MemorySource {
     pub(crate) fn new(group: Arc<Group>, ack_wait: Option<Duration>) -> Self {
-        static WORKERS: AtomicU64 = AtomicU64::new(0);
         Self {
             group,
-            worker: WORKERS.fetch_add(1, Relaxed),
-            sleeps: false,
+            sleeps: None,
             ack_wait,
             aside: VecDeque::new(),
             acked: Vec::new(),
@@ -114,8 +108,8 @@ impl MemorySource {
     }
 
     fn wake_up(&mut self) {
-        if std::mem::take(&mut self.sleeps) {
-            let own = self.group.lock().sleepers.leave(self.worker);
+        if let Some(place) = self.sleeps.take() {
+            let own = self.group.lock().sleepers.leave(place);
             drop(own);
         }
     }
@@ -173,12 +167,12 @@ impl Source for MemorySource {
         let mut state = self.group.lock();
         let over = state.gone || state.queue.is_stopped();
         let (ready, unused) = if over || state.queue.has_work() {
-            let left = if self.sleeps { state.sleepers.leave(self.worker) } else { None };
-            self.sleeps = false;
+            let left = self.sleeps.take().and_then(|place| state.sleepers.leave(place));
             (true, [left, Some(waker)])
         } else {
-            self.sleeps = true;
-            (false, [state.sleepers.sleep(self.worker, waker), None])
+            let (place, replaced) = state.sleepers.sleep(self.sleeps, waker);
+            self.sleeps = Some(place);
+            (false, [replaced, None])
         };
         drop(state);
         drop(unused);
@@ -209,11 +203,8 @@ fn take_one(group: &Group, state: &mut State, until: Option<Instant>) -> Option<
     Some(Taken { token, message, attempts, expires, redriven })
 }
 
-/// The owner of a payload may panic when it goes; the worker goes on.
 fn bury(gone: &mut Vec<Entry>) {
-    for entry in gone.drain(..) {
-        contain(|| drop(entry));
-    }
+    gone.drain(..).for_each(discard);
 }
 
 /// What was acknowledged leaves the queue, to be dropped outside of the lock.

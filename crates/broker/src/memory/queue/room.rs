@@ -48,7 +48,9 @@ impl Queue {
 
     /// Takes out all that is not in flight.
     pub(crate) fn clear(&mut self) -> Vec<Entry> {
-        let mut dropped = Vec::new();
+        let early = self.early.take().unwrap_or_default();
+        let mut dropped: Vec<_> =
+            early.into_iter().filter_map(|(slot, _)| self.vacate(slot)).collect();
         while let Some(slot) =
             self.ready.pop().or_else(|| self.pop_delayed()).or_else(|| self.lanes.pop_any())
         {
