@@ -22,7 +22,8 @@
 //!
 //! `redelivered_500k` is the processor's time for each of 500,000 messages that all fail, wait for a random part of a second, and are handled then: from the
 //! first delivery of the first to the last acknowledgement. `once` is the same without failing, `twice` with the second delivery at once: what `gusset` takes
-//! beyond `twice` is the waiting. `tokio-sleep` is a spawned task that sleeps, for each message.
+//! beyond `twice` is the waiting, and that everything is cold when it is handled again. `ready_again` ends when the last is due: beyond `once`, which is as cold, that is
+//! failing, insertion and firing. `tokio-sleep` is a spawned task that sleeps, for each message.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
@@ -403,8 +404,8 @@ fn part_of_a_second(number: u64) -> Duration {
         .mul_f64(1e3 / 4_294_967_296.0)
 }
 
-async fn redeliver(first: First) -> Duration {
-    let (broker, count) = (Broker::new(), Count::default());
+/// As many as there are to be, in a group of that size.
+async fn filled(broker: &Broker) {
     let policy = Policy::new().capacity(MANY as usize);
     broker.declare("g", ">", policy).await.expect("the name is valid");
     let subject = Subject::new(SUBJECT).expect("it is valid");
@@ -412,6 +413,11 @@ async fn redeliver(first: First) -> Duration {
         let message = Message::new(subject.clone(), Bytes::from_static(&[7; 64]));
         broker.publish_message(message.expect("valid")).await.expect("there is room");
     }
+}
+
+async fn redeliver(first: First) -> Duration {
+    let (broker, count) = (Broker::new(), Count::default());
+    filled(&broker).await;
     count.expect(MANY);
     let (counts, mut number) = (count.clone(), 0);
     let handler = tower::service_fn(move |delivery: Delivery| {
@@ -430,6 +436,32 @@ async fn redeliver(first: First) -> Duration {
     let began = cpu_time();
     let subscription = broker.subscribe(">").group("g").concurrency(1).handle_raw(handler).await;
     count.reached().await;
+    let took = cpu_time() - began;
+    drop(subscription);
+    took
+}
+
+/// Until all are ready again, after each has failed: insert to fire, and what comes before.
+async fn fail_and_wait() -> Duration {
+    let (broker, failed) = (Broker::new(), Count::default());
+    filled(&broker).await;
+    failed.expect(MANY);
+    let (counts, mut number) = (failed.clone(), 0);
+    let handler = tower::service_fn(move |_: Delivery| {
+        number += 1;
+        counts.add(1);
+        // None is due before the last has failed.
+        ready(Ok::<_, Infallible>(Reply::RetryAfter(
+            Duration::from_secs(1) + part_of_a_second(number),
+        )))
+    });
+    let began = cpu_time();
+    let subscription = broker.subscribe(">").group("g").concurrency(1).handle_raw(handler).await;
+    failed.reached().await;
+    subscription.as_ref().expect("the names are valid").pause();
+    while broker.stats().groups[0].ready < MANY as usize {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let took = cpu_time() - began;
     drop(subscription);
     took
@@ -483,6 +515,7 @@ fn broker(criterion: &mut Criterion) {
         });
     };
     many("gusset", &|| one.block_on(redeliver(First::Later)));
+    many("ready_again", &|| one.block_on(fail_and_wait()));
     many("once", &|| one.block_on(redeliver(First::Done)));
     many("twice", &|| one.block_on(redeliver(First::AtOnce)));
     many("tokio-sleep", &|| one.block_on(sleep_in_tasks()));

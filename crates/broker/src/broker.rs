@@ -260,6 +260,9 @@ impl Broker {
     }
 
     fn can_publish(&self, message: &Message) -> Result<(), Error> {
+        if message.is_plain() {
+            return Ok(());
+        }
         let can = self.capabilities;
         self.able(can.delay || message.delay().is_none(), "deliver later")?;
         self.able(can.expiry || message.ttl().is_none(), "let messages expire")?;

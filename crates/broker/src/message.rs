@@ -124,6 +124,11 @@ impl Message {
         self.headers().get(Headers::SCHEMA_VERSION)?.parse().ok()
     }
 
+    /// Whether it has neither headers nor wishes.
+    pub(crate) const fn is_plain(&self) -> bool {
+        self.extras.is_none()
+    }
+
     /// The same message with this priority.
     #[must_use]
     pub fn with_priority(mut self, priority: Priority) -> Self {

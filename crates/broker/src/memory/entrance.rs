@@ -134,16 +134,19 @@ impl Shared {
         let times = Times::of(&message);
         let serial = self.dead.write_down(&message, doors.iter().map(|door| &**door.group));
         let (count, mut after) = (doors.len(), After::default());
-        for Door { group, lane, state } in &mut doors {
-            let Some(state) = state else { continue };
-            let entry = Entry::new(message.clone(), 0).in_lane(*lane).until(times.expires);
+        let mut rest = Some(message);
+        for (door, Door { group, lane, state }) in doors.iter_mut().enumerate() {
+            // The last one has no need of a clone.
+            let message = if door + 1 < count { rest.clone() } else { rest.take() };
+            let (Some(state), Some(message)) = (state, message) else { continue };
+            let entry = Entry::new(message, 0).in_lane(*lane).until(times.expires);
             let entry = entry.numbered(serial);
             after.dropped.extend(group.put(state, entry, times.due));
             after.more.extend(state.call_worker());
         }
         // All are unlocked before anybody is woken.
         drop(doors);
-        Ok((if count > 0 { Entered::Groups(count) } else { Entered::Nowhere(message) }, after))
+        Ok((rest.map_or(Entered::Groups(count), Entered::Nowhere), after))
     }
 }
 

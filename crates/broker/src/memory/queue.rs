@@ -294,10 +294,12 @@ impl Queue {
     fn land(&mut self, token: Token) -> Option<u32> {
         let entry = self.lent(token)?;
         entry.lease = 0;
-        let size = entry.size();
+        let (size, watched) = (entry.size(), entry.is_watched());
         self.in_flight -= 1;
         self.in_flight_bytes -= size;
-        self.forget(token.slot);
+        if watched {
+            self.forget(token.slot);
+        }
         Some(token.slot)
     }
 }

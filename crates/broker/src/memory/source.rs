@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Message,
-    attempt::discard,
+    attempt::contain,
     engine::{Claim, Keeper, Lease, Settling, Source, Verdict},
     policy::after,
 };
@@ -204,7 +204,10 @@ fn take_one(group: &Group, state: &mut State, until: Option<Instant>) -> Option<
 }
 
 fn bury(gone: &mut Vec<Entry>) {
-    gone.drain(..).for_each(discard);
+    // One that panics ends what it is caught in, and the others still go one by one.
+    while !gone.is_empty() {
+        contain(|| while gone.pop().is_some() {});
+    }
 }
 
 /// What was acknowledged leaves the queue, to be dropped outside of the lock.
