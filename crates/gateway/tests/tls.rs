@@ -13,8 +13,9 @@ use std::{
 
 use axum::{Router, routing::get};
 use common::*;
-use gusset_gateway::{Gateway, Route, Server, Tls, TlsFiles, Upstream};
+use gusset_gateway::{ByCertificate, Gateway, Route, Server, Tls, TlsFiles, Upstream};
 use gusset_registry::MemoryRegistry;
+use http::HeaderMap;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -86,9 +87,19 @@ impl Drop for Folder {
 }
 
 async fn front_of(tls: Tls) -> (Running, Front) {
-    let service = upstream(Router::new().route("/a", get(async || "hello"))).await;
-    let route = Route::new("/a").to(Upstream::fixed([service.address]));
-    let gateway = Gateway::builder(MemoryRegistry::default()).route(route).build().unwrap();
+    let subject = async |headers: HeaderMap| {
+        let subject = headers.get("x-gusset-subject").map(|subject| subject.to_str().unwrap());
+        subject.unwrap_or("nobody").to_owned()
+    };
+    let router = Router::new().route("/a", get(async || "hello")).route("/who", get(subject));
+    let service = upstream(router).await;
+    let upstream = Upstream::fixed([service.address]);
+    let gateway = Gateway::builder(MemoryRegistry::default())
+        .authenticate(ByCertificate::new())
+        .route(Route::new("/a").to(upstream.clone()))
+        .route(Route::new("/who").to(upstream).authenticated())
+        .build()
+        .unwrap();
     let server = Server::new().tls(tls);
     (service, front_by(server, gateway).await)
 }
@@ -122,7 +133,12 @@ async fn connect(
 
 /// What the server answers, of which a refused handshake shows only here.
 async fn get_a(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
-    stream.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await?;
+    get_at(stream, "/a").await
+}
+
+async fn get_at(stream: &mut TlsStream<TcpStream>, path: &str) -> std::io::Result<String> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.unwrap()?;
     Ok(String::from_utf8(answer).unwrap())
@@ -201,10 +217,14 @@ async fn a_client_without_a_certificate_that_is_believed_gets_nowhere() {
     assert!(asked(&front, Some("cart")).await.unwrap().ends_with("hello"));
     assert!(asked(&front, None).await.is_err());
     assert!(asked(&front, Some("other")).await.is_err());
+    let mut stream = connect(&folder, &front, "shop.example", Some("cart"), &[]).await.unwrap();
+    assert!(get_at(&mut stream, "/who").await.unwrap().ends_with("\r\n\r\ncart.internal"));
     let known = folder.files("shop").know_clients(&authority).read().unwrap();
     let (_service, front) = front_of(known).await;
     assert!(asked(&front, None).await.unwrap().ends_with("hello"));
     assert!(asked(&front, Some("other")).await.is_err());
+    let mut stream = connect(&folder, &front, "shop.example", None, &[]).await.unwrap();
+    assert!(get_at(&mut stream, "/who").await.unwrap().starts_with("HTTP/1.1 401"));
 }
 
 #[tokio::test]

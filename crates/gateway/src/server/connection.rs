@@ -22,12 +22,13 @@ use tokio::{
 use tower_service::Service;
 
 use super::{Server, peer::OfPeer, stream::Stream, wire::Wire};
+use crate::PeerCertificate;
 
 /// Serves one client, until it goes or the server ends.
 pub(super) async fn serve_connection<S, B>(
     server: Server,
     stream: TcpStream,
-    service: OfPeer<S>,
+    mut service: OfPeer<S>,
     mut stopped: watch::Receiver<bool>,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -37,23 +38,24 @@ pub(super) async fn serve_connection<S, B>(
     B::Error: Into<BoxError>,
 {
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(service);
     let begun = tokio::select! {
         begun = timeout(server.head_timeout, begin(&server, stream)) => begun,
         // It has said nothing.
         () = lingered(&server, &mut stopped) => return,
     };
     let too_slow = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"));
-    let result = match begun.unwrap_or_else(too_slow) {
+    let Begun { wire, http2: speaks_http2, certificate } = match begun.unwrap_or_else(too_slow) {
+        Ok(begun) => begun,
         Err(error) => return ended(&error),
+    };
+    service.certificate = certificate;
+    let (io, service) = (TokioIo::new(wire), TowerToHyperService::new(service));
+    let result = match speaks_http2 {
         #[cfg(feature = "http2")]
-        Ok((wire, true)) => {
-            let connection = http2(&server).serve_connection(TokioIo::new(wire), service);
+        true => drive(http2(&server).serve_connection(io, service), &server, stopped).await,
+        _ => {
+            let connection = http1(&server).serve_connection(io, service).with_upgrades();
             drive(connection, &server, stopped).await
-        }
-        Ok((wire, _)) => {
-            let connection = http1(&server).serve_connection(TokioIo::new(wire), service);
-            drive(connection.with_upgrades(), &server, stopped).await
         }
     };
     if let Err(error) = result {
@@ -61,8 +63,14 @@ pub(super) async fn serve_connection<S, B>(
     }
 }
 
-/// The connection when the client has begun, and whether that speaks HTTP/2.
-async fn begin(server: &Server, stream: TcpStream) -> io::Result<(Wire<Stream>, bool)> {
+/// A client that has said something.
+struct Begun {
+    wire: Wire<Stream>,
+    http2: bool,
+    certificate: Option<PeerCertificate>,
+}
+
+async fn begin(server: &Server, stream: TcpStream) -> io::Result<Begun> {
     #[cfg(feature = "tls")]
     let stream = match &server.tls {
         Some(tls) => Stream::Tls(Box::new(tls.acceptor().accept(stream).await?)),
@@ -70,13 +78,13 @@ async fn begin(server: &Server, stream: TcpStream) -> io::Result<(Wire<Stream>, 
     };
     #[cfg(not(feature = "tls"))]
     let stream = Stream::Plain(stream);
-    let agreed = stream.agreed_on_http2();
+    let (agreed, certificate) = (stream.agreed_on_http2(), stream.certificate()?);
     let mut wire = Wire::new(stream, server.send_timeout);
     let http2 = match agreed {
         Some(http2) => http2,
         None => wire.begins_as_http2().await?,
     };
-    Ok((wire, http2))
+    Ok(Begun { wire, http2, certificate })
 }
 
 fn http1(server: &Server) -> http1::Builder {

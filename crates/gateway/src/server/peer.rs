@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::hub::Held;
-use crate::PeerAddr;
+use crate::{PeerAddr, PeerCertificate};
 
 /// Tells requests their peer, and the peer when to leave.
 #[derive(Clone)]
@@ -24,6 +24,7 @@ pub(super) struct OfPeer<S> {
     peer: SocketAddr,
     leaving: Arc<AtomicBool>,
     held: Option<Held>,
+    pub(super) certificate: Option<PeerCertificate>,
 }
 
 impl<S> OfPeer<S> {
@@ -33,7 +34,7 @@ impl<S> OfPeer<S> {
         leaving: Arc<AtomicBool>,
         held: Option<Held>,
     ) -> Self {
-        Self { inner, peer, leaving, held }
+        Self { inner, peer, leaving, held, certificate: None }
     }
 }
 
@@ -51,6 +52,9 @@ where
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(PeerAddr(self.peer));
+        if let Some(certificate) = &self.certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
         // What a connection becomes has its place.
         if let Some(held) =
             self.held.as_ref().filter(|_| request.headers().contains_key(header::UPGRADE))

@@ -9,6 +9,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::PeerCertificate;
+
 /// A client's connection, in the clear or not.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -24,6 +26,20 @@ impl Stream {
             Self::Plain(_) => None,
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol().map(|agreed| agreed == b"h2"),
+        }
+    }
+
+    /// What the client has proved to be.
+    pub(super) fn certificate(&self) -> io::Result<Option<PeerCertificate>> {
+        match self {
+            Self::Plain(_) => Ok(None),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => {
+                let chain = stream.get_ref().1.peer_certificates();
+                let first = chain.and_then(|chain| chain.first());
+                let read = first.map(|first| PeerCertificate::from_der(first.as_ref()));
+                read.transpose().map_err(io::Error::other)
+            }
         }
     }
 }
