@@ -34,6 +34,7 @@
 //! | [`Waterfall`] | a trace as a picture in text |
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
 //! | [`Counter`], [`Gauge`], [`Histogram`] | the program's own figures: [`Metrics::counter`] and its like |
+//! | [`MetricsEndpoint`] | all metrics for Prometheus: [`Metrics::endpoint`] |
 //! | [`Collected`] | all metrics as plain data, for exporters |
 //! | [`Route`] | the name by which both know an operation |
 //! | [`current_trace`], [`spawn`], [`spawn_blocking`], [`carry`] | the trace of the work at hand; tasks that stay within it and its deadline |
@@ -133,8 +134,8 @@ pub use gusset_call::{DeadlineExceeded, carry, current_trace, spawn, spawn_block
 pub use hedge::{Hedge, HedgeFuture, HedgeLayer, HedgePolicy, HedgeStats};
 pub use metrics::{
     Active, ActiveCall, Collected, Counter, Distribution, Durations, Exemplar, Family, FamilyKind,
-    Gauge, Held, Histogram, Label, Labelled, Labels, Measure, MeasureFuture, Metrics, MetricsLayer,
-    Point, Samples, SeriesSnapshot, Snapshot, Summary, Value,
+    Gauge, Held, Histogram, Label, Labelled, Labels, Measure, MeasureFuture, Metrics,
+    MetricsEndpoint, MetricsLayer, Point, Samples, SeriesSnapshot, Snapshot, Summary, Value,
 };
 pub use names::{Route, RouteOf};
 pub use ratio::Ratio;

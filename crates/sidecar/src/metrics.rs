@@ -3,11 +3,13 @@
 pub(crate) mod call;
 mod calls;
 mod collected;
+mod endpoint;
 mod exemplars;
 mod histogram;
 mod instruments;
 mod lines;
 mod names;
+mod process;
 mod registry;
 mod samples;
 pub(crate) mod series;
@@ -31,6 +33,7 @@ pub use call::ActiveCall;
 pub use collected::{
     Collected, Distribution, Exemplar, Family, FamilyKind, Label, Labels, Point, Value,
 };
+pub use endpoint::MetricsEndpoint;
 pub use histogram::Durations;
 pub use instruments::{Counter, Gauge, Held, Histogram, Labelled};
 pub use registry::Metrics;

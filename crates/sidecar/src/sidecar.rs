@@ -55,6 +55,7 @@ impl Sidecar {
     #[must_use]
     pub fn with_recorder(recorder: Recorder) -> Self {
         let metrics = Metrics::new();
+        metrics.report_process();
         let traces = recorder.clone();
         metrics.on_render(move |samples| {
             let (name, help) = ("gusset_traces_recorded_total", "Finished calls recorded.");

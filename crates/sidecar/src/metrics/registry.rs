@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -71,6 +71,7 @@ pub(crate) struct Registry {
     start_unix_nanos: u64,
     sources: Mutex<Vec<Source>>,
     source_panics: AtomicU64,
+    reports_process: AtomicBool,
     pub(super) instruments: Instruments,
 }
 
@@ -102,6 +103,7 @@ impl Metrics {
             start_unix_nanos: unix_nanos(),
             sources: Mutex::new(Vec::new()),
             source_panics: AtomicU64::new(0),
+            reports_process: AtomicBool::new(false),
             instruments: Instruments::default(),
         });
         let lease = |_| Lease(Arc::new(Apart(registry.clone())));
@@ -202,6 +204,11 @@ impl Registry {
         // Threads are read one after the other: a call may be seen to end on one that was not seen to begin on another. Less than none is
         // a huge number here.
         i64::try_from(self.active.sum(place(kind, method))).unwrap_or(0)
+    }
+
+    /// Whether somebody has asked this before.
+    pub(super) fn reports_process(&self) -> bool {
+        self.reports_process.swap(true, Relaxed)
     }
 
     fn panics(&self) -> Family {
