@@ -41,10 +41,7 @@ pub(crate) fn overdue(policy: &Policy, attempt: u32) -> Failure {
 /// The verdict on a delivery that the handler need not see; none if it must.
 pub(crate) fn beforehand(policy: &Policy, lease: &Lease) -> Option<Verdict> {
     if lease.is_expired() {
-        return Some(match policy.when_expired {
-            WhenExpired::Bury => unasked(policy, lease.attempt(), Reason::Expired),
-            WhenExpired::Drop => Verdict::Expire,
-        });
+        return Some(expired(policy, lease.attempt()));
     }
     // Whoever set a deadline to what was redriven has gone, and an operator wants it all the same.
     let patience = lease.message().patience().filter(|_| !lease.is_redriven());
@@ -59,6 +56,14 @@ pub(crate) fn beforehand(policy: &Policy, lease: &Lease) -> Option<Verdict> {
     // Earlier deliveries ended without a verdict, as when the process was killed by what it handled.
     let exhausted = lease.attempt() > policy.max_attempts.get();
     exhausted.then(|| unasked(policy, lease.attempt(), Reason::Exhausted))
+}
+
+/// The verdict on a message whose time to live was over.
+pub(crate) fn expired(policy: &Policy, attempt: u32) -> Verdict {
+    match policy.when_expired {
+        WhenExpired::Bury => unasked(policy, attempt, Reason::Expired),
+        WhenExpired::Drop => Verdict::Expire,
+    }
 }
 
 /// To the dead letters, for a reason that is no failure of this attempt.

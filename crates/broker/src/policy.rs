@@ -39,7 +39,7 @@ pub enum WhenExpired {
     Drop,
 }
 
-/// What a publish does at a group that has no room.
+/// What a publish does at a group that has no room, once the messages that are next in line there and whose time to live is over have been ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
     /// Waits for room at most this long, or until the deadline of `gusset_call::Context::current()`; then refuses.

@@ -6,7 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::{Log, listen, millis, secs, settle, stats};
-use gusset_broker::{Broker, Delivery, Error, Message, Policy, Subscription, WhenFull};
+use gusset_broker::{
+    Broker, Delivery, Error, Message, Policy, Subscription, WhenExpired, WhenFull,
+};
 use gusset_call::{BoxError, Context, Deadline, refusal_in};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready_ok, task};
@@ -424,4 +426,25 @@ async fn a_publisher_service_lets_handlers_have_their_turn() {
         publisher.ready().await.unwrap().call(message).await.unwrap();
     }
     assert!(seen.len() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_messages_of_a_full_group_without_listeners_make_room() {
+    for when_full in [WAIT, WhenFull::Reject] {
+        let broker = Broker::new();
+        let policy = Policy::new().capacity(2).when_full(when_full);
+        broker.declare("dropping", "a", policy.when_expired(WhenExpired::Drop)).await.unwrap();
+        broker.declare("burying", "a", policy).await.unwrap();
+        for _ in 0..2 {
+            let message = Message::json("a", &8).unwrap().with_ttl(millis(10));
+            broker.publish_message(message).await.unwrap();
+        }
+        secs(1).await;
+        let began = Instant::now();
+        assert_eq!(broker.publish("a", &9).await.unwrap().groups, 2);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let (dropping, burying) = (stats(&broker, "dropping"), stats(&broker, "burying"));
+        assert_eq!((dropping.expired, dropping.ready, dropping.delivered), (2, 1, 0));
+        assert_eq!((burying.dead, burying.ready, burying.delivered), (2, 1, 0));
+    }
 }

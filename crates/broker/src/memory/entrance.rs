@@ -17,7 +17,7 @@ use super::{
     scribe::Event,
     shared::Shared,
 };
-use crate::{Error, Message, WhenFull, attempt::discard, policy::after};
+use crate::{Error, Message, WhenFull, attempt::discard, engine::Keeper, judge, policy::after};
 
 /// Why a message is in no group yet.
 pub(super) enum Blocked {
@@ -39,7 +39,8 @@ pub(super) enum Entered {
 #[derive(Debug)]
 pub(crate) enum Admission {
     Enter,
-    Wait,
+    /// There may be room later.
+    Full,
     Refuse(Error),
     /// As if the group were not there.
     Gone,
@@ -123,7 +124,11 @@ impl Shared {
             match door.group.admission(&state, size, publisher.standing(door.group)) {
                 Admission::Enter => door.state = Some(state),
                 Admission::Gone => {}
-                Admission::Wait => blocked = blocked.or(Some(door.group)),
+                Admission::Full => {
+                    // One that does not wait refuses for all of them.
+                    let refuses = door.group.policy().when_full == WhenFull::Reject;
+                    blocked = blocked.filter(|_| !refuses).or(Some(door.group));
+                }
                 Admission::Refuse(error) => return Err(refusal(&mut state, error)),
             }
         }
@@ -192,7 +197,7 @@ impl Group {
         match self.admission(&state, size, publisher.standing(self)) {
             Admission::Enter => {}
             Admission::Gone => return Ok((Entered::Nowhere(message), After::default())),
-            Admission::Wait => return Err(Blocked::By(self.clone(), message)),
+            Admission::Full => return Err(Blocked::By(self.clone(), message)),
             Admission::Refuse(error) => return Err(refusal(&mut state, error)),
         }
         let serial = self.morgue.write_down(&message, std::iter::once(&**self));
@@ -234,12 +239,30 @@ impl Group {
         let enters = match self.policy().when_full {
             WhenFull::DropOldest if !standing.is_again => queue.can_make_room(size),
             WhenFull::DropOldest => queue.has_room(size),
-            WhenFull::Reject => queue.has_room(size),
+            WhenFull::Reject if queue.has_room(size) => true,
+            WhenFull::Reject => return Admission::Full,
             WhenFull::Wait(_) if standing.may_borrow => queue.has_room_to_borrow(size),
             WhenFull::Wait(_) if state.has_room_for(size, standing.ticket) => true,
-            WhenFull::Wait(_) => return Admission::Wait,
+            WhenFull::Wait(_) => return Admission::Full,
         };
         if enters { Admission::Enter } else { Admission::Refuse(self.full()) }
+    }
+
+    /// Ends messages that are next in line and whose time to live is over, as a worker would: where nobody listens they would hold their places for ever. Whether there were any.
+    pub(super) fn let_expired_go(self: &Arc<Self>) -> bool {
+        /// For one publisher.
+        const MOST: usize = 32;
+        let now = Instant::now();
+        let expired: Vec<_> = {
+            let mut state = self.lock();
+            std::iter::from_fn(|| state.queue.take_expired(now)).take(MOST).collect()
+        };
+        for (token, attempt) in &expired {
+            let verdict = judge::expired(self.policy(), *attempt);
+            // What cannot be buried waits for its next delivery.
+            drop(self.clone().settle(token.to_bits(), verdict));
+        }
+        !expired.is_empty()
     }
 
     /// The refusal of a message for which there is no room.

@@ -55,6 +55,15 @@ impl Line {
         self.normal.pop_front()
     }
 
+    /// Takes out one that is next, of either priority.
+    pub(crate) fn pop_this(&mut self, slot: u32) {
+        for line in [&mut self.high, &mut self.normal] {
+            if line.front() == Some(&slot) {
+                line.pop_front();
+            }
+        }
+    }
+
     pub(crate) fn pop_least(&mut self) -> Option<u32> {
         self.normal.pop_front().or_else(|| self.high.pop_front())
     }

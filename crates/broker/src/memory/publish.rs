@@ -16,7 +16,8 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    Error, Message, MessageId, Reason, Receipt, WhenUnheard, attempt::discard, engine::Publishing,
+    Error, Message, MessageId, Reason, Receipt, WhenFull, WhenUnheard, attempt::discard,
+    engine::Publishing,
 };
 
 impl Shared {
@@ -26,11 +27,37 @@ impl Shared {
         match self.enter(Arc::new(message), &publisher) {
             Ok(receipt) => Publishing::Done(Ok(receipt)),
             Err(Blocked::Refused(error)) => Publishing::Done(Err(error)),
-            Err(Blocked::By(group, message)) => {
-                let waiting = self.clone().keep_trying(message, publisher, group);
-                Publishing::Waiting(Box::pin(waiting))
+            Err(Blocked::By(group, message)) => self.at_full(group, message, publisher),
+        }
+    }
+
+    #[cold]
+    fn at_full(
+        self: &Arc<Self>,
+        group: Arc<Group>,
+        message: Arc<Message>,
+        publisher: Publisher,
+    ) -> Publishing {
+        /// Groups that one publisher clears.
+        const MOST: usize = 8;
+        let (mut group, mut message) = (group, message);
+        for _ in 0..MOST {
+            if !group.let_expired_go() {
+                break;
+            }
+            match self.enter(message, &publisher) {
+                Ok(receipt) => return Publishing::Done(Ok(receipt)),
+                Err(Blocked::Refused(error)) => return Publishing::Done(Err(error)),
+                Err(Blocked::By(other, same)) => (group, message) = (other, same),
             }
         }
+        if let WhenFull::Wait(_) = group.policy().when_full {
+            return Publishing::Waiting(Box::pin(
+                self.clone().keep_trying(message, publisher, group),
+            ));
+        }
+        group.lock().count_refusal();
+        Publishing::Done(Err(group.full()))
     }
 
     async fn keep_trying(

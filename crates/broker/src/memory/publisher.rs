@@ -53,7 +53,10 @@ impl Publisher {
         group: Arc<Group>,
         size: usize,
     ) -> Result<(), Error> {
-        let WhenFull::Wait(span) = group.policy().when_full else { return Ok(()) };
+        let WhenFull::Wait(span) = group.policy().when_full else {
+            group.lock().count_refusal();
+            return Err(group.full());
+        };
         let _arrow = match self.handling {
             Some(own) => match Arrow::new(shared, own, group.info.id) {
                 None => {

@@ -146,6 +146,22 @@ impl Queue {
             return None;
         }
         let slot = self.ready.pop()?;
+        self.lend(slot, until)
+    }
+
+    /// One that is next in line and was of use only until `now`, as if it were delivered, and its attempt.
+    pub(crate) fn take_expired(&mut self, now: Instant) -> Option<(Token, u32)> {
+        let over = |slot: &u32| {
+            let expires = self.slots.get(*slot).and_then(Entry::expires);
+            expires.is_some_and(|expires| expires <= now)
+        };
+        let slot = self.ready.fronts().find(over).filter(|_| !self.stopped)?;
+        self.ready.pop_this(slot);
+        let (token, entry) = self.lend(slot, None)?;
+        Some((token, entry.attempts()))
+    }
+
+    fn lend(&mut self, slot: u32, until: Option<Instant>) -> Option<(Token, &Entry)> {
         if let Some(until) = until {
             self.watch(slot, until);
         }
