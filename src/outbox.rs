@@ -1,7 +1,12 @@
 //! What sagas emit, published by the broker.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
 use gusset_broker::{Broker, Error, Headers, Message, MessageId};
-use gusset_saga::{BoxError, OutboxTarget, Outgoing};
+use gusset_saga::{BoxError, Json, OutboxTarget, Outgoing};
 
 /// Publishes what steps [emit](gusset_saga::StepContext::emit): the topic is the subject, and the body is JSON.
 ///
@@ -11,6 +16,9 @@ use gusset_saga::{BoxError, OutboxTarget, Outgoing};
 /// From the step to the handler it is **at least once, and twice only if the engine forgets in between**: the relay repeats a message under one id, and the broker recognises it for as long as
 /// its engine keeps ids ([`Limits::dedup`](gusset_broker::Limits::dedup), two minutes in memory; on NATS the stream's window). A handler that must not see one twice has to look at
 /// [`Delivery::id`](gusset_broker::Delivery::id), or keep an inbox.
+///
+/// A message whose topic is no subject would hold those behind it for ever. It goes to [`UNDELIVERABLE`](Self::UNDELIVERABLE) instead, and
+/// [`undeliverable`](Self::undeliverable) counts it.
 ///
 /// ```
 /// use gusset::{
@@ -46,36 +54,67 @@ use gusset_saga::{BoxError, OutboxTarget, Outgoing};
 /// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
-pub struct ToBroker(Broker);
+pub struct ToBroker {
+    broker: Broker,
+    undeliverable: Arc<AtomicU64>,
+}
 
 impl ToBroker {
+    /// Where a message is published whose topic is no subject, as `{"topic":…,"body":…}` under its own id. An engine in memory keeps it for the groups that there are:
+    /// subscribe one to this, or the message is only counted.
+    pub const UNDELIVERABLE: &'static str = "gusset.undeliverable";
+
     /// To this broker.
     #[must_use]
-    pub const fn new(broker: Broker) -> Self {
-        Self(broker)
+    pub fn new(broker: Broker) -> Self {
+        Self { broker, undeliverable: Arc::default() }
+    }
+
+    /// How many messages this one and its clones have published as [`UNDELIVERABLE`](Self::UNDELIVERABLE).
+    #[must_use]
+    pub fn undeliverable(&self) -> u64 {
+        self.undeliverable.load(Relaxed)
     }
 
     /// The message as the broker has it.
     ///
     /// # Errors
     ///
-    /// [`Error::Subject`] when the topic is no subject. The relay tries it again for ever, so a definition must not emit to one.
+    /// [`Error::Subject`] when the topic is no subject.
     pub fn message(outgoing: &Outgoing) -> Result<Message, Error> {
-        let Outgoing { id, message } = outgoing;
-        let published = Message::new(&*message.topic, message.body.get().to_owned())?
-            .with_id(MessageId::new(id.uuid()))
-            .with_header(Headers::CONTENT_TYPE, "application/json");
-        let with =
-            |published: Message, (name, value): (&std::sync::Arc<str>, &std::sync::Arc<str>)| {
-                published.with_header(name.to_string(), value.to_string())
-            };
-        Ok(message.headers.iter().fold(published, with))
+        let message = &outgoing.message;
+        Ok(labelled(Message::new(&*message.topic, message.body.get().to_owned())?, outgoing))
     }
+
+    fn aside(outgoing: &Outgoing) -> Result<Message, BoxError> {
+        let message = &outgoing.message;
+        let (topic, body) = (Json::encode(&*message.topic)?, message.body.get());
+        let body = format!(r#"{{"topic":{},"body":{body}}}"#, topic.get());
+        Ok(labelled(Message::new(Self::UNDELIVERABLE, body)?, outgoing))
+    }
+}
+
+fn labelled(message: Message, outgoing: &Outgoing) -> Message {
+    let message = message
+        .with_id(MessageId::new(outgoing.id.uuid()))
+        .with_header(Headers::CONTENT_TYPE, "application/json");
+    let headers = outgoing.message.headers.iter();
+    headers.fold(message, |message, (name, value)| {
+        message.with_header(name.to_string(), value.to_string())
+    })
 }
 
 impl OutboxTarget for ToBroker {
     async fn deliver(&self, outgoing: Outgoing) -> Result<(), BoxError> {
-        self.0.publish_message(Self::message(&outgoing)?).await?;
+        match Self::message(&outgoing) {
+            Err(Error::Subject(_)) => {
+                self.broker.publish_message(Self::aside(&outgoing)?).await?;
+                self.undeliverable.fetch_add(1, Relaxed);
+            }
+            message => {
+                self.broker.publish_message(message?).await?;
+            }
+        }
         Ok(())
     }
 }

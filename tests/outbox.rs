@@ -127,3 +127,43 @@ async fn the_handler_of_what_a_saga_emits_goes_on_with_the_trace_of_the_saga() {
     assert_eq!((*travelled, with), (Some(trace), &Some(state)));
     assert_eq!(current.trace(), Some(trace), "what the handler calls belongs to it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_topic_is_no_subject_is_put_aside_and_holds_no_other() {
+    let broker = Broker::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let mut groups = Vec::new();
+    for (pattern, group) in [("order.*", "ledger"), (ToBroker::UNDELIVERABLE, "aside")] {
+        let seen = seen.clone();
+        let handler = service_fn(move |message: Delivery<serde_json::Value>| {
+            seen.lock().unwrap().push((group, message.body().clone()));
+            async { Ok::<_, String>(()) }
+        });
+        groups.push(broker.subscribe(pattern).group(group).handle(handler).await.unwrap());
+    }
+    let mut saga = Saga::define("order", 1);
+    let emits = |cx: StepContext, cents: u64| async move {
+        for topic in ["order \"paid\"", "order.paid"] {
+            cx.emit(topic, &cents).map_err(StepError::rejected)?;
+        }
+        Ok::<_, StepError>(cents)
+    };
+    let paid = saga.step("pay").run(emits).no_undo();
+    let order = saga.finish(&paid).unwrap();
+    let store = MemoryStore::new();
+    let sagas = Orchestrator::new(store.clone());
+    let target = ToBroker::new(broker.clone());
+    let relay = sagas.spawn_relay(target.clone(), RelayOptions::default());
+    sagas.run(&order, 1_999).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(store.pending().await.unwrap().messages, 0);
+    assert_eq!((relay.stats().failures, target.undeliverable()), (0, 1));
+    relay.stop().await;
+    for group in groups {
+        group.close().await;
+    }
+    let mut seen = std::mem::take(&mut *seen.lock().unwrap());
+    seen.sort_by_key(|(group, _)| *group);
+    let aside = serde_json::json!({"topic": "order \"paid\"", "body": 1_999});
+    assert_eq!(seen, [("aside", aside), ("ledger", serde_json::json!(1_999))]);
+}
