@@ -141,6 +141,7 @@
 //! - `testing`: the module `testing`: `crash::Suite` crashes your own definitions at every write under every outcome of every step; `conformance` tells what every store must
 //!   do, as tests; `FaultyStore` fails where it is told to. Adds no dependency.
 
+mod acting;
 mod builder;
 mod past_pivot;
 
@@ -169,6 +170,7 @@ mod progress;
 mod state;
 mod tries;
 
+mod blocked;
 mod engine;
 mod live;
 mod runner;
@@ -192,7 +194,8 @@ mod json;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use builder::{Acting, Saga, Step};
+pub use acting::Acting;
+pub use builder::{Saga, Step};
 pub use definition::Definition;
 pub use error::{DefinitionError, Failure, FailureKind, SagaError, StepError};
 pub use finished::{Finished, Report, StepReport};

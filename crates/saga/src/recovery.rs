@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{sync::SemaphorePermit, task::JoinHandle, time::sleep};
 
 use crate::{
-    Claim, Journal, Orchestrator, SagaError, Wanted, engine::Engine, live::Live,
+    Claim, Journal, Orchestrator, SagaError, Wanted, blocked, engine::Engine, live::Live,
     orchestrator::shutting_down, seat::Seat, work,
 };
 
@@ -130,7 +130,7 @@ async fn recover(engine: &Arc<Engine>) -> Result<Recovered, SagaError> {
         for (journal, reason) in parked {
             found.blocked += 1;
             blocked.push(journal.saga.clone());
-            work::block(engine, &journal, reason).await;
+            blocked::block(engine, &journal, reason).await;
         }
         if last {
             return Ok(found);
@@ -151,7 +151,7 @@ pub(crate) fn take_over(
     journal: Journal,
     permit: SemaphorePermit<'_>,
 ) -> TakenOver {
-    let (plan, progress) = match work::plan_of(engine, &journal) {
+    let (plan, progress) = match blocked::plan_of(engine, &journal) {
         Ok(found) => found,
         Err(reason) => return TakenOver::Blocked(journal, reason),
     };

@@ -2,6 +2,7 @@
 
 mod answers;
 mod memory;
+mod messages;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod requests;
@@ -17,12 +18,10 @@ use crate::{BoxError, SagaId, State};
 
 pub use answers::{Bundle, Journal, Outgoing, Pending, Post, Renewed, Summary};
 pub use memory::MemoryStore;
+pub use messages::{Message, MessageId, Relay, Relayed};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
-pub use requests::{
-    Begin, Claim, Commit, Hold, Mail, Message, MessageId, Query, Relay, Relayed, Release,
-    Retention, Wanted,
-};
+pub use requests::{Begin, Claim, Commit, Hold, Mail, Query, Release, Retention, Wanted};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteError, SqliteStore};
 

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use super::{load, orders::new_key, refused};
 use crate::{
     Event, Hold, Journal, Options, Orchestrator, Order, Query, Record, Report, SagaError, SagaId,
-    State, Store, Summary, error::shortened, event::Letter, progress::Progress, work,
+    State, Store, Summary, blocked, error::shortened, event::Letter, progress::Progress, work,
 };
 
 /// Looks at the sagas of other programs, and gives them orders: it needs their store and nothing of their definitions. What an action returned or
@@ -151,7 +151,7 @@ impl Operator {
         let state = progress.state();
         // Mail that is there is read by whoever goes on with it, after this order.
         let due = (state != State::Stuck).then_some(engine.now());
-        let hold = Hold::Park { due, note: work::note_of(&journal) };
+        let hold = Hold::Park { due, note: blocked::note_of(&journal) };
         work::append(engine, &journal, event, state, hold).await?;
         Ok(Some(Report::of(saga.clone(), &progress)))
     }

@@ -6,6 +6,7 @@ use tokio::time::sleep;
 use super::{load, refused};
 use crate::{
     Event, Journal, Json, Mail, Orchestrator, Order, Report, SagaError, SagaId, StoreError,
+    blocked,
     error::shortened,
     event::{Envelope, Letter},
     progress::Progress,
@@ -123,7 +124,7 @@ impl Orchestrator {
             progress.objects_to(&order).map_err(|why| refused(saga, why))?;
         }
         let (key, note): (Arc<str>, Arc<str>) = (new_key(), shortened(note).into());
-        if let Err(reason) = work::plan_of(engine, &journal) {
+        if let Err(reason) = blocked::plan_of(engine, &journal) {
             if order == Order::Close && journal.records.is_ok() {
                 return self.close_without_a_plan(saga, key, note).await;
             }
@@ -152,7 +153,7 @@ impl Orchestrator {
             return Err(refused(saga, "is under way elsewhere"));
         };
         let event = Event::Ordered { key, order: Order::Close, note, refused: None };
-        work::close(engine, &journal, event).await?;
+        blocked::close(engine, &journal, event).await?;
         self.report(saga).await
     }
 
@@ -185,7 +186,7 @@ impl Orchestrator {
         let journal = load(engine, saga).await?;
         if journal.node.is_some()
             || journal.mail.is_empty()
-            || work::plan_of(engine, &journal).is_err()
+            || blocked::plan_of(engine, &journal).is_err()
         {
             return Ok(());
         }

@@ -16,7 +16,6 @@ use futures_util::{FutureExt, future::ready};
 use gusset_call::Clock;
 
 use events::Events;
-use kept::Kept;
 use tables::{Entry, Tables, millis};
 
 use crate::{
@@ -115,34 +114,7 @@ impl Store for MemoryStore {
 
     fn create<'a>(&'a self, begin: &'a Begin) -> StoreFuture<'a, ()> {
         let now = self.time();
-        let answer = || {
-            let mut tables = self.tables();
-            if tables.get(&begin.saga).is_some() {
-                return Err(StoreError::Exists(begin.saga.clone()));
-            }
-            if tables.unfinished.len() >= self.0.unfinished {
-                return Err(StoreError::full("saga store"));
-            }
-            let entry = Entry {
-                definition: begin.definition.clone(),
-                version: begin.version,
-                state: State::Running,
-                epoch: 1,
-                node: Some(begin.node.clone()),
-                due: Some(now.saturating_add(millis(begin.lease))),
-                crashes: 0,
-                note: None,
-                created_at: now,
-                changed_at: now,
-                next: begin.records.len() as u64,
-                records: Kept::of(&begin.records),
-                mail: None,
-                mail_taken: 0,
-            };
-            tables.unfinished.insert(begin.saga.clone(), Box::new(entry));
-            Ok(())
-        };
-        written(answer())
+        written(self.tables().create(begin, self.0.unfinished, now))
     }
 
     fn append<'a>(&'a self, commit: &'a Commit) -> StoreFuture<'a, ()> {
@@ -218,33 +190,8 @@ impl Store for MemoryStore {
 
     fn send<'a>(&'a self, mail: &'a Mail) -> StoreFuture<'a, bool> {
         let now = self.time();
-        let answer = || {
-            let mut tables = self.tables();
-            let ended = tables.finished.contains_key(&mail.saga);
-            let Some(entry) = tables.unfinished.get_mut(&mail.saga) else {
-                let saga = mail.saga.clone();
-                return Err(if ended {
-                    StoreError::Ended(saga)
-                } else {
-                    StoreError::NoSuchSaga(saga)
-                });
-            };
-            let letterbox = entry.mail.get_or_insert_default();
-            if letterbox.keys.contains(&mail.key) {
-                return Ok(false);
-            }
-            let number = letterbox.mail.len() as u64;
-            if number >= Mail::MOST {
-                return Err(StoreError::full("mail of a saga"));
-            }
-            letterbox.keys.insert(mail.key.clone());
-            letterbox.mail.push(Post::new(number, mail.key.clone(), mail.body.clone()));
-            if entry.node.is_none() {
-                entry.due = Some(now);
-            }
-            Ok(true)
-        };
-        ready(answer()).boxed()
+        let answer = self.tables().send(mail, now);
+        ready(answer).boxed()
     }
 
     fn mail<'a>(&'a self, saga: &'a SagaId, from: u64) -> StoreFuture<'a, Vec<Post>> {

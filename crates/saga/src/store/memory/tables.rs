@@ -13,8 +13,8 @@ use super::{
     outbox::{Relaying, Waiting},
 };
 use crate::{
-    Commit, Hold, Journal, Json, MemoryStore, MessageId, Outgoing, Post, SagaId, State, StoreError,
-    Summary, Wanted,
+    Begin, Commit, Hold, Journal, Json, Mail, MemoryStore, MessageId, Outgoing, Post, SagaId,
+    State, StoreError, Summary, Wanted,
 };
 
 #[derive(Default)]
@@ -61,6 +61,63 @@ pub(super) struct Letterbox {
 impl Tables {
     pub(super) fn get(&self, saga: &SagaId) -> Option<&Entry> {
         self.unfinished.get(saga).or_else(|| self.finished.get(saga)).map(|entry| &**entry)
+    }
+
+    pub(super) fn create(
+        &mut self,
+        begin: &Begin,
+        most: usize,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        if self.get(&begin.saga).is_some() {
+            return Err(StoreError::Exists(begin.saga.clone()));
+        }
+        if self.unfinished.len() >= most {
+            return Err(StoreError::full("saga store"));
+        }
+        let entry = Entry {
+            definition: begin.definition.clone(),
+            version: begin.version,
+            state: State::Running,
+            epoch: 1,
+            node: Some(begin.node.clone()),
+            due: Some(now.saturating_add(millis(begin.lease))),
+            crashes: 0,
+            note: None,
+            created_at: now,
+            changed_at: now,
+            next: begin.records.len() as u64,
+            records: Kept::of(&begin.records),
+            mail: None,
+            mail_taken: 0,
+        };
+        self.unfinished.insert(begin.saga.clone(), Box::new(entry));
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, mail: &Mail, now: u64) -> Result<bool, StoreError> {
+        let Some(entry) = self.unfinished.get_mut(&mail.saga) else {
+            let saga = mail.saga.clone();
+            return Err(if self.finished.contains_key(&saga) {
+                StoreError::Ended(saga)
+            } else {
+                StoreError::NoSuchSaga(saga)
+            });
+        };
+        let letterbox = entry.mail.get_or_insert_default();
+        if letterbox.keys.contains(&mail.key) {
+            return Ok(false);
+        }
+        let number = letterbox.mail.len() as u64;
+        if number >= Mail::MOST {
+            return Err(StoreError::full("mail of a saga"));
+        }
+        letterbox.keys.insert(mail.key.clone());
+        letterbox.mail.push(Post::new(number, mail.key.clone(), mail.body.clone()));
+        if entry.node.is_none() {
+            entry.due = Some(now);
+        }
+        Ok(true)
     }
 
     pub(super) fn append(&mut self, commit: &Commit, now: u64) -> Result<(), StoreError> {
