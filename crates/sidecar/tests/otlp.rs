@@ -460,21 +460,6 @@ async fn the_environment_says_where_and_who_and_whether() {
     assert!(collector.heads()[0].contains("authorization: bearer s3cret\r\n"));
 }
 
-/// The exporter logs that it cannot export; that is a log, which it exports, and so on.
-#[tokio::test]
-async fn what_the_exporter_logs_does_not_feed_it() {
-    let collector = Collector::start([Reply::Status(503, ""), Reply::Status(503, "")]);
-    let sidecar = Sidecar::new("orders");
-    let init = telemetry::init("orders").writer(io::sink).filter("trace").variables(NO_METRICS);
-    let otlp = otlp(&collector.url()).every(Duration::from_millis(1));
-    let (dispatch, telemetry) = init.sidecar(&sidecar).otlp(otlp).build().unwrap();
-    tracing::dispatcher::with_default(&dispatch, || tracing::info!("hello"));
-    until(|| telemetry.export_stats().unwrap().logs.exported == 1).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    end(telemetry);
-    assert_eq!(collector.logs().len(), 3, "one log, offered three times at most");
-}
-
 #[test]
 fn neither_a_secret_nor_its_place_is_shown() {
     let otlp = Otlp::new().header("x-key", "s3cret");

@@ -235,3 +235,23 @@ fn the_variable_wins_over_the_program() {
     let (_, telemetry) = init.writer(io::sink).build().unwrap();
     assert_eq!(telemetry.filter().get(), "debug");
 }
+
+#[test]
+fn layers_of_others_see_what_the_filter_lets_through() {
+    #[derive(Clone, Default)]
+    struct Count(Arc<Mutex<usize>>);
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Count {
+        fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            *self.0.lock().unwrap() += 1;
+        }
+    }
+    let count = Count::default();
+    let text = logged(
+        |init| init.json().filter("info").with(count.clone()),
+        || {
+            tracing::info!("yes");
+            tracing::debug!("no");
+        },
+    );
+    assert_eq!((text.lines().count(), *count.0.lock().unwrap()), (1, 1));
+}

@@ -27,10 +27,37 @@ pub(super) struct Capture {
 
 impl<S: Subscriber> Layer<S> for Capture {
     fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
+        if self.ring.is_off() {
+            return;
+        }
         // Our own are kept, for they only tell of changes.
         if EXPORTS.get() && !event.metadata().target().starts_with("gusset_sidecar") {
             return;
         }
         self.ring.push(Log::new(&self.service, Context::current().trace(), event));
+    }
+}
+
+#[cfg(all(test, feature = "otlp"))]
+mod tests {
+    use super::*;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    /// A request to the collector that logs would be exported with the next one, which logs.
+    #[test]
+    fn what_the_exporter_s_client_logs_is_not_exported() {
+        let ring = Arc::new(LogRing::new(10, 1 << 20));
+        let capture = Capture { service: "s".into(), ring: ring.clone() };
+        let subscriber = tracing_subscriber::registry().with(capture);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(target: "h2", "of the program");
+            this_thread_exports();
+            tracing::info!(target: "h2", "of the exporter");
+            tracing::info!("our own");
+        });
+        EXPORTS.set(false);
+        let kept: Vec<_> =
+            ring.before(u64::MAX, 9).iter().map(|log| log.message.to_string()).collect();
+        assert_eq!(kept, ["our own", "of the program"]);
     }
 }

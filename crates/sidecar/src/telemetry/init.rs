@@ -8,7 +8,7 @@ use std::{
 
 use tracing::{Dispatch, Subscriber};
 use tracing_subscriber::{
-    Layer,
+    Layer, Registry,
     fmt::{MakeWriter, format::JsonFields, writer::BoxMakeWriter},
     layer::SubscriberExt,
 };
@@ -37,6 +37,7 @@ pub fn init(service: impl Into<Arc<str>>) -> Init {
         format: None,
         filter: None,
         writer: None,
+        layers: Vec::new(),
         recorder: None,
         keep: (10_000, 8 << 20),
         #[cfg(feature = "otlp")]
@@ -57,6 +58,7 @@ pub struct Init {
     filter: Option<String>,
     /// Standard output if none.
     writer: Option<BoxMakeWriter>,
+    layers: Vec<Box<dyn Layer<Registry> + Send + Sync>>,
     recorder: Option<Recorder>,
     /// How many logs, and bytes of them.
     keep: (usize, usize),
@@ -106,6 +108,12 @@ impl Init {
         self
     }
 
+    /// Adds a layer of `tracing-subscriber`, which sees what the filter lets through.
+    pub fn with(mut self, layer: impl Layer<Registry> + Send + Sync) -> Self {
+        self.layers.push(layer.boxed());
+        self
+    }
+
     /// Takes the finished calls and the metrics of this sidecar.
     pub fn sidecar(mut self, sidecar: &Sidecar) -> Self {
         self.recorder = Some(sidecar.recorder().clone());
@@ -117,7 +125,7 @@ impl Init {
     }
 
     /// Keeps the last `logs` logs, and at most `bytes` of them, for the [`Store`] and until they are exported. Default 10,000 and 8 MiB: with ten logs a call, the
-    /// last thousand calls.
+    /// last thousand calls. None of either keeps none, and exports none.
     pub const fn keep_logs(mut self, logs: usize, bytes: usize) -> Self {
         self.keep = (logs, bytes);
         self
@@ -133,7 +141,7 @@ impl Init {
     }
 
     /// Adds an attribute of the process to all that is exported, for instance `deployment.environment.name`. There already are `service.name`,
-    /// `service.instance.id`, which is random, `host.name`, `process.pid` and `telemetry.sdk.*`.
+    /// `service.instance.id`, which is random, `host.name` and `telemetry.sdk.*`.
     #[cfg(feature = "otlp")]
     pub fn attribute(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.attributes.push((key.into(), value.into()));
@@ -164,7 +172,7 @@ impl Init {
     /// # Errors
     ///
     /// If the filter cannot be parsed, or if an environment variable has a bad value.
-    pub fn build(self) -> Result<(Dispatch, Telemetry), InitError> {
+    pub fn build(mut self) -> Result<(Dispatch, Telemetry), InitError> {
         let directives = self.environment.get("RUST_LOG").or(self.filter.clone());
         let filter = Filter::new(directives.as_deref().unwrap_or("info"))?;
         let logs = Arc::new(LogRing::new(self.keep.0, self.keep.1));
@@ -174,7 +182,10 @@ impl Init {
         let service = self.service.clone();
         let store = Store::new(logs.clone(), self.recorder.clone());
         let capture = Capture { service: service.clone(), ring: logs };
+        // An empty list of layers would have no interest in anything.
+        let layers = Some(std::mem::take(&mut self.layers)).filter(|layers| !layers.is_empty());
         let subscriber = tracing_subscriber::registry()
+            .with(layers)
             .with(Filtering(filter.clone()))
             .with(capture)
             .with(self.lines(service));

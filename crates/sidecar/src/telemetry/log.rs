@@ -247,6 +247,10 @@ impl LogRing {
         Self { state: Mutex::default(), most, most_bytes }
     }
 
+    pub(super) const fn is_off(&self) -> bool {
+        self.most == 0 || self.most_bytes == 0
+    }
+
     pub(super) fn push(&self, mut log: Log) {
         let size = log.size();
         let mut gone = Vec::new();

@@ -9,23 +9,16 @@ mod resource;
 mod settings;
 mod source;
 mod spans;
+mod stats;
+mod thread;
 #[cfg(feature = "otlp-tls")]
 mod tls;
 mod worker;
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, mpsc as std_mpsc},
-    thread,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::sleep,
-};
-
+pub use stats::{ExportStats, SignalStats};
+pub(super) use thread::{Exporter, Plan};
 #[cfg(feature = "otlp-tls")]
 pub use tls::OtlpTls;
 
@@ -33,9 +26,9 @@ use self::{
     channel::Channel,
     settings::{Settings, Signal},
     source::{Figures, Logs, Source, Spans},
-    worker::{Counters, Flush, State, Worker},
+    thread::Job,
 };
-use super::{InitError, capture, environment::Environment, log::LogRing, resource::Resource};
+use super::{InitError, environment::Environment, log::LogRing, resource::Resource};
 use crate::{Cursor, Metrics, Recorder};
 
 /// Exports to an OpenTelemetry collector, as OTLP over HTTP with protobuf, or over gRPC (feature `otlp-grpc`).
@@ -236,180 +229,5 @@ impl Exported {
                 Some(Box::new(Logs { ring: self.logs.clone(), resource, next: 0, missed: 0 }))
             }
         }
-    }
-}
-
-/// The export, not yet begun.
-pub(super) struct Plan {
-    jobs: Vec<Job>,
-    flush: Duration,
-}
-
-struct Job {
-    signal: Signal,
-    source: Box<dyn Source>,
-    channel: Channel,
-    every: Duration,
-}
-
-/// What became of what was recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ExportStats {
-    /// Spans.
-    pub traces: SignalStats,
-    /// Figures.
-    pub metrics: SignalStats,
-    /// Logs.
-    pub logs: SignalStats,
-}
-
-/// The same for one signal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SignalStats {
-    /// What the collector has.
-    pub exported: u64,
-    /// What it refused for good.
-    pub rejected: u64,
-    /// What it did not take in 30 tries, or until the process ended.
-    pub dropped: u64,
-    /// What was overwritten before it could be exported.
-    pub missed: u64,
-    /// Requests after which a batch had to wait.
-    pub failures: u64,
-}
-
-/// The thread. Dropping this ends it, after a last export that is waited for within its bound.
-#[derive(Debug)]
-pub(super) struct Exporter {
-    stop: Option<oneshot::Sender<()>>,
-    done: std_mpsc::Receiver<()>,
-    flushes: Vec<mpsc::Sender<Flush>>,
-    flush: Duration,
-    stats: Stats,
-}
-
-/// The counters of the signals that are exported.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Stats(Vec<(Signal, Arc<Counters>)>);
-
-impl Stats {
-    /// What becomes of what is exported is a metric, too.
-    pub(super) fn measured_by(&self, metrics: &Metrics) {
-        let this = self.clone();
-        metrics.on_render(move |samples| {
-            for (signal, counters) in &this.0 {
-                let (signal, stats) = (signal.name(), counters.read());
-                let (name, help) =
-                    ("gusset_export_items_total", "What became of what is exported.");
-                for (outcome, count) in [
-                    ("exported", stats.exported),
-                    ("rejected", stats.rejected),
-                    ("dropped", stats.dropped),
-                    ("missed", stats.missed),
-                ] {
-                    let labels = [("signal", signal), ("outcome", outcome)];
-                    samples.counter(name, help, &labels, count as f64);
-                }
-                let (name, help) =
-                    ("gusset_export_failures_total", "Requests to the collector that failed.");
-                samples.counter(name, help, &[("signal", signal)], stats.failures as f64);
-            }
-        });
-    }
-
-    pub(super) fn read(&self) -> ExportStats {
-        let of = |signal| {
-            let counters = self.0.iter().find(|(of, _)| *of == signal);
-            counters.map(|(_, counters)| counters.read()).unwrap_or_default()
-        };
-        ExportStats {
-            traces: of(Signal::Traces),
-            metrics: of(Signal::Metrics),
-            logs: of(Signal::Logs),
-        }
-    }
-}
-
-impl Plan {
-    /// Starts the thread.
-    pub(super) fn start(self) -> Result<Exporter, InitError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| InitError::new("export", error))?;
-        let (mut flushes, mut stats) = (Vec::new(), Stats::default());
-        let mut workers = Vec::new();
-        for Job { signal, source, channel, every } in self.jobs {
-            let (sender, receiver) = mpsc::channel(8);
-            flushes.push(sender);
-            let counters = Arc::<Counters>::default();
-            stats.0.push((signal, counters.clone()));
-            workers.push((source, channel, counters, receiver, every));
-        }
-        let (flush, (stop, stopped)) = (self.flush, oneshot::channel());
-        let (over, done) = std_mpsc::channel();
-        let work = move || {
-            capture::this_thread_exports();
-            runtime.block_on(async move {
-                let mut tasks = JoinSet::new();
-                for (source, channel, counters, flushes, every) in workers {
-                    let state = State::new();
-                    tasks.spawn(Worker { source, channel, counters, flushes, every, state }.run());
-                }
-                let end = async {
-                    // Sent never, dropped at the end.
-                    let _ = stopped.await;
-                    sleep(flush).await;
-                };
-                tokio::select! {
-                    () = end => {}
-                    () = async { while tasks.join_next().await.is_some() {} } => {}
-                }
-                // Dropped in here, so that what they held is counted.
-                tasks.shutdown().await;
-            });
-            // A look-up of a name may hang there, and nobody waits for it.
-            runtime.shutdown_background();
-            drop(over);
-        };
-        thread::Builder::new()
-            .name("gusset-otlp".into())
-            .spawn(work)
-            .map_err(|error| InitError::new("export", error))?;
-        Ok(Exporter { stop: Some(stop), done, flushes, flush, stats })
-    }
-}
-
-impl Exporter {
-    pub(super) const fn stats(&self) -> &Stats {
-        &self.stats
-    }
-
-    /// Exports what is there now. True if the collector has it all.
-    pub(super) async fn flush(&self) -> bool {
-        let mut answers = Vec::new();
-        for flushes in &self.flushes {
-            let (sender, answer) = oneshot::channel();
-            if flushes.send(sender).await.is_ok() {
-                answers.push(answer);
-            }
-        }
-        let mut all = answers.len() == self.flushes.len();
-        for answer in answers {
-            all &= answer.await.unwrap_or(false);
-        }
-        all
-    }
-}
-
-impl Drop for Exporter {
-    fn drop(&mut self) {
-        self.flushes.clear();
-        drop(self.stop.take());
-        // Nothing is ever sent: the wait ends when the thread drops its end, or with the bound. The thread bounds itself
-        // likewise; the wait here is a little longer so that it can report.
-        let _ = self.done.recv_timeout(self.flush + Duration::from_millis(100));
     }
 }

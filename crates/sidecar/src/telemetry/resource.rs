@@ -26,7 +26,6 @@ impl Resource {
             ("telemetry.sdk.name".into(), "gusset".into()),
             ("telemetry.sdk.language".into(), "rust".into()),
             ("telemetry.sdk.version".into(), env!("CARGO_PKG_VERSION").into()),
-            ("process.pid".into(), std::process::id().to_string()),
             ("service.instance.id".into(), random_uuid()),
         ];
         attributes.extend(host(environment).map(|host| ("host.name".to_owned(), host)));

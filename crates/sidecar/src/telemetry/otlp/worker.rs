@@ -14,10 +14,10 @@ use tokio::{
 };
 
 use super::{
-    SignalStats,
     answer::Answer,
     channel::Channel,
     source::{Batch, Source},
+    stats::SignalStats,
 };
 use crate::Backoff;
 
@@ -132,7 +132,8 @@ impl Worker {
                 }
             }
         }
-        true
+        // More comes than there is time for.
+        false
     }
 
     fn taken(&mut self, items: u64, rejected: u64, why: &str) {
@@ -140,11 +141,14 @@ impl Worker {
         self.counters.exported.fetch_add(items - rejected, Relaxed);
         self.counters.rejected.fetch_add(rejected, Relaxed);
         self.done();
-        // Told when it begins, and not again while it goes on.
-        let well = rejected == 0;
-        if std::mem::replace(&mut self.state.well, well) && !well {
-            let (signal, place) = self.names();
-            tracing::warn!(signal, place, rejected, ?why, "collector takes only a part");
+        // Told when it begins and when it ends, and not again while it goes on.
+        let (well, (signal, place)) = (rejected == 0, self.names());
+        match (std::mem::replace(&mut self.state.well, well), well) {
+            (true, false) => {
+                tracing::warn!(signal, place, rejected, ?why, "collector takes only a part");
+            }
+            (false, true) => tracing::info!(signal, place, "collector takes all again"),
+            _ => {}
         }
     }
 
