@@ -29,7 +29,7 @@
 //! | [`Builder`], [`BuildError`] | what makes one, and checks all of it before |
 //! | [`Route`], [`Upstream`] | which requests go where, and under which conditions |
 //! | [`Authenticate`], [`Identity`], [`AuthError`] | who sent a request, and what they may |
-//! | [`ApiKeys`], [`ByCertificate`] | ways to find that out |
+//! | [`ApiKeys`], [`ByCertificate`], `Jwt` (feature `jwt`) | ways to find that out |
 //! | [`IdentityHeaders`] | how upstreams are told |
 //! | [`Cors`] | which web pages may read answers |
 //! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
@@ -87,6 +87,11 @@
 //! | a scope that is missing is named, 403 | `a_scope_or_a_role_that_is_missing_is_403_and_the_scope_is_named` |
 //! | a key file is read again; a bad one changes nothing | `api_keys_are_read_again_when_their_file_changes_and_a_bad_file_changes_nothing` |
 //! | certificates name their senders by SPIFFE identifier or host | `a_client_certificate_names_its_sender` |
+//! | no token that was changed in any byte is taken (feature `jwt`) | `no_token_that_was_changed_in_any_byte_is_taken` |
+//! | unsigned tokens, public keys as secrets, keys in headers and `crit` are refused | `an_unsigned_token_is_refused_however_it_says_so` and its neighbours |
+//! | a new key is fetched once, for all who wait, at most every 10 s | `a_new_key_is_fetched_when_the_first_token_names_it_and_a_flood_of_unknown_names_is_not` |
+//! | the last keys go on while their issuer is away | `keys_that_cannot_be_had_are_503_and_the_last_ones_go_on` |
+//! | times are those of the clock on the wall, wherever it is set | `times_are_those_of_the_clock_on_the_wall_wherever_it_is_set` |
 //! | preflights are answered before anybody asks who it is | `a_preflight_is_answered_before_anybody_asks_who_it_is` |
 //! | another origin gets no field of CORS | `another_origin_gets_no_cors_field_at_all` |
 //! | pages can read the gateway's own errors | `errors_of_the_gateways_own_can_be_read_by_the_page` |
@@ -116,6 +121,8 @@
 //!
 //! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface. It brings the crate h2.
 //! - `tls`: [`Server::tls`], with certificates by name that are read again when they change, and certificates of clients. Adds rustls with ring.
+//!
+//! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
 //!
 //! # Memory
 //!
@@ -160,6 +167,8 @@ pub use identity::{
     ApiKey, ApiKeyFileError, ApiKeys, AuthError, Authenticate, Authenticating, ByCertificate,
     Identity, IdentityHeaders, MalformedCertificate, PeerCertificate,
 };
+#[cfg(feature = "jwt")]
+pub use identity::{JwksError, Jwt, JwtAlgorithm, JwtKey, JwtKeyError};
 pub use route::{Client, Route, Upstream};
 pub use server::{ServeError, Server, Undrained, serve};
 #[cfg(feature = "tls")]

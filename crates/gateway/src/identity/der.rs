@@ -4,6 +4,10 @@
 #[derive(Clone, Copy)]
 pub(super) struct Der<'a>(&'a [u8]);
 
+#[cfg(feature = "jwt")]
+pub(super) const INTEGER: u8 = 0x02;
+#[cfg(feature = "jwt")]
+pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const OCTET_STRING: u8 = 0x04;
 pub(super) const OID: u8 = 0x06;
 pub(super) const SEQUENCE: u8 = 0x30;

@@ -115,13 +115,13 @@ impl<T: PartialEq + Send + Sync + 'static> Source<T> {
     }
 
     /// Whether the value was loaded too long ago to be used.
-    #[cfg(test)]
+    #[cfg(feature = "jwt")]
     pub(super) fn is_stale(&self) -> bool {
         self.clock.nanos() >= self.stale.load(Relaxed)
     }
 
     /// Waits until a load has ended, one that is under way or else a new one. `None` if it is too early for another.
-    #[cfg(test)]
+    #[cfg(feature = "jwt")]
     pub(super) fn refreshed(self: &Arc<Self>) -> Option<impl Future<Output = ()> + Send + use<T>> {
         let mut ended = self.begin()?;
         let source = self.clone();
@@ -229,5 +229,5 @@ impl<T> fmt::Debug for Source<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "jwt"))]
 mod tests;
