@@ -7,7 +7,9 @@ use gusset_call::{BoxError, Context, Limited, Problem, refusal_in};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::{body::ClientFault, identity::Denied, path::BadPath, table::Allowed};
+use crate::{
+    body::ClientFault, idempotency::KeyFault, identity::Denied, path::BadPath, table::Allowed,
+};
 
 /// An answer of the gateway's own. None of them names a service, an address or an error of the inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,7 @@ pub(crate) enum Answer {
     NotFound,
     WrongMethod(Allowed),
     Denied(Denied),
+    Key(KeyFault),
     /// A preflight of CORS.
     Preflight(HeaderMap),
     TooLarge {
@@ -58,6 +61,9 @@ impl Answer {
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Denied(denied) => denied.status(),
             Self::Preflight(_) => StatusCode::NO_CONTENT,
+            Self::Key(KeyFault::Missing | KeyFault::Malformed) => StatusCode::BAD_REQUEST,
+            Self::Key(KeyFault::Running | KeyFault::Unkept) => StatusCode::CONFLICT,
+            Self::Key(KeyFault::Different) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
@@ -78,6 +84,14 @@ impl Answer {
             Self::WrongMethod(allowed) => format!("this path takes {allowed}"),
             Self::Denied(denied) => denied.error.to_string(),
             Self::Preflight(_) => String::new(),
+            Self::Key(fault) => match fault {
+                KeyFault::Missing => "an Idempotency-Key is required here",
+                KeyFault::Malformed => "there must be one Idempotency-Key, of at most 255 visible characters",
+                KeyFault::Running => "the first request with this Idempotency-Key is still under way",
+                KeyFault::Unkept => "the request with this Idempotency-Key was answered, but its answer was too large to be kept",
+                KeyFault::Different => "this Idempotency-Key was used for another request",
+            }
+            .into(),
             Self::TooLarge { limit } => format!("at most {limit} bytes are taken here"),
             Self::Limited(_) => "too many requests of this client".into(),
             Self::BadGateway => "the service did not answer properly".into(),
@@ -113,6 +127,9 @@ impl Answer {
                 }
             }
             Self::Denied(denied) => denied.describe(headers),
+            Self::Key(KeyFault::Running) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
             // What is left of the body is not going to be read.
             Self::TooLarge { .. } | Self::BadBody | Self::SlowBody => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

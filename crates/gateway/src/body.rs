@@ -3,7 +3,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -14,6 +14,7 @@ use gusset_call::BoxError;
 use gusset_sidecar::ReplayBody;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use sha2::{Digest, Sha256};
 
 /// What the attempts of one call send.
 pub(crate) type AttemptBody = ReplayBody<RequestBody>;
@@ -25,6 +26,34 @@ pub(crate) struct RequestBody {
     left: u64,
     /// `None` for a body without bytes.
     upload: Option<Upload>,
+    /// Where somebody wants to know it again.
+    hash: Option<BodyHash>,
+}
+
+/// SHA-256 of a body as it goes by. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BodyHash(Arc<Mutex<Hashed>>);
+
+#[derive(Debug, Default)]
+struct Hashed {
+    hash: Sha256,
+    whole: bool,
+}
+
+impl BodyHash {
+    /// The hash, if the body has been read to its end.
+    pub(crate) fn whole(&self) -> Option<[u8; 32]> {
+        let hashed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        hashed.whole.then(|| hashed.hash.clone().finalize().into())
+    }
+
+    fn add(&self, data: Option<&Bytes>, whole: bool) {
+        let mut hashed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(data) = data {
+            hashed.hash.update(data);
+        }
+        hashed.whole |= whole;
+    }
 }
 
 /// Whether a request's body is waited for at present. Clones are one.
@@ -52,14 +81,26 @@ impl RequestBody {
         B::Error: Into<BoxError>,
     {
         if body.is_end_stream() {
-            return Self { source: Source::Empty, left: 0, upload: None };
+            return Self { source: Source::Empty, left: 0, upload: None, hash: None };
         }
         let mut body = Some(body);
         let source = match (&mut body as &mut dyn Any).downcast_mut::<Option<Incoming>>() {
             Some(incoming) => incoming.take().map_or(Source::Empty, Source::Incoming),
             None => body.map_or(Source::Empty, |body| Source::Other(Box::pin(Boxable { body }))),
         };
-        Self { source, left: limit, upload: Some(Upload::default()) }
+        Self { source, left: limit, upload: Some(Upload::default()), hash: None }
+    }
+
+    /// The same, of which `hash` is told.
+    pub(crate) fn hashed(mut self, hash: BodyHash) -> Self {
+        hash.add(None, self.is_end_stream());
+        self.hash = Some(hash);
+        self
+    }
+
+    /// Bytes that it may still have.
+    pub(crate) const fn limit(&self) -> u64 {
+        self.left
     }
 
     /// The way to look at the upload from elsewhere, if there is one.
@@ -85,8 +126,17 @@ impl Body for RequestBody {
             awaited.store(polled.is_pending(), Relaxed);
         }
         let frame = match ready!(polled) {
-            None => return Poll::Ready(None),
-            Some(Err(error)) => return Poll::Ready(Some(Err(ClientFault::Broken(error).into()))),
+            None => {
+                if let Some(hash) = &self.hash {
+                    hash.add(None, true);
+                }
+                return Poll::Ready(None);
+            }
+            Some(Err(error)) => {
+                // What broke off is no whole body, whatever follows.
+                self.hash = None;
+                return Poll::Ready(Some(Err(ClientFault::Broken(error).into())));
+            }
             Some(Ok(frame)) => frame,
         };
         let length = frame.data_ref().map_or(0, Buf::remaining);
@@ -94,8 +144,12 @@ impl Body for RequestBody {
             Some(left) => self.left = left,
             None => {
                 self.source = Source::Empty;
+                self.hash = None;
                 return Poll::Ready(Some(Err(ClientFault::TooLarge.into())));
             }
+        }
+        if let Some(hash) = &self.hash {
+            hash.add(frame.data_ref(), self.is_end_stream());
         }
         Poll::Ready(Some(Ok(frame)))
     }

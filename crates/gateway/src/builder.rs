@@ -11,7 +11,7 @@ use crate::{
     client::Proxies,
     cors::Policy as CorsPolicy,
     forward::{Forward, Shared, Target},
-    front::{Front, Gate, Sender},
+    front::{Front, Gate, OncePer, Sender},
     identity::Requirement,
     limit::Limit,
     path::{BadPath, normalise},
@@ -269,6 +269,11 @@ fn gate(route: &Route, cors: Option<&Arc<CorsPolicy>>) -> Result<Gate, BuildErro
         sender: route.requires.as_ref().map(sender),
         cors: own_cors.or_else(|| cors.cloned()),
         upgrades: route.upgrades.clone(),
+        once: route.idempotency.clone().map(|policy| OncePer {
+            policy,
+            route: format!("{} {}", route.host.as_deref().unwrap_or_default(), route.path),
+            limit: route.timeout,
+        }),
     })
 }
 

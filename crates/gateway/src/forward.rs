@@ -27,6 +27,7 @@ use crate::{
     cors::Grant,
     front::{Admission, Front, Waiting},
     headers::{add_via, remove_hop_by_hop},
+    idempotency::{Gathered, Run},
     stats::Counters,
     transport::{AnswerBody, Switched},
     upstream::{self, Caller},
@@ -35,7 +36,7 @@ use crate::{
 type UpstreamBody = PeekedBody<Watched<AnswerBody<AttemptBody>, ActiveSpan>>;
 
 /// The upstream's body, or that of a problem.
-pub(crate) type AnyBody = Either<UpstreamBody, Full<Bytes>>;
+pub(crate) type AnyBody = Either<UpstreamBody, Either<Full<Bytes>, Gathered<UpstreamBody>>>;
 
 /// What all clones of a gateway share.
 pub(crate) struct Shared {
@@ -99,6 +100,7 @@ pin_project! {
     enum State {
         Calling { #[pin] call: Oneshot<Caller, Request<RequestBody>> },
         Waiting { waiting: Option<Box<Waiting>> },
+        Once { run: Run<Result<Response<Gathered<UpstreamBody>>, Answer>> },
         Refused { answer: Option<Answer> },
     }
 }
@@ -112,7 +114,16 @@ impl Future for ForwardFuture {
             let next = match this.state.as_mut().project() {
                 StateProj::Calling { call } => {
                     let result = ready!(call.poll(cx));
-                    break result.map_err(|error| this.shared.explain(*this.route, &error));
+                    let result = result.map_err(|error| this.shared.explain(*this.route, &error));
+                    break result.and_then(passed_back).map(|response| response.map(Either::Left));
+                }
+                StateProj::Once { run } => {
+                    let result = ready!(Pin::new(run).poll(cx));
+                    if let (Err(Answer::Key(_)), Some(route)) = (&result, *this.route) {
+                        this.shared.targets[route].counters.refused();
+                    }
+                    break result
+                        .map(|response| response.map(|body| Either::Right(Either::Right(body))));
                 }
                 StateProj::Waiting { waiting } => {
                     let Some(polled) = waiting.as_mut() else { return Poll::Pending };
@@ -131,11 +142,15 @@ impl Future for ForwardFuture {
             };
             this.state.set(next);
         };
-        let mut response = this.shared.respond(*this.route, *this.started, outcome);
+        let mut response = match outcome {
+            Ok(response) => response,
+            Err(answer) => answer.into_response().map(|body| Either::Right(Either::Left(body))),
+        };
+        this.shared.count(*this.route, *this.started, &mut response);
         if let Some(grant) = this.grant {
             match response.body() {
-                Either::Left(_) => grant.replace(response.headers_mut()),
-                Either::Right(_) => grant.say(response.headers_mut()),
+                Either::Right(Either::Left(_)) => grant.say(response.headers_mut()),
+                _ => grant.replace(response.headers_mut()),
             }
         }
         Poll::Ready(Ok(response))
@@ -144,14 +159,25 @@ impl Future for ForwardFuture {
 
 impl Shared {
     /// How a request goes on, of the route with this number if it has one.
-    fn state(&self, route: Option<usize>, admission: Admission) -> State {
+    fn state(self: &Arc<Self>, route: Option<usize>, admission: Admission) -> State {
         let target = self.target(route);
         match (admission, target) {
             (Admission::Admitted(request), Some(target)) => {
                 State::Calling { call: Oneshot::new(target.caller.clone(), request) }
             }
+            (Admission::Once(once, request), Some(target)) => {
+                let (head, body) = request.into_parts();
+                let (shared, caller) = (self.clone(), target.caller.clone());
+                let run = once.answer(body, move |body| async move {
+                    let called = Oneshot::new(caller, Request::from_parts(head, body)).await;
+                    called.map_err(|error| shared.explain(route, &error)).and_then(passed_back)
+                });
+                State::Once { run: Run::new(run) }
+            }
             // None is admitted without a route.
-            (Admission::Admitted(_), None) => State::Refused { answer: Some(Answer::NotFound) },
+            (Admission::Admitted(_) | Admission::Once(..), None) => {
+                State::Refused { answer: Some(Answer::NotFound) }
+            }
             (Admission::Waiting(waiting), _) => State::Waiting { waiting: Some(waiting) },
             (Admission::Refused(answer), target) => {
                 if let (Some(target), false) = (target, matches!(answer, Answer::Preflight(_))) {
@@ -180,21 +206,11 @@ impl Shared {
         answer
     }
 
-    fn respond(
-        &self,
-        route: Option<usize>,
-        started: Instant,
-        outcome: Result<Response<UpstreamBody>, Answer>,
-    ) -> Response<AnyBody> {
-        let mut response = match outcome.and_then(passed_back) {
-            Ok(response) => response.map(Either::Left),
-            Err(answer) => answer.into_response().map(Either::Right),
-        };
+    fn count(&self, route: Option<usize>, started: Instant, response: &mut Response<AnyBody>) {
         if let Some(target) = self.target(route) {
             target.counters.answered(response.status(), started.elapsed());
             response.extensions_mut().insert(target.name.clone());
         }
-        response
     }
 }
 

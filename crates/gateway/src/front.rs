@@ -1,6 +1,6 @@
 //! From a request to the call of an upstream, or to the gateway's own answer.
 
-use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
+use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gusset_call::BoxError;
@@ -11,7 +11,7 @@ use http::{
 use http_body::Body;
 
 use crate::{
-    AuthError, Authenticate, Authenticating, Client, Identity, IdentityHeaders,
+    AuthError, Authenticate, Authenticating, Client, Idempotency, Identity, IdentityHeaders,
     answer::Answer,
     body::RequestBody,
     client::{Origin, Proxies},
@@ -20,6 +20,7 @@ use crate::{
         add_via, is_forwarding, is_ours, join_cookies, reads, remove_hop_by_hop, remove_where,
     },
     host::host_of,
+    idempotency::{KeyFault, Once},
     identity::{Denied, Requirement},
     limit::Limit,
     path::{BadPath, normalise},
@@ -49,6 +50,16 @@ pub(crate) struct Gate {
     pub(crate) sender: Option<Sender>,
     pub(crate) cors: Option<Arc<Policy>>,
     pub(crate) upgrades: Vec<Box<str>>,
+    pub(crate) once: Option<OncePer>,
+}
+
+/// What a route makes of `Idempotency-Key`.
+#[derive(Clone, Debug)]
+pub(crate) struct OncePer {
+    pub(crate) policy: Idempotency,
+    /// What tells its keys from those of others in the same store.
+    pub(crate) route: String,
+    pub(crate) limit: Duration,
 }
 
 /// What a route asks of its senders.
@@ -75,6 +86,8 @@ pub(crate) struct Arrival {
 pub(crate) enum Admission {
     /// It goes to the upstream, as it shall see it.
     Admitted(Request<RequestBody>),
+    /// The same, but no more than once.
+    Once(Box<Once>, Request<RequestBody>),
     /// Its sender must be found out first; then [`Front::enter`] decides.
     Waiting(Box<Waiting>),
     /// The gateway answers itself.
@@ -185,6 +198,11 @@ impl Front {
             return Admission::Refused(Answer::TooLarge { limit: gate.body_limit });
         }
 
+        let once = match gate.once(&head, identity, origin.client) {
+            Ok(once) => once,
+            Err(fault) => return Admission::Refused(Answer::Key(fault)),
+        };
+
         head.uri = target;
         let wanted = Wanted::of(&mut head, body.is_end_stream(), &gate.upgrades);
         remove_hop_by_hop(&mut head.headers);
@@ -201,14 +219,19 @@ impl Front {
         }
         if let Some(identity) = identity {
             if self.identity_headers.tell(identity, &mut head).is_err() {
-                let denied = Denied::new(AuthError::Invalid, None, None);
+                let schemes = self.authenticate.iter().filter_map(|way| way.challenge());
+                let denied = Denied::new(AuthError::Invalid, schemes, None);
                 return Admission::Refused(Answer::Denied(denied));
             }
         }
         if let Some(upload) = body.upload() {
             head.extensions.insert(upload.clone());
         }
-        Admission::Admitted(Request::from_parts(head, body))
+        let request = Request::from_parts(head, body);
+        match once {
+            None => Admission::Admitted(request),
+            Some(once) => Admission::Once(Box::new(once), request),
+        }
     }
 
     fn locate(&self, head: &Parts) -> Located {
@@ -254,6 +277,17 @@ enum Located {
 }
 
 impl Gate {
+    fn once(
+        &self,
+        head: &Parts,
+        identity: Option<&Identity>,
+        address: Option<IpAddr>,
+    ) -> Result<Option<Once>, KeyFault> {
+        let Some(OncePer { policy, route, limit }) = &self.once else { return Ok(None) };
+        let keyed = policy.keyed(route, head, identity, address)?;
+        Ok(keyed.map(|keyed| Once { policy: policy.clone(), keyed, limit: *limit }))
+    }
+
     fn check(
         &self,
         address: Option<IpAddr>,

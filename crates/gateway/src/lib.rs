@@ -32,6 +32,7 @@
 //! | [`ApiKeys`], [`ByCertificate`], `Jwt` (feature `jwt`) | ways to find that out |
 //! | [`IdentityHeaders`] | how upstreams are told |
 //! | [`Cors`] | which web pages may read answers |
+//! | [`Idempotency`], [`IdempotencyStore`], [`AnswersInMemory`] | what `Idempotency-Key` means, and where answers are kept |
 //! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
 //! | [`serve`], [`Server`], [`ServeError`], [`Undrained`] | a listener, or one for each core, that bounds its clients and ends without losing requests |
 //! | `Tls`, `TlsFiles` (feature `tls`) | certificates that are read again when they change |
@@ -57,6 +58,7 @@
 //! | 404 | no route has this path | |
 //! | 405 | one has, with other methods | `Allow` |
 //! | 408 | the deadline passed while the client was still sending its body | |
+//! | 409, 422 | a request with its [`Idempotency`] key is under way, or was another one | `Retry-After` |
 //! | 413 | the body is larger than [`Route::body_limit`] | |
 //! | 429 | the client is above its [`Route::quota`] | `Retry-After`, `RateLimit-Policy`, `RateLimit` |
 //! | 502 | an instance cannot be reached, breaks off, or answers nonsense | |
@@ -93,6 +95,8 @@
 //! | the last keys go on while their issuer is away | `keys_that_cannot_be_had_are_503_and_the_last_ones_go_on` |
 //! | times are those of the clock on the wall, wherever it is set | `times_are_those_of_the_clock_on_the_wall_wherever_it_is_set` |
 //! | preflights are answered before anybody asks who it is | `a_preflight_is_answered_before_anybody_asks_who_it_is` |
+//! | a hundred requests with one key have one effect | `a_hundred_requests_at_once_have_one_effect` |
+//! | a key is free again if an instance fails or breaks off, or the request was never whole | `an_instance_that_breaks_off_leaves_the_key_free` and its neighbours |
 //! | another origin gets no field of CORS | `another_origin_gets_no_cors_field_at_all` |
 //! | pages can read the gateway's own errors | `errors_of_the_gateways_own_can_be_read_by_the_page` |
 //!
@@ -100,7 +104,7 @@
 //!
 //! - A request that is not idempotent, by its method or an `Idempotency-Key`, is sent a second time only if the first never
 //!   reached an instance.
-//! - If the client leaves, the upstream's call is cancelled. If the upstream breaks off, so does the answer: it never ends as if it were whole.
+//! - If the client leaves, the upstream's call is cancelled, unless it has an idempotency key on a route with [`Idempotency`]. If the upstream breaks off, so does the answer: it never ends as if it were whole.
 //! - An idle connection that its instance closes as a request is sent costs an idempotent request without a body nothing: it is sent again by a fresh one.
 //! - A client's fault (a malformed, large or slow body, leaving early) is not counted against an instance.
 //!
@@ -136,6 +140,7 @@ mod route;
 mod identity;
 
 mod cors;
+mod idempotency;
 
 mod server;
 mod stats;
@@ -163,6 +168,10 @@ pub use builder::{BuildError, Builder};
 pub use cors::Cors;
 pub use gateway::{Gateway, GatewayBody, ResponseFuture};
 pub use gusset_ratelimit::{MalformedNetwork, Network, PeerAddr};
+pub use idempotency::{
+    AnswersInMemory, AnswersStats, Begun, Idempotency, IdempotencyStore, Pending, RequestKey,
+    StoredAnswer,
+};
 pub use identity::{
     ApiKey, ApiKeyFileError, ApiKeys, AuthError, Authenticate, Authenticating, ByCertificate,
     Identity, IdentityHeaders, MalformedCertificate, PeerCertificate,

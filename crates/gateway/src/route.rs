@@ -4,7 +4,7 @@ use gusset_ratelimit::Quota;
 use gusset_sidecar::RetryPolicy;
 use http::{Method, request::Parts};
 
-use crate::{Cors, Identity, identity::Requirement, limit::KeyOf, table::Methods};
+use crate::{Cors, Idempotency, Identity, identity::Requirement, limit::KeyOf, table::Methods};
 
 /// Which requests go where, and under which conditions.
 ///
@@ -35,6 +35,7 @@ pub struct Route {
     pub(crate) keeps_credentials: bool,
     pub(crate) cors: Option<Cors>,
     pub(crate) upgrades: Vec<Box<str>>,
+    pub(crate) idempotency: Option<Idempotency>,
     pub(crate) retry: Option<RetryPolicy>,
 }
 
@@ -65,6 +66,7 @@ impl Route {
             keeps_credentials: false,
             cors: None,
             upgrades: Vec::new(),
+            idempotency: None,
             retry: None,
         }
     }
@@ -158,6 +160,13 @@ impl Route {
     #[must_use]
     pub fn cors(mut self, cors: Cors) -> Self {
         self.cors = Some(cors);
+        self
+    }
+
+    /// What `Idempotency-Key` means here. Default nothing: it is passed on.
+    #[must_use]
+    pub fn idempotency(mut self, policy: Idempotency) -> Self {
+        self.idempotency = Some(policy);
         self
     }
 

@@ -53,7 +53,7 @@ const TRIES: usize = 4;
 ///
 /// # What it costs
 ///
-/// A token that was verified lately 0.3 µs to 1 µs; a new one 3 µs (`HS256`) to 110 µs (`ES256`).
+/// A token that was verified lately costs two short hashes of it; a new one its signature, some hundred times as much for RSA and ECDSA.
 #[derive(Clone)]
 pub struct Jwt {
     rules: Arc<Rules>,
