@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span, instrument::Instrumented};
 
-use crate::{Attempt, Context, TraceContext, TraceState};
+use crate::{Attempt, Baggage, Context, RequestId, TraceContext, TraceState};
 
 thread_local! {
     /// What is current in the task that this thread polls. Only scopes write here, and each gives back what it found.
@@ -19,6 +19,8 @@ thread_local! {
             context: Cell::new(Context::EMPTY),
             attempt: Cell::new(Attempt::FIRST),
             state: Cell::new(None),
+            baggage: Cell::new(None),
+            request_id: Cell::new(None),
         }
     };
 }
@@ -27,6 +29,8 @@ pub(crate) struct Slots {
     pub(crate) context: Cell<Context>,
     pub(crate) attempt: Cell<Attempt>,
     pub(crate) state: Cell<Option<TraceState>>,
+    pub(crate) baggage: Cell<Option<Baggage>>,
+    pub(crate) request_id: Cell<Option<RequestId>>,
 }
 
 impl Slots {
@@ -35,11 +39,17 @@ impl Slots {
         CURRENT.try_with(read).ok()
     }
 
+    pub(crate) fn cloned<T: Clone>(slot: Slot<Option<T>>) -> Option<T> {
+        Self::read(|slots| cloned(slot(slots))).flatten()
+    }
+
     fn replace_all(&self, with: Ambient) -> Ambient {
         Ambient {
             context: self.context.replace(with.context),
             attempt: self.attempt.replace(with.attempt),
             state: self.state.replace(with.state),
+            baggage: self.baggage.replace(with.baggage),
+            request_id: self.request_id.replace(with.request_id),
         }
     }
 
@@ -47,6 +57,12 @@ impl Slots {
     pub(crate) fn replace<T>(slot: Slot<T>, value: T) -> Restored<T> {
         Restored { slot, before: Self::read(|slots| slot(slots).replace(value)) }
     }
+}
+
+fn cloned<T: Clone>(slot: &Cell<Option<T>>) -> Option<T> {
+    let value = slot.take();
+    slot.set(value.clone());
+    value
 }
 
 type Slot<T> = fn(&Slots) -> &Cell<T>;
@@ -78,7 +94,7 @@ impl Drop for RestoredAll {
     }
 }
 
-/// All that is current in a task: [`Context`], [`Attempt`] and [`TraceState`]; to be taken to where they would not go by themselves, such as a
+/// All that is current in a task: [`Context`], [`Attempt`], [`TraceState`], [`Baggage`] and [`RequestId`]; to be taken to where they would not go by themselves, such as a
 /// thread or another runtime. For tasks there is [`spawn`].
 ///
 /// ```
@@ -96,16 +112,20 @@ pub struct Ambient {
     context: Context,
     attempt: Attempt,
     state: Option<TraceState>,
+    baggage: Option<Baggage>,
+    request_id: Option<RequestId>,
 }
 
 impl Ambient {
     /// What is current here.
     #[must_use]
     pub fn current() -> Self {
-        Slots::read(|slots| {
-            let state = slots.state.take();
-            slots.state.set(state.clone());
-            Self { context: slots.context.get(), attempt: slots.attempt.get(), state }
+        Slots::read(|slots| Self {
+            context: slots.context.get(),
+            attempt: slots.attempt.get(),
+            state: cloned(&slots.state),
+            baggage: cloned(&slots.baggage),
+            request_id: cloned(&slots.request_id),
         })
         .unwrap_or_default()
     }
@@ -131,6 +151,20 @@ impl Ambient {
         self
     }
 
+    /// The same with this baggage, or with none.
+    #[must_use]
+    pub fn with_baggage(mut self, baggage: Option<Baggage>) -> Self {
+        self.baggage = baggage;
+        self
+    }
+
+    /// The same for a request of this name, or of none.
+    #[must_use]
+    pub fn with_request_id(mut self, id: Option<RequestId>) -> Self {
+        self.request_id = id;
+        self
+    }
+
     /// Its context.
     #[must_use]
     pub const fn context(&self) -> Context {
@@ -141,6 +175,18 @@ impl Ambient {
     #[must_use]
     pub const fn trace_state(&self) -> Option<&TraceState> {
         self.state.as_ref()
+    }
+
+    /// Its baggage.
+    #[must_use]
+    pub const fn baggage(&self) -> Option<&Baggage> {
+        self.baggage.as_ref()
+    }
+
+    /// What its request is called.
+    #[must_use]
+    pub const fn request_id(&self) -> Option<&RequestId> {
+        self.request_id.as_ref()
     }
 
     /// Runs `future` with this as what is current.

@@ -107,7 +107,8 @@ impl Tried {
             offer.set(Some(outer.flatten()));
             inside
         });
-        let ends = (inside == Ok(false)).then_some(Ends);
+        // Not `then_some`, which would make one to drop it.
+        let ends = if inside == Ok(false) { Some(Ends) } else { None };
         let made = call();
         let asked = Self::offer(|list| list.clone());
         drop(ends);

@@ -22,6 +22,7 @@
 //! | [`Tried`] | the instances that earlier tries of the same call went to |
 //! | [`TraceContext`] | W3C trace identifiers, parsed and written without OpenTelemetry |
 //! | [`TraceState`] | W3C `tracestate`, passed on as it came |
+//! | [`Baggage`], [`RequestId`] | names and values that go along with a call; what its sender calls it |
 //! | [`Open`], [`Limited`], [`Inadmissible`], [`NoInstance`], [`Overloaded`], [`DeadlineExceeded`] | the refusals |
 //! | [`Refusal`], [`refusal_in`] | what all refusals know; finding one inside an error |
 //! | [`QuotaPolicy`], [`ServiceLimit`] | a quota and what is left of it, as clients are told |
@@ -60,12 +61,14 @@
 
 mod ambient;
 mod attempt;
+mod baggage;
 #[cfg(feature = "clock")]
 mod clock;
 mod context;
 mod deadline;
 mod limited;
 mod refusal;
+mod request_id;
 mod trace;
 mod trace_state;
 
@@ -80,12 +83,14 @@ mod tonic;
 
 pub use ambient::{Ambient, Carry, Scope, carry, current_trace, spawn, spawn_blocking};
 pub use attempt::{Attempt, Tried};
+pub use baggage::{Baggage, MalformedBaggage};
 #[cfg(feature = "clock")]
 pub use clock::Clock;
 pub use context::Context;
 pub use deadline::Deadline;
 pub use limited::{Inadmissible, Limited, QuotaPolicy, ServiceLimit};
 pub use refusal::{BoxError, DeadlineExceeded, NoInstance, Open, Overloaded, Refusal, refusal_in};
+pub use request_id::{MalformedRequestId, RequestId};
 pub use trace::{MalformedId, MalformedTraceparent, SpanId, TraceContext, TraceId};
 pub use trace_state::{MalformedTracestate, TraceState};
 

@@ -175,6 +175,12 @@ impl TraceContext {
     /// Set by whoever made the trace id at random (W3C Trace Context, level 2).
     const RANDOM: u8 = 0x02;
 
+    /// The span with these identifiers, for who read them elsewhere than in a `traceparent`.
+    #[must_use]
+    pub const fn new(trace_id: TraceId, span_id: SpanId, sampled: bool) -> Self {
+        Self { trace_id, span_id, flags: 0 }.with_sampled(sampled)
+    }
+
     /// A new trace with a random identifier, sampled.
     #[must_use]
     pub fn new_root() -> Self {

@@ -26,12 +26,7 @@ impl TraceState {
     /// That of the call that this task works for.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Slots::read(|slots| {
-            let state = slots.state.take();
-            slots.state.set(state.clone());
-            state
-        })
-        .flatten()
+        Slots::cloned(|slots| &slots.state)
     }
 
     /// Runs `f` with `state`, or with none, as what is current. For a future: around each poll.

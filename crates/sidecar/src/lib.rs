@@ -31,6 +31,7 @@
 //! | [`DeadlineLayer`], [`BodyDeadlineLayer`] | ends calls whose caller has gone, and tells those called how long there is; the same for bodies |
 //! | [`FaultLayer`], [`Fault`] | delays and failures made on purpose |
 //! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out, and counts where it is told to; the last finished calls |
+//! | [`Propagation`], [`B3`] | what goes along beside: baggage, Zipkin's headers, request ids |
 //! | [`Waterfall`] | a trace as a picture in text |
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
 //! | [`Counter`], [`Gauge`], [`Histogram`] | the program's own figures: [`Metrics::counter`] and its like |
@@ -69,6 +70,7 @@
 //! | retries | 20 % of the calls + 10/s | the failure stands | [`RetryStats::over_budget`] |
 //! | times of calls for hedges | 2.2 KiB for each layer | those of the last 15 to 30 s | |
 //! | `tracestate` | 32 members, 4 KiB | dropped | |
+//! | `baggage`, `x-request-id` | 64 members in 8 KiB, 128 bytes | the rest dropped, another given | |
 //! | memory of spans that ended, to be used again | 64 for each thread | freed | |
 //!
 //! # Guarantees
@@ -89,7 +91,7 @@
 //!
 //! # What it does not do
 //!
-//! It does not emit B3 headers or baggage. A gRPC status in trailers behind a
+//! A gRPC status in trailers behind a
 //! message is traced and counted, but comes too late for a retry.
 //!
 //! # Features
@@ -145,7 +147,8 @@ pub use retry::{
 };
 pub use sidecar::{Inbound, InboundLayer, Intercept, Outbound, OutboundLayer, Sidecar};
 pub use trace::{
-    ActiveSpan, Cursor, Record, Recorder, RecorderStats, SpanKind, Trace, TraceFuture, TraceLayer,
+    ActiveSpan, B3, Cursor, Propagation, Record, Recorder, RecorderStats, SpanKind, Trace,
+    TraceFuture, TraceLayer,
 };
 pub use watched::{End, Watched};
 pub use waterfall::{Row, Waterfall};

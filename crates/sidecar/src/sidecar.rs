@@ -10,8 +10,8 @@ use tower_layer::Layer;
 pub use intercept::Intercept;
 
 use crate::{
-    DeadlineLayer, Metrics, Ratio, Recorder, Retry, RetryLayer, RetryPolicy, Route, RouteOf,
-    SpanKind, Trace, TraceLayer, WithDeadline,
+    DeadlineLayer, Metrics, Propagation, Ratio, Recorder, Retry, RetryLayer, RetryPolicy, Route,
+    RouteOf, SpanKind, Trace, TraceLayer, WithDeadline,
 };
 
 /// All layers of this crate around one service and the clients that it calls with. Clones share the recorder and the metrics.
@@ -40,6 +40,7 @@ pub struct Sidecar {
     deadline: DeadlineLayer,
     sampling: Ratio,
     route_of: Option<RouteOf>,
+    propagation: Propagation,
     /// For what is no request.
     work: TraceLayer,
 }
@@ -73,6 +74,7 @@ impl Sidecar {
             deadline: DeadlineLayer::server(Duration::from_secs(30)),
             sampling: Ratio::ALL,
             route_of: None,
+            propagation: Propagation::new(),
         }
     }
 
@@ -120,6 +122,13 @@ impl Sidecar {
         self.retry.attempt_timeout
     }
 
+    /// What goes along with calls beside the W3C trace context, on both sides; see [`TraceLayer::propagation`].
+    #[must_use]
+    pub const fn propagation(mut self, beside: Propagation) -> Self {
+        self.propagation = beside;
+        self
+    }
+
     /// The finished calls.
     #[must_use]
     pub const fn recorder(&self) -> &Recorder {
@@ -139,7 +148,10 @@ impl Sidecar {
     #[must_use]
     pub fn inbound(&self) -> InboundLayer {
         let trace = TraceLayer::server(self.recorder.clone());
-        let trace = trace.metrics(self.metrics.clone()).sample(self.sampling);
+        let trace = trace
+            .metrics(self.metrics.clone())
+            .sample(self.sampling)
+            .propagation(self.propagation.clone());
         let trace = match self.route_of {
             Some(route_of) => trace.route_of(route_of),
             None => trace,
@@ -163,6 +175,7 @@ impl Sidecar {
             trace: TraceLayer::client(self.recorder.clone())
                 .metrics(self.metrics.clone())
                 .sample(self.sampling)
+                .propagation(self.propagation.clone())
                 .upstream(name),
             retry,
         }

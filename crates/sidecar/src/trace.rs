@@ -1,6 +1,8 @@
 //! The trace layer: layer, service, future; then what it is made of.
 
-pub(crate) mod propagate;
+mod b3;
+mod propagate;
+mod propagation;
 pub(crate) mod record;
 mod recorder;
 mod ring;
@@ -23,6 +25,8 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+pub use b3::B3;
+pub use propagation::Propagation;
 pub use record::{Record, SpanKind};
 pub use recorder::{Cursor, Recorder, RecorderStats};
 pub use span::ActiveSpan;
@@ -33,7 +37,7 @@ use crate::{
     names::MethodName,
     watched::{Watched, guarded},
 };
-use propagate::{Seen, inject, parent_of_call, span_below};
+use propagate::{Above, Seen, above_call, inject, span_below};
 use settings::Settings;
 
 /// Gives every call a span. All services and clones record into the one [`Recorder`].
@@ -48,6 +52,9 @@ use settings::Settings;
 ///
 /// The span ends with the last byte of the response body, with an error, or when the caller drops the call or the body;
 /// see [`End`](crate::End). No header and no path is recorded.
+///
+/// `baggage` goes along in both directions; see [`Propagation`] for that, Zipkin's B3 and request ids. Handlers read it as
+/// `gusset_call::Baggage::current()`.
 #[derive(Clone)]
 pub struct TraceLayer(Arc<Settings>);
 
@@ -99,6 +106,13 @@ impl TraceLayer {
         self
     }
 
+    /// What goes along with calls beside the W3C trace context. Default [`Propagation::new`]: `baggage`.
+    #[must_use]
+    pub fn propagation(mut self, beside: Propagation) -> Self {
+        self.change().propagation = beside;
+        self
+    }
+
     fn change(&mut self) -> &mut Settings {
         Arc::make_mut(&mut self.0)
     }
@@ -106,7 +120,8 @@ impl TraceLayer {
     /// A span of work that is no request, below the current one.
     pub(crate) fn work(&self, operation: Route) -> ActiveSpan {
         let around = Ambient::current();
-        let ids = span_below(around.context().trace(), self.0.sampling);
+        let above = Above { parent: around.context().trace(), sampled: None };
+        let ids = span_below(above, self.0.sampling);
         let attempt = Attempt::current();
         let mut span = ActiveSpan::new(&self.0, MethodName::NONE, ids, attempt, around);
         if let Some(open) = span.open() {
@@ -124,9 +139,9 @@ impl TraceLayer {
             let seen = Seen::of(request.headers());
             let attempt = request.extensions().get().copied().unwrap_or_else(|| seen.attempt());
             let around = Ambient::current();
-            let parent = parent_of_call(&around, request.headers_mut());
-            let ids = span_below(parent, settings.sampling);
-            inject(ids.0, request.headers_mut());
+            let headers = request.headers_mut();
+            let ids = span_below(above_call(settings, &around, headers), settings.sampling);
+            inject(settings, ids, &around, headers);
             let mut span = ActiveSpan::new(settings, method, ids, attempt, around);
             if let Some(open) = span.open() {
                 open.peer = request.uri().authority().cloned();
@@ -134,11 +149,15 @@ impl TraceLayer {
             span
         } else {
             let seen = Seen::of(request.headers());
-            let (parent, tracestate) = seen.parent();
+            let (above, state) = seen.above(settings);
+            let ids = span_below(above, settings.sampling);
             let attempt = seen.attempt();
-            let ids = span_below(parent, settings.sampling);
-            let around = Ambient::default().with_context(Context::current());
-            let around = around.with_attempt(attempt).with_trace_state(tracestate);
+            let around = Ambient::default()
+                .with_context(Context::current())
+                .with_attempt(attempt)
+                .with_trace_state(state)
+                .with_baggage(seen.baggage(settings))
+                .with_request_id(seen.request_id(settings, ids.0.trace_id()));
             ActiveSpan::new(settings, method, ids, attempt, around)
         };
         if let Some(open) = span.open() {
@@ -232,8 +251,8 @@ where
         let result = ready!(guarded(span, || this.inner.poll(cx)));
         let Some(mut span) = this.span.take() else { return Poll::Pending };
         Poll::Ready(match result {
-            Ok(response) => {
-                span.answered(&response);
+            Ok(mut response) => {
+                span.answered(&mut response);
                 Ok(Watched::watch(*this.to_head, response, span))
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! What all calls of a layer have in common, in one place that a call needs only one pointer to.
 
 use crate::{
-    Metrics, Ratio, Recorder, Route, SpanKind,
+    Metrics, Propagation, Ratio, Recorder, Route, SpanKind,
     names::{MethodName, Naming},
 };
 
@@ -13,6 +13,7 @@ pub(crate) struct Settings {
     pub(crate) kind: SpanKind,
     pub(crate) sampling: Ratio,
     pub(crate) naming: Naming,
+    pub(crate) propagation: Propagation,
 }
 
 impl Settings {
@@ -21,7 +22,8 @@ impl Settings {
             SpanKind::Client => Naming::Upstream(None),
             _ => Naming::Router(None),
         };
-        Self { recorder, metrics: None, kind, sampling: Ratio::ALL, naming }
+        let propagation = Propagation::new();
+        Self { recorder, metrics: None, kind, sampling: Ratio::ALL, naming, propagation }
     }
 
     pub(super) fn begin(&self, method: MethodName) {

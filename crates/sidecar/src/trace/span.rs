@@ -2,13 +2,14 @@
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
-use gusset_call::{Ambient, Attempt, SpanId, TraceContext};
+use gusset_call::{Ambient, Attempt, RequestId, SpanId, TraceContext};
 use http::{
-    HeaderMap, Response,
+    HeaderMap, HeaderValue, Response,
     uri::{Authority, PathAndQuery},
 };
 
 use super::{
+    propagate::REQUEST_ID,
     record::{MAX_TAGS, Text, cut},
     ring::{Kept, More},
     settings::Settings,
@@ -108,12 +109,17 @@ impl ActiveSpan {
         }
     }
 
-    pub(super) fn answered<B>(&mut self, response: &Response<B>) {
-        if let Some(open) = self.open() {
-            open.status = Some(response.status().as_u16());
-            open.settings.answered(&mut open.route, response.extensions());
-            if open.settings.kind == SpanKind::Server {
-                open.protocol.answered(response.headers());
+    pub(super) fn answered<B>(&mut self, response: &mut Response<B>) {
+        let Some(open) = self.open() else { return };
+        open.status = Some(response.status().as_u16());
+        open.settings.answered(&mut open.route, response.extensions());
+        if open.settings.kind == SpanKind::Server {
+            open.protocol.answered(response.headers());
+        }
+        // Only servers have one that they were asked to give.
+        if let Some(id) = open.own_request_id().filter(|_| open.settings.propagation.request_ids) {
+            if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+                response.headers_mut().entry(REQUEST_ID).or_insert(id);
             }
         }
     }
@@ -139,6 +145,25 @@ impl ActiveSpan {
 }
 
 impl Open {
+    /// Of a server. Within a client it is that of the request that calls.
+    fn own_request_id(&self) -> Option<&RequestId> {
+        self.inside.request_id().filter(|_| self.settings.kind == SpanKind::Server)
+    }
+
+    /// The members of the baggage that were asked for.
+    fn logged_baggage(&self) -> Option<String> {
+        let server = self.settings.kind == SpanKind::Server;
+        let baggage = self.inside.baggage().filter(|_| server)?;
+        let mut text = String::new();
+        for name in self.settings.propagation.logged {
+            if let Some(value) = baggage.get(name) {
+                let comma = if text.is_empty() { "" } else { "," };
+                text.extend([comma, name, "=", &value]);
+            }
+        }
+        (!text.is_empty()).then(|| cut(text.into()).into_owned())
+    }
+
     fn close(&mut self, end: End) {
         let settings = &*self.settings;
         let nanos = settings.now().saturating_sub(self.started);
@@ -250,6 +275,8 @@ macro_rules! log_span {
             http.response.status_code = tracing::field::Empty,
             error = tracing::field::Empty,
             error.type = tracing::field::Empty,
+            request_id = $span.own_request_id().map(RequestId::as_str),
+            baggage = $span.logged_baggage(),
         )
     };
 }
