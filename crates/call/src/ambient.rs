@@ -3,6 +3,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{self, Poll},
 };
 
@@ -18,9 +19,7 @@ thread_local! {
         Slots {
             context: Cell::new(Context::EMPTY),
             attempt: Cell::new(Attempt::FIRST),
-            state: Cell::new(None),
-            baggage: Cell::new(None),
-            request_id: Cell::new(None),
+            beside: Cell::new(None),
         }
     };
 }
@@ -28,9 +27,24 @@ thread_local! {
 pub(crate) struct Slots {
     pub(crate) context: Cell<Context>,
     pub(crate) attempt: Cell<Attempt>,
-    pub(crate) state: Cell<Option<TraceState>>,
-    pub(crate) baggage: Cell<Option<Baggage>>,
-    pub(crate) request_id: Cell<Option<RequestId>>,
+    beside: Cell<Option<Arc<Beside>>>,
+}
+
+/// What most calls have not, in one place: what is current changes with every poll of every layer, and so has to be small.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beside {
+    pub(crate) state: Option<TraceState>,
+    pub(crate) baggage: Option<Baggage>,
+    pub(crate) request_id: Option<RequestId>,
+}
+
+impl Beside {
+    /// The same with one thing changed; nothing if it has nothing then.
+    fn with(before: Option<&Arc<Self>>, change: impl FnOnce(&mut Self)) -> Option<Arc<Self>> {
+        let mut beside = before.map(|it| Self::clone(it)).unwrap_or_default();
+        change(&mut beside);
+        (beside != Self::default()).then(|| Arc::new(beside))
+    }
 }
 
 impl Slots {
@@ -39,17 +53,30 @@ impl Slots {
         CURRENT.try_with(read).ok()
     }
 
-    pub(crate) fn cloned<T: Clone>(slot: Slot<Option<T>>) -> Option<T> {
-        Self::read(|slots| cloned(slot(slots))).flatten()
+    /// One of the things beside the context.
+    pub(crate) fn beside<T>(read: impl FnOnce(&Beside) -> Option<T>) -> Option<T> {
+        Self::read(|slots| slots.beside_of().and_then(|beside| read(&beside))).flatten()
+    }
+
+    /// Runs `f` with one of them changed.
+    pub(crate) fn with_beside<R>(change: impl FnOnce(&mut Beside), f: impl FnOnce() -> R) -> R {
+        let before = Self::read(Self::beside_of).flatten();
+        let beside = Beside::with(before.as_ref(), change);
+        let _restored = Self::replace(|slots| &slots.beside, beside);
+        f()
+    }
+
+    fn beside_of(&self) -> Option<Arc<Beside>> {
+        let beside = self.beside.take();
+        self.beside.set(beside.clone());
+        beside
     }
 
     fn replace_all(&self, with: Ambient) -> Ambient {
         Ambient {
             context: self.context.replace(with.context),
             attempt: self.attempt.replace(with.attempt),
-            state: self.state.replace(with.state),
-            baggage: self.baggage.replace(with.baggage),
-            request_id: self.request_id.replace(with.request_id),
+            beside: self.beside.replace(with.beside),
         }
     }
 
@@ -57,12 +84,6 @@ impl Slots {
     pub(crate) fn replace<T>(slot: Slot<T>, value: T) -> Restored<T> {
         Restored { slot, before: Self::read(|slots| slot(slots).replace(value)) }
     }
-}
-
-fn cloned<T: Clone>(slot: &Cell<Option<T>>) -> Option<T> {
-    let value = slot.take();
-    slot.set(value.clone());
-    value
 }
 
 type Slot<T> = fn(&Slots) -> &Cell<T>;
@@ -111,9 +132,7 @@ impl Drop for RestoredAll {
 pub struct Ambient {
     context: Context,
     attempt: Attempt,
-    state: Option<TraceState>,
-    baggage: Option<Baggage>,
-    request_id: Option<RequestId>,
+    beside: Option<Arc<Beside>>,
 }
 
 impl Ambient {
@@ -123,23 +142,21 @@ impl Ambient {
         Slots::read(|slots| Self {
             context: slots.context.get(),
             attempt: slots.attempt.get(),
-            state: cloned(&slots.state),
-            baggage: cloned(&slots.baggage),
-            request_id: cloned(&slots.request_id),
+            beside: slots.beside_of(),
         })
         .unwrap_or_default()
     }
 
     /// The same with this context.
     #[must_use]
-    pub const fn with_context(mut self, context: Context) -> Self {
+    pub fn with_context(mut self, context: Context) -> Self {
         self.context = context;
         self
     }
 
     /// The same in this try of a call.
     #[must_use]
-    pub const fn with_attempt(mut self, attempt: Attempt) -> Self {
+    pub fn with_attempt(mut self, attempt: Attempt) -> Self {
         self.attempt = attempt;
         self
     }
@@ -147,21 +164,27 @@ impl Ambient {
     /// The same with this state, or with none.
     #[must_use]
     pub fn with_trace_state(mut self, state: Option<TraceState>) -> Self {
-        self.state = state;
+        if state.is_some() || self.beside.is_some() {
+            self.beside = Beside::with(self.beside.as_ref(), |beside| beside.state = state);
+        }
         self
     }
 
     /// The same with this baggage, or with none.
     #[must_use]
     pub fn with_baggage(mut self, baggage: Option<Baggage>) -> Self {
-        self.baggage = baggage;
+        if baggage.is_some() || self.beside.is_some() {
+            self.beside = Beside::with(self.beside.as_ref(), |beside| beside.baggage = baggage);
+        }
         self
     }
 
     /// The same for a request of this name, or of none.
     #[must_use]
     pub fn with_request_id(mut self, id: Option<RequestId>) -> Self {
-        self.request_id = id;
+        if id.is_some() || self.beside.is_some() {
+            self.beside = Beside::with(self.beside.as_ref(), |beside| beside.request_id = id);
+        }
         self
     }
 
@@ -173,20 +196,20 @@ impl Ambient {
 
     /// Its `tracestate`.
     #[must_use]
-    pub const fn trace_state(&self) -> Option<&TraceState> {
-        self.state.as_ref()
+    pub fn trace_state(&self) -> Option<&TraceState> {
+        self.beside.as_ref()?.state.as_ref()
     }
 
     /// Its baggage.
     #[must_use]
-    pub const fn baggage(&self) -> Option<&Baggage> {
-        self.baggage.as_ref()
+    pub fn baggage(&self) -> Option<&Baggage> {
+        self.beside.as_ref()?.baggage.as_ref()
     }
 
     /// What its request is called.
     #[must_use]
-    pub const fn request_id(&self) -> Option<&RequestId> {
-        self.request_id.as_ref()
+    pub fn request_id(&self) -> Option<&RequestId> {
+        self.beside.as_ref()?.request_id.as_ref()
     }
 
     /// Runs `future` with this as what is current.

@@ -32,14 +32,13 @@ impl Baggage {
     /// That of the call that this task works for.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Slots::cloned(|slots| &slots.baggage)
+        Slots::beside(|beside| beside.baggage.clone())
     }
 
     /// Runs `f` with `baggage`, or with none, as what is current. For a future: around each poll, or
     /// [`Ambient::scope`](crate::Ambient::scope).
     pub fn sync_scope<R>(baggage: Option<Self>, f: impl FnOnce() -> R) -> R {
-        let _restored = Slots::replace(|slots| &slots.baggage, baggage);
-        f()
+        Slots::with_beside(|beside| beside.baggage = baggage, f)
     }
 
     /// One member.

@@ -24,14 +24,13 @@ impl RequestId {
     /// That of the call that this task works for.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Slots::cloned(|slots| &slots.request_id)
+        Slots::beside(|beside| beside.request_id.clone())
     }
 
     /// Runs `f` with `id`, or with none, as what is current. For a future: around each poll, or
     /// [`Ambient::scope`](crate::Ambient::scope).
     pub fn sync_scope<R>(id: Option<Self>, f: impl FnOnce() -> R) -> R {
-        let _restored = Slots::replace(|slots| &slots.request_id, id);
-        f()
+        Slots::with_beside(|beside| beside.request_id = id, f)
     }
 
     /// The text.

@@ -26,13 +26,12 @@ impl TraceState {
     /// That of the call that this task works for.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Slots::cloned(|slots| &slots.state)
+        Slots::beside(|beside| beside.state.clone())
     }
 
     /// Runs `f` with `state`, or with none, as what is current. For a future: around each poll.
     pub fn sync_scope<R>(state: Option<Self>, f: impl FnOnce() -> R) -> R {
-        let _restored = Slots::replace(|slots| &slots.state, state);
-        f()
+        Slots::with_beside(|beside| beside.state = state, f)
     }
 
     /// The text, as it came.
