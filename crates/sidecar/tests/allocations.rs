@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gusset_sidecar::{Metrics, Recorder, Route, TraceLayer};
+use gusset_sidecar::{Histogram, Metrics, MetricsLayer, Recorder, Route, TraceLayer};
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use tower::{Layer, Service, service_fn};
@@ -63,4 +63,21 @@ fn a_server_takes_nothing_and_a_client_the_header_it_sends() {
         assert_eq!(allocations(&client, traceparent), 1);
     }
     assert_eq!(recorder.stats().overwritten, 3_900, "the ring went round meanwhile");
+}
+
+#[test]
+fn counting_takes_nothing() {
+    const NONE: &str = "";
+    let metrics = Metrics::new();
+    let measured = MetricsLayer::server(metrics.clone()).layer(service_fn(hello));
+    assert_eq!(of_service(measured, NONE), of_service(service_fn(hello), NONE));
+
+    let orders = metrics.counter_by("orders_total", "Orders.", ["channel", "kind"]);
+    let sizes = metrics.histogram_by("sizes_bytes", "Sizes.", Histogram::BYTES, ["channel"]);
+    let count = || {
+        orders.with(["web", "gift"]).increment();
+        sizes.with(["web"]).record(700.0);
+    };
+    count();
+    assert_eq!(allocation_counter::measure(|| (0..CALLS).for_each(|_| count())).count_total, 0);
 }

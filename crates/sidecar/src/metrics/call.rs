@@ -26,11 +26,17 @@ pub struct ActiveCall {
     facts: Facts,
     /// The route of a server, the upstream of a client.
     name: Option<Route>,
-    address: Option<Authority>,
-    path: Option<PathAndQuery>,
+    /// On the heap, since few need it and all are moved with the call.
+    more: Option<Box<More>>,
     /// By the registry's clock.
     started: u64,
     over: bool,
+}
+
+/// What names a call that has no better name.
+struct More {
+    address: Option<Authority>,
+    path: Option<PathAndQuery>,
 }
 
 /// A call that is over, in the words of its request.
@@ -58,13 +64,16 @@ impl ActiveCall {
         registry.begin(kind, method);
         let protocol = Protocol::of(kind, request);
         let end = End::Complete;
-        let is_client = kind == SpanKind::Client;
+        let name = naming.name(request.extensions());
+        let nameless = kind == SpanKind::Client && name.is_none();
+        let address = request.uri().authority().filter(|_| nameless).cloned();
+        let path = rpc_path(protocol, request);
+        let any = address.is_some() || path.is_some();
         Self {
             started: registry.clock.nanos(),
             facts: Facts { kind, method, status: 0, protocol, grpc_status: None, end },
-            name: naming.name(request.extensions()),
-            address: request.uri().authority().filter(|_| is_client).cloned(),
-            path: rpc_path(protocol, request),
+            name,
+            more: any.then(|| Box::new(More { address, path })),
             registry,
             over: false,
         }
@@ -90,8 +99,8 @@ impl ActiveCall {
         let over = Over {
             facts: self.facts,
             name: self.name.as_deref(),
-            address: self.address.as_ref(),
-            path: self.path.as_ref(),
+            address: self.more.as_ref().and_then(|more| more.address.as_ref()),
+            path: self.more.as_ref().and_then(|more| more.path.as_ref()),
         };
         // Who measures runs inside of the span of the call, if there is one.
         registry.finish(&over.key(registry), nanos, || Context::current().trace());

@@ -43,7 +43,7 @@ use super::{
 ///
 /// # Readiness
 ///
-/// Always ready. The page is written, and sources are asked, before the call returns: some 10 µs for each hundred lines.
+/// Always ready. The page is written, and sources are asked, before the call returns.
 ///
 /// # Cancellation
 ///

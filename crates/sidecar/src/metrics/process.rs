@@ -7,7 +7,7 @@ use super::{registry::Metrics, samples::Samples};
 impl Metrics {
     /// Adds what the system says of this process: `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_virtual_memory_bytes`,
     /// `process_open_fds`, `process_max_fds`, `process_threads` and `process_start_time_seconds`. On Linux; elsewhere it adds nothing. They are asked for when the metrics are
-    /// read, in some 50 µs and more with thousands of open files. To add them twice changes nothing.
+    /// read, which takes longer with thousands of open files. To add them twice changes nothing.
     pub fn report_process(&self) {
         if !self.registry().reports_process() {
             self.on_render(|samples| {

@@ -43,9 +43,11 @@ use crate::{SpanKind, names::MethodName};
 /// assert!(metrics.render_prometheus().contains("queue_depth{queue=\"orders\"} 7\n"));
 /// ```
 #[derive(Clone)]
-pub struct Metrics {
+pub struct Metrics(Arc<Handles>);
+
+struct Handles {
     registry: Arc<Registry>,
-    leases: Arc<[Lease; LINES]>,
+    leases: [Lease; LINES],
 }
 
 /// A handle of the registry that a call can hold. There is one for each line of threads, so that threads do not fight for one count of holders.
@@ -107,8 +109,8 @@ impl Metrics {
             instruments: Instruments::default(),
         });
         let lease = |_| Lease(Arc::new(Apart(registry.clone())));
-        let leases = Arc::new(std::array::from_fn(lease));
-        Self { registry, leases }
+        let leases = std::array::from_fn(lease);
+        Self(Arc::new(Handles { registry, leases }))
     }
 
     /// Adds gauges and counters of others: `source` is asked whenever the metrics are read, on the thread that reads and
@@ -164,11 +166,11 @@ impl Metrics {
     /// A handle for a call, which this thread shares with few others.
     #[inline]
     pub(crate) fn lease(&self) -> Lease {
-        self.leases[line()].clone()
+        self.0.leases[line()].clone()
     }
 
     pub(crate) fn registry(&self) -> &Registry {
-        &self.registry
+        &self.0.registry
     }
 }
 
