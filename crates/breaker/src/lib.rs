@@ -177,3 +177,8 @@ mod calls_tests;
 #[cfg(test)]
 #[path = "machine/tests.rs"]
 mod machine_tests;
+
+/// The program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -102,3 +102,8 @@ pub use problem::Problem;
 pub use reqwest::{Reqwest, ReqwestFuture, SendThrough};
 #[cfg(feature = "tonic")]
 pub use tonic::{Tonic, to_status};
+
+/// The program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

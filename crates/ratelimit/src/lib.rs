@@ -296,3 +296,8 @@ mod gcra_tests;
 #[cfg(test)]
 #[path = "table/tests.rs"]
 mod table_tests;
+
+/// The program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -44,17 +44,33 @@
 //! # The standard stack
 //!
 //! ```text
-//!  request ─► trace + metrics ─► answers ─► deadline ─► your service          Sidecar::inbound
-//!                                                            │
-//!             connection ◄─ deadline ◄─ retry ◄─ trace + metrics              Sidecar::outbound
+//!  a request comes in
+//!    └─► trace + metrics ─► answers ─► deadline ─► your handler                     Sidecar::inbound
+//!                                                      │ calls another service
+//!    ┌─────────────────────────────────────────────────┘
+//!    └─► trace + metrics ─► retry ─► deadline ─┐                                    Sidecar::outbound
+//!          balance ◄───────────────────────────┘
+//!             └─► breaker of the instance ─► connection                             gusset::standard
 //! ```
 //!
-//! - Trace and metrics stand outermost, so that they see what the caller got: a refusal as its status, a call with three tries as
-//!   one. For the single attempts, put another pair inside of the retries.
-//! - Answers stand outside of the deadline, for it returns an error, and whoever else refuses inside does.
-//! - The client's deadline stands inside of the retries, so that every attempt tells what is left when it begins.
-//! - Balancers and breakers belong inside of the outbound layer: an attempt may then go to another instance, and an open
-//!   breaker is seen at once as a call that was never sent.
+//! | layer, from the outside | why it stands there |
+//! |---|---|
+//! | trace, metrics | outermost, so that they see what the caller got: a refusal as its status, a call with three tries as one. Further in, a refusal would be no call, and a retry two. For the single attempts, put another pair inside of the retries |
+//! | answers (`gusset_call::AnswerLayer`) | outside of whatever refuses, for that returns errors; inside of trace and metrics, for those want the status |
+//! | deadline of the server | around the handler, so that it ends with all it calls |
+//! | limits of rate and concurrency, if you have them | inside of [`Sidecar::inbound`] and outside of the handler: what is refused has cost nothing, is answered, and is counted with its status. See `gusset-ratelimit` |
+//! | retry | outside of the balancer, so that an attempt may go to another instance; outside of the breaker, so that an open one is seen at once, as a call that was never sent |
+//! | deadline of the client | inside of the retries, so that every attempt tells what is left when it begins. Outside, later ones would tell what was left at first. The retries read it as well: none begins that cannot end in time |
+//! | balance, breaker | inside of all, one circuit for each instance: it sees single attempts, and what it says is about that instance |
+//! | limit of an attempt ([`RetryPolicy::attempt_timeout`]) | in the retry, which knows the last attempt and lets it have what is left of the deadline |
+//!
+//! A [`HedgeLayer`] stands where a retry stands. `gusset::standard` makes all of the client in one line.
+//!
+//! # With axum, tonic, reqwest, hyper
+//!
+//! All layers are `Clone + Send + Sync`, have names ([`Inbound`], [`Outbound`] for what they make), and fit into axum's `Router::layer` and tonic's
+//! `Server::builder().layer`. Clients: hyper-util's as it is; `gusset_call::Tonic` around a channel, with `to_status` outside, so that refusals
+//! have codes; `gusset_call::Reqwest` around reqwest, with `SendThrough` for its builders. The examples `sidecar_axum`, `sidecar_tonic` and `sidecar_reqwest` do that.
 //!
 //! # What is bounded
 //!
@@ -82,12 +98,14 @@
 //!
 //! # Differences from
 //!
-//! - **tower's retry**: the request need not be `Clone`; idempotency, `Retry-After`, deadlines and attempt timeouts are known; the
-//!   share of the budget is exact, and an idle day costs its next caller nothing.
+//! - **tower::retry**: the request need not be `Clone`: a body is streamed, and kept up to a bound. It knows what is idempotent, `Retry-After` and gRPC's push-back, and no attempt
+//!   begins that the deadline would cut. The share of the budget is exact (tower's rounds 0.6 up to 1), a deposit takes no lock, and an idle day costs the next caller
+//!   nothing. Nested retries do not multiply.
 //! - **reqwest's retry**: waits between attempts, and tells retries of others apart.
-//! - **tower-http's trace**: an abandoned call ends its span, too, and the last calls can be asked for without a collector.
-//! - **tower-otel, opentelemetry-instrumentation-tower**: no header is copied into spans; the gauge of active requests returns to zero
-//!   when calls are cancelled; without OpenTelemetry's types on the path of a call.
+//! - **tower-http**: `TraceLayer` writes events for a subscriber; here each call is a record as well, also one that was abandoned, and the last ones can be asked for without a
+//!   collector. `TimeoutLayer` knows its own limit; a deadline is also what the caller says, and is passed on. Its timer is armed only for a call that has to wait.
+//! - **tower-otel**: no header is copied into spans, and no error's text becomes a label; cancelled calls have a duration; OpenTelemetry's types are not on the path of a call.
+//! - **opentelemetry-instrumentation-tower**: the gauge of active requests returns to zero when calls are cancelled, and a span ends with the body instead of the headers.
 //!
 //! # What it does not do
 //!
@@ -152,3 +170,8 @@ pub use trace::{
 };
 pub use watched::{End, Watched};
 pub use waterfall::{Row, Waterfall};
+
+/// The program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
