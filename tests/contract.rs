@@ -26,8 +26,8 @@ use gusset::{
     },
     registry::{Balance, Http, Instance, Watch},
     sidecar::{
-        DeadlineLayer, Metrics, MetricsLayer, Recorder, RetryLayer, RetryPolicy, Sidecar,
-        TraceLayer,
+        BodyDeadlineLayer, DeadlineLayer, FaultLayer, HedgeLayer, HedgePolicy, Metrics,
+        MetricsLayer, Recorder, RetryLayer, RetryPolicy, Sidecar, TraceLayer,
     },
     standard::standard,
 };
@@ -321,6 +321,10 @@ async fn the_layers_of_the_sidecar_hold_it() {
     Case { layer: DeadlineLayer::client(), errors_pass: true }.holds().await;
     let retry = RetryLayer::new(RetryPolicy::default());
     Case { layer: retry, errors_pass: true }.holds().await;
+    let hedge = HedgeLayer::new(HedgePolicy::default());
+    Case { layer: hedge, errors_pass: true }.holds().await;
+    Case { layer: FaultLayer::new(), errors_pass: true }.holds().await;
+    Case { layer: BodyDeadlineLayer::new(), errors_pass: true }.holds().await;
     let sidecar = Sidecar::new("probe");
     Case { layer: sidecar.inbound(), errors_pass: false }.holds().await;
     Case { layer: sidecar.outbound("peer"), errors_pass: true }.holds().await;

@@ -12,7 +12,16 @@ pub const ATTEMPT_HEADER: HeaderName = HeaderName::from_static("x-gusset-attempt
 
 /// Which try a request is, by its headers.
 pub(crate) fn attempt_in(headers: &HeaderMap) -> Attempt {
-    attempt_of(headers.get(ATTEMPT_HEADER), headers.get(GRPC_PREVIOUS_ATTEMPTS))
+    let (mut ours, mut before) = (None, None);
+    // Most requests have few headers: to look at each is quicker than to look for two.
+    for (name, value) in headers {
+        if name == ATTEMPT_HEADER {
+            ours = ours.or(Some(value));
+        } else if name == GRPC_PREVIOUS_ATTEMPTS {
+            before = before.or(Some(value));
+        }
+    }
+    attempt_of(ours, before)
 }
 
 /// Which try a request is, by our header and gRPC's own, which counts those before; the first where they are absent or make no sense.

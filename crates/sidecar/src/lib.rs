@@ -83,6 +83,7 @@
 //! | own metrics, combinations of labels of each | 1,000, 1,000 | counted for nobody, one overflow | `gusset_instruments_refused_total` |
 //! | samples of others, their sources | 10,000, 256 | dropped; a warning | `gusset_samples_dropped_total` |
 //! | body kept for a retry | 64 KiB in 1,024 frames | sent once, no retry | [`RetryStats::body_gone`] |
+//! | answer that is read before it counts | none; [`RetryPolicy::whole_answers`] | streamed | |
 //! | retries | 20 % of the calls + 10/s | the failure stands | [`RetryStats::over_budget`] |
 //! | times of calls for hedges | 2.2 KiB for each layer | those of the last 15 to 30 s | |
 //! | `tracestate` | 32 members, 4 KiB | dropped | |

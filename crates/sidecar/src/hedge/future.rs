@@ -167,6 +167,12 @@ impl<B: Body + Unpin> Call<B> {
         Some(Request::from_parts(head, body))
     }
 
+    /// The call is over, though its future may be kept for long.
+    fn end(&mut self) {
+        self.plan = None;
+        self.timed.end(self.timed.late);
+    }
+
     fn late(&mut self) {
         if !std::mem::replace(&mut self.timed.late, true) {
             self.timed.shared.pressure.bad(self.timed.shared.clock.nanos());
@@ -208,6 +214,7 @@ where
                 this.hedges.clear();
                 this.timer.set(None);
                 *this.failed = None;
+                this.call.end();
                 return Poll::Ready(result);
             }
             let Poll::Ready(request) = self.as_mut().poll_wait(cx) else { return Poll::Pending };

@@ -9,6 +9,7 @@ use http_body::Body;
 use super::{
     Classify, Idempotent, ReplayBody, Shared, Verdict,
     body::Replay,
+    classify::GRPC_STATUS,
     peek::Look,
     stats::{count, is_failure},
 };
@@ -97,7 +98,7 @@ impl<B: Body + Unpin> Call<B> {
     pub(super) fn look<RB: Body>(&self, response: &Response<RB>) -> Option<Look> {
         let whole = self.shared.policy.whole_answers;
         let headers = response.headers();
-        let undecided = || is_grpc(headers) && !headers.contains_key("grpc-status");
+        let undecided = || is_grpc(headers) && !headers.contains_key(&GRPC_STATUS);
         let look = match whole {
             0 if undecided() => Look::First,
             0 => return None,

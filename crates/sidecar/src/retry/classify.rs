@@ -3,7 +3,7 @@ use std::{error::Error, time::Duration};
 #[cfg(doc)]
 use gusset_call::DeadlineExceeded;
 use gusset_call::{BoxError, NoInstance, refusal_in};
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
 
 use super::{
     unsent::{causes, never_sent},
@@ -73,8 +73,11 @@ impl<B> Classify<B> for Transient {
     }
 }
 
+/// No constant, which would be made and dropped wherever it is used.
+pub(super) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 fn of_answer(status: u16, headers: &HeaderMap) -> Verdict {
-    let grpc_status = headers.get("grpc-status").map(http::HeaderValue::as_bytes);
+    let grpc_status = headers.get(&GRPC_STATUS).map(http::HeaderValue::as_bytes);
     if grpc_status.is_none_or(|code| code == b"0") && (200..300).contains(&status) {
         return Verdict::Final;
     }
@@ -124,14 +127,15 @@ impl Idempotent {
         if let Some(Self(said)) = request.extensions().get() {
             return *said;
         }
-        let method = request.method();
-        [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE]
-            .contains(method)
-            || request.headers().contains_key(IDEMPOTENCY_KEY)
+        match *request.method() {
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => true,
+            Method::PUT | Method::DELETE => true,
+            _ => request.headers().contains_key(&IDEMPOTENCY_KEY),
+        }
     }
 }
 
-const IDEMPOTENCY_KEY: header::HeaderName = header::HeaderName::from_static("idempotency-key");
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 #[cfg(test)]
 mod tests {

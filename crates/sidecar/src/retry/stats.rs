@@ -5,11 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use gusset_call::BoxError;
 use http::Response;
 
-use super::RetryLayer;
-use crate::{
-    Samples,
-    watched::{grpc_status, is_server_fault},
-};
+use super::{RetryLayer, classify::GRPC_STATUS};
+use crate::{Samples, watched::is_server_fault};
 
 /// Only `calls` is written by calls that succeed at once.
 #[derive(Debug, Default)]
@@ -117,6 +114,8 @@ impl<C> RetryLayer<C> {
 pub(crate) fn is_failure<B>(result: &Result<Response<B>, BoxError>) -> bool {
     result.as_ref().map_or(true, |response| {
         response.status().is_server_error()
-            || grpc_status(response.headers()).is_some_and(is_server_fault)
+            || response.headers().get(&GRPC_STATUS).is_some_and(|code| {
+                code.to_str().ok().and_then(|code| code.parse().ok()).is_some_and(is_server_fault)
+            })
     })
 }
