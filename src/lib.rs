@@ -13,7 +13,7 @@
 //! | [`sidecar`] | retries, deadlines, traces, metrics as layers |
 //! | [`gateway`] | an HTTP front door made of the above |
 //! | [`outbox`] (with `broker` and `saga`) | what sagas emit, published by the broker |
-//! | [`observe`] (with `broker` and `sidecar`) | spans and numbers of a broker, as a sidecar shows them |
+//! | [`observe`] (with `sidecar`) | numbers of circuits, limiters, sagas and brokers, and a broker's spans, as a sidecar shows them |
 //! | [`standard`] | the client of a service by its name, all layers in order |
 //! | [`health`] | `/livez`, `/readyz`, `/health` |
 //! | [`shutdown`] | ends a process without losing a request |
@@ -50,7 +50,7 @@ pub use gusset_sidecar as sidecar;
 
 #[cfg(feature = "health")]
 pub mod health;
-#[cfg(all(feature = "broker", feature = "sidecar"))]
+#[cfg(feature = "sidecar")]
 pub mod observe;
 #[cfg(all(feature = "broker", feature = "saga"))]
 pub mod outbox;

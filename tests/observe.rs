@@ -115,3 +115,59 @@ async fn attempts_that_fail_are_failures_with_the_reason_and_the_number() {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn circuits_limiters_and_sagas_are_on_the_page_and_promtool_agrees() {
+    use gusset::{
+        breaker::{Circuits, Policy},
+        ratelimit::{Concurrency, ConcurrencyLimiter, Priority, Quota, RateLimiter},
+        saga::{MemoryStore, Orchestrator},
+    };
+    let (sidecar, broker) = (Sidecar::new("shop"), Broker::new());
+    let metrics = sidecar.metrics();
+    let circuits = Circuits::<String>::new(Policy::default(), 300.try_into().unwrap());
+    for n in 0..250 {
+        let _ = circuits.get(format!("db{n:03}"));
+    }
+    circuits.get("db240".into()).force_open();
+    let _ = circuits.get("db240".into()).try_acquire().map(drop);
+    let limiter = std::sync::Arc::new(RateLimiter::new(Quota::per_second(1)));
+    let allowed = (0..5).filter(|_| limiter.check().is_ok()).count();
+    let at_once = ConcurrencyLimiter::new("api", Concurrency::fixed(2.try_into().unwrap()));
+    let _running = at_once.try_acquire(Priority::Normal).unwrap();
+
+    observe::circuits(&circuits, metrics);
+    observe::limiter("logins", move || limiter.stats(), metrics);
+    observe::concurrency(&at_once, metrics);
+    observe::sagas(&Orchestrator::new(MemoryStore::new()), metrics);
+    observe::numbers(&broker, metrics);
+    let text = metrics.render_prometheus();
+    for line in [
+        "gusset_breaker_state{circuit=\"db240\",state=\"forced_open\"} 1",
+        "gusset_breaker_state{circuit=\"db240\",state=\"closed\"} 0",
+        "gusset_breaker_calls_total{circuit=\"db240\",outcome=\"refused\"} 1",
+        "gusset_breaker_state{circuit=\"db000\",state=\"closed\"} 1",
+        "gusset_concurrency_limit{limiter=\"api\"} 2",
+        "gusset_concurrency_in_flight{limiter=\"api\"} 1",
+        "gusset_saga_events_total{event=\"started\"} 0",
+        &format!(
+            "gusset_limiter_calls_total{{limiter=\"logins\",outcome=\"refused\"}} {}",
+            5 - allowed
+        ),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert_eq!(
+        text.matches("state=\"closed\"").count(),
+        200,
+        "the first by name, and who is not closed"
+    );
+
+    let mut tool = std::process::Command::new("promtool");
+    tool.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
+    let mut tool = tool.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut tool.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let output = tool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
