@@ -67,7 +67,7 @@ where
 /// ```
 /// use gusset_call::{BoxError, Limited, to_status};
 ///
-/// let refused = to_status(BoxError::from(Limited::new()));
+/// let refused = to_status(BoxError::from(Limited::new(std::time::Duration::from_secs(3))));
 /// assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
 /// assert_eq!(to_status("a bug").code(), tonic::Code::Unknown);
 /// ```
