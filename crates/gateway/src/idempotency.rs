@@ -28,8 +28,8 @@ pub(crate) use once::{Once, Run};
 /// Keys are those of the sender ([`Identity::subject`](crate::Identity::subject)) and of the route. Where nobody is known, a request counts as another one if it comes from
 /// another address, or with other `Authorization` or `Cookie` fields, so that nobody gets the answer of somebody else.
 ///
-/// A request whose client leaves goes on to its end, in a task of its own that ends with [`Route::timeout`](crate::Route::timeout), so that the answer is there when the
-/// client asks again. If an upstream cannot be reached, breaks off or fails, the key is free again; so it is if the body of the request could not be read.
+/// A request whose client leaves goes on to its end, in a task of its own, so that the answer is there when the
+/// client asks again; it ends after about twice [`Route::timeout`](crate::Route::timeout), once for the upstream and once for the body of its answer. If an upstream cannot be reached, breaks off or fails, the key is free again; so it is if the body of the request could not be read.
 ///
 /// Answers are read as a whole before they are passed on, up to [`max_body`](Self::max_body). One that is larger is streamed and not kept: repetitions get 409.
 ///

@@ -124,8 +124,7 @@
 //! # Features
 //!
 //! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface. It brings the crate h2.
-//! - `tls`: [`Server::tls`], with certificates by name that are read again when they change, and certificates of clients. Adds rustls with ring.
-//!
+//! - `tls`: `Server::tls`, with certificates by name that are read again when they change, and certificates of clients. Adds rustls with ring.
 //! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
 //!
 //! # Memory
