@@ -95,7 +95,7 @@
 //! - A request that may have been acted on is sent again only if it is idempotent. A body is sent whole or not at all.
 //! - In any 10 s there are no more retries than the budget of those 10 s, under any schedule.
 //! - Every call ends exactly once in trace and metrics: complete, error, cancelled or panicked ([`End`]).
-//! - No header and no path is recorded, and no text from a request becomes a label.
+//! - No header and no query is recorded, no path unless asked for ([`TraceLayer::record_paths`]), and no text from a request becomes a label.
 //!
 //! # Differences from
 //!

@@ -1,7 +1,7 @@
 //! The metrics layer: layer, service, future; then the registry.
 
 pub(crate) mod call;
-mod calls;
+pub(crate) mod calls;
 mod collected;
 mod endpoint;
 mod exemplars;

@@ -41,6 +41,7 @@ pub struct Sidecar {
     sampling: Ratio,
     route_of: Option<RouteOf>,
     propagation: Propagation,
+    paths: bool,
     /// For what is no request.
     work: TraceLayer,
 }
@@ -75,6 +76,7 @@ impl Sidecar {
             sampling: Ratio::ALL,
             route_of: None,
             propagation: Propagation::new(),
+            paths: false,
         }
     }
 
@@ -129,6 +131,13 @@ impl Sidecar {
         self
     }
 
+    /// Records the paths of requests that come in; see [`TraceLayer::record_paths`].
+    #[must_use]
+    pub const fn record_paths(mut self) -> Self {
+        self.paths = true;
+        self
+    }
+
     /// The finished calls.
     #[must_use]
     pub const fn recorder(&self) -> &Recorder {
@@ -152,6 +161,7 @@ impl Sidecar {
             .metrics(self.metrics.clone())
             .sample(self.sampling)
             .propagation(self.propagation.clone());
+        let trace = if self.paths { trace.record_paths() } else { trace };
         let trace = match self.route_of {
             Some(route_of) => trace.route_of(route_of),
             None => trace,

@@ -10,14 +10,19 @@ use std::{
     convert::Infallible,
     io,
     net::TcpListener,
+    num::NonZeroU32,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use collector::{Collector, Reply, attribute, text};
+use gusset_call::Attempt;
 use gusset_sidecar::{
-    Ratio, Recorder, Sidecar,
+    Ratio, Recorder, Route, Sidecar, TraceLayer,
     telemetry::{self, Otlp, SignalStats, Telemetry},
 };
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full};
 use opentelemetry_proto::tonic::{
     metrics::v1::{
         AggregationTemporality, Metric, metric::Data, number_data_point::Value as Number,
@@ -110,6 +115,163 @@ async fn spans_arrive_with_identifiers_parents_names_and_who_sent_them() {
     let head = &collector.heads()[0];
     assert!(head.starts_with("post /v1/traces http/1.1\r\n"), "{head}");
     assert!(head.contains("content-type: application/x-protobuf\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn a_call_by_http_is_told_in_the_words_of_the_conventions() {
+    let collector = Collector::start([]);
+    let sidecar = Sidecar::new("orders").record_paths();
+    let upstream = support::Upstream::new([support::status(503), support::status(404)]);
+    let client = TraceLayer::client(sidecar.recorder().clone()).upstream("stock");
+    let client = client.layer(support::Client(upstream));
+    let handler = service_fn(move |_: Request<Full<Bytes>>| {
+        let client = client.clone();
+        async move {
+            for (attempt, uri) in [(1, "http://stock:8080/items"), (3, "https://u:pw@stock/items")]
+            {
+                let mut request = support::request("PUT", "");
+                *request.uri_mut() = uri.parse().unwrap();
+                request.extensions_mut().insert(Attempt::new(NonZeroU32::new(attempt).unwrap()));
+                let answer = client.clone().oneshot(request).await.unwrap();
+                answer.into_body().collect().await.unwrap();
+            }
+            let mut answer = support::answer(200);
+            answer.extensions_mut().insert(Route::from("/orders/{id}"));
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let mut request = support::request("GET", "");
+    *request.uri_mut() = "https://shop/orders/7?token=s3cret".parse().unwrap();
+    request.headers_mut().insert("authorization", "Bearer s3cret".parse().unwrap());
+    let answer = sidecar.inbound().layer(handler).oneshot(request).await.unwrap();
+    answer.into_body().collect().await.unwrap();
+    let (_, telemetry) = exporting(&sidecar, &collector);
+    end(telemetry);
+
+    let spans = collector.spans();
+    let server = by_name(&spans, "GET /orders/{id}");
+    assert_eq!(server.kind(), SpanKind::Server);
+    assert_eq!(
+        all(server),
+        [
+            ("http.request.method", "GET"),
+            ("http.response.status_code", "IntValue(200)"),
+            ("http.route", "/orders/{id}"),
+            ("network.protocol.version", "1.1"),
+            ("url.path", "/orders/7"),
+            ("url.scheme", "https"),
+        ]
+        .map(|(key, value)| (text(key), text(value)))
+    );
+    let clients: Vec<_> = spans.iter().filter(|span| span.kind() == SpanKind::Client).collect();
+    let [first, third] = &clients[..] else { panic!("{spans:?}") };
+    for (span, port, status) in [(first, 8080, "503"), (third, 443, "404")] {
+        assert_eq!((&*span.name, &span.parent_span_id), ("PUT stock", &server.span_id));
+        let is = |key: &str, value: &str| assert_eq!(attribute(&span.attributes, key), value);
+        is("http.request.method", "PUT");
+        is("server.address", "stock");
+        is("server.port", &format!("IntValue({port})"));
+        is("http.response.status_code", &format!("IntValue({status})"));
+        is("error.type", status);
+        is("peer.service", "stock");
+        is("network.protocol.version", "1.1");
+        assert!(!all(span).iter().any(|(key, _)| key.starts_with("url.")));
+    }
+    assert!(!all(first).iter().any(|(key, _)| key == "http.request.resend_count"));
+    assert_eq!(attribute(&third.attributes, "http.request.resend_count"), "IntValue(2)");
+    assert!(!format!("{spans:?}").contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_call_by_grpc_is_told_by_its_method_and_the_name_of_its_code() {
+    let collector = Collector::start([]);
+    let recorder = Recorder::new("orders");
+    let sidecar = Sidecar::with_recorder(recorder.clone());
+    for (path, code) in [("/shop.Orders/Create", 14), ("/shop.Orders/None", 12)] {
+        let handler = service_fn(move |_: Request<Full<Bytes>>| async move {
+            let mut answer = Response::new(Full::<Bytes>::default());
+            let headers = answer.headers_mut();
+            headers.insert("content-type", "application/grpc".parse().unwrap());
+            headers.insert("grpc-status", code.into());
+            *answer.version_mut() = Version::HTTP_2;
+            Ok::<_, Infallible>(answer)
+        });
+        let server = TraceLayer::server(recorder.clone()).layer(handler);
+        let client = TraceLayer::client(recorder.clone()).upstream("orders").layer(server);
+        let mut request = support::request("POST", "");
+        *request.uri_mut() = format!("http://shop:50051{path}").parse().unwrap();
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().insert("content-type", "application/grpc+proto".parse().unwrap());
+        client.oneshot(request).await.unwrap();
+    }
+    let (_, telemetry) = exporting(&sidecar, &collector);
+    end(telemetry);
+
+    let spans = collector.spans();
+    let of = |name: &str, kind| {
+        let span = spans.iter().find(|span| span.name == name && span.kind() == kind);
+        all(span.unwrap_or_else(|| panic!("{name} in {spans:?}")))
+    };
+    let common = [
+        ("error.type", "UNAVAILABLE"),
+        ("network.protocol.version", "2"),
+        ("rpc.method", "shop.Orders/Create"),
+        ("rpc.response.status_code", "UNAVAILABLE"),
+        ("rpc.system.name", "grpc"),
+    ];
+    let texts = |pairs: &[(&str, &str)]| -> Vec<_> {
+        let mut pairs: Vec<_> = pairs.iter().map(|(key, value)| (text(key), text(value))).collect();
+        pairs.sort();
+        pairs
+    };
+    assert_eq!(of("shop.Orders/Create", SpanKind::Server), texts(&common));
+    let client = [
+        ("peer.service", "orders"),
+        ("server.address", "shop"),
+        ("server.port", "IntValue(50051)"),
+    ];
+    let client = texts(&[&common[..], &client].concat());
+    assert_eq!(of("shop.Orders/Create", SpanKind::Client), client);
+    of("_OTHER", SpanKind::Server);
+    of("shop.Orders/None", SpanKind::Client);
+}
+
+#[tokio::test]
+async fn a_call_that_was_left_or_panicked_says_so() {
+    let collector = Collector::start([]);
+    let sidecar = Sidecar::new("orders");
+    let hang = sidecar.intercept("left", std::future::pending::<Result<(), String>>());
+    assert!(tokio::time::timeout(Duration::ZERO, hang).await.is_err());
+    let recorder = sidecar.recorder();
+    let layer = TraceLayer::server(recorder.clone());
+    let handler = service_fn(|_: Request<Full<Bytes>>| async {
+        if true {
+            panic!("on purpose");
+        }
+        Ok::<_, Infallible>(support::answer(200))
+    });
+    let call = tokio::spawn(layer.layer(handler).oneshot(support::request("GET", "")));
+    assert!(call.await.unwrap_err().is_panic());
+    let (_, telemetry) = exporting(&sidecar, &collector);
+    end(telemetry);
+    let spans = collector.spans();
+    for (name, error, status) in
+        [("left", "cancelled", None), ("GET", "panicked", Some(StatusCode::Error))]
+    {
+        let span = by_name(&spans, name);
+        assert_eq!(attribute(&span.attributes, "error.type"), error);
+        assert_eq!(span.status.as_ref().map(|status| status.code()), status);
+    }
+}
+
+/// All attributes, by name.
+fn all(span: &Span) -> Vec<(String, String)> {
+    let pairs = span.attributes.iter();
+    let mut pairs: Vec<_> = pairs
+        .map(|pair| (pair.key.clone(), collector::value(pair.value.as_ref().unwrap())))
+        .collect();
+    pairs.sort();
+    pairs
 }
 
 #[tokio::test]

@@ -164,6 +164,27 @@ async fn the_operation_is_the_route_and_never_the_path() {
     assert_eq!(record(layer(), secret(), Some("/late/{id}")).await, "/late/{id}");
     let everything = format!("{:?}", recorder.recent(10));
     assert!(!everything.contains("secret") && !everything.contains("alice"));
+    assert_eq!(record(layer().record_paths(), secret(), None).await, "GET");
+    assert_eq!(recorder.recent(1)[0].path.as_deref(), Some("/users/alice"));
+    assert!(!format!("{:?}", recorder.recent(10)).contains("secret"), "never a query");
+}
+
+#[tokio::test]
+async fn a_path_is_recorded_only_of_what_may_be_exported_and_no_longer_than_a_text() {
+    let recorder = Recorder::new("s");
+    let layer = TraceLayer::server(recorder.clone()).record_paths().sample(Ratio::NONE);
+    let record = async |path: &str, status: u16| {
+        let handler = service_fn(move |_: Request<Full<Bytes>>| async move {
+            Ok::<_, Infallible>(answer(status))
+        });
+        let request = Request::get(path).body(Full::default()).unwrap();
+        let response = layer.layer(handler).oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        recorder.recent(1)[0].path.clone()
+    };
+    assert_eq!(record("/a", 200).await, None);
+    assert_eq!(record(&format!("/{}", "b".repeat(5_000)), 500).await.unwrap().len(), 256);
+    assert_eq!(record("/a", 500).await.as_deref(), Some("/a"), "nothing is left of another's");
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-fn scheme(uri: &uri::Uri) -> Scheme {
+pub(crate) fn scheme(uri: &uri::Uri) -> Scheme {
     match uri.scheme() {
         Some(scheme) if *scheme == uri::Scheme::HTTPS => Scheme::Https,
         Some(scheme) if *scheme != uri::Scheme::HTTP => Scheme::Other,
@@ -172,7 +172,7 @@ fn scheme(uri: &uri::Uri) -> Scheme {
     }
 }
 
-fn version(version: http::Version) -> Version {
+pub(crate) fn version(version: http::Version) -> Version {
     match version {
         http::Version::HTTP_10 => Version::Http10,
         http::Version::HTTP_11 => Version::Http11,

@@ -144,7 +144,7 @@ fn address(peer: &str) -> (&str, Option<u16>) {
     }
 }
 
-const fn scheme(scheme: Scheme) -> &'static str {
+pub(crate) const fn scheme(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",
@@ -152,7 +152,7 @@ const fn scheme(scheme: Scheme) -> &'static str {
     }
 }
 
-const fn version(version: Version) -> Option<&'static str> {
+pub(crate) const fn version(version: Version) -> Option<&'static str> {
     match version {
         Version::None => None,
         Version::Http10 => Some("1.0"),
@@ -162,7 +162,11 @@ const fn version(version: Version) -> Option<&'static str> {
     }
 }
 
-/// The names of gRPC's codes.
+/// The name of one of gRPC's codes.
+pub(crate) fn grpc_code(code: u8) -> &'static str {
+    GRPC.get(usize::from(code)).copied().unwrap_or("_OTHER")
+}
+
 const GRPC: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -190,9 +194,7 @@ fn error_type(facts: Facts) -> Option<Cow<'static, str>> {
         (End::Panicked, ..) => "panicked".into(),
         (End::Error, ..) => "error".into(),
         _ if !facts.is_failure() => return None,
-        (_, _, Some(code)) if code != 0 => {
-            GRPC.get(usize::from(code)).copied().unwrap_or("_OTHER").into()
-        }
+        (_, _, Some(code)) if code != 0 => grpc_code(code).into(),
         (_, 0, _) => "_OTHER".into(),
         (_, status, _) => status.to_string().into(),
     })

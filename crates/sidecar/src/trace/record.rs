@@ -1,11 +1,14 @@
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, num::NonZeroU16, sync::Arc, time::Duration};
 
 use gusset_call::{SpanId, TraceId};
 use http::uri::Authority;
 use serde::{Serialize, Serializer};
 
 use super::ring::Kept;
-use crate::{End, Route, metrics::is_failure};
+use crate::{
+    End, Route,
+    metrics::{is_failure, series::Protocol},
+};
 
 /// A text of a record.
 pub(crate) type Text = Cow<'static, str>;
@@ -21,8 +24,16 @@ pub(crate) fn cut(text: Text) -> Text {
     if text.len() <= MAX_TEXT {
         return text;
     }
+    beginning(&text).to_owned().into()
+}
+
+/// The same of a text that somebody else keeps.
+pub(crate) fn beginning(text: &str) -> &str {
+    if text.len() <= MAX_TEXT {
+        return text;
+    }
     let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].to_owned().into()
+    &text[..end]
 }
 
 /// A finished call: a span, as plain data. Serialises as flat JSON with identifiers in hexadecimal.
@@ -72,6 +83,13 @@ pub struct Record {
     /// What `intercept` was told beside, or the attributes of a message; at most 16.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub tags: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+    /// Path of a request: of one that a server answered, if [asked for](crate::TraceLayer::record_paths) and exported, and of every call by gRPC, of which it is the method. Never a query; at
+    /// most 256 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<Box<str>>,
+    /// What the request said about how it came.
+    #[serde(skip)]
+    pub(crate) protocol: Protocol,
 }
 
 /// Which side of a call a process was.
@@ -104,15 +122,17 @@ impl Record {
             operation: kept.route.unwrap_or_else(|| method.into()),
             method,
             peer: kept.peer,
-            attempt: kept.attempt,
+            attempt: kept.attempt.into(),
             start_unix_nanos: kept.start_unix_nanos,
             duration: Duration::from_nanos(kept.nanos),
-            status: kept.status,
+            status: kept.status.map(NonZeroU16::get),
             grpc_status: kept.grpc_status,
             end: kept.end,
             error: more.error,
             sampled: kept.sampled,
             tags: more.tags,
+            path: kept.path,
+            protocol: kept.protocol,
         }
     }
 
@@ -123,10 +143,22 @@ impl Record {
         is_failure(self.kind, self.end, self.status, self.grpc_status)
     }
 
-    /// Name of the span: method and route, or the operation.
+    /// Full name of the method that was called by gRPC, such as `shop.Orders/Create`, and `_OTHER` where the server has no such method; none of other calls.
+    #[must_use]
+    pub fn rpc_method(&self) -> Option<&str> {
+        const UNIMPLEMENTED: Option<u8> = Some(12);
+        let path = self.path.as_deref().filter(|_| self.protocol.grpc)?;
+        // The text of a caller names nothing of this server.
+        let unknown = self.kind == SpanKind::Server && self.grpc_status == UNIMPLEMENTED;
+        Some(if unknown { "_OTHER" } else { path.trim_start_matches('/') })
+    }
+
+    /// Name of the span: method and route, the method of a call by gRPC, or the operation.
     #[must_use]
     pub fn name(&self) -> Cow<'_, str> {
-        if self.method.is_empty() || *self.operation == *self.method {
+        if let Some(method) = self.rpc_method() {
+            Cow::Borrowed(method)
+        } else if self.method.is_empty() || *self.operation == *self.method {
             Cow::Borrowed(&self.operation)
         } else {
             Cow::Owned(format!("{} {}", self.method, self.operation))
@@ -186,6 +218,8 @@ pub(super) mod tests {
             error: None,
             sampled: true,
             tags: Vec::new(),
+            path: None,
+            protocol: Protocol::default(),
         }
     }
 
@@ -205,5 +239,12 @@ pub(super) mod tests {
         assert_eq!(record(0).name(), "GET /orders/{id}");
         assert_eq!(Record { operation: "GET".into(), ..record(0) }.name(), "GET");
         assert_eq!(Record { method: "", operation: "pay".into(), ..record(0) }.name(), "pay");
+        let mut rpc = Record { path: Some("/shop.Orders/Create".into()), ..record(0) };
+        assert_eq!(rpc.name(), "GET /orders/{id}");
+        rpc.protocol.grpc = true;
+        assert_eq!(rpc.name(), "shop.Orders/Create");
+        rpc.grpc_status = Some(12);
+        assert_eq!(rpc.name(), "_OTHER", "anybody can call anything");
+        assert_eq!(Record { kind: SpanKind::Client, ..rpc }.name(), "shop.Orders/Create");
     }
 }

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    num::NonZeroU16,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -7,15 +8,15 @@ use std::{
 use gusset_call::{Clock, TraceContext, TraceId};
 
 use super::{
-    record::{MAX_TAGS, MAX_TEXT, Text, cut},
+    record::{MAX_TAGS, MAX_TEXT, Text, beginning, cut},
     ring::{Kept, More, Ring},
 };
-use crate::{End, Record, Route, SpanKind, names::MethodName};
+use crate::{End, Record, Route, SpanKind, metrics::series::Protocol, names::MethodName};
 
 /// Keeps the last finished calls of a process. Clones share one ring.
 ///
-/// It holds at most [`capacity`](Self::with_capacity) records and 32 more for each processor, 128 bytes each plus the text of errors and tags
-/// (at most 256 bytes a record and 16 tags); a new record replaces the oldest, and [`RecorderStats::overwritten`] counts
+/// It holds at most [`capacity`](Self::with_capacity) records and 32 more for each processor, 144 bytes each plus the texts of errors, paths and tags
+/// (at most 256 bytes each, and 16 tags); a new record replaces the oldest, and [`RecorderStats::overwritten`] counts
 /// that. Each thread writes into a buffer of its own, and meets others only with every 32nd record.
 ///
 /// ```
@@ -34,7 +35,7 @@ use crate::{End, Record, Route, SpanKind, names::MethodName};
 pub struct Recorder {
     service: Arc<str>,
     /// Where that is among the services.
-    number: u32,
+    number: u16,
     shared: Arc<Shared>,
 }
 
@@ -75,7 +76,7 @@ impl Cursor {
 }
 
 impl Recorder {
-    /// How many records [`Recorder::new`] keeps: with 20 spans an order, the last 500 orders, in about 1.3 MB.
+    /// How many records [`Recorder::new`] keeps: with 20 spans an order, the last 500 orders, in about 1.5 MB.
     pub const CAPACITY: usize = 10_000;
 
     /// Keeps the last 10,000 calls of the service with this name.
@@ -136,6 +137,8 @@ impl Recorder {
             error: None,
             sampled: trace.is_sampled(),
             tags: Vec::new(),
+            path: None,
+            protocol: Protocol::default(),
         }
     }
 
@@ -157,11 +160,13 @@ impl Recorder {
             route: (!unnamed).then_some(record.operation),
             peer: record.peer,
             more: More::bounded(record.error, record.tags),
+            path: record.path.as_deref().map(|path| Box::from(beginning(path))),
             service,
-            attempt: record.attempt,
-            status: record.status,
+            attempt: u16::try_from(record.attempt).unwrap_or(u16::MAX),
+            status: record.status.and_then(NonZeroU16::new),
             grpc_status: record.grpc_status,
             method,
+            protocol: record.protocol,
             kind: record.kind,
             end: record.end,
             sampled: record.sampled,
@@ -214,7 +219,7 @@ impl Recorder {
         self.shared.ring.capacity() == 0
     }
 
-    pub(crate) const fn number(&self) -> u32 {
+    pub(crate) const fn number(&self) -> u16 {
         self.number
     }
 
@@ -226,19 +231,20 @@ impl Recorder {
         self.shared.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn number_of(&self, service: &Arc<str>) -> u32 {
+    fn number_of(&self, service: &Arc<str>) -> u16 {
         let mut services = self.services();
         let number = services.iter().position(|known| known == service);
         let number = number.unwrap_or_else(|| {
             services.push(service.clone());
             services.len() - 1
         });
-        u32::try_from(number).unwrap_or_default()
+        u16::try_from(number).unwrap_or_default()
     }
 
     fn expand(&self, kept: Vec<Kept>) -> Vec<Record> {
         let services = self.services().clone();
-        let service = |number: u32| services.get(number as usize).unwrap_or(&self.service).clone();
+        let service =
+            |number: u16| services.get(usize::from(number)).unwrap_or(&self.service).clone();
         kept.into_iter().map(|kept| Record::of(service(kept.service), kept)).collect()
     }
 }
@@ -387,6 +393,7 @@ mod tests {
         full.parent_id = Some(full.span_id);
         full.peer = Some("payments:80".parse().unwrap());
         (full.status, full.grpc_status) = (None, Some(14));
+        (full.path, full.protocol.grpc) = (Some("/a.B/C".into()), true);
         (full.error, full.tags) = (Some("e".into()), vec![("k".into(), "v".into())]);
         let bare = Record { method: "", service: "s".into(), operation: "".into(), ..record(2) };
         let unnamed = Record { operation: "GET".into(), ..record(3) };

@@ -1,18 +1,21 @@
 //! The last finished calls, kept in little memory and with little work: threads fill small buffers of their own, which move into
 //! the ring as a whole.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    num::NonZeroU16,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use gusset_call::{SpanId, TraceId};
 use http::uri::Authority;
 
 use super::record::Text;
-use crate::{End, Route, SpanKind, names::MethodName};
+use crate::{End, Route, SpanKind, metrics::series::Protocol, names::MethodName};
 
-/// A finished call as it is kept: two cache lines, and nothing that a usual call allocates.
+/// A finished call as it is kept: little more than two cache lines, and nothing that a usual call allocates.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
     pub(crate) trace_id: TraceId,
@@ -23,16 +26,23 @@ pub(crate) struct Kept {
     pub(crate) route: Option<Route>,
     pub(crate) peer: Option<Authority>,
     pub(crate) more: Option<Box<More>>,
+    /// Few have one: see [`Record::path`](crate::Record::path).
+    pub(crate) path: Option<Box<str>>,
     /// Index of the recorder's service.
-    pub(crate) service: u32,
-    pub(crate) attempt: u32,
-    pub(crate) status: Option<u16>,
+    pub(crate) service: u16,
+    /// Nobody tries more often.
+    pub(crate) attempt: u16,
+    pub(crate) status: Option<NonZeroU16>,
     pub(crate) grpc_status: Option<u8>,
     pub(crate) method: MethodName,
+    pub(crate) protocol: Protocol,
     pub(crate) kind: SpanKind,
     pub(crate) end: End,
     pub(crate) sampled: bool,
 }
+
+const _: () =
+    assert!(size_of::<Kept>() <= 144, "the recorder's documentation says how much a record takes");
 
 /// What few calls have.
 #[derive(Clone, Debug, Default)]

@@ -14,6 +14,8 @@ pub(crate) struct Settings {
     pub(crate) sampling: Ratio,
     pub(crate) naming: Naming,
     pub(crate) propagation: Propagation,
+    /// Whether the paths of a server's requests are recorded.
+    pub(crate) paths: bool,
 }
 
 impl Settings {
@@ -23,7 +25,8 @@ impl Settings {
             _ => Naming::Router(None),
         };
         let propagation = Propagation::new();
-        Self { recorder, metrics: None, kind, sampling: Ratio::ALL, naming, propagation }
+        let (metrics, sampling, paths) = (None, Ratio::ALL, false);
+        Self { recorder, metrics, kind, sampling, naming, propagation, paths }
     }
 
     pub(super) fn begin(&self, method: MethodName) {

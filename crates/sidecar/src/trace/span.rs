@@ -1,6 +1,6 @@
 //! A call that is being traced, from its start to its record.
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{cell::RefCell, fmt, num::NonZeroU16, sync::Arc};
 
 use gusset_call::{Ambient, Attempt, RequestId, SpanId, TraceContext};
 use http::{
@@ -10,15 +10,16 @@ use http::{
 
 use super::{
     propagate::REQUEST_ID,
-    record::{MAX_TAGS, Text, cut},
+    record::{MAX_TAGS, Text, beginning, cut},
     ring::{Kept, More},
     settings::Settings,
 };
 use crate::{
     Route, SpanKind,
     metrics::{
-        call::Over,
-        series::{Facts, Protocol},
+        call::{Over, version},
+        is_failure,
+        series::{Facts, Protocol, Scheme, Version},
     },
     names::MethodName,
     watched::{End, Watch, grpc_status},
@@ -51,14 +52,30 @@ pub(super) struct Open {
     pub(super) attempt: Attempt,
     method: MethodName,
     pub(super) protocol: Protocol,
-    /// Names the method of a remote procedure call.
+    /// Names the method of a remote procedure call to the metrics.
     pub(super) path: Option<PathAndQuery>,
+    /// For the record; the metrics of a client do not tell these apart.
+    pub(super) scheme: Scheme,
+    pub(super) version: Version,
 }
 
-/// On the heap, since a span moves from the layer's future into the body of the answer, and with those through all layers around.
-type Place = Box<Option<Open>>;
+/// What a call holds on the heap.
+#[derive(Default)]
+struct Held {
+    open: Option<Open>,
+    /// Path of the request, in memory that is used again: most calls need it only until they end.
+    path: String,
+}
 
-/// Most places that a thread keeps to use them again, about 20 KiB of them.
+/// From which duration on a record has its path though its trace is not sampled: it may be exported as a slow one.
+const SLOW: u64 = 100_000_000;
+/// Most memory of a path that is used again, in bytes.
+const SPARE_PATH: usize = 1 << 10;
+
+/// On the heap, since a span moves from the layer's future into the body of the answer, and with those through all layers around.
+type Place = Box<Held>;
+
+/// Most places that a thread keeps to use them again, about 20 KiB of them beside their paths.
 const SPARE: usize = 64;
 
 thread_local! {
@@ -78,7 +95,7 @@ impl ActiveSpan {
         let spare = SPARES.try_with(|spares| spares.borrow_mut().pop());
         let mut place = spare.ok().flatten().unwrap_or_default();
         let cx = around.context().with_trace(trace);
-        *place = Some(Open {
+        place.open = Some(Open {
             settings: settings.clone(),
             inside: around.with_context(cx),
             trace,
@@ -94,12 +111,21 @@ impl ActiveSpan {
             method,
             protocol: Protocol::default(),
             path: None,
+            scheme: Scheme::default(),
+            version: Version::default(),
         });
         Self { place: Some(place) }
     }
 
     pub(super) fn open(&mut self) -> Option<&mut Open> {
-        self.place.as_mut()?.as_mut().as_mut()
+        self.place.as_mut()?.open.as_mut()
+    }
+
+    /// Remembers where the request goes.
+    pub(super) fn to(&mut self, path: &str) {
+        if let Some(place) = &mut self.place {
+            place.path.push_str(path);
+        }
     }
 
     /// Tells `tracing`, after all is known that can be known at the start.
@@ -115,6 +141,9 @@ impl ActiveSpan {
         open.settings.answered(&mut open.route, response.extensions());
         if open.settings.kind == SpanKind::Server {
             open.protocol.answered(response.headers());
+        } else {
+            // A client's request does not know what it is sent by.
+            open.version = version(response.version());
         }
         // Only servers have one that they were asked to give.
         if let Some(id) = open.own_request_id().filter(|_| open.settings.propagation.request_ids) {
@@ -164,7 +193,7 @@ impl Open {
         (!text.is_empty()).then(|| cut(text.into()).into_owned())
     }
 
-    fn close(&mut self, end: End) {
+    fn close(&mut self, end: End, path: &str) {
         let settings = &*self.settings;
         let nanos = settings.now().saturating_sub(self.started);
         if let Some(log) = self.log.take() {
@@ -195,6 +224,13 @@ impl Open {
         if recorder.is_off() {
             return;
         }
+        let (kind, status) = (settings.kind, self.status);
+        let grpc = self.protocol.grpc;
+        // What does not answer in gRPC was no call by it.
+        let worth = self.trace.is_sampled()
+            || nanos >= SLOW
+            || end != End::Complete
+            || is_failure(kind, end, status, self.grpc_status);
         recorder.keep(Kept {
             trace_id: self.trace.trace_id(),
             span_id: self.trace.span_id(),
@@ -204,12 +240,15 @@ impl Open {
             route: self.route.take(),
             peer: self.peer.take(),
             more: self.more.take(),
+            path: (!path.is_empty() && (grpc || settings.paths && worth))
+                .then(|| beginning(path).into()),
             service: recorder.number(),
-            attempt: self.attempt.number(),
-            status: self.status,
+            attempt: u16::try_from(self.attempt.number()).unwrap_or(u16::MAX),
+            status: status.and_then(NonZeroU16::new),
             grpc_status: self.grpc_status,
             method: self.method,
-            kind: settings.kind,
+            protocol: Protocol { scheme: self.scheme, version: self.version, grpc },
+            kind,
             end,
             sampled: self.trace.is_sampled(),
         });
@@ -233,10 +272,13 @@ impl Watch for ActiveSpan {
 
     fn end(&mut self, end: End) {
         let Some(mut place) = self.place.take() else { return };
-        if let Some(open) = place.as_mut() {
-            open.close(end);
+        let Held { open, path } = &mut *place;
+        if let Some(open) = open {
+            open.close(end, path);
         }
-        *place = None;
+        *open = None;
+        path.clear();
+        path.shrink_to(SPARE_PATH);
         // In a thread that ends there are no spares any more.
         let _ = SPARES.try_with(|spares| {
             let mut spares = spares.borrow_mut();
@@ -257,7 +299,7 @@ impl Drop for ActiveSpan {
 
 impl fmt::Debug for ActiveSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let trace = self.place.as_ref().and_then(|place| Some((**place).as_ref()?.trace));
+        let trace = self.place.as_ref().and_then(|place| Some(place.open.as_ref()?.trace));
         f.debug_struct("ActiveSpan").field("trace", &trace).finish_non_exhaustive()
     }
 }

@@ -1,7 +1,15 @@
 //! A record as OpenTelemetry sees it: the message `Span`.
 
+use std::borrow::Cow;
+
 use super::{proto::Message, resource::attribute};
-use crate::{End, Record, SpanKind};
+use crate::{
+    End, Record, SpanKind,
+    metrics::{
+        calls::{grpc_code, scheme, version},
+        series::Scheme,
+    },
+};
 
 /// The flags of a span say in bit 8 that they know whether its parent is in another process, and in bit 9 that it is.
 const PARENT_KNOWN: u32 = 1 << 8;
@@ -56,29 +64,7 @@ fn attributes(span: &mut Message, record: &Record, failure: bool) {
             })),
         });
     };
-    if !record.method.is_empty() {
-        add("http.request.method", Value::Text(record.method));
-        if *record.operation != *record.method {
-            let client = record.kind == SpanKind::Client;
-            let name = if client { "peer.service" } else { "http.route" };
-            add(name, Value::Text(&record.operation));
-        }
-    }
-    if let Some(status) = record.status {
-        add("http.response.status_code", Value::Int(status.into()));
-    }
-    if let Some(code) = record.grpc_status {
-        add("rpc.response.status_code", Value::Text(&code.to_string()));
-    }
-    if let Some(peer) = &record.peer {
-        add("server.address", Value::Text(peer.host()));
-        if let Some(port) = peer.port_u16() {
-            add("server.port", Value::Int(port.into()));
-        }
-    }
-    if record.attempt > 1 && !record.method.is_empty() {
-        add("http.request.resend_count", Value::Int(i64::from(record.attempt) - 1));
-    }
+    call(&mut add, record);
     // Who recorded it may know better.
     let known = record.tags.iter().any(|(key, _)| key == "error.type");
     if let Some(error) = error_type(record, failure).filter(|_| !known) {
@@ -90,16 +76,70 @@ fn attributes(span: &mut Message, record: &Record, failure: bool) {
     }
 }
 
+/// Of a request: by the conventions for RPC if it was made by gRPC, or else by those for HTTP.
+fn call(add: &mut impl FnMut(&str, Value<'_>), record: &Record) {
+    let client = record.kind == SpanKind::Client;
+    let is_request = !record.method.is_empty();
+    if let Some(method) = record.rpc_method() {
+        add("rpc.system.name", Value::Text("grpc"));
+        add("rpc.method", Value::Text(method));
+    } else if is_request {
+        http(add, record, client);
+    }
+    if client && is_request && *record.operation != *record.method {
+        add("peer.service", Value::Text(&record.operation));
+    }
+    if let Some(code) = record.grpc_status {
+        add("rpc.response.status_code", Value::Text(grpc_code(code)));
+    }
+    if let Some(version) = version(record.protocol.version) {
+        add("network.protocol.version", Value::Text(version));
+    }
+    if let Some(peer) = &record.peer {
+        add("server.address", Value::Text(peer.host()));
+        let default = match record.protocol.scheme {
+            Scheme::Http => Some(80),
+            Scheme::Https => Some(443),
+            Scheme::Other => None,
+        };
+        if let Some(port) = peer.port_u16().or(default) {
+            add("server.port", Value::Int(port.into()));
+        }
+    }
+}
+
+fn http(add: &mut impl FnMut(&str, Value<'_>), record: &Record, client: bool) {
+    add("http.request.method", Value::Text(record.method));
+    if let Some(status) = record.status {
+        add("http.response.status_code", Value::Int(status.into()));
+    }
+    if client {
+        if record.attempt > 1 {
+            add("http.request.resend_count", Value::Int(i64::from(record.attempt) - 1));
+        }
+        return;
+    }
+    add("url.scheme", Value::Text(scheme(record.protocol.scheme)));
+    if let Some(path) = &record.path {
+        add("url.path", Value::Text(path));
+    }
+    if *record.operation != *record.method {
+        add("http.route", Value::Text(&record.operation));
+    }
+}
+
 enum Value<'a> {
     Text(&'a str),
     Int(i64),
 }
 
-fn error_type(record: &Record, failure: bool) -> Option<String> {
-    match (record.end, record.status) {
-        (End::Cancelled, _) => Some("cancelled".to_owned()),
-        (End::Panicked, _) => Some("panicked".to_owned()),
-        (_, Some(status)) if failure && record.end == End::Complete => Some(status.to_string()),
-        _ => failure.then(|| "_OTHER".to_owned()),
-    }
+fn error_type(record: &Record, failure: bool) -> Option<Cow<'static, str>> {
+    Some(match (record.end, record.grpc_status, record.status) {
+        (End::Cancelled, ..) => "cancelled".into(),
+        (End::Panicked, ..) => "panicked".into(),
+        _ if !failure => return None,
+        (End::Complete, Some(code), _) if code != 0 => grpc_code(code).into(),
+        (End::Complete, _, Some(status)) => status.to_string().into(),
+        _ => "_OTHER".into(),
+    })
 }
