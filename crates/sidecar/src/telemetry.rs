@@ -21,12 +21,19 @@
 //! | `Otlp` (feature `otlp`) | where spans, metrics and logs are exported to |
 //! | [`sampling`] | the share of traces that the operator wants |
 //!
+//! # Spans of handlers
+//!
+//! With [`Init::sidecar`], a span of `tracing` that the filter lets through, of level INFO or above, is a record below its call when it closes, unless it has a field `span_id` and so is recorded by who opened it: with its name and its fields, in the same trace, also in tasks of
+//! [`spawn`](crate::spawn) and in futures that carry their span. It is exported if its trace is sampled, and with a call that failed or was slow if it closed within that. What a handler
+//! calls is below the call, beside its spans; logs carry the identifier of the call.
+//!
 //! # What is bounded
 //!
 //! | what | bound | beyond it | counted by |
 //! |---|---|---|---|
 //! | logs that are kept | 10,000, 8 MiB | the oldest goes | [`StoreStats::logs_overwritten`]; before their export `SignalStats::missed` |
 //! | one log | 8 KiB of message, 32 fields of 1 KiB | cut, left out | [`Log::dropped_fields`] |
+//! | spans of handlers | 64 of a trace, each with 16 fields of 256 bytes | not kept, cut | [`Telemetry::spans_left_out`] |
 //! | a batch that is not taken | 1 MiB for each signal, 30 tries | dropped | `SignalStats::dropped` |
 //! | an answer of the collector | 64 KiB | the request has failed | `SignalStats::failures` |
 //! | text of the filter | 4 KiB | an error | |
@@ -39,6 +46,7 @@ mod human;
 mod json;
 
 mod capture;
+mod handlers;
 mod log;
 mod store;
 
@@ -59,6 +67,11 @@ pub use otlp::OtlpTls;
 #[cfg(feature = "otlp")]
 pub use otlp::{ExportStats, Otlp, SignalStats};
 pub use store::{LogQuery, Store, StoreBody, StoreService, StoreStats, TraceQuery, TraceSummary};
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use self::environment::Environment;
 use crate::Ratio;
@@ -85,6 +98,7 @@ pub fn sampling() -> Result<Option<Ratio>, InitError> {
 pub struct Telemetry {
     filter: Filter,
     store: Store,
+    spans_left_out: Arc<AtomicU64>,
     #[cfg(feature = "otlp")]
     exporter: Option<otlp::Exporter>,
 }
@@ -100,6 +114,12 @@ impl Telemetry {
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How many spans of handlers were not kept, since their trace had 64 in this process already.
+    #[must_use]
+    pub fn spans_left_out(&self) -> u64 {
+        self.spans_left_out.load(Relaxed)
     }
 
     /// What became of what was recorded; none without export.

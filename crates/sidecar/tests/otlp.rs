@@ -264,6 +264,39 @@ async fn a_call_that_was_left_or_panicked_says_so() {
     }
 }
 
+/// The decision comes after them: a call is known to have failed when it ends.
+#[tokio::test]
+async fn spans_of_a_handler_are_exported_with_a_call_that_failed_and_once() {
+    let collector = Collector::start([]);
+    let sidecar = Sidecar::new("orders").sample(Ratio::NONE);
+    let (dispatch, telemetry) = exporting(&sidecar, &collector);
+    let guard = tracing::dispatcher::set_default(&dispatch);
+    for status in [200, 503] {
+        let handler = service_fn(move |_: Request<Full<Bytes>>| async move {
+            tracing::info_span!("reserve", status).in_scope(|| ());
+            // Until they were looked at, and passed over.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            tracing::info_span!("pay", status).in_scope(|| ());
+            Ok::<_, Infallible>(support::answer(status))
+        });
+        let answer = sidecar.inbound().layer(handler).oneshot(support::request("GET", "")).await;
+        answer.unwrap().into_body().collect().await.unwrap();
+        assert!(telemetry.flush().await);
+    }
+    drop(guard);
+    end(telemetry);
+    let spans = collector.spans();
+    let mut names: Vec<_> = spans.iter().map(|span| &*span.name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["GET", "pay", "reserve"]);
+    let call = by_name(&spans, "GET");
+    for name in ["pay", "reserve"] {
+        let span = by_name(&spans, name);
+        assert_eq!((&span.parent_span_id, &span.trace_id), (&call.span_id, &call.trace_id));
+        assert_eq!(attribute(&span.attributes, "status"), text("503"));
+    }
+}
+
 /// All attributes, by name.
 fn all(span: &Span) -> Vec<(String, String)> {
     let pairs = span.attributes.iter();

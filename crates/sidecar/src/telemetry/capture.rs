@@ -19,6 +19,11 @@ pub(super) fn this_thread_exports() {
     EXPORTS.set(true);
 }
 
+/// Whether it is such a one.
+pub(super) fn this_thread_is_exporting() -> bool {
+    EXPORTS.get()
+}
+
 /// Brings events into the ring.
 pub(super) struct Capture {
     pub(super) service: Arc<str>,
@@ -31,7 +36,7 @@ impl<S: Subscriber> Layer<S> for Capture {
             return;
         }
         // Our own are kept, for they only tell of changes.
-        if EXPORTS.get() && !event.metadata().target().starts_with("gusset_sidecar") {
+        if this_thread_is_exporting() && !event.metadata().target().starts_with("gusset_sidecar") {
             return;
         }
         self.ring.push(Log::new(&self.service, Context::current().trace(), event));

@@ -18,6 +18,7 @@ use super::{
     capture::Capture,
     environment::Environment,
     filter::Filtering,
+    handlers::HandlerSpans,
     human::{Human, HumanFields},
     json::Json,
     log::LogRing,
@@ -114,7 +115,7 @@ impl Init {
         self
     }
 
-    /// Takes the finished calls and the metrics of this sidecar.
+    /// Takes the finished calls and the metrics of this sidecar, and brings the spans of handlers into its recorder; see [Spans of handlers](super#spans-of-handlers).
     pub fn sidecar(mut self, sidecar: &Sidecar) -> Self {
         self.recorder = Some(sidecar.recorder().clone());
         #[cfg(feature = "otlp")]
@@ -182,16 +183,20 @@ impl Init {
         let service = self.service.clone();
         let store = Store::new(logs.clone(), self.recorder.clone());
         let capture = Capture { service: service.clone(), ring: logs };
+        let spans_left_out = Arc::default();
+        let handlers = HandlerSpans::new(self.recorder.as_ref(), Arc::clone(&spans_left_out));
         // An empty list of layers would have no interest in anything.
         let layers = Some(std::mem::take(&mut self.layers)).filter(|layers| !layers.is_empty());
         let subscriber = tracing_subscriber::registry()
             .with(layers)
             .with(Filtering(filter.clone()))
             .with(capture)
+            .with(handlers)
             .with(self.lines(service));
         let telemetry = Telemetry {
             filter,
             store,
+            spans_left_out,
             #[cfg(feature = "otlp")]
             exporter,
         };

@@ -159,7 +159,7 @@ impl fmt::Display for WithCauses<'_> {
 }
 
 /// The text, up to so many bytes; what is longer ends in `…` and is not written any further.
-fn bounded(most: usize, text: fmt::Arguments<'_>) -> Box<str> {
+pub(super) fn bounded(most: usize, text: fmt::Arguments<'_>) -> Box<str> {
     struct Bounded {
         text: String,
         most: usize,

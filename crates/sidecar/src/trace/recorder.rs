@@ -1,3 +1,5 @@
+#[cfg(feature = "otlp")]
+use std::collections::HashMap;
 use std::{
     fmt,
     num::NonZeroU16,
@@ -196,6 +198,29 @@ impl Recorder {
         cursor.missed += first - cursor.next;
         cursor.next = first + found.len() as u64;
         self.expand(found)
+    }
+
+    /// The unsampled work beside calls that ended within one of these calls of the same trace and service.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn within(&self, calls: &[Record]) -> Vec<Record> {
+        let mut of_trace: HashMap<TraceId, Vec<&Record>> = HashMap::new();
+        for call in calls {
+            of_trace.entry(call.trace_id).or_default().push(call);
+        }
+        let is_in = |record: &Kept, call: &Record| {
+            let end = call.start_unix_nanos.saturating_add(nanos(call.duration));
+            record.start_unix_nanos >= call.start_unix_nanos && record.ended() <= end
+        };
+        let mut found = self.expand(self.shared.ring.youngest(usize::MAX, |record| {
+            let inside = record.kind == SpanKind::Internal && !record.sampled;
+            let calls = inside.then(|| of_trace.get(&record.trace_id)).flatten();
+            calls.is_some_and(|calls| calls.iter().any(|call| is_in(record, call)))
+        }));
+        found.retain(|record| {
+            let calls = of_trace.get(&record.trace_id);
+            calls.is_some_and(|calls| calls.iter().any(|call| call.service == record.service))
+        });
+        found
     }
 
     /// Counts.

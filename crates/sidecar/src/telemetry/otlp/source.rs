@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{logs, metrics, proto::Message, resource::of_resource, spans};
 use crate::{
-    Cursor, End, Metrics, Record, Recorder,
+    Cursor, End, Metrics, Record, Recorder, SpanKind,
     telemetry::{log::LogRing, resource::Resource},
 };
 
@@ -58,6 +58,24 @@ impl Spans {
     }
 }
 
+impl Spans {
+    /// What handlers did within calls that are exported though their trace is not sampled. A look through the whole ring, so one for all of them.
+    fn inside(&self, wanted: &[Record]) -> Vec<Record> {
+        let served = |record: &&Record| {
+            let came_in = matches!(record.kind, SpanKind::Server | SpanKind::Consumer);
+            !record.sampled && (came_in || record.parent_id.is_none())
+        };
+        let calls: Vec<_> = wanted.iter().filter(served).cloned().collect();
+        if calls.is_empty() {
+            return Vec::new();
+        }
+        let mut inside = self.recorder.within(&calls);
+        // Those that are exported for their own sake come by themselves.
+        inside.retain(|record| !self.wants(record));
+        inside
+    }
+}
+
 impl Source for Spans {
     fn next(&mut self, _: bool) -> Option<Batch> {
         while self.read.is_empty() {
@@ -66,6 +84,7 @@ impl Source for Spans {
                 return None;
             }
             let wanted: Vec<_> = records.into_iter().filter(|record| self.wants(record)).collect();
+            self.read.extend(self.inside(&wanted));
             self.read.extend(wanted);
         }
         // Several services of one process may share a ring, and the service is an attribute of the resource.
