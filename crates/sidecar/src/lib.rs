@@ -31,6 +31,7 @@
 //! | [`DeadlineLayer`], [`BodyDeadlineLayer`] | ends calls whose caller has gone, and tells those called how long there is; the same for bodies |
 //! | [`FaultLayer`], [`Fault`] | delays and failures made on purpose |
 //! | [`TraceLayer`], [`Recorder`], [`Record`] | W3C trace context in and out, and counts where it is told to; the last finished calls |
+//! | [`Details`] | what is recorded beyond that: paths, headers |
 //! | [`Propagation`], [`B3`] | what goes along beside: baggage, Zipkin's headers, request ids |
 //! | [`Waterfall`] | a trace as a picture in text |
 //! | [`MetricsLayer`], [`Metrics`], [`Snapshot`] | counts and durations, as figures and as Prometheus text |
@@ -95,7 +96,7 @@
 //! - A request that may have been acted on is sent again only if it is idempotent. A body is sent whole or not at all.
 //! - In any 10 s there are no more retries than the budget of those 10 s, under any schedule.
 //! - Every call ends exactly once in trace and metrics: complete, error, cancelled or panicked ([`End`]).
-//! - No header and no query is recorded, no path unless asked for ([`TraceLayer::record_paths`]), and no text from a request becomes a label.
+//! - No query is recorded, no header and no path unless it is asked for ([`Details`]), and no text from a request becomes a label.
 //!
 //! # Differences from
 //!
@@ -166,7 +167,7 @@ pub use retry::{
 };
 pub use sidecar::{Inbound, InboundLayer, Intercept, Outbound, OutboundLayer, Sidecar};
 pub use trace::{
-    ActiveSpan, B3, Cursor, Propagation, Record, Recorder, RecorderStats, SpanKind, Trace,
+    ActiveSpan, B3, Cursor, Details, Propagation, Record, Recorder, RecorderStats, SpanKind, Trace,
     TraceFuture, TraceLayer,
 };
 pub use watched::{End, Watched};

@@ -10,8 +10,8 @@ use tower_layer::Layer;
 pub use intercept::Intercept;
 
 use crate::{
-    DeadlineLayer, Metrics, Propagation, Ratio, Recorder, Retry, RetryLayer, RetryPolicy, Route,
-    RouteOf, SpanKind, Trace, TraceLayer, WithDeadline,
+    DeadlineLayer, Details, Metrics, Propagation, Ratio, Recorder, Retry, RetryLayer, RetryPolicy,
+    Route, RouteOf, SpanKind, Trace, TraceLayer, WithDeadline,
 };
 
 /// All layers of this crate around one service and the clients that it calls with. Clones share the recorder and the metrics.
@@ -41,7 +41,7 @@ pub struct Sidecar {
     sampling: Ratio,
     route_of: Option<RouteOf>,
     propagation: Propagation,
-    paths: bool,
+    details: Details,
     /// For what is no request.
     work: TraceLayer,
 }
@@ -76,7 +76,7 @@ impl Sidecar {
             sampling: Ratio::ALL,
             route_of: None,
             propagation: Propagation::new(),
-            paths: false,
+            details: Details::new(),
         }
     }
 
@@ -131,10 +131,10 @@ impl Sidecar {
         self
     }
 
-    /// Records the paths of requests that come in; see [`TraceLayer::record_paths`].
+    /// What is recorded of calls beyond what every record has, on both sides; see [`TraceLayer::record`].
     #[must_use]
-    pub const fn record_paths(mut self) -> Self {
-        self.paths = true;
+    pub fn record(mut self, details: Details) -> Self {
+        self.details = details;
         self
     }
 
@@ -160,8 +160,8 @@ impl Sidecar {
         let trace = trace
             .metrics(self.metrics.clone())
             .sample(self.sampling)
-            .propagation(self.propagation.clone());
-        let trace = if self.paths { trace.record_paths() } else { trace };
+            .propagation(self.propagation.clone())
+            .record(self.details.clone());
         let trace = match self.route_of {
             Some(route_of) => trace.route_of(route_of),
             None => trace,
@@ -186,6 +186,7 @@ impl Sidecar {
                 .metrics(self.metrics.clone())
                 .sample(self.sampling)
                 .propagation(self.propagation.clone())
+                .record(self.details.clone())
                 .upstream(name),
             retry,
         }

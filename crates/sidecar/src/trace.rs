@@ -1,6 +1,7 @@
 //! The trace layer: layer, service, future; then what it is made of.
 
 mod b3;
+mod details;
 mod propagate;
 mod propagation;
 pub(crate) mod record;
@@ -26,6 +27,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use b3::B3;
+pub use details::Details;
 pub use propagation::Propagation;
 pub use record::{Record, SpanKind};
 pub use recorder::{Cursor, Recorder, RecorderStats};
@@ -54,7 +56,7 @@ use settings::Settings;
 /// `span_id`, `otel.kind`, `http.request.method`, `http.route`, `http.response.status_code` and `error`.
 ///
 /// The span ends with the last byte of the response body, with an error, or when the caller drops the call or the body;
-/// see [`End`](crate::End). No header is recorded, no query, and no path unless [asked for](Self::record_paths).
+/// see [`End`](crate::End). No query is recorded, and no header and no path unless [asked for](Self::record).
 ///
 /// `baggage` goes along in both directions; see [`Propagation`] for that, Zipkin's B3 and request ids. Handlers read it as
 /// `gusset_call::Baggage::current()`.
@@ -116,11 +118,10 @@ impl TraceLayer {
         self
     }
 
-    /// Records the paths of a server's requests, for the attribute `url.path` of what is exported. Default they are not: paths may hold names and tokens of people. They are kept of
-    /// calls that are sampled, failed, did not end, or took 100 ms; that costs those an allocation.
+    /// What is recorded of calls beyond what every record has. Default nothing.
     #[must_use]
-    pub fn record_paths(mut self) -> Self {
-        self.change().paths = true;
+    pub fn record(mut self, details: Details) -> Self {
+        self.change().details = details;
         self
     }
 
@@ -182,10 +183,11 @@ impl TraceLayer {
             if settings.metrics.is_some() {
                 open.path = rpc_path(open.protocol, request);
             }
-            if open.protocol.grpc || settings.paths && server {
+            if open.protocol.grpc || settings.details.paths && server {
                 span.to(request.uri().path());
             }
         }
+        span.headers(details::REQUEST, request.headers());
         span.log();
         span
     }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use collector::{Collector, Reply, attribute, text};
 use gusset_call::Attempt;
 use gusset_sidecar::{
-    Ratio, Recorder, Route, Sidecar, TraceLayer,
+    Details, Ratio, Recorder, Route, Sidecar, TraceLayer,
     telemetry::{self, Otlp, SignalStats, Telemetry},
 };
 use http::{Request, Response, Version};
@@ -119,8 +119,12 @@ async fn spans_arrive_with_identifiers_parents_names_and_who_sent_them() {
 
 #[tokio::test]
 async fn a_call_by_http_is_told_in_the_words_of_the_conventions() {
+    const LIST: &str =
+        "ArrayValue(ArrayValue { values: [AnyValue { value: Some(StringValue(\"curl\")) }] })";
     let collector = Collector::start([]);
-    let sidecar = Sidecar::new("orders").record_paths();
+    let sidecar = Sidecar::new("orders");
+    let details = Details::new().paths().header(http::header::USER_AGENT);
+    let sidecar = sidecar.record(details);
     let upstream = support::Upstream::new([support::status(503), support::status(404)]);
     let client = TraceLayer::client(sidecar.recorder().clone()).upstream("stock");
     let client = client.layer(support::Client(upstream));
@@ -143,6 +147,7 @@ async fn a_call_by_http_is_told_in_the_words_of_the_conventions() {
     let mut request = support::request("GET", "");
     *request.uri_mut() = "https://shop/orders/7?token=s3cret".parse().unwrap();
     request.headers_mut().insert("authorization", "Bearer s3cret".parse().unwrap());
+    request.headers_mut().insert("user-agent", "curl".parse().unwrap());
     let answer = sidecar.inbound().layer(handler).oneshot(request).await.unwrap();
     answer.into_body().collect().await.unwrap();
     let (_, telemetry) = exporting(&sidecar, &collector);
@@ -154,6 +159,7 @@ async fn a_call_by_http_is_told_in_the_words_of_the_conventions() {
     assert_eq!(
         all(server),
         [
+            ("http.request.header.user-agent", LIST),
             ("http.request.method", "GET"),
             ("http.response.status_code", "IntValue(200)"),
             ("http.route", "/orders/{id}"),

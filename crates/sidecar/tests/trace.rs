@@ -9,9 +9,10 @@ use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, time::Du
 use bytes::Bytes;
 use gusset_call::{BoxError, Context, TraceContext};
 use gusset_sidecar::{
-    End, Metrics, MetricsLayer, Ratio, Record, Recorder, Route, Sidecar, SpanKind, TraceLayer,
+    Details, End, Metrics, MetricsLayer, Ratio, Record, Recorder, Route, Sidecar, SpanKind,
+    TraceLayer,
 };
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use support::{Client, Dice, Step, Upstream, answer, request};
@@ -164,15 +165,56 @@ async fn the_operation_is_the_route_and_never_the_path() {
     assert_eq!(record(layer(), secret(), Some("/late/{id}")).await, "/late/{id}");
     let everything = format!("{:?}", recorder.recent(10));
     assert!(!everything.contains("secret") && !everything.contains("alice"));
-    assert_eq!(record(layer().record_paths(), secret(), None).await, "GET");
+    assert_eq!(record(layer().record(Details::new().paths()), secret(), None).await, "GET");
     assert_eq!(recorder.recent(1)[0].path.as_deref(), Some("/users/alice"));
     assert!(!format!("{:?}", recorder.recent(10)).contains("secret"), "never a query");
 }
 
 #[tokio::test]
+async fn no_header_is_recorded_unless_it_is_named_and_none_that_lets_somebody_in_unless_as_a_secret()
+ {
+    const SECRETS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
+    let recorder = Recorder::new("s");
+    let tags = async |details: Details| {
+        let handler = service_fn(|_: Request<Full<Bytes>>| async {
+            let mut answer = answer(200);
+            for name in SECRETS.into_iter().chain(["x-tenant"]) {
+                answer.headers_mut().insert(name, "s3cret".parse().unwrap());
+            }
+            Ok::<_, Infallible>(answer)
+        });
+        let mut request = with(&SECRETS.map(|name| (name, "s3cret")));
+        for value in ["a", "b"] {
+            request.headers_mut().append("x-tenant", value.parse().unwrap());
+        }
+        let mut marked: HeaderValue = "s3cret".parse().unwrap();
+        marked.set_sensitive(true);
+        request.headers_mut().insert("x-key", marked);
+        let layer = TraceLayer::server(recorder.clone()).record(details);
+        let response = layer.layer(handler).oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        recorder.recent(1)[0].tags.clone()
+    };
+    assert_eq!(tags(Details::new()).await, []);
+    let named = SECRETS.into_iter().chain(["x-key", "x-none"]).map(HeaderName::from_static);
+    let details = named.clone().fold(Details::new(), Details::header);
+    assert_eq!(tags(details.clone()).await, [], "whatever is named by `header`");
+    let tenant = details.header(HeaderName::from_static("x-tenant"));
+    let tag = |key: &'static str, value: &'static str| (key.into(), value.into());
+    let expected = [
+        tag("http.request.header.x-tenant", "a, b"),
+        tag("http.response.header.x-tenant", "s3cret"),
+    ];
+    assert_eq!(tags(tenant).await, expected);
+    let secrets = named.fold(Details::new(), Details::secret_header);
+    assert_eq!(tags(secrets).await.len(), 9, "four on each side, and the marked one");
+}
+
+#[tokio::test]
 async fn a_path_is_recorded_only_of_what_may_be_exported_and_no_longer_than_a_text() {
     let recorder = Recorder::new("s");
-    let layer = TraceLayer::server(recorder.clone()).record_paths().sample(Ratio::NONE);
+    let layer =
+        TraceLayer::server(recorder.clone()).record(Details::new().paths()).sample(Ratio::NONE);
     let record = async |path: &str, status: u16| {
         let handler = service_fn(move |_: Request<Full<Bytes>>| async move {
             Ok::<_, Infallible>(answer(status))

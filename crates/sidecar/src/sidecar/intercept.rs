@@ -35,7 +35,7 @@ impl<F> Intercept<F> {
     /// Notes something about the operation in its record: at most 16 tags, of 256 bytes each; what is longer is cut.
     #[must_use]
     pub fn tag(mut self, key: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
-        self.span.tag(key, value.into());
+        self.span.tag(key.into(), value.into());
         self
     }
 }

@@ -83,7 +83,7 @@ pub struct Record {
     /// What `intercept` was told beside, or the attributes of a message; at most 16.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub tags: Vec<(Cow<'static, str>, Cow<'static, str>)>,
-    /// Path of a request: of one that a server answered, if [asked for](crate::TraceLayer::record_paths) and exported, and of every call by gRPC, of which it is the method. Never a query; at
+    /// Path of a request: of one that a server answered, if [asked for](crate::Details::paths) and exported, and of every call by gRPC, of which it is the method. Never a query; at
     /// most 256 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<Box<str>>,

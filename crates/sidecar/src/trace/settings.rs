@@ -1,7 +1,7 @@
 //! What all calls of a layer have in common, in one place that a call needs only one pointer to.
 
 use crate::{
-    Metrics, Propagation, Ratio, Recorder, Route, SpanKind,
+    Details, Metrics, Propagation, Ratio, Recorder, Route, SpanKind,
     names::{MethodName, Naming},
 };
 
@@ -14,8 +14,7 @@ pub(crate) struct Settings {
     pub(crate) sampling: Ratio,
     pub(crate) naming: Naming,
     pub(crate) propagation: Propagation,
-    /// Whether the paths of a server's requests are recorded.
-    pub(crate) paths: bool,
+    pub(crate) details: Details,
 }
 
 impl Settings {
@@ -24,9 +23,15 @@ impl Settings {
             SpanKind::Client => Naming::Upstream(None),
             _ => Naming::Router(None),
         };
-        let propagation = Propagation::new();
-        let (metrics, sampling, paths) = (None, Ratio::ALL, false);
-        Self { recorder, metrics, kind, sampling, naming, propagation, paths }
+        Self {
+            recorder,
+            metrics: None,
+            kind,
+            sampling: Ratio::ALL,
+            naming,
+            propagation: Propagation::new(),
+            details: Details::new(),
+        }
     }
 
     pub(super) fn begin(&self, method: MethodName) {

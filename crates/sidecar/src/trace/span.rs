@@ -9,6 +9,7 @@ use http::{
 };
 
 use super::{
+    details::RESPONSE,
     propagate::REQUEST_ID,
     record::{MAX_TAGS, Text, beginning, cut},
     ring::{Kept, More},
@@ -136,6 +137,7 @@ impl ActiveSpan {
     }
 
     pub(super) fn answered<B>(&mut self, response: &mut Response<B>) {
+        self.headers(RESPONSE, response.headers());
         let Some(open) = self.open() else { return };
         open.status = Some(response.status().as_u16());
         open.settings.answered(&mut open.route, response.extensions());
@@ -153,11 +155,22 @@ impl ActiveSpan {
         }
     }
 
-    pub(crate) fn tag(&mut self, key: &'static str, value: Text) {
+    /// Notes those headers that were asked for.
+    pub(super) fn headers(&mut self, side: &str, headers: &HeaderMap) {
+        let Some(open) = self.open().filter(|open| open.settings.details.has_headers()) else {
+            return;
+        };
+        let settings = open.settings.clone();
+        for (key, value) in settings.details.of(side, headers) {
+            self.tag(key, value);
+        }
+    }
+
+    pub(crate) fn tag(&mut self, key: Text, value: Text) {
         let Some(open) = self.open() else { return };
         let tags = &mut open.more.get_or_insert_default().tags;
         if tags.len() < MAX_TAGS {
-            tags.push((key.into(), cut(value)));
+            tags.push((key, cut(value)));
         }
     }
 
@@ -240,7 +253,7 @@ impl Open {
             route: self.route.take(),
             peer: self.peer.take(),
             more: self.more.take(),
-            path: (!path.is_empty() && (grpc || settings.paths && worth))
+            path: (!path.is_empty() && (grpc || settings.details.paths && worth))
                 .then(|| beginning(path).into()),
             service: recorder.number(),
             attempt: u16::try_from(self.attempt.number()).unwrap_or(u16::MAX),

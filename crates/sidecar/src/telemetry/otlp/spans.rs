@@ -62,6 +62,13 @@ fn attributes(span: &mut Message, record: &Record, failure: bool) {
             Value::Int(number) => drop(pair.text(1, key).message(2, |value| {
                 value.int(3, number);
             })),
+            Value::List(text) => drop(pair.text(1, key).message(2, |value| {
+                value.message(5, |list| {
+                    list.message(1, |item| {
+                        item.text(1, text);
+                    });
+                });
+            })),
         });
     };
     call(&mut add, record);
@@ -71,6 +78,10 @@ fn attributes(span: &mut Message, record: &Record, failure: bool) {
         add("error.type", Value::Text(&error));
     }
     for (key, value) in &record.tags {
+        if key.starts_with("http.request.header.") || key.starts_with("http.response.header.") {
+            add(key, Value::List(value));
+            continue;
+        }
         let number = NUMBERS.contains(&&**key).then(|| value.parse::<i64>().ok()).flatten();
         add(key, number.map_or(Value::Text(value), Value::Int));
     }
@@ -131,6 +142,8 @@ fn http(add: &mut impl FnMut(&str, Value<'_>), record: &Record, client: bool) {
 enum Value<'a> {
     Text(&'a str),
     Int(i64),
+    /// Of one text.
+    List(&'a str),
 }
 
 fn error_type(record: &Record, failure: bool) -> Option<Cow<'static, str>> {
