@@ -314,10 +314,14 @@ fn target(uri: &Uri, path: &str) -> Result<Uri, BadPath> {
     target.map(Uri::from).map_err(|_| BadPath::Encoding)
 }
 
-/// Fields that are believed further in: the way a request came, what the family says to itself, and timeouts, for an instance that
-/// lets one pass counts as failing.
+/// Fields that are believed further in: the way a request came, what the family says to itself, the number of an attempt, which would keep it from being
+/// retried, and timeouts, for an instance that lets one pass counts as failing.
 fn is_for_the_trusted(name: &HeaderName) -> bool {
-    const TIMEOUTS: [&str; 3] =
-        ["grpc-timeout", "x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms"];
-    is_forwarding(name) || is_ours(name) || TIMEOUTS.iter().any(|timeout| reads(name, timeout))
+    const BELIEVED: [&str; 4] = [
+        "grpc-previous-rpc-attempts",
+        "grpc-timeout",
+        "x-envoy-expected-rq-timeout-ms",
+        "x-request-timeout-ms",
+    ];
+    is_forwarding(name) || is_ours(name) || BELIEVED.iter().any(|field| reads(name, field))
 }
