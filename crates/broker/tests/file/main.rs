@@ -39,7 +39,8 @@ impl Dir {
     /// How many bytes are in it.
     fn size(&self) -> u64 {
         let files = std::fs::read_dir(&self.0).unwrap();
-        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+        // A file may go while it is looked at.
+        files.filter_map(|file| Some(file.unwrap().metadata().ok()?.len())).sum()
     }
 }
 
