@@ -186,7 +186,7 @@ impl Server {
     }
 
     /// The same on `cores` threads, each with a runtime and a listener of its own (`SO_REUSEPORT`), among which the kernel spreads the
-    /// connections: nothing passes from one core to another, which is worth about a third of the throughput. Where a system has no such listeners, the threads share one.
+    /// connections, so that nothing passes from one core to another. Where a system has no such listeners, the threads share one.
     ///
     /// Services run on these threads, so what blocks them blocks their connections; what they spawn runs there as well, and ends with the server.
     ///

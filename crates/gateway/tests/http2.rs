@@ -159,6 +159,18 @@ async fn a_preface_that_never_ends_is_ended_and_one_that_is_none_is_http_1() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
+#[tokio::test]
+async fn a_head_may_have_32_kib_and_no_more() {
+    let (_service, front) = front_of(Router::new().route("/{*rest}", any(seen))).await;
+    let asked = async |kib: usize| {
+        let long = "x".repeat(kib * 1024);
+        let request = http::Request::get(front.url("/a")).header("x-long", long);
+        http2().request(request.body(Full::default()).unwrap()).await
+    };
+    assert_eq!(asked(24).await.unwrap().status(), 200);
+    assert!(asked(40).await.map_or(true, |answer| answer.status() == 431));
+}
+
 /// A frame of HTTP/2.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();

@@ -53,7 +53,7 @@ const TRIES: usize = 4;
 ///
 /// # What it costs
 ///
-/// A token that was verified lately costs two short hashes of it; a new one its signature, some hundred times as much for RSA and ECDSA.
+/// A token that was verified lately costs two short hashes of it; a new one the check of its signature, which is far dearer for RSA and ECDSA.
 #[derive(Clone)]
 pub struct Jwt {
     rules: Arc<Rules>,
