@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 use crate::{
-    body::ClientFault, idempotency::KeyFault, identity::Denied, path::BadPath, table::Allowed,
+    body::ClientFault, idempotency::KeyFault, identity::Denied, path::BadPath, routes::Allowed,
 };
 
 /// An answer of the gateway's own. None of them names a service, an address or an error of the inside.

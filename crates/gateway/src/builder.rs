@@ -15,10 +15,8 @@ use crate::{
     identity::Requirement,
     limit::Limit,
     path::{BadPath, normalise},
-    rewrite::Rewrite,
-    route::{NewPath, Place},
+    routes::{Methods, NewPath, Place, Rejected, Rewrite, Table},
     stats::Counters,
-    table::{Methods, Rejected, Table},
     transport::Pool,
     upstream::{self, Setup},
 };

@@ -24,8 +24,7 @@ use crate::{
     identity::{Denied, Requirement},
     limit::Limit,
     path::{BadPath, normalise},
-    rewrite::Rewrite,
-    table::{Lookup, Table},
+    routes::{Lookup, Rewrite, Table},
     transport::Wanted,
 };
 

@@ -134,7 +134,7 @@
 
 mod builder;
 mod gateway;
-mod route;
+mod routes;
 
 mod identity;
 
@@ -152,8 +152,6 @@ mod headers;
 mod host;
 mod limit;
 mod path;
-mod rewrite;
-mod table;
 
 mod answer;
 mod body;
@@ -177,7 +175,7 @@ pub use identity::{
 };
 #[cfg(feature = "jwt")]
 pub use identity::{JwksError, Jwt, JwtAlgorithm, JwtKey, JwtKeyError};
-pub use route::{Client, Route, Upstream};
+pub use routes::{Client, Route, Upstream};
 pub use server::{ServeError, Server, Undrained, serve};
 #[cfg(feature = "tls")]
 pub use server::{Tls, TlsError, TlsFiles};

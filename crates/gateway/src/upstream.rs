@@ -18,7 +18,7 @@ use crate::{
     Upstream,
     body::ClientFault,
     endpoint::Endpoint,
-    route::Place,
+    routes::Place,
     transport::{Pool, TransportError},
 };
 

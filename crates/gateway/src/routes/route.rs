@@ -4,7 +4,7 @@ use gusset_ratelimit::Quota;
 use gusset_sidecar::RetryPolicy;
 use http::{Method, request::Parts};
 
-use crate::{Cors, Idempotency, Identity, identity::Requirement, limit::KeyOf, table::Methods};
+use crate::{Cors, Idempotency, Identity, identity::Requirement, limit::KeyOf, routes::Methods};
 
 /// Which requests go where, and under which conditions.
 ///
