@@ -72,7 +72,7 @@ impl Answer {
         }
     }
 
-    fn detail(&self) -> String {
+    pub(crate) fn detail(&self) -> String {
         match self {
             Self::BadHost => "the request must name exactly one valid host".into(),
             Self::BadPath(BadPath::Relative) => "the path must begin with a slash".into(),

@@ -9,13 +9,14 @@ use tower_layer::Layer;
 use crate::{
     Authenticate, Cors, Gateway, IdentityHeaders, Network, Route, Upstream,
     client::Proxies,
+    compose::Composition,
     cors::Policy as CorsPolicy,
     forward::{Forward, Shared, Target},
     front::{Front, Gate, OncePer, Sender},
     identity::Requirement,
     limit::Limit,
     path::{BadPath, normalise},
-    routes::{Methods, NewPath, Place, Rejected, Rewrite, Table},
+    routes::{Methods, NewPath, Rejected, Rewrite, Table},
     stats::Counters,
     transport::Pool,
     upstream::{self, Setup},
@@ -165,7 +166,15 @@ impl Builder {
             taken.map_err(|rejected| BuildError::rejected(path, &rejected))?;
             gates.push(gate(&route, cors.as_ref())?);
             let new = || upstream::Shared::new(&to, &setup);
-            let upstream = upstreams.entry(to.clone()).or_insert_with(new);
+            let upstream = upstreams.entry(to.clone()).or_insert_with(new).clone();
+            let mut make_caller = |to: &Upstream, limit| {
+                let new = || upstream::Shared::new(to, &setup);
+                let upstream = upstreams.entry(to.clone()).or_insert_with(new);
+                upstream.caller(limit, route.retry.clone())
+            };
+            let composed = route.composition.as_ref();
+            let composed = composed.map(|to| to.compile(&route, &mut make_caller)).transpose();
+            let composed = composed.map_err(|reason| BuildError::path(&route.path, reason))?;
             let path: Arc<str> = route.path.into();
             targets.push(Target {
                 name: path.clone().into(),
@@ -173,6 +182,7 @@ impl Builder {
                 host: route.host.map(Into::into),
                 upstream: to,
                 caller: upstream.caller(route.timeout, route.retry),
+                composed,
                 counters: Counters::default(),
             });
         }
@@ -201,15 +211,10 @@ fn checked(route: &Route, can_authenticate: bool) -> Result<Upstream, BuildError
     if let Some(reason) = mistake.or_else(|| matches_nothing(route)) {
         return Err(BuildError::path(&route.path, reason));
     }
-    match &route.upstream {
-        Some(Upstream(Place::Service(name))) if name.is_empty() => {
-            Err(BuildError::NoUpstream { path: path() })
-        }
-        Some(Upstream(Place::Fixed(addresses))) if addresses.is_empty() => {
-            Err(BuildError::NoUpstream { path: path() })
-        }
-        Some(upstream) => Ok(upstream.clone()),
-        None => Err(BuildError::NoUpstream { path: path() }),
+    let composition = route.composition.as_ref();
+    match route.upstream.as_ref().or_else(|| composition.and_then(Composition::upstream)) {
+        Some(upstream) if upstream.leads_somewhere() => Ok(upstream.clone()),
+        _ => Err(BuildError::NoUpstream { path: path() }),
     }
 }
 

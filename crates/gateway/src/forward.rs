@@ -24,6 +24,7 @@ use crate::{
     Upstream,
     answer::Answer,
     body::{AttemptBody, RequestBody},
+    compose::{Answering, Composed},
     cors::Grant,
     front::{Admission, Front, Waiting},
     headers::{add_via, remove_hop_by_hop},
@@ -33,7 +34,7 @@ use crate::{
     upstream::{self, Caller},
 };
 
-type UpstreamBody = PeekedBody<Watched<AnswerBody<AttemptBody>, ActiveSpan>>;
+pub(crate) type UpstreamBody = PeekedBody<Watched<AnswerBody<AttemptBody>, ActiveSpan>>;
 
 /// The upstream's body, or that of a problem.
 pub(crate) type AnyBody = Either<UpstreamBody, Either<Full<Bytes>, Gathered<UpstreamBody>>>;
@@ -55,6 +56,8 @@ pub(crate) struct Target {
     pub(crate) host: Option<Arc<str>>,
     pub(crate) upstream: Upstream,
     pub(crate) caller: Caller,
+    /// What it does instead of passing on.
+    pub(crate) composed: Option<Composed>,
     pub(crate) counters: Counters,
 }
 
@@ -99,6 +102,7 @@ pin_project! {
     #[project = StateProj]
     enum State {
         Calling { #[pin] call: Oneshot<Caller, Request<RequestBody>> },
+        Composing { run: Answering },
         Waiting { waiting: Option<Box<Waiting>> },
         Once { run: Run<Result<Response<Gathered<UpstreamBody>>, Answer>> },
         Refused { answer: Option<Answer> },
@@ -117,6 +121,7 @@ impl Future for ForwardFuture {
                     let result = result.map_err(|error| this.shared.explain(*this.route, &error));
                     break result.and_then(passed_back).map(|response| response.map(Either::Left));
                 }
+                StateProj::Composing { run } => break ready!(run.as_mut().poll(cx)),
                 StateProj::Once { run } => {
                     let result = ready!(Pin::new(run).poll(cx));
                     if let (Err(Answer::Key(_)), Some(route)) = (&result, *this.route) {
@@ -162,9 +167,10 @@ impl Shared {
     fn state(self: &Arc<Self>, route: Option<usize>, admission: Admission) -> State {
         let target = self.target(route);
         match (admission, target) {
-            (Admission::Admitted(request), Some(target)) => {
-                State::Calling { call: Oneshot::new(target.caller.clone(), request) }
-            }
+            (Admission::Admitted(request), Some(target)) => match &target.composed {
+                None => State::Calling { call: Oneshot::new(target.caller.clone(), request) },
+                Some(composed) => State::Composing { run: composed.answer(request) },
+            },
             (Admission::Once(once, request), Some(target)) => {
                 let (head, body) = request.into_parts();
                 let (shared, caller) = (self.clone(), target.caller.clone());
@@ -215,7 +221,9 @@ impl Shared {
 }
 
 /// An upstream's answer as one of the gateway's.
-fn passed_back(mut response: Response<UpstreamBody>) -> Result<Response<UpstreamBody>, Answer> {
+pub(crate) fn passed_back(
+    mut response: Response<UpstreamBody>,
+) -> Result<Response<UpstreamBody>, Answer> {
     let switched = response.extensions_mut().remove::<Switched>();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && switched.is_none() {
         return Err(Answer::BadGateway);

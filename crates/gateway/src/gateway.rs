@@ -51,7 +51,14 @@ impl Gateway {
     #[must_use]
     pub fn stats(&self) -> Vec<RouteStats> {
         let read = |target: &Target| {
-            target.counters.read(target.path.clone(), target.host.clone(), target.upstream.clone())
+            let (path, host) = (target.path.clone(), target.host.clone());
+            #[allow(unused_mut, reason = "it has no branches without the feature")]
+            let mut stats = target.counters.read(path, host, target.upstream.clone());
+            #[cfg(feature = "compose")]
+            if let Some(composed) = &target.composed {
+                stats.branches = composed.branches();
+            }
+            stats
         };
         self.shared.targets.iter().map(read).collect()
     }

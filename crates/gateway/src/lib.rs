@@ -31,6 +31,7 @@
 //! | [`Authenticate`], [`Identity`], [`AuthError`] | who sent a request, and what they may |
 //! | [`ApiKeys`], [`ByCertificate`], `Jwt` (feature `jwt`) | ways to find that out |
 //! | [`IdentityHeaders`] | how upstreams are told |
+//! | `FanOut`, `Branch` (feature `compose`) | one request that becomes several, and their answers one |
 //! | [`Cors`] | which web pages may read answers |
 //! | [`Idempotency`], [`IdempotencyStore`], [`AnswersInMemory`] | what `Idempotency-Key` means, and where answers are kept |
 //! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
@@ -100,6 +101,16 @@
 //! | another origin gets no field of CORS | `another_origin_gets_no_cors_field_at_all` |
 //! | pages can read the gateway's own errors | `errors_of_the_gateways_own_can_be_read_by_the_page` |
 //!
+//! # Answers made of others
+//!
+//! | fact | test |
+//! |---|---|
+//! | branches are asked at the same time | `branches_are_asked_at_the_same_time` |
+//! | what is missing is named with its status, and the rest is there | `what_is_missing_is_named_with_its_status_and_the_rest_is_there` |
+//! | a required branch that refuses is the answer, and ends the others | `a_required_branch_that_refuses_is_the_answer_and_the_others_are_cancelled` |
+//! | values are copied byte by byte: numbers keep their digits | `answers_become_members_in_the_order_of_the_branches_byte_by_byte` |
+//! | a segment of the path cannot become another parameter of a query | `whatever_stands_in_the_path_a_query_keeps_its_parameters` |
+//!
 //! # Guarantees
 //!
 //! - A request that is not idempotent, by its method or an `Idempotency-Key`, is sent a second time only if the first never
@@ -124,6 +135,7 @@
 //! # Features
 //!
 //! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface. It brings the crate h2.
+//! - `compose`: `FanOut`. It brings futures-util, serde and serde_json.
 //! - `tls`: `Server::tls`, with certificates by name that are read again when they change, and certificates of clients. Adds rustls with ring.
 //! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
 //!
@@ -138,6 +150,7 @@ mod routes;
 
 mod identity;
 
+mod compose;
 mod cors;
 mod idempotency;
 
@@ -162,6 +175,8 @@ mod transport;
 mod upstream;
 
 pub use builder::{BuildError, Builder};
+#[cfg(feature = "compose")]
+pub use compose::{Branch, BranchStats, FanOut};
 pub use cors::Cors;
 pub use gateway::{Gateway, GatewayBody, ResponseFuture};
 pub use gusset_ratelimit::{MalformedNetwork, Network, PeerAddr};

@@ -20,8 +20,11 @@ pub struct RouteStats {
     pub path: Arc<str>,
     /// The route's host, if it has one.
     pub host: Option<Arc<str>>,
-    /// Where it leads.
+    /// Where it leads; of a fan-out, its first branch.
     pub upstream: Upstream,
+    /// The calls that each request becomes, on a route with a [`FanOut`](crate::FanOut).
+    #[cfg(feature = "compose")]
+    pub branches: Vec<crate::BranchStats>,
     /// Answers by the first digit of their status: 1xx in place 0, 5xx in place 4. Requests whose client left before are in none.
     pub answers: [u64; 5],
     /// Those among the answers that the gateway gave without asking the upstream: 401, 403, 413, 429.
@@ -76,6 +79,8 @@ impl Counters {
             path,
             host,
             upstream,
+            #[cfg(feature = "compose")]
+            branches: Vec::new(),
             answers: std::array::from_fn(|class| self.answers[class].load(Relaxed)),
             refused: self.refused.load(Relaxed),
             latency: Duration::from_nanos(self.nanos.load(Relaxed)),

@@ -4,7 +4,10 @@ use gusset_ratelimit::Quota;
 use gusset_sidecar::RetryPolicy;
 use http::{Method, request::Parts};
 
-use crate::{Cors, Idempotency, Identity, identity::Requirement, limit::KeyOf, routes::Methods};
+use crate::{
+    Cors, Idempotency, Identity, compose::Composition, identity::Requirement, limit::KeyOf,
+    routes::Methods,
+};
 
 /// Which requests go where, and under which conditions.
 ///
@@ -37,6 +40,7 @@ pub struct Route {
     pub(crate) upgrades: Vec<Box<str>>,
     pub(crate) idempotency: Option<Idempotency>,
     pub(crate) retry: Option<RetryPolicy>,
+    pub(crate) composition: Option<Composition>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +72,7 @@ impl Route {
             upgrades: Vec::new(),
             idempotency: None,
             retry: None,
+            composition: None,
         }
     }
 
@@ -76,6 +81,23 @@ impl Route {
     pub fn to(mut self, upstream: impl Into<Upstream>) -> Self {
         self.upstream = Some(upstream.into());
         self
+    }
+
+    /// Where its requests go instead, several places at once, whose answers become one. It takes GET.
+    #[cfg(feature = "compose")]
+    #[must_use]
+    pub fn fan_out(mut self, to: crate::FanOut) -> Self {
+        if self.methods == Methods::Any {
+            self.methods = Methods::these([Method::GET]);
+        }
+        self.composition = Some(Composition::FanOut(to));
+        self
+    }
+
+    /// Whether upstreams see another path.
+    #[cfg(feature = "compose")]
+    pub(crate) fn rewrites(&self) -> bool {
+        self.new_path != NewPath::Same
     }
 
     /// Only these methods; other ones are answered with 405. GET stands for HEAD as well.
@@ -238,6 +260,14 @@ pub(crate) enum Place {
 }
 
 impl Upstream {
+    /// Whether it names a service, or an address.
+    pub(crate) fn leads_somewhere(&self) -> bool {
+        match &self.0 {
+            Place::Service(name) => !name.is_empty(),
+            Place::Fixed(addresses) => !addresses.is_empty(),
+        }
+    }
+
     /// The instances of this service in the registry.
     pub fn service(name: impl Into<Arc<str>>) -> Self {
         Self(Place::Service(name.into()))
