@@ -65,11 +65,6 @@ impl Server {
         self.child = Self::spawn(&self.folder);
     }
 
-    fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
-    }
-
     fn client(&self) -> Client {
         Client { socket: self.folder.join("socket") }
     }
@@ -300,11 +295,11 @@ async fn a_server_that_was_stopped_for_longer_than_the_ttl_expires_nobody() {
     let client = server.client();
     eventually("the server answers", async || client.looks().await.is_some()).await;
     let registrations = twenty(&server).await;
-    server.signal("-STOP");
+    gusset_engines::pause(server.child.id());
     let stopped = Instant::now();
     let over = async || all_are(&registrations, is_retrying) && stopped.elapsed() > TTL * 3 / 2;
     eventually("the TTL is over", over).await;
-    server.signal("-CONT");
+    gusset_engines::resume(server.child.id());
     eventually("all are registered", async || all_are(&registrations, is_registered)).await;
     // Another TTL, in which whoever was held to be silent would go.
     let resumed = Instant::now();

@@ -153,7 +153,7 @@ impl Server {
 
     /// Ends it in its own way, so that all is on its disk.
     pub(crate) fn stop(&mut self) {
-        self.signal("TERM");
+        gusset_engines::signal(self.id(), "TERM");
         self.child.as_mut().unwrap().wait().unwrap();
         self.kill();
     }
@@ -182,17 +182,15 @@ impl Server {
     }
 
     pub(crate) fn pause(&self) {
-        self.signal("STOP");
+        gusset_engines::pause(self.id());
     }
 
     pub(crate) fn resume(&self) {
-        self.signal("CONT");
+        gusset_engines::resume(self.id());
     }
 
-    fn signal(&self, signal: &str) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        let sent = Command::new("kill").args([format!("-{signal}"), id]).status().unwrap();
-        assert!(sent.success());
+    fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     pub(crate) fn options(&self) -> NatsOptions {

@@ -103,7 +103,7 @@ impl Server {
 
     /// As `systemctl stop` does it.
     pub(crate) fn stop(&mut self) {
-        self.signal("TERM");
+        gusset_engines::signal(self.id(), "TERM");
         if let Some(mut child) = self.child.take() {
             child.wait().unwrap();
         }
@@ -111,17 +111,15 @@ impl Server {
     }
 
     pub(crate) fn pause(&self) {
-        self.signal("STOP");
+        gusset_engines::pause(self.id());
     }
 
     pub(crate) fn resume(&self) {
-        self.signal("CONT");
+        gusset_engines::resume(self.id());
     }
 
-    fn signal(&self, signal: &str) {
-        let id = self.child.as_ref().expect("it runs").id().to_string();
-        let sent = Command::new("kill").args([format!("-{signal}"), id]).status().unwrap();
-        assert!(sent.success());
+    fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// A connection beside that of the limiter.

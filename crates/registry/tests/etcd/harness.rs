@@ -207,22 +207,16 @@ impl Server {
     }
 
     pub(crate) fn pause(&self) {
-        self.signal("STOP");
+        gusset_engines::pause(self.id());
     }
 
     pub(crate) fn resume(&self) {
-        self.signal("CONT");
+        gusset_engines::resume(self.id());
     }
 
-    fn signal(&self, signal: &str) {
-        send(self.child.as_ref().unwrap(), signal);
+    fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
-}
-
-fn send(child: &Child, signal: &str) {
-    let id = child.id().to_string();
-    let sent = Command::new("kill").args([format!("-{signal}"), id]).status().unwrap();
-    assert!(sent.success());
 }
 
 /// Another process with a registry, which runs one of these tests.
@@ -239,8 +233,8 @@ impl Process {
         Self(command.spawn().unwrap())
     }
 
-    pub(crate) fn signal(&self, signal: &str) {
-        send(&self.0, signal);
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
     }
 }
 

@@ -310,9 +310,9 @@ async fn a_process_that_was_paused_for_longer_than_its_lease_registers_again() {
     let watch = (registry_at(&servers), "paused");
     let watch = (watch.0.watch(watch.1), watch.0);
     shows(&watch.0, "a b").await;
-    child.signal("STOP");
+    gusset_engines::pause(child.id());
     shows(&watch.0, "").await;
-    child.signal("CONT");
+    gusset_engines::resume(child.id());
     let back = shows(&watch.0, "a b").await;
     assert!(back < ms(3_000), "{back:?}");
 }

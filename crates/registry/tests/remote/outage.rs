@@ -87,7 +87,7 @@ async fn a_frozen_registry_is_waited_for_with_what_was_known() {
     eventually("registered", async || all_registered(&registry).await).await;
     eventually("seen", async || watch.snapshot().healthy().count() == 5).await;
 
-    server.signal("STOP");
+    gusset_engines::pause(server.id());
     eventually("noticed", async || registry.state().is_away()).await;
     eventually("suspect", async || watch.snapshot().is_suspect()).await;
     let read = timeout(ms(5_000), registry.discover("s0")).await.unwrap().unwrap();
@@ -96,7 +96,7 @@ async fn a_frozen_registry_is_waited_for_with_what_was_known() {
         let retrying = async || matches!(registration.state(), RegistrationState::Retrying { .. });
         eventually("retrying", retrying).await;
     }
-    server.signal("CONT");
+    gusset_engines::resume(server.id());
     eventually("back", async || all_registered(&registry).await).await;
     eventually("believed", async || !watch.snapshot().is_suspect()).await;
 }

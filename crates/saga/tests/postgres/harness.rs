@@ -189,27 +189,23 @@ impl Server {
 
     /// The server and the processes of its connections.
     fn family(&self) -> Vec<u32> {
-        let id = self.child.as_ref().unwrap().id();
+        let id = self.id();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let children = children.unwrap_or_default();
         let children = children.split_whitespace().map(|id| id.parse().unwrap());
         std::iter::once(id).chain(children).collect()
     }
 
-    fn signal(&self, signal: &str) {
-        for id in self.family() {
-            send(id, signal);
-        }
+    fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     pub(crate) fn pause(&self) {
-        // Those that were begun meanwhile, too.
-        self.signal("-STOP");
-        self.signal("-STOP");
+        gusset_engines::pause(self.id());
     }
 
     pub(crate) fn resume(&self) {
-        self.signal("-CONT");
+        gusset_engines::resume(self.id());
     }
 
     /// `kill -9` of all of it.
@@ -220,7 +216,7 @@ impl Server {
         }
         if self.child.is_some() {
             let family = self.family();
-            self.signal("-KILL");
+            family.iter().for_each(|&id| gusset_engines::signal(id, "KILL"));
             self.child.take().unwrap().wait().unwrap();
             // One that is left would hold the memory that the next one wants.
             let begin = Instant::now();
@@ -243,11 +239,6 @@ impl Drop for Server {
         self.kill();
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-pub(crate) fn send(id: u32, signal: &str) {
-    // It may have ended by itself.
-    let _ = Command::new("kill").args([signal, &id.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// `short`, or `long` in a deep run of `./test`.

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Server, send, times},
+    harness::{Server, times},
     orders::{LEASE, Ledger, STEPS, definition, orchestrator, place},
 };
 
@@ -57,8 +57,8 @@ impl Node {
         self.child = Self::spawn(&self.arguments);
     }
 
-    fn signal(&self, signal: &str) {
-        send(self.child.id(), signal);
+    fn id(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -179,11 +179,11 @@ async fn nodes_share(nodes: usize, orders: usize) {
     for round in 0..times(4, 40) {
         sleep(Duration::from_millis(500)).await;
         let (frozen, killed) = (round % nodes, (round + 1) % nodes);
-        all[frozen].signal("-STOP");
+        gusset_engines::pause(all[frozen].id());
         all[killed].restart();
         sleep(LEASE * 3 / 2).await;
         // Whatever it was about to do it does now, on sagas that others have taken over.
-        all[frozen].signal("-CONT");
+        gusset_engines::resume(all[frozen].id());
     }
     all_end(&server, orders).await;
 }
