@@ -17,6 +17,8 @@ pub(crate) enum Answer {
     BadHost,
     BadPath(BadPath),
     BadBody,
+    /// A transfer coding other than chunks.
+    Coding,
     SlowBody,
     NotFound,
     WrongMethod(Allowed),
@@ -56,6 +58,7 @@ impl Answer {
     pub(crate) const fn status(&self) -> StatusCode {
         match self {
             Self::BadHost | Self::BadPath(_) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -79,6 +82,7 @@ impl Answer {
             Self::BadPath(BadPath::Encoding) => "the path is not well encoded".into(),
             Self::BadPath(BadPath::Ambiguous) => "the path can be read in more than one way".into(),
             Self::BadBody => "the request body could not be read".into(),
+            Self::Coding => "the only transfer coding that is taken is chunked".into(),
             Self::SlowBody => "the request body took too long".into(),
             Self::NotFound => "nothing is served at this path".into(),
             Self::WrongMethod(allowed) => format!("this path takes {allowed}"),
@@ -131,7 +135,7 @@ impl Answer {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             // What is left of the body is not going to be read.
-            Self::TooLarge { .. } | Self::BadBody | Self::SlowBody => {
+            Self::TooLarge { .. } | Self::BadBody | Self::SlowBody | Self::Coding => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}

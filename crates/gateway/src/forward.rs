@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use gusset_call::BoxError;
 use gusset_sidecar::{ActiveSpan, Metrics, PeekedBody, Watched};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use pin_project_lite::pin_project;
@@ -236,5 +236,7 @@ pub(crate) fn passed_back(
         headers.insert(header::UPGRADE, protocol);
     }
     add_via(response.headers_mut(), version);
+    // An intermediary speaks its own version, and not that of an instance which may be older (RFC 9110, 2.5).
+    *response.version_mut() = Version::HTTP_11;
     Ok(response)
 }

@@ -17,7 +17,8 @@ use crate::{
     client::{Origin, Proxies},
     cors::{self, Grant, Policy},
     headers::{
-        add_via, is_forwarding, is_ours, join_cookies, reads, remove_hop_by_hop, remove_where,
+        add_via, has_coding, is_disguised, is_forwarding, is_ours, join_cookies, reads,
+        remove_hop_by_hop, remove_where,
     },
     host::host_of,
     idempotency::{KeyFault, Once},
@@ -105,7 +106,9 @@ impl Front {
     pub(crate) fn distrust<B>(&self, request: &mut Request<B>) {
         let trusted = self.origin(request.headers(), request.extensions()).trusted;
         remove_where(request.headers_mut(), |name| {
-            self.identity_headers.contain(name) || (!trusted && is_for_the_trusted(name))
+            self.identity_headers.contain(name)
+                || is_disguised(name)
+                || (!trusted && is_for_the_trusted(name))
         });
     }
 
@@ -234,6 +237,9 @@ impl Front {
     }
 
     fn locate(&self, head: &Parts) -> Located {
+        if has_coding(&head.headers) {
+            return Located::Nowhere(Answer::Coding);
+        }
         let Some(host) = host_of(&head.uri, &head.headers) else {
             return Located::Nowhere(Answer::BadHost);
         };
@@ -302,7 +308,8 @@ impl Gate {
 
 /// `path` with the query of `uri`, in the form that a server is asked in.
 fn target(uri: &Uri, path: &str) -> Result<Uri, BadPath> {
-    let same = |target: &&PathAndQuery| target.path() == path;
+    // A target without a path, as `http://shop?x`, is not written as one.
+    let same = |target: &&PathAndQuery| target.path() == path && target.as_str().starts_with('/');
     if let Some(target) = uri.path_and_query().filter(same) {
         return Ok(target.clone().into());
     }

@@ -67,6 +67,43 @@ pub(crate) fn has_member(list: &HeaderValue, wanted: &[u8]) -> bool {
     members(list).any(|member| member.eq_ignore_ascii_case(wanted))
 }
 
+/// Whether a body has a transfer coding other than chunks. It would not go on, for the body goes on by framing of its own, and then
+/// nobody could decode it.
+pub(crate) fn has_coding(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"chunked");
+    lines.next().is_some_and(|line| !chunked(line) || lines.next().is_some())
+}
+
+/// Whether a field may stand behind a body. Those that others decide by before it begins have no business there (RFC 9110, 6.5.1), nor have those that are
+/// believed because they were looked at here.
+pub(crate) fn may_trail(name: &HeaderName) -> bool {
+    const NOT: [HeaderName; 14] = [
+        header::CACHE_CONTROL,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::HOST,
+        header::LOCATION,
+        header::RANGE,
+        header::SET_COOKIE,
+        header::TE,
+        header::TRAILER,
+        header::VIA,
+        header::AUTHORIZATION,
+        header::CONTENT_LENGTH,
+    ];
+    let believed = is_forwarding(name) || is_ours(name) || is_disguised(name);
+    !(believed || NOT.contains(name) || HOP_BY_HOP.contains(name))
+}
+
+/// Whether a field is, to a service that cannot tell `_` from `-`, one of those that say where a body ends or who sends it.
+pub(crate) fn is_disguised(name: &HeaderName) -> bool {
+    let one_of = |names: &[HeaderName]| names.iter().any(|expected| reads(name, expected.as_str()));
+    name.as_str().contains('_') && (one_of(&HOP_BY_HOP) || one_of(&NOT_FOR_THE_SENDER_TO_REMOVE))
+}
+
 /// The members of a comma-separated list, without their parameters.
 fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     list.as_bytes()

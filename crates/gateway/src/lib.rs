@@ -62,6 +62,7 @@
 //! | 409, 422 | a request with its [`Idempotency`] key is under way, or was another one | `Retry-After` |
 //! | 413 | the body is larger than [`Route::body_limit`] | |
 //! | 429 | the client is above its [`Route::quota`] | `Retry-After`, `RateLimit-Policy`, `RateLimit` |
+//! | 501 | a transfer coding other than chunks | |
 //! | 502 | an instance cannot be reached, breaks off, or answers nonsense | |
 //! | 503 | no instance is healthy, or all circuits are open; the keys of tokens cannot be had | `Retry-After` where known |
 //! | 504 | no answer within [`Route::timeout`] | |

@@ -1,9 +1,10 @@
 //! The body of an answer out of what is read (RFC 9112, 6 and 7).
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::TransportError;
+use crate::headers::may_trail;
 
 /// Bytes of a line with the size of a chunk, extensions with it.
 const MAX_SIZE_LINE: usize = 1024;
@@ -179,27 +180,6 @@ fn trailers(read: &mut BytesMut) -> Result<Step, TransportError> {
     };
     read.advance(length);
     Ok(Step::End((!trailers.is_empty()).then_some(trailers)))
-}
-
-/// Fields that others decide by before a body begins have no business behind it (RFC 9110, 6.5.1).
-fn may_trail(name: &HeaderName) -> bool {
-    !matches!(
-        *name,
-        header::AUTHORIZATION
-            | header::CACHE_CONTROL
-            | header::CONNECTION
-            | header::CONTENT_ENCODING
-            | header::CONTENT_LENGTH
-            | header::CONTENT_RANGE
-            | header::CONTENT_TYPE
-            | header::HOST
-            | header::LOCATION
-            | header::SET_COOKIE
-            | header::TE
-            | header::TRAILER
-            | header::TRANSFER_ENCODING
-            | header::UPGRADE
-    )
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::{
     TransportError,
     request_head::{Framing, write_fields},
 };
+use crate::headers::{may_trail, remove_where};
 
 /// Data up to this size is copied behind what stands before it, and goes out with it.
 const SMALL: usize = 4 * 1024;
@@ -113,7 +114,9 @@ where
             Ok(data) => data,
             Err(frame) => {
                 // Without chunks there is no place for trailers.
-                if let (Ok(trailers), Framing::Chunked) = (frame.into_trailers(), self.framing) {
+                if let (Ok(mut trailers), Framing::Chunked) = (frame.into_trailers(), self.framing)
+                {
+                    remove_where(&mut trailers, |name| !may_trail(name));
                     self.bytes.extend_from_slice(b"0\r\n");
                     write_fields(&mut self.bytes, &trailers);
                     self.bytes.extend_from_slice(b"\r\n");
