@@ -26,6 +26,7 @@ use crate::{
     body::{AttemptBody, RequestBody},
     compose::{Answering, Composed},
     cors::Grant,
+    dialect::Dialect,
     front::{Admission, Front, Waiting},
     headers::{add_via, remove_hop_by_hop},
     idempotency::{Gathered, Run},
@@ -80,9 +81,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> ForwardFuture {
         let started = Instant::now();
+        let dialect = Dialect::of(request.method(), request.headers());
         let (route, grant, admission) = self.0.front.admit(request);
         let state = self.0.state(route, admission);
-        ForwardFuture { state, shared: self.0.clone(), route, grant, started }
+        ForwardFuture { state, shared: self.0.clone(), route, grant, dialect, started }
     }
 }
 
@@ -94,6 +96,7 @@ pin_project! {
         shared: Arc<Shared>,
         route: Option<usize>,
         grant: Option<Grant>,
+        dialect: Dialect,
         started: Instant,
     }
 }
@@ -147,11 +150,14 @@ impl Future for ForwardFuture {
             };
             this.state.set(next);
         };
-        let mut response = match outcome {
-            Ok(response) => response,
-            Err(answer) => answer.into_response().map(|body| Either::Right(Either::Left(body))),
+        let (status, mut response) = match outcome {
+            Ok(response) => (response.status(), response),
+            Err(answer) => {
+                let (status, told) = (answer.status(), this.dialect.tell(answer));
+                (status, told.map(|body| Either::Right(Either::Left(body))))
+            }
         };
-        this.shared.count(*this.route, *this.started, &mut response);
+        this.shared.count(*this.route, *this.started, status, &mut response);
         if let Some(grant) = this.grant {
             match response.body() {
                 Either::Right(Either::Left(_)) => grant.say(response.headers_mut()),
@@ -212,9 +218,15 @@ impl Shared {
         answer
     }
 
-    fn count(&self, route: Option<usize>, started: Instant, response: &mut Response<AnyBody>) {
+    fn count(
+        &self,
+        route: Option<usize>,
+        started: Instant,
+        status: StatusCode,
+        response: &mut Response<AnyBody>,
+    ) {
         if let Some(target) = self.target(route) {
-            target.counters.answered(response.status(), started.elapsed());
+            target.counters.answered(status, started.elapsed());
             response.extensions_mut().insert(target.name.clone());
         }
     }

@@ -67,6 +67,9 @@
 //! | 503 | no instance is healthy, or all circuits are open; the keys of tokens cannot be had | `Retry-After` where known |
 //! | 504 | no answer within [`Route::timeout`] | |
 //!
+//! Clients that speak something else over HTTP are told in its way, by the media type of what they send: gRPC and gRPC-Web get a status without messages
+//! (`grpc-status`, `grpc-message`, `grpc-retry-pushback-ms`), single calls of Connect an error with its code, streams of Connect a last message with one.
+//!
 //! What an upstream answers is passed on as it is, errors too. A head that is no HTTP, or too large, is refused by hyper in [`Server`]
 //! with an empty 400 or 431.
 //!
@@ -111,6 +114,18 @@
 //! | a required branch that refuses is the answer, and ends the others | `a_required_branch_that_refuses_is_the_answer_and_the_others_are_cancelled` |
 //! | values are copied byte by byte: numbers keep their digits | `answers_become_members_in_the_order_of_the_branches_byte_by_byte` |
 //! | a segment of the path cannot become another parameter of a query | `whatever_stands_in_the_path_a_query_keeps_its_parameters` |
+//!
+//! # What passes through
+//!
+//! gRPC, gRPC-Web, Connect, server-sent events and whatever else is HTTP: nothing is gathered on the way, neither a body nor a chunk of it.
+//!
+//! | fact | test |
+//! |---|---|
+//! | an event arrives before the next one is sent, and a reader that leaves ends the stream | `each_event_arrives_before_the_next_one_is_sent_and_a_client_that_leaves_ends_the_stream` |
+//! | both directions flow at once, a request may end long before its answer does, trailers arrive | `both_directions_of_a_call_flow_at_once_and_the_answer_goes_on_after_the_request_has_ended` |
+//! | gRPC-Web and Connect arrive as they were sent, by HTTP/1.1 and HTTP/2 | `grpc_web_and_connect_pass_as_they_are_with_the_messages_that_end_them` |
+//! | a reader that stops stops the instance | `a_reader_that_stops_stops_the_instance` |
+//! | the gateway's own answers are those of the protocol | `answers_of_the_gateways_own_are_told_as_each_protocol_has_them` |
 //!
 //! # Guarantees
 //!
@@ -169,6 +184,7 @@ mod path;
 
 mod answer;
 mod body;
+mod dialect;
 
 mod blame;
 mod endpoint;
