@@ -1,7 +1,9 @@
-//! The binary of the family: `gusset registry`, `gusset deadletters`, `gusset saga`.
+//! The binary of the family: `gusset registry`, `gusset gateway`, `gusset deadletters`, `gusset saga`.
 
 #[cfg(any(feature = "file", feature = "nats"))]
 mod deadletters;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod log;
 mod options;
 mod registry;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         Ok(Command::Registry(options)) => {
             finish(log::begin().and_then(|()| registry::run(options)))
         }
+        #[cfg(feature = "gateway")]
+        Ok(Command::Gateway(asked)) => finish(gateway::run(&asked)),
         #[cfg(any(feature = "file", feature = "nats"))]
         Ok(Command::DeadLetters(asked)) => match deadletters::run(&asked) {
             Ok(false) => ExitCode::from(1),

@@ -8,6 +8,8 @@ The members of the gusset family that run as a process of their own.
 
 gusset registry [OPTIONS]   a service registry and key-value store over Consul's HTTP API
 gusset registry --help      its options
+gusset gateway              an API gateway out of a TOML file
+gusset gateway --help       its options
 gusset deadletters          the messages that groups of a broker could not handle: list, show, redrive, purge
 gusset deadletters --help   its options
 gusset saga                 the sagas of a program: list, show, retry, skip, supply, turn-back, close
@@ -40,6 +42,8 @@ The exit code is 0, or 2 if it could not start, or not save what it knew at its 
 pub(crate) enum Command {
     Help(&'static str),
     Registry(Registry),
+    #[cfg(feature = "gateway")]
+    Gateway(crate::gateway::Asked),
     #[cfg(any(feature = "file", feature = "nats"))]
     DeadLetters(crate::deadletters::DeadLetters),
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -93,6 +97,16 @@ impl Command {
             Some("saga") => {
                 Err("this gusset was built without the features sqlite and postgres".into())
             }
+            #[cfg(feature = "gateway")]
+            Some("gateway") => {
+                let asked = crate::gateway::parse(&mut args);
+                let help = Self::Help(crate::gateway::HELP);
+                asked
+                    .map(|asked| asked.map_or(help, Self::Gateway))
+                    .map_err(|error| error.to_string())
+            }
+            #[cfg(not(feature = "gateway"))]
+            Some("gateway") => Err("this gusset was built without the feature gateway".into()),
             Some("registry") => registry(&mut args, token).map_err(|error| error.to_string()),
             _ => Err(format!("unknown command {command:?}")),
         }

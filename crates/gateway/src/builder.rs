@@ -146,6 +146,14 @@ impl Builder {
     ///
     /// [`BuildError`] for the first route that cannot be.
     pub fn build(self) -> Result<Gateway, BuildError> {
+        let first = |faults: Vec<Fault>| faults.into_iter().map(|fault| fault.error).next();
+        // There is one at least.
+        self.compile()
+            .map_err(|faults| first(faults).unwrap_or(BuildError::Cors { reason: String::new() }))
+    }
+
+    /// The same, with everything that is wrong.
+    pub(crate) fn compile(self) -> Result<Gateway, Vec<Fault>> {
         let setup = Setup {
             registry: self.registry,
             pool: Pool::new(),
@@ -154,50 +162,91 @@ impl Builder {
             pick: self.pick,
             fleet: self.fleet,
         };
-        let mut upstreams: HashMap<Upstream, upstream::Shared> = HashMap::new();
-        let mut table = Table::default();
-        let (mut gates, mut targets) = (Vec::new(), Vec::new());
         let cors = self.cors.as_ref().map(compiled).transpose();
-        let cors = cors.map_err(|reason| BuildError::Cors { reason })?;
+        let cors = cors.map_err(|reason| vec![Fault::of(None, BuildError::Cors { reason })])?;
+        let mut parts = Parts { setup, cors, upstreams: HashMap::new(), table: Table::default() };
+        let (mut gates, mut targets, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+        let can_authenticate = !self.authenticate.is_empty();
         for (number, route) in self.routes.into_iter().enumerate() {
-            let to = checked(&route, !self.authenticate.is_empty())?;
-            let (path, host) = (route.path.as_str(), route.host.as_deref());
-            let taken = table.insert(host, path, route.methods.clone(), number);
-            taken.map_err(|rejected| BuildError::rejected(path, &rejected))?;
-            gates.push(gate(&route, cors.as_ref())?);
-            let new = || upstream::Shared::new(&to, &setup);
-            let upstream = upstreams.entry(to.clone()).or_insert_with(new).clone();
-            let mut make_caller = |to: &Upstream, limit| {
-                let new = || upstream::Shared::new(to, &setup);
-                let upstream = upstreams.entry(to.clone()).or_insert_with(new);
-                upstream.caller(limit, route.retry.clone())
-            };
-            let composed = route.composition.as_ref();
-            let composed = composed.map(|to| to.compile(&route, &mut make_caller)).transpose();
-            let composed = composed.map_err(|reason| BuildError::path(&route.path, reason))?;
-            let path: Arc<str> = route.path.into();
-            targets.push(Target {
-                name: path.clone().into(),
-                path,
-                host: route.host.map(Into::into),
-                upstream: to,
-                caller: upstream.caller(route.timeout, route.retry),
-                composed,
-                counters: Counters::default(),
-            });
+            match parts.add(number, route, can_authenticate) {
+                Ok((gate, target)) => {
+                    gates.push(gate);
+                    targets.push(target);
+                }
+                Err(error) => faults.push(Fault::of(Some(number), error)),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
         }
         let front = Front {
-            table,
+            table: parts.table,
             gates,
             authenticate: self.authenticate,
             identity_headers: self.identity_headers,
-            cors,
+            cors: parts.cors,
             trusted: Proxies::new(self.trusted),
         };
-        let metrics = self.metrics.clone();
+        let (upstreams, metrics) = (parts.upstreams, self.metrics.clone());
         let shared = Arc::new(Shared { front, targets, upstreams, metrics });
         let observed = TraceLayer::server(self.recorder).metrics(self.metrics);
         Ok(Gateway { inner: observed.layer(Forward(shared.clone())), shared })
+    }
+}
+
+/// What is wrong, and with the route of which number.
+pub(crate) struct Fault {
+    #[cfg_attr(not(feature = "config"), expect(dead_code, reason = "for files"))]
+    pub(crate) route: Option<usize>,
+    pub(crate) error: BuildError,
+}
+
+impl Fault {
+    const fn of(route: Option<usize>, error: BuildError) -> Self {
+        Self { route, error }
+    }
+}
+
+/// What routes are made with, and what they share.
+struct Parts {
+    setup: Setup,
+    cors: Option<Arc<CorsPolicy>>,
+    upstreams: HashMap<Upstream, upstream::Shared>,
+    table: Table,
+}
+
+impl Parts {
+    fn add(
+        &mut self,
+        number: usize,
+        route: Route,
+        can_authenticate: bool,
+    ) -> Result<(Gate, Target), BuildError> {
+        let to = checked(&route, can_authenticate)?;
+        let (path, host) = (route.path.as_str(), route.host.as_deref());
+        let taken = self.table.insert(host, path, route.methods.clone(), number);
+        taken.map_err(|rejected| BuildError::rejected(path, &rejected))?;
+        let gate = gate(&route, self.cors.as_ref())?;
+        let new = |to: &Upstream| upstream::Shared::new(to, &self.setup);
+        let upstream = self.upstreams.entry(to.clone()).or_insert_with(|| new(&to)).clone();
+        let mut make_caller = |to: &Upstream, limit| {
+            let upstream = self.upstreams.entry(to.clone()).or_insert_with(|| new(to));
+            upstream.caller(limit, route.retry.clone())
+        };
+        let composed = route.composition.as_ref();
+        let composed = composed.map(|to| to.compile(&route, &mut make_caller)).transpose();
+        let composed = composed.map_err(|reason| BuildError::path(&route.path, reason))?;
+        let path: Arc<str> = route.path.into();
+        let target = Target {
+            name: path.clone().into(),
+            path,
+            host: route.host.map(Into::into),
+            upstream: to,
+            caller: upstream.caller(route.timeout, route.retry),
+            composed,
+            counters: Counters::default(),
+        };
+        Ok((gate, target))
     }
 }
 
@@ -329,6 +378,23 @@ pub enum BuildError {
 }
 
 impl BuildError {
+    /// Without the route, which is named otherwise.
+    #[cfg(feature = "config")]
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Path { reason, .. } | Self::Cors { reason } => reason.clone(),
+            Self::Taken { .. } => {
+                "an earlier route takes the same requests; tell them apart by path, method or host"
+                    .into()
+            }
+            Self::NoUpstream { .. } => "it leads nowhere".into(),
+            Self::NoAuthenticate { .. } => {
+                "it asks who sends, and nothing tells; add [jwt], [api_keys] or [certificates]"
+                    .into()
+            }
+        }
+    }
+
     fn rejected(path: &str, rejected: &Rejected) -> Self {
         match rejected {
             Rejected::Template(reason) => Self::path(path, reason),

@@ -35,8 +35,9 @@
 //! | [`Cors`] | which web pages may read answers |
 //! | [`Idempotency`], [`IdempotencyStore`], [`AnswersInMemory`] | what `Idempotency-Key` means, and where answers are kept |
 //! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
-//! | [`serve`], [`Server`], [`ServeError`], [`Undrained`] | a listener, or one for each core, that bounds its clients and ends without losing requests |
+//! | [`serve`], [`Server`], [`Listeners`], [`ServeError`], [`Undrained`] | a listener, or one for each core, that bounds its clients and ends without losing requests |
 //! | `Tls`, `TlsFiles` (feature `tls`) | certificates that are read again when they change |
+//! | `config` (feature `config`) | all of it out of a TOML file, with everything that is wrong in it told at once |
 //! | [`RouteStats`], [`Breaker`] | what became of the requests, and how the instances are |
 //!
 //! # The way of a request
@@ -144,7 +145,7 @@
 //!
 //! # What it does not do
 //!
-//! No TLS and no HTTP/2 towards instances, no WebSocket over HTTP/2, no configuration file. The body of an answer has no time limit: a stalled upstream holds its client
+//! No TLS and no HTTP/2 towards instances, no WebSocket over HTTP/2. The body of an answer has no time limit: a stalled upstream holds its client
 //! until that leaves. The server is hyper, which hides whether a request had both a `Content-Length` and a `Transfer-Encoding`;
 //! it forwards by the latter alone.
 //!
@@ -152,6 +153,7 @@
 //!
 //! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface. It brings the crate h2.
 //! - `compose`: `FanOut`. It brings futures-util, serde and serde_json.
+//! - `config`: `config`, a gateway out of a TOML file. It brings `jwt`, `tls` and the crate toml.
 //! - `tls`: `Server::tls`, with certificates by name that are read again when they change, and certificates of clients. Adds rustls with ring.
 //! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
 //!
@@ -186,6 +188,9 @@ mod answer;
 mod body;
 mod dialect;
 
+#[cfg(feature = "config")]
+pub mod config;
+
 mod blame;
 mod endpoint;
 mod transport;
@@ -208,7 +213,7 @@ pub use identity::{
 #[cfg(feature = "jwt")]
 pub use identity::{JwksError, Jwt, JwtAlgorithm, JwtKey, JwtKeyError};
 pub use routes::{Client, Route, Upstream};
-pub use server::{ServeError, Server, Undrained, serve};
+pub use server::{Listeners, ServeError, Server, Undrained, serve};
 #[cfg(feature = "tls")]
 pub use server::{Tls, TlsError, TlsFiles};
 pub use stats::{Breaker, RouteStats};

@@ -9,7 +9,20 @@ use crate::Client;
 
 /// How clients are told apart.
 #[derive(Clone, Default)]
-pub(crate) struct KeyOf(Option<Arc<Custom>>);
+pub(crate) enum KeyOf {
+    /// By the subject if it is known, and else by the address.
+    #[default]
+    Client,
+    #[cfg(feature = "config")]
+    Address,
+    /// By the first line of this field.
+    #[cfg(feature = "config")]
+    Field(http::HeaderName),
+    /// Not at all.
+    #[cfg(feature = "config")]
+    All,
+    Custom(Arc<Custom>),
+}
 
 type Custom = dyn Fn(&Client<'_>) -> String + Send + Sync;
 
@@ -25,22 +38,56 @@ pub(crate) enum Key {
 
 impl KeyOf {
     pub(crate) fn new(key: impl Fn(&Client<'_>) -> String + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(key)))
+        Self::Custom(Arc::new(key))
     }
 
     pub(crate) fn key(&self, client: &Client<'_>) -> Key {
-        match (&self.0, client.identity, client.address) {
-            (Some(custom), _, _) => Key::Custom(custom(client)),
-            (None, Some(identity), _) => Key::Subject(identity.quota_key().clone()),
-            (None, None, Some(address)) => Key::Address(network(address)),
-            (None, None, None) => Key::Nobody,
+        let address = || client.address.map_or(Key::Nobody, |it| Key::Address(network(it)));
+        match self {
+            Self::Client => match client.identity {
+                Some(identity) => Key::Subject(identity.quota_key().clone()),
+                None => address(),
+            },
+            #[cfg(feature = "config")]
+            Self::Address => address(),
+            #[cfg(feature = "config")]
+            Self::Field(name) => match client.head.headers.get(name) {
+                Some(line) => Key::Custom(String::from_utf8_lossy(line.as_bytes()).into_owned()),
+                None => Key::Nobody,
+            },
+            #[cfg(feature = "config")]
+            Self::All => Key::Nobody,
+            Self::Custom(key) => Key::Custom(key(client)),
+        }
+    }
+}
+
+impl PartialEq for KeyOf {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Client, Self::Client) => true,
+            #[cfg(feature = "config")]
+            (Self::Address, Self::Address) | (Self::All, Self::All) => true,
+            #[cfg(feature = "config")]
+            (Self::Field(one), Self::Field(other)) => one == other,
+            (Self::Custom(one), Self::Custom(other)) => Arc::ptr_eq(one, other),
+            _ => false,
         }
     }
 }
 
 impl fmt::Debug for KeyOf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "custom" } else { "subject or address" })
+        match self {
+            Self::Client => f.write_str("subject or address"),
+            #[cfg(feature = "config")]
+            Self::Address => f.write_str("address"),
+            #[cfg(feature = "config")]
+            Self::Field(name) => write!(f, "field {name}"),
+            #[cfg(feature = "config")]
+            Self::All => f.write_str("all"),
+            Self::Custom(_) => f.write_str("custom"),
+        }
     }
 }
 

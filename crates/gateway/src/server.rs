@@ -25,6 +25,7 @@ use tower_service::Service;
 
 pub(crate) use hub::Held;
 use hub::Hub;
+pub use listener::Listeners;
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsError, TlsFiles};
 
@@ -211,9 +212,34 @@ impl Server {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (hub, _holds) = Hub::new(self, cores.get());
-        let listeners = listener::bind(address, cores).map_err(ServeError::Bind)?;
-        let ended = hub.spread(listeners, &service).map_err(ServeError::Bind)?;
+        let listeners = Listeners::bind(address, cores).map_err(ServeError::Bind)?;
+        self.run_on(listeners, service, shutdown).await
+    }
+
+    /// The same with listeners that are there already, so that their address is known before.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Bind`] at once if no thread can be had; [`ServeError::Undrained`] as [`run`](Self::run).
+    ///
+    /// # Cancellation
+    ///
+    /// As [`run_on_cores`](Self::run_on_cores).
+    pub async fn run_on<S, B>(
+        self,
+        listeners: Listeners,
+        service: S,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (hub, _holds) = Hub::new(self, listeners.0.len());
+        let ended = hub.spread(listeners.0, &service).map_err(ServeError::Bind)?;
         hub.until(shutdown, ended).await.map_err(ServeError::Undrained)
     }
 }

@@ -212,6 +212,12 @@ impl Route {
         self
     }
 
+    #[cfg(feature = "config")]
+    pub(crate) fn quota_of(mut self, quota: Quota, key_of: KeyOf) -> Self {
+        self.quota = Some((quota, key_of));
+        self
+    }
+
     /// How long the upstream may take, all attempts together, from the head of the request to the head of the answer; then 504. The
     /// body of the answer may take longer. A trusted proxy may ask for less by `x-request-timeout-ms`. Default 10 s: people do not wait longer, and programs should not.
     #[must_use]

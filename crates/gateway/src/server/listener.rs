@@ -13,19 +13,36 @@ use tokio::{
 /// Connections that the kernel makes before anybody accepts them.
 const BACKLOG: u32 = 4096;
 
-/// A listener for each core, not yet any runtime's.
-pub(super) fn bind(
-    address: impl ToSocketAddrs,
-    cores: NonZeroUsize,
-) -> io::Result<Vec<std::net::TcpListener>> {
-    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
-    for address in address.to_socket_addrs()? {
-        match bind_all(address, cores) {
-            Ok(listeners) => return Ok(listeners),
-            Err(error) => failed = error,
+/// A listener for each core ([`Server::run_on`](crate::Server::run_on)). Connections that are made before somebody serves wait for it.
+#[derive(Debug)]
+pub struct Listeners(pub(super) Vec<std::net::TcpListener>);
+
+impl Listeners {
+    /// Listens at `address`, with port 0 at any free one, by as many sockets as there are `cores` (`SO_REUSEPORT`), among which the kernel spreads the connections.
+    /// Where a system has no such listeners, one is shared.
+    ///
+    /// # Errors
+    ///
+    /// The last address's, if it cannot listen at any of them.
+    pub fn bind(address: impl ToSocketAddrs, cores: NonZeroUsize) -> io::Result<Self> {
+        let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+        for address in address.to_socket_addrs()? {
+            match bind_all(address, cores) {
+                Ok(listeners) => return Ok(Self(listeners)),
+                Err(error) => failed = error,
+            }
         }
+        Err(failed)
     }
-    Err(failed)
+
+    /// Where they listen.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.first().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), |l| l.local_addr())
+    }
 }
 
 fn bind_all(address: SocketAddr, cores: NonZeroUsize) -> io::Result<Vec<std::net::TcpListener>> {

@@ -1,0 +1,153 @@
+//! `gusset gateway`.
+
+use std::{
+    io::{ErrorKind, Write, stdout},
+    path::PathBuf,
+};
+
+use gusset_gateway::{
+    Listeners,
+    config::{Config, Resources},
+};
+use lexopt::prelude::*;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::log;
+
+pub(crate) const HELP: &str = "\
+An API gateway: takes HTTP requests to the services behind it, as a TOML file says.
+
+gusset gateway --config FILE [--check]
+gusset gateway --schema
+
+  --config FILE  what it does; README.md of gusset-gateway has an example
+  --check        says whether the file, and those that it names, are right, and ends
+  --schema       writes the JSON Schema of the file, for editors
+  --help         this text
+
+It says what it has to say on the standard error output; $GUSSET_LOG is off, error, warn, info, debug or trace [info].
+SIGTERM or Ctrl-C finishes what is under way, and ends; a second one ends at once.
+The exit code is 0, or 2 if it could not start, or had to cut connections at its end.
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Schema,
+    Check(PathBuf),
+    Run(PathBuf),
+}
+
+/// `None` for help.
+pub(crate) fn parse(args: &mut lexopt::Parser) -> Result<Option<Asked>, lexopt::Error> {
+    let (mut config, mut check, mut schema) = (None, false, false);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("config") | Short('c') => config = Some(PathBuf::from(args.value()?)),
+            Long("check") => check = true,
+            Long("schema") => schema = true,
+            Long("help") | Short('h') => return Ok(None),
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    match config {
+        _ if schema => Ok(Some(Asked::Schema)),
+        Some(file) if check => Ok(Some(Asked::Check(file))),
+        Some(file) => Ok(Some(Asked::Run(file))),
+        None => Err("--config FILE is missing".into()),
+    }
+}
+
+pub(crate) fn run(asked: &Asked) -> Result<(), String> {
+    let file = match asked {
+        Asked::Schema => return say(&Config::schema()),
+        Asked::Check(file) | Asked::Run(file) => file,
+    };
+    let check = matches!(asked, Asked::Check(_));
+    if !check {
+        log::begin()?;
+    }
+    let config = Config::open(file).map_err(|errors| errors.to_string())?;
+    // What serves has threads of its own; this one follows the registry.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let gateway = config.build(&Resources::default()).map_err(|errors| errors.to_string())?;
+        let server = config.server().map_err(|errors| errors.to_string())?;
+        if check {
+            return say(&format!(
+                "ok: {}, {}\n",
+                count(config.routes(), "route"),
+                count(config.upstreams(), "upstream")
+            ));
+        }
+        let listeners = Listeners::bind(config.listen(), config.cores())
+            .map_err(|error| reason(&config, &error))?;
+        let address = listeners.local_addr().map_err(|error| error.to_string())?;
+        // Before anybody is told that it runs: who reads the line may end it.
+        let mut ends = Ends::new()?;
+        let scheme = if config.has_tls() { "https" } else { "http" };
+        say(&format!("gusset gateway: {scheme}://{address}; Ctrl-C ends it\n"))?;
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let serving = server.run_on(listeners, gateway, async {
+            let _ = begun.await;
+        });
+        let ended = async {
+            ends.next().await;
+            let _ = begin.send(());
+            ends.next().await;
+        };
+        tokio::select! {
+            result = serving => result.map_err(|error| error.to_string()),
+            () = ended => Err("it was ended before all requests were answered".into()),
+        }
+    })
+}
+
+/// The signals that end it.
+struct Ends {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Ends {
+    fn new() -> Result<Self, String> {
+        let of = |kind| signal(kind).map_err(|e| format!("signals cannot be received: {e}"));
+        Ok(Self {
+            interrupt: of(SignalKind::interrupt())?,
+            terminate: of(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Whoever closes the pipe has read enough.
+fn say(what: &str) -> Result<(), String> {
+    let _ = stdout().write_all(what.as_bytes());
+    Ok(())
+}
+
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+fn reason(config: &Config, error: &std::io::Error) -> String {
+    let address = config.listen();
+    match error.kind() {
+        ErrorKind::AddrInUse => {
+            let port = address.port();
+            format!(
+                "port {port} is in use; choose another by server.listen, port 0 for any free one"
+            )
+        }
+        _ => format!("cannot listen on {address}: {error}"),
+    }
+}

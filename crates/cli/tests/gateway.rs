@@ -1,0 +1,180 @@
+//! The process, as its user sees it.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::disallowed_methods, reason = "a bound for a real process")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// A file in a folder of its own.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("gateway-{name}"));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("gateway.toml"), text).unwrap();
+        Self(folder.join("gateway.toml"))
+    }
+
+    fn gusset(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gusset"));
+        command.arg("gateway").arg("--config").arg(&self.0).args(args).output().unwrap()
+    }
+}
+
+struct Gateway {
+    process: Child,
+    address: String,
+}
+
+impl Gateway {
+    fn start(file: &File) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_gusset"))
+            .arg("gateway")
+            .arg("--config")
+            .arg(&file.0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split("http://").nth(1).unwrap().split(';').next().unwrap().to_owned();
+        Self { process, address }
+    }
+
+    fn get(&self, path: &str, fields: &str) -> String {
+        call(&self.address, path, fields)
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    fn ends(&mut self) -> Option<i32> {
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_secs(60) {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn call(address: &str, path: &str, fields: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n{fields}\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A service that answers each request with its path. It ends with the test.
+fn service() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                while let Some(Ok(first)) = lines.next() {
+                    while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {
+                    }
+                    let path = first.split(' ').nth(1).unwrap();
+                    let length = path.len();
+                    let _ =
+                        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{path}");
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_right_file_is_said_to_be_and_a_wrong_one_says_why_and_ends_with_2() {
+    let right = File::new(
+        "right",
+        "[upstreams.a]\naddresses = [\"10.0.0.1:80\"]\n[[routes]]\npath = \"/\"\nto = \"a\"\n",
+    );
+    let output = right.gusset(&["--check"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "ok: 1 route, 1 upstream\n");
+
+    let wrong = File::new("wrong", "[server]\nlisten = 1\ncore = 2\n");
+    for args in [&["--check"][..], &[]] {
+        let output = wrong.gusset(args);
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("gateway.toml:2:10: server.listen: 1 is no address"), "{said}");
+        assert!(
+            said.contains(
+                "gateway.toml:3:1: server.core: there is no such field; \"cores\" is meant?"
+            ),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_route_is_proxied_limited_and_authenticated_until_the_process_is_told_to_end() {
+    let hash = Command::new("sh").args(["-c", "printf %s s3cret | sha256sum"]).output().unwrap();
+    let hash = String::from_utf8(hash.stdout).unwrap();
+    let hash = hash.split(' ').next().unwrap();
+    let file = File::new(
+        "serves",
+        &format!(
+            r#"
+            [server]
+            listen = "127.0.0.1:0"
+            cores = 2
+            linger = "0s"
+
+            [api_keys]
+            file = "keys"
+
+            [upstreams.shop]
+            addresses = ["{}"]
+
+            [[routes]]
+            path = "/api/{{*rest}}"
+            to = "shop"
+            strip_prefix = "/api"
+            authenticated = true
+            quota = {{ rate = "2/h" }}
+            "#,
+            service()
+        ),
+    );
+    fs::write(file.0.with_file_name("keys"), format!("gusset-api-keys 1\nalice {hash}\n")).unwrap();
+    let mut gateway = Gateway::start(&file);
+    assert!(gateway.get("/other", "").starts_with("HTTP/1.1 404"));
+    assert!(gateway.get("/api/orders", "").starts_with("HTTP/1.1 401"));
+    for _ in 0..2 {
+        let answer = gateway.get("/api/orders", "X-Api-Key: s3cret\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("/orders"), "{answer}");
+    }
+    assert!(gateway.get("/api/orders", "X-Api-Key: s3cret\r\n").starts_with("HTTP/1.1 429"));
+    gateway.signal("-TERM");
+    assert_eq!(gateway.ends(), Some(0));
+}

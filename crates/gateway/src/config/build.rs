@@ -1,0 +1,453 @@
+//! From what stands in the file to a gateway.
+
+use std::{collections::HashMap, fs, sync::Arc, time::Duration};
+
+use gusset_breaker::{Policy, Ratio, Window};
+use gusset_ratelimit::Quota;
+use gusset_registry::{
+    LeastLoaded, MemoryRegistry, Registry, RemotePolicy, RemoteRegistry, RemoteTls,
+};
+use gusset_sidecar::{Backoff, RetryPolicy};
+
+use super::{
+    Config, ConfigError, ConfigErrors, Resources,
+    file::{
+        ApiKeysSection, BreakerSection, CorsSection, DefaultsSection, JwtKeys, JwtSection, Pick,
+        QuotaBy, QuotaSection, RegistrySection, RetrySection, RouteSection, UpstreamSection,
+    },
+    gateway::Kept,
+    nearest,
+};
+use crate::{
+    ApiKeys, Builder, ByCertificate, Cors, Gateway, Idempotency, IdentityHeaders, Jwt, JwtKey,
+    Route, Upstream, builder::Fault, limit::KeyOf,
+};
+
+/// Where Debian, Ubuntu and Alpine have the authorities that the system trusts.
+const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// A gateway while it is built.
+pub(super) struct Building<'c> {
+    config: &'c Config,
+    resources: &'c Resources,
+    kept: &'c mut Kept,
+    defaults: DefaultsSection,
+    upstreams: HashMap<&'c str, (Upstream, &'c UpstreamSection)>,
+    errors: Vec<ConfigError>,
+}
+
+impl<'c> Building<'c> {
+    pub(super) fn new(config: &'c Config, resources: &'c Resources, kept: &'c mut Kept) -> Self {
+        let defaults = config.file.defaults.clone().unwrap_or_default();
+        Self { config, resources, kept, defaults, upstreams: HashMap::new(), errors: Vec::new() }
+    }
+
+    pub(super) fn gateway(mut self) -> Result<Gateway, ConfigErrors> {
+        let registry = self.registry();
+        self.upstreams(registry.is_some());
+        let registry = registry.unwrap_or_else(|| Arc::new(MemoryRegistry::default()));
+        let mut builder = self.common(Builder::new(registry));
+        builder = self.senders(builder);
+        let config = self.config;
+        let mut places = Vec::new();
+        for section in &config.file.routes {
+            if let Some(route) = self.route(section) {
+                builder = builder.route(route);
+                places.push(&section.path.place);
+            }
+        }
+        // Also if errors were found: there may be more.
+        let built = builder.compile();
+        let place = |fault: &Fault| match fault.route.and_then(|number| places.get(number)) {
+            Some(place) => (*place).clone(),
+            None => self.config.file.defaults.as_ref().and_then(|d| d.cors.as_ref()).map_or_else(
+                || places.first().map_or_else(unplaced, |place| (*place).clone()),
+                |cors| cors.place.clone(),
+            ),
+        };
+        if let Err(faults) = &built {
+            let errors = faults.iter().map(|fault| place(fault).error(fault.error.reason()));
+            self.errors.extend(errors);
+        }
+        ConfigErrors::check(self.errors)?;
+        built.map_err(|_| unplaced().error("it cannot be built").into())
+    }
+
+    fn registry(&mut self) -> Option<Arc<dyn Registry>> {
+        if let Some(registry) = &self.resources.registry {
+            return Some(registry.clone());
+        }
+        let section = self.config.file.registry.as_ref()?;
+        match &self.kept.registry {
+            Some((before, registry)) if before == section => Some(registry.clone()),
+            _ => match remote(section) {
+                Ok(registry) => {
+                    self.kept.registry = Some((section.clone(), registry.clone()));
+                    Some(registry)
+                }
+                Err(reason) => {
+                    self.errors.push(section.url.place.error(reason));
+                    // Services are not wrong because of it.
+                    Some(Arc::new(MemoryRegistry::default()))
+                }
+            },
+        }
+    }
+
+    fn upstreams(&mut self, has_registry: bool) {
+        for named in &self.config.file.upstreams {
+            let section = &named.value;
+            let upstream = match &section.service {
+                Some(service) => {
+                    if !has_registry {
+                        let error = "there is no registry to find it in; add [registry], or write addresses";
+                        self.errors.push(service.place.error(error));
+                    }
+                    Upstream::service(service.value.as_str())
+                }
+                None if section.addresses.is_empty() => {
+                    self.errors.push(named.place.error("it has no address"));
+                    continue;
+                }
+                None => Upstream::fixed(section.addresses.iter().copied()),
+            };
+            self.upstreams.insert(&named.name, (upstream, section));
+        }
+    }
+
+    fn common(&mut self, mut builder: Builder) -> Builder {
+        builder = builder.metrics(self.resources.metrics.clone());
+        if let Some(recorder) = &self.resources.recorder {
+            builder = builder.recorder(recorder.clone());
+        }
+        if let Some(server) = &self.config.file.server {
+            builder = builder.trusted_proxies(server.trusted_proxies.iter().copied());
+        }
+        if let Some(section) = &self.defaults.cors {
+            builder = builder.cors(cors(section));
+        }
+        if let Some(section) = &self.defaults.breaker {
+            builder = builder.breaker(breaker(section));
+        }
+        if self.defaults.pick == Some(Pick::PeakEwma) {
+            builder = builder.pick(LeastLoaded::peak_ewma(Duration::from_secs(10)));
+        }
+        if let Some(section) = &self.config.file.identity_headers {
+            let mut names = IdentityHeaders::new();
+            if let Some(name) = &section.subject {
+                names = names.subject(name.clone());
+            }
+            if let Some(name) = &section.scopes {
+                names = names.scopes(name.clone());
+            }
+            if let Some(name) = &section.roles {
+                names = names.roles(name.clone());
+            }
+            builder = builder.identity_headers(names);
+        }
+        builder
+    }
+
+    fn senders(&mut self, mut builder: Builder) -> Builder {
+        let file = &self.config.file;
+        let mut tokens = Vec::new();
+        for section in &file.jwt {
+            let before = self.kept.jwt.iter().find(|(before, _)| before == section);
+            let made = before.map_or_else(|| jwt(section), |(_, jwt)| Ok(jwt.clone()));
+            match made {
+                Ok(jwt) => {
+                    builder = builder.authenticate(jwt.clone());
+                    tokens.push((section.clone(), jwt));
+                }
+                Err(error) => self.errors.push(error),
+            }
+        }
+        self.kept.jwt = tokens;
+        if let Some(section) = &file.api_keys {
+            let made = match &self.kept.api_keys {
+                Some((before, keys)) if before == section => Ok(keys.clone()),
+                _ => api_keys(section),
+            };
+            match made {
+                Ok(keys) => {
+                    builder = builder.authenticate(keys.clone());
+                    self.kept.api_keys = Some((section.clone(), keys));
+                }
+                Err(error) => self.errors.push(error),
+            }
+        }
+        if let Some(section) = &file.certificates {
+            builder = builder.authenticate(match &section.trust_domain {
+                Some(domain) => ByCertificate::trust_domain(domain.as_str()),
+                None => ByCertificate::new(),
+            });
+        }
+        builder
+    }
+
+    fn route(&mut self, section: &RouteSection) -> Option<Route> {
+        let Some((upstream, to)) = self.upstreams.get(section.to.value.as_str()) else {
+            self.no_upstream(section);
+            return None;
+        };
+        let mut route = Route::new(&section.path.value).to(upstream.clone());
+        let retry = section.retry.as_ref().or(to.retry.as_ref()).or(self.defaults.retry.as_ref());
+        if let Some(retry) = retry {
+            let budget = self.kept.budgets.entry(section.to.value.clone()).or_default();
+            route = route.retry(retry_policy(retry).budget(budget.clone()));
+        }
+        if let Some(host) = &section.host {
+            route = route.host(host);
+        }
+        if let Some(methods) = &section.methods {
+            route = route.methods(methods.iter().cloned());
+        }
+        if let Some(prefix) = &section.strip_prefix {
+            route = route.strip_prefix(prefix);
+        }
+        if let Some(path) = &section.rewrite {
+            route = route.rewrite(path);
+        }
+        if let Some(span) = section.timeout.or(self.defaults.timeout) {
+            route = route.timeout(span.0);
+        }
+        if let Some(size) = section.body_limit.or(self.defaults.body_limit) {
+            route = route.body_limit(size.0);
+        }
+        if let Some(section) = &section.cors {
+            route = route.cors(cors(section));
+        }
+        if let Some(quota) = &section.quota {
+            route = self.limited(route, quota);
+        }
+        route = route.upgrades(section.upgrades.iter().map(String::as_str));
+        Some(self.once(demanding(route, section), section))
+    }
+
+    /// With its quota.
+    fn limited(&mut self, route: Route, section: &QuotaSection) -> Route {
+        let burst = section.burst.map_or(section.rate.tokens, std::num::NonZero::get);
+        match Quota::checked(section.rate.tokens, section.rate.per, burst) {
+            Ok(quota) => route.quota_of(
+                quota,
+                match &section.by {
+                    QuotaBy::Client | QuotaBy::Subject => KeyOf::Client,
+                    QuotaBy::Address => KeyOf::Address,
+                    QuotaBy::All => KeyOf::All,
+                    QuotaBy::Header(name) => KeyOf::Field(name.clone()),
+                },
+            ),
+            Err(error) => {
+                self.errors.push(section.place.error(error.to_string()));
+                route
+            }
+        }
+    }
+
+    /// With what it makes of `Idempotency-Key`.
+    fn once(&self, route: Route, section: &RouteSection) -> Route {
+        let Some(section) = &section.idempotency else { return route };
+        let mut policy = Idempotency::by(self.kept.answers.clone());
+        if section.required {
+            policy = policy.required();
+        }
+        if section.keep_server_errors {
+            policy = policy.keep_server_errors();
+        }
+        if let Some(span) = section.keep {
+            policy = policy.keep(span);
+        }
+        if let Some(size) = section.max_body {
+            policy = policy.max_body(size.in_memory());
+        }
+        route.idempotency(policy)
+    }
+
+    fn no_upstream(&mut self, section: &RouteSection) {
+        // One that is there and wrong has its own error.
+        let name = section.to.value.as_str();
+        let names = || self.config.file.upstreams.iter().map(|named| named.name.as_str());
+        if names().any(|known| known == name) {
+            return;
+        }
+        let reason = match nearest(name, names()) {
+            Some(known) => format!("there is no upstream {name:?}; {known:?} is meant?"),
+            None => format!("there is no upstream {name:?}; add [upstreams.{name}]"),
+        };
+        self.errors.push(section.to.place.error(reason));
+    }
+}
+
+/// With what it asks of its senders.
+fn demanding(mut route: Route, section: &RouteSection) -> Route {
+    let sender = &section.sender;
+    if sender.authenticated {
+        route = route.authenticated();
+    }
+    if !sender.scopes.is_empty() {
+        route = route.scopes(sender.scopes.iter().map(String::as_str));
+    }
+    if let Some(scopes) = &sender.any_scope {
+        route = route.any_scope(scopes.iter().map(String::as_str));
+    }
+    if !sender.roles.is_empty() {
+        route = route.roles(sender.roles.iter().map(String::as_str));
+    }
+    if let Some(roles) = &sender.any_role {
+        route = route.any_role(roles.iter().map(String::as_str));
+    }
+    if sender.keep_credentials {
+        route = route.keep_credentials();
+    }
+    route
+}
+
+fn unplaced() -> super::Place {
+    super::Place { file: "gateway".into(), line: 0, column: 0, field: String::new() }
+}
+
+fn remote(section: &RegistrySection) -> Result<Arc<dyn Registry>, String> {
+    let mut policy = RemotePolicy::default();
+    if let Some(token) = &section.token {
+        policy = policy.token(token.expose());
+    }
+    if let Some(file) = &section.authorities {
+        let pem = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let tls = RemoteTls::new(&pem).map_err(|error| format!("{}: {error}", file.display()))?;
+        policy = policy.tls(tls);
+    }
+    let registry = RemoteRegistry::new(&section.url.value, policy);
+    registry.map(|registry| Arc::new(registry) as _).map_err(|error| error.to_string())
+}
+
+fn jwt(section: &JwtSection) -> Result<Jwt, ConfigError> {
+    let mut jwt = match &section.keys {
+        JwtKeys::File(file) => Jwt::jwks_file(&file.value).map_err(|error| {
+            file.place.error(format!("{}: {}", file.value.display(), told(&error)))
+        })?,
+        JwtKeys::Url { url, authorities: None } if url.value.starts_with("http://") => {
+            Jwt::jwks_url(&url.value).map_err(|error| url.place.error(told(&error)))?
+        }
+        JwtKeys::Url { url, authorities } => {
+            let file = authorities.as_deref().unwrap_or(SYSTEM.as_ref());
+            let wrong = |error: String| url.place.error(format!("{}: {error}", file.display()));
+            let pem = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+            Jwt::jwks_url_tls(&url.value, pem).map_err(|error| url.place.error(told(&error)))?
+        }
+        JwtKeys::Secret(secret) => {
+            let key = JwtKey::secret(secret.value.expose());
+            Jwt::new([key.map_err(|error| secret.place.error(told(&error)))?])
+        }
+        JwtKeys::PublicKey(file) => {
+            let wrong =
+                |error: String| file.place.error(format!("{}: {error}", file.value.display()));
+            let pem = fs::read(&file.value).map_err(|error| wrong(error.to_string()))?;
+            Jwt::new([JwtKey::pem(pem).map_err(|error| wrong(told(&error)))?])
+        }
+    };
+    for issuer in &section.issuers {
+        jwt = jwt.issuer(issuer.as_str());
+    }
+    for audience in &section.audiences {
+        jwt = jwt.audience(audience.as_str());
+    }
+    if section.any_audience {
+        jwt = jwt.any_audience();
+    }
+    if let Some(span) = section.leeway {
+        jwt = jwt.leeway(span);
+    }
+    for claim in &section.require {
+        jwt = jwt.require(claim.as_str());
+    }
+    for claim in &section.pass_claims {
+        jwt = jwt.pass_claim(claim.as_str());
+    }
+    if let Some(name) = &section.token_type {
+        jwt = jwt.token_type(name.as_str());
+    }
+    if let Some(claim) = &section.subject_claim {
+        jwt = jwt.subject_claim(claim.as_str());
+    }
+    if let Some(claim) = &section.roles_claim {
+        jwt = jwt.roles_claim(claim.as_str());
+    }
+    Ok(jwt)
+}
+
+fn api_keys(section: &ApiKeysSection) -> Result<ApiKeys, ConfigError> {
+    let file = &section.file;
+    let mut keys = ApiKeys::file(&file.value)
+        .map_err(|error| file.place.error(format!("{}: {}", file.value.display(), told(&error))))?;
+    if let Some(name) = &section.header {
+        keys = keys.in_header(name.clone());
+    }
+    if let Some(parameter) = &section.query {
+        keys = keys.in_query(parameter.as_str());
+    }
+    Ok(keys)
+}
+
+fn cors(section: &CorsSection) -> Cors {
+    let any = section.origins.iter().any(|origin| origin == "*");
+    let mut cors = if any { Cors::any() } else { Cors::origins(&section.origins) };
+    if let Some(names) = &section.headers {
+        cors = cors.headers(names.iter().cloned());
+    }
+    cors = cors.expose(section.expose.iter().cloned());
+    if section.credentials {
+        cors = cors.credentials();
+    }
+    if section.private_network {
+        cors = cors.private_network();
+    }
+    match section.max_age {
+        Some(span) => cors.max_age(span),
+        None => cors,
+    }
+}
+
+fn retry_policy(section: &RetrySection) -> RetryPolicy {
+    let first = section.backoff.map_or(Duration::from_millis(25), |span| span.0);
+    let longest = section.longest_backoff.map_or(Duration::from_secs(1), |span| span.0);
+    let mut policy = RetryPolicy::default()
+        .retries(section.retries.unwrap_or(2))
+        .backoff(Backoff::exponential(first, longest.max(first)));
+    if let Some(span) = section.attempt_timeout {
+        policy = policy.attempt_timeout(span.0);
+    }
+    match section.body_limit {
+        Some(size) => policy.body_limit(size.in_memory()),
+        None => policy,
+    }
+}
+
+fn breaker(section: &BreakerSection) -> Policy {
+    let mut policy = match section.failure_percent {
+        Some(percent) => {
+            let span = section.window.map_or(Duration::from_secs(10), |span| span.0);
+            let window = Window::time(span).min_calls(section.min_calls.map_or(20, |n| n.get()));
+            let policy = Policy::failure_ratio(Ratio::percent(percent.into())).window(window);
+            section
+                .failures_in_a_row
+                .map_or(policy, |failures| policy.or_consecutive(failures.get()))
+        }
+        None => Policy::consecutive(section.failures_in_a_row.map_or(5, |n| n.get())),
+    };
+    if let Some(open) = section.open {
+        policy = policy.open_for(open.0);
+        if section.failure_percent.is_some() {
+            policy = policy.open_growth(2, open.0.max(Duration::from_secs(60)));
+        }
+    }
+    // As in a gateway that is built by hand: a client that leaves late says nothing of the instance.
+    policy.slow_after(Duration::MAX)
+}
+
+/// An error, with what caused it.
+fn told(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,71 @@
+//! What `gateway.toml` says, as it stands there.
+
+mod identity;
+mod route;
+mod server;
+mod shared;
+mod upstream;
+
+pub(super) use identity::{
+    ApiKeysSection, CertificatesSection, HeadersSection, JwtKeys, JwtSection,
+};
+pub(super) use route::{QuotaBy, QuotaSection, RouteSection};
+pub(super) use server::{AdminSection, RegistrySection, ServerSection};
+pub(super) use shared::{BreakerSection, CorsSection, DefaultsSection, Pick, RetrySection};
+pub(super) use upstream::UpstreamSection;
+
+use super::{Fields, Named, OneOrMore, Section};
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FileSection {
+    pub(super) server: Option<ServerSection>,
+    pub(super) admin: Option<AdminSection>,
+    pub(super) registry: Option<RegistrySection>,
+    pub(super) jwt: Vec<JwtSection>,
+    pub(super) api_keys: Option<ApiKeysSection>,
+    pub(super) certificates: Option<CertificatesSection>,
+    pub(super) identity_headers: Option<HeadersSection>,
+    pub(super) defaults: Option<DefaultsSection>,
+    pub(super) upstreams: Vec<Named<UpstreamSection>>,
+    pub(super) routes: Vec<RouteSection>,
+}
+
+impl Section for FileSection {
+    const NAME: &'static str = "gusset gateway";
+    const ABOUT: &'static str = "What `gusset gateway` reads.";
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            server: fields.optional("server", "Where it listens, and what clients may hold."),
+            admin: fields.optional(
+                "admin",
+                "A listener for operators. Default none. Needs the feature admin.",
+            ),
+            registry: fields.optional(
+                "registry",
+                "Where services are found by their names. Default none: only fixed addresses.",
+            ),
+            jwt: fields
+                .optional::<OneOrMore<_>>(
+                    "jwt",
+                    "Senders by signed tokens; several issuers are a list, [[jwt]].",
+                )
+                .unwrap_or_default()
+                .0,
+            api_keys: fields.optional("api_keys", "Senders by API keys."),
+            certificates: fields.optional(
+                "certificates",
+                "Senders by the certificates that they show; needs server.clients.",
+            ),
+            identity_headers: fields
+                .optional("identity_headers", "How upstreams are told who sends."),
+            defaults: fields.optional(
+                "defaults",
+                "What holds for all routes and upstreams that do not say otherwise.",
+            ),
+            upstreams: fields.named("upstreams", "Where requests go, by a name that routes use."),
+            routes: fields.list("routes", "Which requests go where. Their order means nothing."),
+        })
+    }
+}

@@ -1,0 +1,219 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::available_parallelism,
+};
+
+use gusset_registry::Registry;
+use gusset_sidecar::{Budget, Metrics, Recorder};
+
+use super::{
+    ConfigErrors, Document, Schema,
+    build::Building,
+    file::{ApiKeysSection, FileSection, JwtSection, RegistrySection},
+};
+use crate::{AnswersInMemory, ApiKeys, Gateway, Jwt, Server, Tls};
+
+/// The file of a gateway, read and checked as far as that needs no other file.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(super) file: FileSection,
+    hash: String,
+    /// Secrets were read from there.
+    files: Vec<PathBuf>,
+}
+
+impl Config {
+    /// Where it listens unless the file says so.
+    const LISTEN: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong in it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ConfigErrors> {
+        Self::of(&Document::open(path)?)
+    }
+
+    /// Reads `text`, which errors call `name`. Relative paths in it are those of the working directory.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong in it.
+    pub fn parse(name: &str, text: impl Into<String>) -> Result<Self, ConfigErrors> {
+        Self::of(&Document::parse(name, text, |name| std::env::var(name).ok()))
+    }
+
+    fn of(document: &Document) -> Result<Self, ConfigErrors> {
+        let file = document.read()?;
+        Ok(Self { file, hash: document.hash(), files: document.files() })
+    }
+
+    /// The JSON Schema of such files, for editors.
+    #[must_use]
+    pub fn schema() -> String {
+        Schema::of::<FileSection>()
+    }
+
+    /// Builds the gateway. Files that are named are read; connections are made when they are needed.
+    ///
+    /// What gateways that were built with the same `resources` have in common goes on: the registry, tokens that were verified, keys, answers for
+    /// `Idempotency-Key`, and budgets of retries.
+    ///
+    /// # Errors
+    ///
+    /// Everything that cannot be.
+    ///
+    /// # Panics
+    ///
+    /// With a registry, outside of a tokio runtime.
+    pub fn build(&self, resources: &Resources) -> Result<Gateway, ConfigErrors> {
+        let mut kept = resources.kept().clone();
+        let gateway = Building::new(self, resources, &mut kept).gateway()?;
+        *resources.kept() = kept;
+        Ok(gateway)
+    }
+
+    /// The server, with its certificates.
+    ///
+    /// # Errors
+    ///
+    /// Where certificates cannot be read.
+    pub fn server(&self) -> Result<Server, ConfigErrors> {
+        let Some(section) = &self.file.server else { return Ok(Server::new()) };
+        let mut server = Server::new();
+        if let Some(connections) = section.max_connections {
+            server = server.max_connections(connections.get());
+        }
+        if let Some(connections) = section.max_connections_per_client {
+            server = server.max_connections_per_client(connections.get());
+        }
+        if let Some(span) = section.head_timeout {
+            server = server.head_timeout(span.0);
+        }
+        if let Some(span) = section.send_timeout {
+            server = server.send_timeout(span.0);
+        }
+        if let Some(span) = section.linger {
+            server = server.linger(span);
+        }
+        if let Some(span) = section.drain_limit {
+            server = server.drain_limit(span);
+        }
+        let Some((first, others)) = section.tls.split_first() else { return Ok(server) };
+        let mut files = Tls::new(&first.certificates, &first.key);
+        for other in others {
+            files = files.and(&other.certificates, &other.key);
+        }
+        files = match &section.clients {
+            Some(clients) if clients.required => files.require_clients(&clients.authorities),
+            Some(clients) => files.know_clients(&clients.authorities),
+            None => files,
+        };
+        let tls = files.read().map_err(|error| section.tls_place.error(error.to_string()))?;
+        Ok(server.tls(tls))
+    }
+
+    /// Where the server listens. Default `127.0.0.1:8080`.
+    #[must_use]
+    pub fn listen(&self) -> SocketAddr {
+        let server = self.file.server.as_ref();
+        server.and_then(|server| server.listen).unwrap_or(Self::LISTEN)
+    }
+
+    /// How many threads serve. Default as many as there are cores.
+    #[must_use]
+    pub fn cores(&self) -> NonZeroUsize {
+        let cores = self.file.server.as_ref().and_then(|server| server.cores);
+        cores.or_else(|| available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// Whether it speaks TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.file.server.as_ref().is_some_and(|server| !server.tls.is_empty())
+    }
+
+    /// How many routes there are.
+    #[must_use]
+    pub fn routes(&self) -> usize {
+        self.file.routes.len()
+    }
+
+    /// How many upstreams there are.
+    #[must_use]
+    pub fn upstreams(&self) -> usize {
+        self.file.upstreams.len()
+    }
+
+    /// A hash of the file, of 16 hexadecimal digits, that tells versions apart.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The files with secrets that were read.
+    #[must_use]
+    pub fn secret_files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+/// What the gateways made of one file share, one after the other.
+#[derive(Default)]
+pub struct Resources {
+    pub(super) registry: Option<Arc<dyn Registry>>,
+    pub(super) metrics: Metrics,
+    pub(super) recorder: Option<Recorder>,
+    kept: Mutex<Kept>,
+}
+
+/// What goes on in the next gateway, if its settings are the same.
+#[derive(Clone, Default)]
+pub(super) struct Kept {
+    pub(super) registry: Option<(RegistrySection, Arc<dyn Registry>)>,
+    pub(super) jwt: Vec<(JwtSection, Jwt)>,
+    pub(super) api_keys: Option<(ApiKeysSection, ApiKeys)>,
+    pub(super) answers: AnswersInMemory,
+    /// By the names of upstreams.
+    pub(super) budgets: HashMap<String, Budget>,
+}
+
+impl Resources {
+    /// The registry, in place of the one that the file names.
+    #[must_use]
+    pub fn registry(mut self, registry: impl Registry) -> Self {
+        self.registry = Some(Arc::new(registry));
+        self
+    }
+
+    /// Where requests are counted and timed. Default: metrics of its own.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Where requests and attempts are recorded. Default: nowhere.
+    #[must_use]
+    pub fn recorder(mut self, recorder: Recorder) -> Self {
+        self.recorder = Some(recorder);
+        self
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resources").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
