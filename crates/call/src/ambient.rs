@@ -2,6 +2,7 @@ use std::{
     cell::Cell,
     fmt,
     future::Future,
+    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{self, Poll},
@@ -16,18 +17,15 @@ use crate::{Attempt, Baggage, Context, RequestId, TraceContext, TraceState};
 thread_local! {
     /// What is current in the task that this thread polls. Only scopes write here, and each gives back what it found.
     static CURRENT: Slots = const {
-        Slots {
-            context: Cell::new(Context::EMPTY),
-            attempt: Cell::new(Attempt::FIRST),
-            beside: Cell::new(None),
-        }
+        Slots { context: Cell::new(Context::EMPTY), attempt: Cell::new(Attempt::FIRST) }
     };
+    /// Not in `CURRENT`: what needs no drop is read without asking whether it has been dropped, and every layer reads it.
+    static BESIDE: Cell<Option<Arc<Beside>>> = const { Cell::new(None) };
 }
 
 pub(crate) struct Slots {
     pub(crate) context: Cell<Context>,
     pub(crate) attempt: Cell<Attempt>,
-    beside: Cell<Option<Arc<Beside>>>,
 }
 
 /// What most calls have not, in one place: what is current changes with every poll of every layer, and so has to be small.
@@ -48,70 +46,87 @@ impl Beside {
 }
 
 impl Slots {
-    /// None only in a thread that ends and has dropped them.
-    pub(crate) fn read<R>(read: impl FnOnce(&Self) -> R) -> Option<R> {
-        CURRENT.try_with(read).ok()
+    pub(crate) fn read<R>(read: impl FnOnce(&Self) -> R) -> R {
+        CURRENT.with(read)
     }
 
-    /// One of the things beside the context.
-    pub(crate) fn beside<T>(read: impl FnOnce(&Beside) -> Option<T>) -> Option<T> {
-        Self::read(|slots| slots.beside_of().and_then(|beside| read(&beside))).flatten()
-    }
-
-    /// Runs `f` with one of them changed.
-    pub(crate) fn with_beside<R>(change: impl FnOnce(&mut Beside), f: impl FnOnce() -> R) -> R {
-        let before = Self::read(Self::beside_of).flatten();
-        let beside = Beside::with(before.as_ref(), change);
-        let _restored = Self::replace(|slots| &slots.beside, beside);
-        f()
-    }
-
-    fn beside_of(&self) -> Option<Arc<Beside>> {
-        let beside = self.beside.take();
-        self.beside.set(beside.clone());
-        beside
-    }
-
-    fn replace_all(&self, with: Ambient) -> Ambient {
-        Ambient {
-            context: self.context.replace(with.context),
-            attempt: self.attempt.replace(with.attempt),
-            beside: self.beside.replace(with.beside),
-        }
-    }
-
-    /// Puts `value` there until the guard is dropped. Guards have to be dropped in reverse order, which is why only scopes have them.
-    pub(crate) fn replace<T>(slot: Slot<T>, value: T) -> Restored<T> {
+    /// Puts `value` there until the guard is dropped.
+    pub(crate) fn replace<T: Copy>(slot: Slot<T>, value: T) -> Restored<T> {
         Restored { slot, before: Self::read(|slots| slot(slots).replace(value)) }
     }
 }
 
 type Slot<T> = fn(&Slots) -> &Cell<T>;
 
-pub(crate) struct Restored<T> {
+pub(crate) struct Restored<T: Copy> {
     slot: Slot<T>,
-    before: Option<T>,
+    before: T,
 }
 
-impl<T> Drop for Restored<T> {
+impl<T: Copy> Drop for Restored<T> {
     fn drop(&mut self) {
-        if let Some(before) = self.before.take() {
+        Slots::read(|slots| (self.slot)(slots).set(self.before));
+    }
+}
+
+impl Beside {
+    /// One of the things beside the context.
+    pub(crate) fn current<T>(read: impl FnOnce(&Self) -> Option<T>) -> Option<T> {
+        Self::all().and_then(|beside| read(&beside))
+    }
+
+    /// Runs `f` with one of them changed.
+    pub(crate) fn scope<R>(change: impl FnOnce(&mut Self), f: impl FnOnce() -> R) -> R {
+        let _restored = Self::replace(Self::with(Self::all().as_ref(), change));
+        f()
+    }
+
+    /// None also in a thread that ends and has dropped it.
+    fn all() -> Option<Arc<Self>> {
+        let read = |slot: &Cell<Option<Arc<Self>>>| {
+            let beside = slot.take()?;
+            slot.set(Some(beside.clone()));
+            Some(beside)
+        };
+        BESIDE.try_with(read).ok().flatten()
+    }
+
+    fn replace(value: Option<Arc<Self>>) -> RestoredBeside {
+        RestoredBeside(BESIDE.try_with(|slot| slot.replace(value)).ok())
+    }
+}
+
+struct RestoredBeside(Option<Option<Arc<Beside>>>);
+
+impl Drop for RestoredBeside {
+    fn drop(&mut self) {
+        if let Some(before) = self.0.take() {
             // What is replaced is dropped after the slot is whole again.
-            let _over = Slots::read(|slots| (self.slot)(slots).replace(before));
+            let _over = BESIDE.try_with(|slot| slot.replace(before));
         }
     }
 }
 
-/// As [`Restored`], of all slots: each look at what belongs to a thread costs, and this is on the path of every call.
-struct RestoredAll {
-    before: Option<Ambient>,
+/// What [`Context::enter`] and [`Ambient::enter`] made current is so until this is dropped.
+#[must_use = "what was entered is left at once"]
+pub struct Entered {
+    _context: Restored<Context>,
+    /// Of an [`Ambient`].
+    _rest: Option<(Restored<Attempt>, RestoredBeside)>,
+    /// It belongs to the thread.
+    _here: PhantomData<*const ()>,
 }
 
-impl Drop for RestoredAll {
-    fn drop(&mut self) {
-        if let Some(before) = self.before.take() {
-            let _over = Slots::read(|slots| slots.replace_all(before));
-        }
+impl Entered {
+    pub(crate) fn context(context: Context) -> Self {
+        let _context = Slots::replace(|slots| &slots.context, context);
+        Self { _context, _rest: None, _here: PhantomData }
+    }
+}
+
+impl fmt::Debug for Entered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entered").finish_non_exhaustive()
     }
 }
 
@@ -139,12 +154,8 @@ impl Ambient {
     /// What is current here.
     #[must_use]
     pub fn current() -> Self {
-        Slots::read(|slots| Self {
-            context: slots.context.get(),
-            attempt: slots.attempt.get(),
-            beside: slots.beside_of(),
-        })
-        .unwrap_or_default()
+        let (context, attempt) = Slots::read(|slots| (slots.context.get(), slots.attempt.get()));
+        Self { context, attempt, beside: Beside::all() }
     }
 
     /// The same with this context.
@@ -219,9 +230,15 @@ impl Ambient {
 
     /// Runs `f` with this as what is current.
     pub fn sync_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        let _restored =
-            RestoredAll { before: Slots::read(|slots| slots.replace_all(self.clone())) };
+        let _entered = self.enter();
         f()
+    }
+
+    /// Makes this what is current until the guard is dropped; see [`Context::enter`].
+    pub fn enter(&self) -> Entered {
+        let attempt = Slots::replace(|slots| &slots.attempt, self.attempt);
+        let beside = Beside::replace(self.beside.clone());
+        Entered { _rest: Some((attempt, beside)), ..Entered::context(self.context) }
     }
 }
 

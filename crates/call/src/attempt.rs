@@ -33,7 +33,7 @@ impl Attempt {
     /// Which try the call is that this task works for; the first outside of any.
     #[must_use]
     pub fn current() -> Self {
-        Slots::read(|slots| slots.attempt.get()).unwrap_or(Self::FIRST)
+        Slots::read(|slots| slots.attempt.get())
     }
 
     /// Runs `f` with this as what is current. For a future: around each poll.

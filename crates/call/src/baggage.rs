@@ -1,6 +1,6 @@
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
-use crate::ambient::Slots;
+use crate::ambient::Beside;
 
 /// What the specification asks everybody to pass on; what is more is left out here.
 const MAX_MEMBERS: usize = 64;
@@ -32,13 +32,13 @@ impl Baggage {
     /// That of the call that this task works for.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Slots::beside(|beside| beside.baggage.clone())
+        Beside::current(|beside| beside.baggage.clone())
     }
 
     /// Runs `f` with `baggage`, or with none, as what is current. For a future: around each poll, or
     /// [`Ambient::scope`](crate::Ambient::scope).
     pub fn sync_scope<R>(baggage: Option<Self>, f: impl FnOnce() -> R) -> R {
-        Slots::with_beside(|beside| beside.baggage = baggage, f)
+        Beside::scope(|beside| beside.baggage = baggage, f)
     }
 
     /// One member.

@@ -114,7 +114,7 @@ fn nanos(span: Duration) -> u64 {
 }
 
 /// Tokio's time, if it stands still. A moment of the system's clock then does not lie between two of tokio's.
-fn paused() -> Option<Instant> {
+pub(crate) fn paused() -> Option<Instant> {
     let (before, system, after) = (Instant::now(), std::time::Instant::now(), Instant::now());
     let runs = before.into_std() <= system && system <= after.into_std();
     (!runs).then_some(after)

@@ -1,4 +1,4 @@
-use crate::{Deadline, Scope, TraceContext, ambient::Slots};
+use crate::{Deadline, Entered, Scope, TraceContext, ambient::Slots};
 
 /// Trace and deadline of the call that a task works for.
 ///
@@ -29,7 +29,7 @@ impl Context {
     /// The context of the call that this task works for; empty outside of any.
     #[must_use]
     pub fn current() -> Self {
-        Slots::read(|slots| slots.context.get()).unwrap_or_default()
+        Slots::read(|slots| slots.context.get())
     }
 
     /// The same context within `trace`.
@@ -72,8 +72,15 @@ impl Context {
 
     /// Runs `f` with this as its [`Context::current`]: for who polls a future by hand, and cannot have it moved into another.
     pub fn sync_scope<R>(self, f: impl FnOnce() -> R) -> R {
-        let _restored = Slots::replace(|slots| &slots.context, self);
+        let _entered = self.enter();
         f()
+    }
+
+    /// Makes this [`Context::current`] until the guard is dropped: for who calls something with an argument that is too large to be moved
+    /// into a function first, as services do with requests. The guard is not to be held across an await, and guards are to be dropped in
+    /// reverse order; where that is not plain to see, use [`sync_scope`](Self::sync_scope).
+    pub fn enter(self) -> Entered {
+        Entered::context(self)
     }
 }
 

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::now::now;
+
 /// The point in monotonic time after which nobody waits for the answer of a call.
 ///
 /// A deadline is a point, a timeout is a span: a deadline survives being handed from attempt to
@@ -27,10 +29,20 @@ impl Deadline {
         Self(instant)
     }
 
+    /// The deadline that passes at this moment.
+    ///
+    /// With the feature `clock`, this and all that compares a deadline with the present goes by the counter of [`Clock`](crate::Clock) for less than
+    /// half of what the system's clock takes. It asks that once in a millisecond, is at most some microseconds behind it, and may see up to a millisecond of real time
+    /// late that tokio's time was paused.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(now())
+    }
+
     /// The deadline `span` from now. A span too long for the clock means 30 years.
     #[must_use]
     pub fn after(span: Duration) -> Self {
-        let now = Instant::now();
+        let now = now();
         let far = Duration::from_secs(30 * 365 * 24 * 3600);
         Self(now.checked_add(span).unwrap_or_else(|| now + far))
     }
@@ -44,7 +56,7 @@ impl Deadline {
     /// What is left of it; zero once it has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
+        self.0.saturating_duration_since(now())
     }
 
     /// Whether the caller has given up by now.

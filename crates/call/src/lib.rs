@@ -67,6 +67,7 @@ mod clock;
 mod context;
 mod deadline;
 mod limited;
+mod now;
 mod refusal;
 mod request_id;
 mod trace;
@@ -81,7 +82,7 @@ mod reqwest;
 #[cfg(feature = "tonic")]
 mod tonic;
 
-pub use ambient::{Ambient, Carry, Scope, carry, current_trace, spawn, spawn_blocking};
+pub use ambient::{Ambient, Carry, Entered, Scope, carry, current_trace, spawn, spawn_blocking};
 pub use attempt::{Attempt, Tried};
 pub use baggage::{Baggage, MalformedBaggage};
 #[cfg(feature = "clock")]

@@ -1,6 +1,6 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::{TraceId, ambient::Slots};
+use crate::{TraceId, ambient::Beside};
 
 /// Longest text of an identifier, in bytes: it goes into every line of the log.
 const MAX_BYTES: usize = 128;
@@ -24,13 +24,13 @@ impl RequestId {
     /// That of the call that this task works for.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Slots::beside(|beside| beside.request_id.clone())
+        Beside::current(|beside| beside.request_id.clone())
     }
 
     /// Runs `f` with `id`, or with none, as what is current. For a future: around each poll, or
     /// [`Ambient::scope`](crate::Ambient::scope).
     pub fn sync_scope<R>(id: Option<Self>, f: impl FnOnce() -> R) -> R {
-        Slots::with_beside(|beside| beside.request_id = id, f)
+        Beside::scope(|beside| beside.request_id = id, f)
     }
 
     /// The text.

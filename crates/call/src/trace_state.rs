@@ -1,6 +1,6 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::ambient::Slots;
+use crate::ambient::Beside;
 
 /// The specification's bound on members; a list with more is none.
 const MAX_MEMBERS: usize = 32;
@@ -26,12 +26,12 @@ impl TraceState {
     /// That of the call that this task works for.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Slots::beside(|beside| beside.state.clone())
+        Beside::current(|beside| beside.state.clone())
     }
 
     /// Runs `f` with `state`, or with none, as what is current. For a future: around each poll.
     pub fn sync_scope<R>(state: Option<Self>, f: impl FnOnce() -> R) -> R {
-        Slots::with_beside(|beside| beside.state = state, f)
+        Beside::scope(|beside| beside.state = state, f)
     }
 
     /// The text, as it came.

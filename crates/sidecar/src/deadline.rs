@@ -13,7 +13,7 @@ use std::{
 use gusset_call::{BoxError, Context, Deadline, DeadlineExceeded};
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -77,22 +77,23 @@ impl DeadlineLayer {
 
     /// The deadline of `request`, with what it says about it put where it belongs, and whether it has passed.
     fn deadline<B>(self, cx: Context, request: &mut Request<B>) -> Option<(Deadline, bool)> {
-        // Read once, for that takes as long as all the rest.
-        let now = Instant::now();
         match self.side {
             Side::Server { maximum, default, extension } => {
                 let span = timeout_in(request.headers()).unwrap_or(default).min(maximum);
-                let own = now.checked_add(span).map_or_else(|| Deadline::after(span), Deadline::at);
+                // Read once, for that takes as long as all the rest.
+                let now = Deadline::now();
+                let own = now.instant().checked_add(span);
+                let own = own.map_or_else(|| Deadline::after(span), Deadline::at);
                 let deadline = cx.deadline().map_or(own, |around| around.min(own));
                 if extension {
                     request.extensions_mut().insert(deadline);
                 }
-                Some((deadline, deadline.instant() <= now))
+                Some((deadline, deadline <= now))
             }
             Side::Client => {
                 let own = request.extensions().get::<Deadline>().copied();
-                let deadline = own.map_or(cx, |own| cx.with_deadline(own)).deadline()?;
-                let left = deadline.instant().saturating_duration_since(now);
+                let deadline = own.into_iter().chain(cx.deadline()).min()?;
+                let left = deadline.remaining();
                 announce(left, request.headers_mut());
                 Some((deadline, left.is_zero()))
             }
@@ -143,13 +144,14 @@ where
             let state = State::Free { future: self.inner.call(request) };
             return DeadlineFuture { state, timer: None };
         };
-        let state = if passed {
-            State::Passed
-        } else {
-            let cx = cx.with_deadline(deadline);
-            State::Bound { future: cx.sync_scope(|| self.inner.call(request)), deadline, cx }
-        };
-        DeadlineFuture { state, timer: None }
+        if passed {
+            return DeadlineFuture { state: State::Passed, timer: None };
+        }
+        let cx = cx.with_deadline(deadline);
+        let entered = cx.enter();
+        let future = self.inner.call(request);
+        drop(entered);
+        DeadlineFuture { state: State::Bound { future, deadline, cx }, timer: None }
     }
 }
 
@@ -159,9 +161,9 @@ pin_project! {
     pub struct DeadlineFuture<F> {
         #[pin]
         state: State<F>,
-        // Armed when the call is first pending, for to arm it costs more than a quick call does.
-        #[pin]
-        timer: Option<Sleep>,
+        // Armed when the call is first pending, for to arm it costs more than a quick call does. On the heap: it is as large as all the
+        // rest, which moves into the futures around.
+        timer: Option<Pin<Box<Sleep>>>,
     }
 }
 
@@ -196,13 +198,8 @@ where
                     this.state.set(State::Over);
                     return Poll::Ready(result.map_err(Into::into));
                 }
-                let instant = deadline.instant();
-                if this.timer.is_none() {
-                    this.timer.set(Some(sleep_until(instant)));
-                }
-                if this.timer.as_pin_mut().is_some_and(|timer| timer.poll(cx).is_pending()) {
-                    return Poll::Pending;
-                }
+                let arm = || Box::pin(sleep_until(deadline.instant()));
+                ready!(this.timer.get_or_insert_with(arm).as_mut().poll(cx));
             }
             StateProj::Passed => {}
             // Polled again after it was ready, which only a broken caller does.

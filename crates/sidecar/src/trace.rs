@@ -42,7 +42,7 @@ use crate::{
     names::MethodName,
     watched::{Watched, guarded},
 };
-use propagate::{Above, Seen, above_call, inject, span_below};
+use propagate::{Above, Seen, inject, span_below};
 use settings::Settings;
 
 /// Gives every call a span. All services and clones record into the one [`Recorder`].
@@ -147,12 +147,14 @@ impl TraceLayer {
         let settings = &self.0;
         let method = MethodName::of(request.method());
         let name = settings.naming.name(request.extensions());
+        let seen = Seen::of(request.headers());
         let mut span = if settings.kind == SpanKind::Client {
-            let seen = Seen::of(request.headers());
             let attempt = request.extensions().get().copied().unwrap_or_else(|| seen.attempt());
             let around = Ambient::current();
+            let (above, state) = seen.above_call(settings, &around);
+            let ids = span_below(above, settings.sampling);
             let headers = request.headers_mut();
-            let ids = span_below(above_call(settings, &around, headers), settings.sampling);
+            state.write(headers);
             inject(settings, ids, &around, headers);
             let mut span = ActiveSpan::new(settings, method, ids, attempt, around);
             if let Some(open) = span.open() {
@@ -160,7 +162,6 @@ impl TraceLayer {
             }
             span
         } else {
-            let seen = Seen::of(request.headers());
             let (above, state) = seen.above(settings);
             let ids = span_below(above, settings.sampling);
             let attempt = seen.attempt();
@@ -240,9 +241,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let mut span = self.settings.start(&mut request);
+        let span = self.settings.start(&mut request);
         let to_head = request.method() == Method::HEAD;
-        let inner = guarded(&mut span, || self.inner.call(request));
+        let entered = span.enter_call();
+        // Should it panic, the span is dropped, and ends as panicked.
+        let inner = self.inner.call(request);
+        drop(entered);
         TraceFuture { inner, span: Some(span), to_head }
     }
 }

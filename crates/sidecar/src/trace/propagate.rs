@@ -86,6 +86,17 @@ impl<'a> Seen<'a> {
         (Above { parent, sampled }, None)
     }
 
+    /// What an outgoing call continues: the work it is made for, or else what its headers already say.
+    pub(super) fn above_call(&self, settings: &Settings, around: &Ambient) -> (Above, State) {
+        let nothing = if self.has_state { State::Nothing } else { State::AsItIs };
+        let Some(current) = around.context().trace() else {
+            let (above, state) = self.above(settings);
+            return (above, state.map_or(nothing, |_| State::AsItIs));
+        };
+        let state = around.trace_state().and_then(|it| HeaderValue::from_str(it.as_str()).ok());
+        (Above { parent: Some(current), sampled: None }, state.map_or(nothing, State::This))
+    }
+
     pub(super) fn attempt(&self) -> Attempt {
         attempt_of(self.attempt, self.previous)
     }
@@ -142,20 +153,23 @@ fn covers(sampling: Ratio, trace: TraceId) -> bool {
     sampling.covers(trace.get() as u64)
 }
 
-/// What an outgoing call continues: the work it is made for, or else what its headers already say.
-pub(super) fn above_call(settings: &Settings, around: &Ambient, headers: &mut HeaderMap) -> Above {
-    let Some(current) = around.context().trace() else {
-        let (above, state) = Seen::of(headers).above(settings);
-        if state.is_none() {
-            headers.remove(TRACESTATE);
+/// What an outgoing call says in `tracestate`.
+#[derive(Debug)]
+pub(super) enum State {
+    /// What it says already, if anything.
+    AsItIs,
+    Nothing,
+    This(HeaderValue),
+}
+
+impl State {
+    pub(super) fn write(self, headers: &mut HeaderMap) {
+        match self {
+            Self::AsItIs => {}
+            Self::Nothing => drop(headers.remove(TRACESTATE)),
+            Self::This(state) => drop(headers.insert(TRACESTATE, state)),
         }
-        return above;
-    };
-    match around.trace_state().and_then(|state| HeaderValue::from_str(state.as_str()).ok()) {
-        Some(state) => drop(headers.insert(TRACESTATE, state)),
-        None => drop(headers.remove(TRACESTATE)),
     }
-    Above { parent: Some(current), sampled: None }
 }
 
 /// Tells the service that is called which span calls, and what goes along with it.

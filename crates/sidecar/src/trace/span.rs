@@ -2,11 +2,12 @@
 
 use std::{cell::RefCell, fmt, num::NonZeroU16, sync::Arc};
 
-use gusset_call::{Ambient, Attempt, RequestId, SpanId, TraceContext};
+use gusset_call::{Ambient, Attempt, Entered, RequestId, SpanId, TraceContext};
 use http::{
     HeaderMap, HeaderValue, Response,
     uri::{Authority, PathAndQuery},
 };
+use tracing::span::EnteredSpan;
 
 use super::{
     details::RESPONSE,
@@ -134,6 +135,13 @@ impl ActiveSpan {
         if let Some(open) = self.open() {
             open.log = Some(log_span(open)).filter(|log| !log.is_disabled());
         }
+    }
+
+    /// Makes it what is current while its call is made, and lets go of it in reverse order.
+    pub(super) fn enter_call(&self) -> Option<(Option<EnteredSpan>, Entered)> {
+        let open = self.place.as_ref()?.open.as_ref()?;
+        let entered = open.inside.enter();
+        Some((open.log.clone().map(tracing::Span::entered), entered))
     }
 
     pub(super) fn answered<B>(&mut self, response: &mut Response<B>) {
