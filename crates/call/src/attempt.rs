@@ -1,8 +1,15 @@
 use std::{
     cell::Cell,
     fmt,
+    marker::PhantomData,
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
 };
 
 use crate::ambient::Slots;
@@ -79,7 +86,23 @@ thread_local! {
 /// try, which mostly is the only one, a retry layer has none yet and makes one only for who asks ([`Tried::current`]). Clones share one list, which holds at most
 /// [`Tried::CAPACITY`] ids: later ones replace the oldest.
 #[derive(Clone, Debug, Default)]
-pub struct Tried(Arc<Mutex<Vec<Arc<str>>>>);
+pub struct Tried(Arc<List>);
+
+/// Most calls are tried once. So the first id is read without a lock, and takes no memory of its own.
+#[derive(Debug, Default)]
+struct List {
+    first: OnceLock<Arc<str>>,
+    /// Whether there are others; set under their lock.
+    more: AtomicBool,
+    others: Mutex<Others>,
+}
+
+#[derive(Debug, Default)]
+struct Others {
+    ids: Vec<Arc<str>>,
+    /// The first has made room for one of them.
+    first_is_gone: bool,
+}
 
 impl Tried {
     /// How many ids a list remembers.
@@ -91,38 +114,26 @@ impl Tried {
         Self::default()
     }
 
-    /// Makes a call that offers a list: runs `call`, within which [`Tried::current`] gives one, and returns it if someone asked. Within
+    /// Offers a list to the call that is made next, on this thread and until the offer is dropped: within it [`Tried::current`] gives one. Within
     /// another offer the list is that of the outer one.
-    pub fn offered<R>(call: impl FnOnce() -> R) -> (R, Option<Self>) {
-        /// Ends the offer, also when `call` panics.
-        struct Ends;
-        impl Drop for Ends {
-            fn drop(&mut self) {
-                let _ = OFFER.try_with(Cell::take);
-            }
-        }
-        let inside = OFFER.try_with(|offer| {
+    pub fn offer() -> Offer {
+        let outermost = OFFER.try_with(|offer| {
             let outer = offer.take();
-            let inside = outer.is_some();
+            let outermost = outer.is_none();
             offer.set(Some(outer.flatten()));
-            inside
+            outermost
         });
-        // Not `then_some`, which would make one to drop it.
-        let ends = if inside == Ok(false) { Some(Ends) } else { None };
-        let made = call();
-        let asked = Self::offer(|list| list.clone());
-        drop(ends);
-        (made, asked)
+        Offer { outermost: outermost == Ok(true), _here: PhantomData }
     }
 
     /// The list of the call that is being made, if that offers one. It is there while the service is called, not while its future is polled
     /// or in another task.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Self::offer(|list| Some(list.get_or_insert_default().clone()))
+        Self::offered(|list| Some(list.get_or_insert_default().clone()))
     }
 
-    fn offer(read: impl FnOnce(&mut Option<Self>) -> Option<Self>) -> Option<Self> {
+    fn offered(read: impl FnOnce(&mut Option<Self>) -> Option<Self>) -> Option<Self> {
         let found = OFFER.try_with(|offer| {
             let mut list = offer.take()?;
             let found = read(&mut list);
@@ -134,26 +145,74 @@ impl Tried {
 
     /// Notes that a try goes to `instance`.
     pub fn insert(&self, instance: Arc<str>) {
-        let mut tried = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if tried.contains(&instance) {
+        let Err(instance) = self.0.first.set(instance) else { return };
+        let is_first = self.0.first.get() == Some(&instance);
+        if is_first && !self.0.more.load(Acquire) {
             return;
         }
-        if tried.len() == Self::CAPACITY {
-            tried.remove(0);
+        let mut others = self.0.others();
+        if is_first && !others.first_is_gone || others.ids.contains(&instance) {
+            return;
         }
-        tried.push(instance);
+        if !others.first_is_gone {
+            others.first_is_gone = others.ids.len() + 1 == Self::CAPACITY;
+        } else if others.ids.len() == Self::CAPACITY {
+            others.ids.remove(0);
+        }
+        others.ids.push(instance);
+        self.0.more.store(true, Release);
     }
 
     /// Whether an earlier try went to `instance`.
     #[must_use]
     pub fn contains(&self, instance: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|id| &**id == instance)
+        let is_first = self.0.first.get().is_some_and(|first| **first == *instance);
+        if !self.0.more.load(Acquire) {
+            return is_first;
+        }
+        let others = self.0.others();
+        is_first && !others.first_is_gone || others.ids.iter().any(|id| **id == *instance)
     }
 
     /// Whether no try was noted yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.0.first.get().is_none()
+    }
+}
+
+impl List {
+    fn others(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A list of instances is offered until this is dropped; see [`Tried::offer`].
+#[must_use = "it is over as soon as it is dropped"]
+#[derive(Debug)]
+pub struct Offer {
+    outermost: bool,
+    /// It belongs to the thread.
+    _here: PhantomData<*const ()>,
+}
+
+impl Offer {
+    /// Ends the offer. The list, if someone asked for it.
+    #[must_use]
+    pub fn asked(self) -> Option<Tried> {
+        if self.outermost {
+            return OFFER.try_with(Cell::take).ok().flatten().flatten();
+        }
+        Tried::offered(|list| list.clone())
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if self.outermost {
+            // Dropped after the slot is whole again.
+            let _over = OFFER.try_with(Cell::take);
+        }
     }
 }
 
@@ -172,13 +231,20 @@ mod tests {
     #[test]
     fn a_list_is_made_for_who_asks_while_the_call_is_made() {
         assert!(Tried::current().is_none());
-        assert!(Tried::offered(|| ()).1.is_none(), "nobody asked");
-        let (inner, asked) = Tried::offered(|| {
-            Tried::current().unwrap().insert("a".into());
-            Tried::offered(|| Tried::current().unwrap()).0
+        assert!(Tried::offer().asked().is_none(), "nobody asked");
+        let outer = Tried::offer();
+        Tried::current().unwrap().insert("a".into());
+        let inner = Tried::offer();
+        assert!(Tried::current().unwrap().contains("a"));
+        assert!(inner.asked().unwrap().contains("a"));
+        assert!(Tried::current().unwrap().contains("a"), "the outer one is still offered");
+        assert!(outer.asked().unwrap().contains("a"));
+        assert!(Tried::current().is_none());
+        let panics = std::panic::catch_unwind(|| {
+            let _offer = Tried::offer();
+            Tried::current().unwrap();
+            panic!("the service");
         });
-        assert!(asked.unwrap().contains("a") && inner.contains("a"));
-        let panics = std::panic::catch_unwind(|| Tried::offered(|| panic!("the service")));
         assert!(panics.is_err() && Tried::current().is_none());
     }
 
@@ -189,10 +255,16 @@ mod tests {
         seen_by_the_balancer.insert("a".into());
         assert!(tried.contains("a") && !tried.contains("b"));
 
-        for n in 0..Tried::CAPACITY {
+        tried.insert("a".into());
+        for n in 1..Tried::CAPACITY {
+            tried.insert(n.to_string().into());
             tried.insert(n.to_string().into());
         }
+        assert!(tried.contains("a") && tried.contains("15"));
+        tried.insert("16".into());
         assert!(!tried.contains("a"), "the oldest made room");
-        assert!(tried.contains("15"));
+        assert!(tried.contains("1") && tried.contains("16"));
+        tried.insert("a".into());
+        assert!(!tried.contains("1") && tried.contains("2") && tried.contains("a"));
     }
 }

@@ -19,7 +19,7 @@
 //! | [`Ambient`] | all of it that is current, for whoever takes it further by hand |
 //! | [`Deadline`] | a point in monotonic time after which nobody waits for the answer |
 //! | [`Attempt`] | which try of a call this is, counted from 1 |
-//! | [`Tried`] | the instances that earlier tries of the same call went to |
+//! | [`Tried`], [`Offer`] | the instances that earlier tries of the same call went to; that whoever makes a call has a list of them |
 //! | [`TraceContext`] | W3C trace identifiers, parsed and written without OpenTelemetry |
 //! | [`TraceState`] | W3C `tracestate`, passed on as it came |
 //! | [`Baggage`], [`RequestId`] | names and values that go along with a call; what its sender calls it |
@@ -83,7 +83,7 @@ mod reqwest;
 mod tonic;
 
 pub use ambient::{Ambient, Carry, Entered, Scope, carry, current_trace, spawn, spawn_blocking};
-pub use attempt::{Attempt, Tried};
+pub use attempt::{Attempt, Offer, Tried};
 pub use baggage::{Baggage, MalformedBaggage};
 #[cfg(feature = "clock")]
 pub use clock::Clock;

@@ -89,7 +89,7 @@
 //! | times of calls for hedges | 2.2 KiB for each layer | those of the last 15 to 30 s | |
 //! | `tracestate` | 32 members, 4 KiB | dropped | |
 //! | `baggage`, `x-request-id` | 64 members in 8 KiB, 128 bytes | the rest dropped, another given | |
-//! | memory of spans that ended, to be used again | 64 for each thread | freed | |
+//! | memory of spans and copied heads that ended, to be used again | 64 and 32 for each thread | freed | |
 //!
 //! # Guarantees
 //!

@@ -7,7 +7,7 @@ mod endpoint;
 mod exemplars;
 mod histogram;
 mod instruments;
-mod lines;
+pub(crate) mod lines;
 mod names;
 mod process;
 mod registry;

@@ -6,6 +6,7 @@ mod budget;
 mod call;
 mod classify;
 mod future;
+mod head;
 mod peek;
 mod policy;
 mod stats;
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use gusset_call::BoxError;
+use gusset_call::{BoxError, Tried};
 use http::{Request, Response};
 use http_body::Body;
 use tower_layer::Layer;
@@ -29,9 +30,11 @@ pub use backoff::Backoff;
 pub(crate) use body::Replay;
 pub use body::ReplayBody;
 pub use budget::{Budget, BudgetStats};
+use call::Call;
 pub(crate) use call::{GRPC_PREVIOUS_ATTEMPTS, stamp};
 pub use classify::{Classify, Idempotent, Transient, Verdict};
 pub use future::RetryFuture;
+pub(crate) use head::Head;
 pub use peek::PeekedBody;
 pub(crate) use policy::Pays;
 pub use policy::RetryPolicy;
@@ -145,11 +148,20 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         // The future needs a service for its retries. It takes the one that is ready, and leaves a clone, which is not.
         let clone = self.inner.clone();
-        let service = mem::replace(&mut self.inner, clone);
-        RetryFuture::new(service, request, self.shared.clone(), self.classify.clone())
+        let mut service = mem::replace(&mut self.inner, clone);
+        let classify = self.classify.clone();
+        let mut call = Call::new(&mut request, self.shared.clone());
+        if call.is_too_late() {
+            return RetryFuture::too_late(service, classify, call);
+        }
+        // By steps and in one place, since to hand the request on would be to copy it each time.
+        let offer = Tried::offer();
+        let future = service.call(request.map(|body| call.first(body)));
+        call.note(offer.asked());
+        RetryFuture::attempt(future, service, classify, call)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use gusset_call::{Attempt, BoxError, Tried};
-use http::{Request, Response, request::Parts};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
@@ -17,7 +17,7 @@ use tower_service::Service;
 use super::Shared;
 use crate::{
     ambient::attempt_in,
-    retry::{Classify, Idempotent, Replay, ReplayBody, Verdict, is_failure, stamp},
+    retry::{Classify, Head, Idempotent, Replay, ReplayBody, Verdict, is_failure, stamp},
 };
 
 pin_project! {
@@ -32,8 +32,8 @@ pin_project! {
         // A place on the heap for each, for most calls have none.
         hedges: Vec<Running<S::Future>>,
         failed: Option<Result<S::Response, BoxError>>,
-        #[pin]
-        timer: Option<Sleep>,
+        // On the heap, since it is as large as all the rest, and most calls are over before they are late.
+        timer: Option<Pin<Box<Sleep>>>,
         service: S,
         classify: C,
         call: Call<B>,
@@ -54,7 +54,7 @@ struct Call<B> {
 
 /// What a hedge is made of.
 struct Plan<B> {
-    head: Parts,
+    head: Head,
     replay: Replay<B>,
     tried: Option<Tried>,
     attempt: Attempt,
@@ -101,19 +101,18 @@ where
         classify: C,
     ) -> Self {
         let (mut call, request) = Call::new(request, shared);
-        let first = request.map(|request| {
-            let (future, tried) = Tried::offered(|| service.call(request));
-            if let Some(plan) = &mut call.plan {
-                plan.tried = tried;
-            }
-            future
-        });
+        let offer = Tried::offer();
+        let first = Some(service.call(request));
+        let tried = offer.asked();
+        if let Some(plan) = &mut call.plan {
+            plan.tried = tried;
+        }
         Self { first, hedges: Vec::new(), failed: None, timer: None, service, classify, call }
     }
 }
 
 impl<B: Body + Unpin> Call<B> {
-    fn new(request: Request<B>, shared: Arc<Shared>) -> (Self, Option<Request<ReplayBody<B>>>) {
+    fn new(request: Request<B>, shared: Arc<Shared>) -> (Self, Request<ReplayBody<B>>) {
         if let (true, Some(budget)) = (shared.deposits, &shared.budget) {
             budget.deposit();
         }
@@ -121,23 +120,26 @@ impl<B: Body + Unpin> Call<B> {
         let own = request.extensions().get().copied().unwrap_or(Attempt::FIRST);
         let attempt = attempt_in(request.headers()).max(Attempt::current()).max(own);
         let hedged = Idempotent::is(&request) && !attempt.is_retry() && shared.policy.hedges > 0;
-        let (head, body) = request.into_parts();
-        let replay = Replay::new(body, if hedged { shared.policy.body_limit } else { 0 });
-        let first = |head| replay.next().map(|body| Request::from_parts(head, body));
         let timed = |runs| Timed { shared: shared.clone(), began, late: false, runs };
-        if !hedged {
-            let first = first(head);
-            return (Self { timed: timed(false), plan: None }, first);
-        }
-        shared.pressure.call(began);
-        let Some(delay) = shared.delay(began) else {
-            let first = first(head);
-            return (Self { timed: timed(true), plan: None }, first);
+        let delay = if hedged {
+            shared.pressure.call(began);
+            shared.delay(began)
+        } else {
+            None
         };
-        let first = first(head.clone());
+        let head = delay.map(|_| Head::of(&request));
+        let mut replay = Replay::NONE;
+        let first = request.map(|body| {
+            let limit = if hedged { shared.policy.body_limit } else { 0 };
+            let (kept, body) = Replay::new(body, limit);
+            replay = kept;
+            body
+        });
         let (left, due, tried) = (shared.policy.hedges, false, None);
-        let plan = Plan { head, replay, tried, attempt, delay, left, due };
-        (Self { timed: timed(true), plan: Some(plan) }, first)
+        let plan = head.zip(delay);
+        let plan =
+            plan.map(|(head, delay)| Plan { head, replay, tried, attempt, delay, left, due });
+        (Self { timed: timed(hedged), plan }, first)
     }
 
     /// A wait is over. Whether a hedge is to be made, which then is paid for.
@@ -159,12 +161,12 @@ impl<B: Body + Unpin> Call<B> {
         counters.hedges.fetch_add(1, Relaxed);
         plan.left -= 1;
         plan.attempt = plan.attempt.next();
-        let mut head = plan.head.clone();
-        stamp(&mut head, plan.attempt);
+        let mut request = plan.head.request(body)?;
+        stamp(&mut request, plan.attempt);
         if let Some(tried) = &plan.tried {
-            head.extensions.insert(tried.clone());
+            request.extensions_mut().insert(tried.clone());
         }
-        Some(Request::from_parts(head, body))
+        Some(request)
     }
 
     /// The call is over, though its future may be kept for long.
@@ -212,7 +214,7 @@ where
                 // Those that lost end here, and give back what they hold.
                 this.first.set(None);
                 this.hedges.clear();
-                this.timer.set(None);
+                *this.timer = None;
                 *this.failed = None;
                 this.call.end();
                 return Poll::Ready(result);
@@ -278,18 +280,16 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Request<ReplayBody<B>>>> {
-        let mut this = self.project();
+        let this = self.project();
         let Some(plan) = this.call.plan.as_mut().filter(|plan| plan.left > 0) else {
             return Poll::Pending;
         };
         if !plan.due {
-            if this.timer.is_none() {
-                this.timer.set(Some(sleep(plan.delay)));
-            }
-            if this.timer.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_pending()) {
+            let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(plan.delay)));
+            if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            this.timer.set(None);
+            *this.timer = None;
             plan.due = true;
             this.call.late();
         }

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Lines that belong to one thread each, as long as it lives: it needs no atomic addition there, which would cost as much as all the rest.
-const OWNED: usize = 16;
+pub(crate) const OWNED: usize = 16;
 /// Lines for the threads that found all of those taken.
 const SHARED: usize = 4;
 pub(crate) const LINES: usize = OWNED + SHARED;

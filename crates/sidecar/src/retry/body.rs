@@ -69,23 +69,30 @@ enum Rest<B> {
 pub(crate) struct Replay<B>(Option<Arc<Mutex<Kept<B>>>>);
 
 impl<B: Body + Unpin> Replay<B> {
-    /// Keeps up to `limit` bytes of `body`; with 0 it can be sent again only as long as nothing of it was sent.
-    pub(crate) fn new(body: B, limit: usize) -> Self {
+    /// Of nothing.
+    pub(crate) const NONE: Self = Self(None);
+
+    /// Keeps up to `limit` bytes of `body`; with 0 it can be sent again only as long as nothing of it was sent. With it comes the body of the
+    /// first attempt.
+    pub(crate) fn new(body: B, limit: usize) -> (Self, ReplayBody<B>) {
         if body.is_end_stream() {
-            return Self(None);
+            return (Self(None), ReplayBody(Kind::Empty));
         }
         // What is known to be too long need not be kept in part.
         let fits = usize::try_from(body.size_hint().lower()).is_ok_and(|lower| lower <= limit);
-        Self(Some(Arc::new(Mutex::new(Kept {
+        let shared = Arc::new(Mutex::new(Kept {
             frames: Vec::new(),
             bytes: 0,
             data: 0,
             limit: if fits { limit } else { 0 },
-            rest: Rest::Here(body),
-        }))))
+            rest: Rest::Out,
+        }));
+        let rest = Some(body);
+        let first = Kind::Streaming { shared: shared.clone(), rest, sent: 0, again: 0, unsent: 0 };
+        (Self(Some(shared)), ReplayBody(first))
     }
 
-    /// The body of the next attempt, if that would be whole.
+    /// The body of a further attempt, if that would be whole.
     pub(crate) fn next(&self) -> Option<ReplayBody<B>> {
         let Some(shared) = &self.0 else { return Some(ReplayBody(Kind::Empty)) };
         let mut kept = lock(shared);

@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use gusset_call::{Attempt, BoxError, Context, Deadline, Tried};
-use http::{HeaderName, HeaderValue, Request, Response, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 
 use super::{
     Classify, Idempotent, ReplayBody, Shared, Verdict,
     body::Replay,
     classify::GRPC_STATUS,
+    head::Head,
     peek::Look,
     stats::{count, is_failure},
 };
@@ -25,7 +26,7 @@ pub(crate) const GRPC_PREVIOUS_ATTEMPTS: HeaderName =
 pub(super) struct Call<B> {
     pub(super) shared: Arc<Shared>,
     /// None if there can be no other attempt.
-    head: Option<Parts>,
+    head: Option<Head>,
     replay: Replay<B>,
     pub(super) deadline: Option<Deadline>,
     pub(super) attempt: Attempt,
@@ -37,35 +38,43 @@ pub(super) struct Call<B> {
 }
 
 impl<B: Body + Unpin> Call<B> {
-    /// The call, and its first attempt.
-    pub(super) fn new(
-        request: Request<B>,
-        shared: Arc<Shared>,
-    ) -> (Self, Option<Request<ReplayBody<B>>>) {
+    /// The call, before its first attempt.
+    pub(super) fn new(request: &mut Request<B>, shared: Arc<Shared>) -> Self {
         let Shared { policy, budget, counters } = &*shared;
-        count(&counters.calls);
+        counters.call();
         if let Some(budget) = budget {
             budget.deposit();
         }
-        let idempotent = Idempotent::is(&request);
-        let (mut head, body) = request.into_parts();
-        let deadline = match (head.extensions.get::<Deadline>(), Context::current().deadline()) {
-            (Some(own), Some(around)) => Some(around.min(*own)),
-            (own, around) => own.copied().or(around),
-        };
-        let attempt = attempt_in(&head.headers)
+        let extensions = request.extensions();
+        let own = extensions.get::<Deadline>().copied();
+        let around = Context::current().deadline();
+        let deadline = own.into_iter().chain(around).min();
+        let attempt = attempt_in(request.headers())
             .max(Attempt::current())
-            .max(head.extensions.get().copied().unwrap_or(Attempt::FIRST));
-        let repeatable = idempotent && !attempt.is_retry() && policy.retries > 0;
-        // Also of what may not be repeated: HTTP/2 may refuse a request of which much was written.
-        let replay = Replay::new(body, if policy.retries > 0 { policy.body_limit } else { 0 });
-        let kept = (policy.retries > 0).then(|| head.clone());
+            .max(extensions.get().copied().unwrap_or(Attempt::FIRST));
+        let again = policy.retries > 0;
+        let repeatable = again && !attempt.is_retry() && Idempotent::is(request);
+        let head = again.then(|| Head::of(request));
         if attempt.is_retry() {
-            stamp(&mut head, attempt);
+            stamp(request, attempt);
         }
-        let first = replay.next().map(|body| Request::from_parts(head, body));
-        let (retries, tried) = (0, None);
-        (Self { shared, head: kept, replay, deadline, attempt, retries, repeatable, tried }, first)
+        let (replay, retries, tried) = (Replay::NONE, 0, None);
+        Self { shared, head, replay, deadline, attempt, retries, repeatable, tried }
+    }
+
+    /// The deadline has passed before the first attempt.
+    pub(super) fn is_too_late(&self) -> bool {
+        self.deadline.is_some_and(Deadline::has_passed)
+    }
+
+    /// The body of the first attempt.
+    #[inline]
+    pub(super) fn first(&mut self, body: B) -> ReplayBody<B> {
+        // Also of what may not be repeated: HTTP/2 may refuse a request of which much was written.
+        let limit = if self.head.is_some() { self.shared.policy.body_limit } else { 0 };
+        let (replay, body) = Replay::new(body, limit);
+        self.replay = replay;
+        body
     }
 
     /// Notes that a balancer inside asked for the list of instances, and has written its choice there.
@@ -75,13 +84,13 @@ impl<B: Body + Unpin> Call<B> {
 
     /// The attempt for which [`next`](Self::next) gave the body.
     pub(super) fn again(&mut self, body: ReplayBody<B>) -> Option<Request<ReplayBody<B>>> {
-        let mut head = self.head.clone()?;
-        stamp(&mut head, self.attempt);
-        let given = head.extensions.get::<Tried>().cloned();
+        let mut request = self.head.as_ref()?.request(body)?;
+        stamp(&mut request, self.attempt);
+        let given = request.extensions().get::<Tried>().cloned();
         let tried = self.tried.get_or_insert_with(|| given.unwrap_or_default());
-        head.extensions.insert(tried.clone());
+        request.extensions_mut().insert(tried.clone());
         count(&self.shared.counters.retries);
-        Some(Request::from_parts(head, body))
+        Some(request)
     }
 
     fn may_repeat(&self) -> bool {
@@ -167,11 +176,11 @@ impl<B: Body + Unpin> Call<B> {
 }
 
 /// Writes down which attempt a request is.
-pub(crate) fn stamp(head: &mut Parts, attempt: Attempt) {
-    head.extensions.insert(attempt);
-    head.headers.insert(ATTEMPT_HEADER, HeaderValue::from(attempt.number()));
-    if is_grpc(&head.headers) {
-        let before = HeaderValue::from(attempt.number() - 1);
-        head.headers.insert(GRPC_PREVIOUS_ATTEMPTS, before);
+pub(crate) fn stamp<B>(request: &mut Request<B>, attempt: Attempt) {
+    request.extensions_mut().insert(attempt);
+    let headers = request.headers_mut();
+    headers.insert(ATTEMPT_HEADER, HeaderValue::from(attempt.number()));
+    if is_grpc(headers) {
+        headers.insert(GRPC_PREVIOUS_ATTEMPTS, HeaderValue::from(attempt.number() - 1));
     }
 }

@@ -2,12 +2,11 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{self, Poll, ready},
     time::Duration,
 };
 
-use gusset_call::{BoxError, Deadline, DeadlineExceeded, Tried};
+use gusset_call::{BoxError, Deadline, DeadlineExceeded};
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -15,7 +14,7 @@ use tokio::time::{Sleep, sleep, sleep_until};
 use tower_service::Service;
 
 use super::{
-    AttemptTimedOut, Classify, PeekedBody, ReplayBody, Shared,
+    AttemptTimedOut, Classify, PeekedBody, ReplayBody,
     call::Call,
     peek::{Look, Peek},
     stats::count,
@@ -30,9 +29,9 @@ pin_project! {
     {
         #[pin]
         state: State<S::Future, B, RB>,
-        // Of the attempt, of the wait, or of the deadline, as the state has it. Armed only when something is pending.
-        #[pin]
-        timer: Option<Sleep>,
+        // Of the attempt, of the wait, or of the deadline, as the state has it. Armed only when something is pending, and on the heap: it is
+        // as large as all the rest, which moves into the futures around.
+        timer: Option<Pin<Box<Sleep>>>,
         service: S,
         classify: C,
         call: Call<B>,
@@ -61,72 +60,41 @@ pin_project! {
 impl<S, B, C, RB> RetryFuture<S, B, C, RB>
 where
     S: Service<Request<ReplayBody<B>>>,
-    B: Body + Unpin,
     RB: Body,
 {
-    pub(super) fn new(
-        mut service: S,
-        request: Request<B>,
-        shared: Arc<Shared>,
-        classify: C,
-    ) -> Self {
-        let (mut call, first) = Call::new(request, shared);
-        let state = match first {
-            _ if call.deadline.is_some_and(Deadline::has_passed) => State::TooLate,
-            Some(request) => {
-                let (future, tried) = Tried::offered(|| service.call(request));
-                call.note(tried);
-                State::Attempt { future }
-            }
-            None => State::Over,
-        };
-        Self { state, timer: None, service, classify, call }
+    #[inline]
+    pub(super) const fn attempt(future: S::Future, service: S, classify: C, call: Call<B>) -> Self {
+        Self { state: State::Attempt { future }, timer: None, service, classify, call }
+    }
+
+    pub(super) const fn too_late(service: S, classify: C, call: Call<B>) -> Self {
+        Self { state: State::TooLate, timer: None, service, classify, call }
     }
 }
 
 /// What an attempt has come to.
-enum Came<B, RB: Body> {
-    /// It is what the caller gets.
-    Over(Result<Response<PeekedBody<RB>>, BoxError>),
+enum Came<B> {
+    /// Its result is what the caller gets.
+    Over,
     /// There will be another, with this body and after this wait.
     Again(ReplayBody<B>, Duration),
-    /// An answer that cannot be judged yet.
-    Look(Response<RB>, Look),
+    /// It has an answer that cannot be judged yet.
+    Look(Look),
 }
 
 impl<B: Body + Unpin> Call<B> {
     fn came<RB: Body>(
         &mut self,
-        result: Result<Response<RB>, BoxError>,
+        result: &Result<Response<RB>, BoxError>,
         classify: &impl Classify<RB>,
-    ) -> Came<B, RB> {
-        let look = result.as_ref().ok().and_then(|response| self.look(response));
-        let result = match (result, look) {
-            (Ok(response), Some(look)) => return Came::Look(response, look),
-            (result, _) => result,
-        };
-        match self.next(&result, classify) {
-            // An unread answer is dropped here, and with it what it holds of its connection.
-            Some((body, wait)) => Came::Again(body, wait),
-            None => Came::Over(result.map(|response| response.map(PeekedBody::unseen))),
+    ) -> Came<B> {
+        if let Some(look) = result.as_ref().ok().and_then(|response| self.look(response)) {
+            return Came::Look(look);
         }
-    }
-
-    /// The same for an answer that was looked at, or that broke off meanwhile.
-    fn looked<RB: Body + Unpin>(
-        &mut self,
-        peek: Result<Peek<RB>, BoxError>,
-        classify: &impl Classify<RB>,
-    ) -> Came<B, RB> {
-        let (next, result) = match peek {
-            Ok(peek) => peek.finish(|result| self.next(result, classify)),
-            Err(error) => {
-                let result = Err(error);
-                let next = self.next(&result, classify);
-                (next, result.map(|response| response.map(PeekedBody::unseen)))
-            }
-        };
-        next.map_or_else(|| Came::Over(result), |(body, wait)| Came::Again(body, wait))
+        match self.next(result, classify) {
+            Some((body, wait)) => Came::Again(body, wait),
+            None => Came::Over,
+        }
     }
 }
 
@@ -144,7 +112,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let came = match this.state.as_mut().project() {
+            let (body, wait) = match this.state.as_mut().project() {
                 StateProj::Attempt { future } => {
                     let result = match future.poll(cx) {
                         Poll::Ready(result) => result.map_err(Into::into),
@@ -152,13 +120,27 @@ where
                             let Some(span) = this.call.attempt_timeout() else {
                                 return Poll::Pending;
                             };
-                            ready!(poll_timer(this.timer.as_mut(), cx, || sleep(span)));
+                            ready!(poll_timer(this.timer, cx, || sleep(span)));
                             Err(AttemptTimedOut(span).into())
                         }
                     };
                     // Dropped first, for it may hold the body.
                     this.state.set(State::Over);
-                    this.call.came(result, this.classify)
+                    *this.timer = None;
+                    match (this.call.came(&result, this.classify), result) {
+                        (Came::Over, result) => {
+                            let unseen = |response: Response<RB>| response.map(PeekedBody::unseen);
+                            return Poll::Ready(result.map(unseen));
+                        }
+                        // An unread answer is dropped here, and with it what it holds of its connection.
+                        (Came::Again(body, wait), _) => (body, wait),
+                        (Came::Look(look), Ok(response)) => {
+                            let peek = Some(Box::new(Peek::new(response, look)));
+                            this.state.set(State::Peek { peek });
+                            continue;
+                        }
+                        (Came::Look(_), Err(error)) => return Poll::Ready(Err(error)),
+                    }
                 }
                 StateProj::Peek { peek: slot } => {
                     let Some(peek) = slot else { return Poll::Pending };
@@ -166,63 +148,68 @@ where
                         Poll::Ready(seen) => seen.map_err(Into::into),
                         Poll::Pending => {
                             let Some(span) = this.call.patience() else { return Poll::Pending };
-                            ready!(poll_timer(this.timer.as_mut(), cx, || sleep(span)));
+                            ready!(poll_timer(this.timer, cx, || sleep(span)));
                             if peek.has_to_end() { Err(this.call.too_slow()) } else { Ok(()) }
                         }
                     };
                     let Some(peek) = slot.take() else { return Poll::Pending };
-                    this.call.looked(seen.map(|()| *peek), this.classify)
+                    this.state.set(State::Over);
+                    *this.timer = None;
+                    match this.call.looked(seen.map(|()| *peek), this.classify) {
+                        (Some(next), _) => next,
+                        (None, result) => return Poll::Ready(result),
+                    }
                 }
                 StateProj::Wait { body } => {
-                    ready!(poll_timer(this.timer.as_mut(), cx, || sleep(Duration::ZERO)));
+                    ready!(poll_timer(this.timer, cx, || sleep(Duration::ZERO)));
                     let body = body.take();
-                    this.timer.set(None);
+                    *this.timer = None;
                     this.state.set(State::Readying { body });
                     continue;
                 }
-                StateProj::Readying { body } => match this.service.poll_ready(cx) {
-                    Poll::Ready(Ok(())) => {
-                        let request = body.take().and_then(|body| this.call.again(body));
-                        let Some(request) = request else { return Poll::Pending };
-                        this.timer.set(None);
-                        let future = this.service.call(request);
-                        this.state.set(State::Attempt { future });
-                        continue;
-                    }
-                    Poll::Ready(Err(error)) => this.call.unready(error),
-                    Poll::Pending => {
-                        let Some(deadline) = this.call.deadline else { return Poll::Pending };
-                        let timer = || sleep_until(deadline.instant());
-                        ready!(poll_timer(this.timer.as_mut(), cx, timer));
-                        this.call.unready(DeadlineExceeded)
-                    }
-                },
+                StateProj::Readying { body } => {
+                    let error = match this.service.poll_ready(cx) {
+                        Poll::Ready(Ok(())) => {
+                            let Some(body) = body.take() else { return Poll::Pending };
+                            *this.timer = None;
+                            match this.call.again(body) {
+                                Some(request) => {
+                                    let future = this.service.call(request);
+                                    this.state.set(State::Attempt { future });
+                                    continue;
+                                }
+                                None => "the request cannot be made again".into(),
+                            }
+                        }
+                        Poll::Ready(Err(error)) => error.into(),
+                        Poll::Pending => {
+                            let Some(deadline) = this.call.deadline else { return Poll::Pending };
+                            let timer = || sleep_until(deadline.instant());
+                            ready!(poll_timer(this.timer, cx, timer));
+                            DeadlineExceeded.into()
+                        }
+                    };
+                    this.state.set(State::Over);
+                    *this.timer = None;
+                    return Poll::Ready(Err(this.call.unready(error)));
+                }
                 StateProj::TooLate => {
+                    this.state.set(State::Over);
                     count(&this.call.shared.counters.unattempted);
-                    this.call.unready(DeadlineExceeded)
+                    return Poll::Ready(Err(this.call.unready(DeadlineExceeded.into())));
                 }
                 // Polled again after it was ready, which only a broken caller does.
                 StateProj::Over => return Poll::Pending,
             };
-            this.timer.set(None);
-            match came {
-                Came::Over(result) => {
-                    this.state.set(State::Over);
-                    return Poll::Ready(result);
-                }
-                Came::Again(body, wait) => {
-                    tracing::debug!(attempt = %this.call.attempt, ?wait, "tries again");
-                    this.timer.set(Some(sleep(wait)));
-                    this.state.set(State::Wait { body: Some(body) });
-                }
-                Came::Look(response, look) => {
-                    let peek = Some(Box::new(Peek::new(response, look)));
-                    this.state.set(State::Peek { peek });
-                }
-            }
+            tracing::debug!(attempt = %this.call.attempt, ?wait, "tries again");
+            *this.timer = Some(Box::pin(sleep(wait)));
+            this.state.set(State::Wait { body: Some(body) });
         }
     }
 }
+
+type Judged<B, RB> =
+    (Option<(ReplayBody<B>, Duration)>, Result<Response<PeekedBody<RB>>, BoxError>);
 
 impl<B: Body + Unpin> Call<B> {
     /// For how long an answer is looked at, from now on.
@@ -241,23 +228,36 @@ impl<B: Body + Unpin> Call<B> {
         }
     }
 
+    /// What comes after an answer that was looked at, or that broke off meanwhile.
+    fn looked<RB: Body + Unpin>(
+        &mut self,
+        peek: Result<Peek<RB>, BoxError>,
+        classify: &impl Classify<RB>,
+    ) -> Judged<B, RB> {
+        match peek {
+            Ok(peek) => peek.finish(|result| self.next(result, classify)),
+            Err(error) => {
+                let result = Err(error);
+                let next = self.next(&result, classify);
+                (next, result.map(|response| response.map(PeekedBody::unseen)))
+            }
+        }
+    }
+
     /// The call fails without another attempt.
-    fn unready<RB: Body>(&self, error: impl Into<BoxError>) -> Came<B, RB> {
+    fn unready(&self, error: BoxError) -> BoxError {
         count(&self.shared.counters.calls_failed);
-        Came::Over(Err(error.into()))
+        error
     }
 }
 
 /// Polls the timer, after arming it if it is not yet.
 fn poll_timer(
-    mut timer: Pin<&mut Option<Sleep>>,
+    timer: &mut Option<Pin<Box<Sleep>>>,
     cx: &mut task::Context<'_>,
     arm: impl FnOnce() -> Sleep,
 ) -> Poll<()> {
-    if timer.is_none() {
-        timer.set(Some(arm()));
-    }
-    timer.as_pin_mut().map_or(Poll::Ready(()), |timer| timer.poll(cx))
+    timer.get_or_insert_with(|| Box::pin(arm())).as_mut().poll(cx)
 }
 
 impl<S, B, C, RB> fmt::Debug for RetryFuture<S, B, C, RB>

@@ -24,15 +24,22 @@ pin_project! {
     where
         B: Body,
     {
-        seen: VecDeque<Frame<B::Data>>,
+        // On the heap and mostly none: an answer moves through all layers around.
+        seen: Option<Box<Seen<B>>>,
         #[pin]
         rest: B,
     }
 }
 
+type Seen<B> = VecDeque<Frame<<B as Body>::Data>>;
+
 impl<B: Body> PeekedBody<B> {
     pub(super) const fn unseen(rest: B) -> Self {
-        Self { seen: VecDeque::new(), rest }
+        Self { seen: None, rest }
+    }
+
+    fn seen(&self) -> impl Iterator<Item = &Frame<B::Data>> {
+        self.seen.iter().flat_map(|seen| seen.iter())
     }
 }
 
@@ -45,18 +52,21 @@ impl<B: Body> Body for PeekedBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        match this.seen.pop_front() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => this.rest.poll_frame(cx),
+        if let Some(seen) = this.seen {
+            if let Some(frame) = seen.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            *this.seen = None;
         }
+        this.rest.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.seen.is_empty() && self.rest.is_end_stream()
+        self.seen().next().is_none() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let seen = self.seen.iter().filter_map(Frame::data_ref).map(|data| data.remaining() as u64);
+        let seen = self.seen().filter_map(Frame::data_ref).map(|data| data.remaining() as u64);
         let seen: u64 = seen.sum();
         let mut hint = self.rest.size_hint();
         if let Some(upper) = hint.upper() {
@@ -69,7 +79,7 @@ impl<B: Body> Body for PeekedBody<B> {
 
 impl<B: Body> fmt::Debug for PeekedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeekedBody").field("seen", &self.seen.len()).finish_non_exhaustive()
+        f.debug_struct("PeekedBody").field("seen", &self.seen().count()).finish_non_exhaustive()
     }
 }
 
@@ -135,7 +145,8 @@ impl<B: Body + Unpin> Peek<B> {
                 response.headers_mut().remove(name);
             }
         }
-        let result = result.map(|response| response.map(|rest| PeekedBody { seen, rest }));
+        let result = result
+            .map(|response| response.map(|rest| PeekedBody { seen: Some(Box::new(seen)), rest }));
         (judged, result)
     }
 }

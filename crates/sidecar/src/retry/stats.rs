@@ -6,12 +6,12 @@ use gusset_call::BoxError;
 use http::Response;
 
 use super::{RetryLayer, classify::GRPC_STATUS};
-use crate::{Samples, watched::is_server_fault};
+use crate::{Samples, metrics::lines::Sums, watched::is_server_fault};
 
-/// Only `calls` is written by calls that succeed at once.
+/// Only the number of calls is written by calls that succeed at once, so each thread counts them for itself.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) calls: AtomicU64,
+    calls: Sums<1>,
     pub(super) calls_failed: AtomicU64,
     pub(super) attempts_failed: AtomicU64,
     pub(super) unattempted: AtomicU64,
@@ -21,6 +21,12 @@ pub(super) struct Counters {
     pub(super) over_budget: AtomicU64,
     pub(super) too_late: AtomicU64,
     pub(super) body_gone: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn call(&self) {
+        self.calls.here().add(0, 1);
+    }
 }
 
 pub(super) fn count(counter: &AtomicU64) {
@@ -62,8 +68,9 @@ impl<C> RetryLayer<C> {
     #[must_use]
     pub fn stats(&self) -> RetryStats {
         let counters = &self.shared.counters;
-        let [calls, unattempted, retries] =
-            [&counters.calls, &counters.unattempted, &counters.retries].map(|c| c.load(Relaxed));
+        let calls = counters.calls.sum(0);
+        let [unattempted, retries] =
+            [&counters.unattempted, &counters.retries].map(|c| c.load(Relaxed));
         RetryStats {
             calls,
             calls_failed: counters.calls_failed.load(Relaxed),

@@ -62,7 +62,7 @@ fn drain<B: Body<Error: fmt::Debug> + Unpin>(mut body: ReplayBody<B>) -> (Vec<u8
 
 #[test]
 fn every_attempt_sends_the_same_bytes_and_trailers() {
-    let replay = Replay::new(script([&b"one "[..], b"", b"two"]).then_trailers(), 1024);
+    let replay = Replay::new(script([&b"one "[..], b"", b"two"]).then_trailers(), 1024).0;
     for _ in 0..3 {
         let (data, trailers) = drain(replay.next().unwrap());
         assert_eq!(data, b"one two");
@@ -72,7 +72,7 @@ fn every_attempt_sends_the_same_bytes_and_trailers() {
 
 #[test]
 fn an_attempt_cut_short_gives_the_rest_to_the_next() {
-    let replay = Replay::new(script([&b"one "[..], b"two ", b"three"]), 1024);
+    let replay = Replay::new(script([&b"one "[..], b"two ", b"three"]), 1024).0;
     let mut first = replay.next().unwrap();
     poll(&mut first).unwrap().unwrap();
     assert!(replay.next().is_none(), "the first attempt still has the rest");
@@ -82,7 +82,7 @@ fn an_attempt_cut_short_gives_the_rest_to_the_next() {
 
 #[test]
 fn what_was_never_polled_can_be_sent_whatever_the_limit() {
-    let replay = Replay::new(script([&b"payload"[..]]), 0);
+    let replay = Replay::new(script([&b"payload"[..]]), 0).0;
     drop(replay.next().unwrap());
     assert_eq!(drain(replay.next().unwrap()).0, b"payload");
     assert!(replay.next().is_none(), "now it was sent and not kept");
@@ -90,7 +90,7 @@ fn what_was_never_polled_can_be_sent_whatever_the_limit() {
 
 #[test]
 fn beyond_the_limit_it_streams_on_and_is_never_sent_again() {
-    let replay = Replay::new(script([&b"12345"[..], b"67890", b"end"]), 8);
+    let replay = Replay::new(script([&b"12345"[..], b"67890", b"end"]), 8).0;
     let mut body = replay.next().unwrap();
     assert_eq!(poll(&mut body).unwrap().unwrap().into_data().unwrap(), "12345");
     assert_eq!(drain(body).0, b"67890end");
@@ -101,14 +101,14 @@ fn beyond_the_limit_it_streams_on_and_is_never_sent_again() {
 
 #[test]
 fn the_limit_itself_fits() {
-    let replay = Replay::new(script([&b"12345"[..], b"678"]), 8);
+    let replay = Replay::new(script([&b"12345"[..], b"678"]), 8).0;
     drain(replay.next().unwrap());
     assert_eq!(drain(replay.next().unwrap()).0, b"12345678");
 }
 
 #[test]
 fn a_body_known_to_be_too_long_is_not_kept_at_all() {
-    let replay = Replay::new(Full::<Bytes>::from("123456789"), 8);
+    let replay = Replay::new(Full::<Bytes>::from("123456789"), 8).0;
     drain(replay.next().unwrap());
     assert!(replay.next().is_none());
     assert!(lock(replay.0.as_deref().unwrap()).frames.is_empty());
@@ -117,14 +117,14 @@ fn a_body_known_to_be_too_long_is_not_kept_at_all() {
 #[test]
 fn tiny_frames_without_end_are_not_kept_without_end() {
     let frames = vec![&b"x"[..]; MAX_FRAMES + 1];
-    let replay = Replay::new(script(frames), usize::MAX);
+    let replay = Replay::new(script(frames), usize::MAX).0;
     assert_eq!(drain(replay.next().unwrap()).0.len(), MAX_FRAMES + 1);
     assert!(replay.next().is_none());
 }
 
 #[test]
 fn a_broken_body_is_never_sent_again() {
-    let replay = Replay::new(script([&b"one"[..]]).then_breaks(), 1024);
+    let replay = Replay::new(script([&b"one"[..]]).then_breaks(), 1024).0;
     let mut body = replay.next().unwrap();
     poll(&mut body).unwrap().unwrap();
     assert_eq!(poll(&mut body).unwrap().unwrap_err(), "broken");
@@ -134,7 +134,7 @@ fn a_broken_body_is_never_sent_again() {
 
 #[test]
 fn nothing_to_send_can_be_sent_again_and_costs_nothing() {
-    let replay = Replay::new(Full::<Bytes>::default(), 0);
+    let replay = Replay::new(Full::<Bytes>::default(), 0).0;
     assert!(replay.0.is_none());
     for _ in 0..2 {
         let body = replay.next().unwrap();
@@ -145,7 +145,7 @@ fn nothing_to_send_can_be_sent_again_and_costs_nothing() {
 
 #[test]
 fn when_no_other_attempt_can_follow_nothing_more_is_kept() {
-    let replay = Replay::new(script([&b"one"[..], b"two"]), 1024);
+    let replay = Replay::new(script([&b"one"[..], b"two"]), 1024).0;
     let mut body = replay.next().unwrap();
     poll(&mut body).unwrap().unwrap();
     let kept = replay.0.clone().unwrap();
@@ -156,7 +156,7 @@ fn when_no_other_attempt_can_follow_nothing_more_is_kept() {
 
 #[test]
 fn the_length_is_exact_in_every_attempt() {
-    let replay = Replay::new(Full::<Bytes>::from("12345"), 1024);
+    let replay = Replay::new(Full::<Bytes>::from("12345"), 1024).0;
     for _ in 0..2 {
         let mut body = replay.next().unwrap();
         assert_eq!(body.size_hint().exact(), Some(5));
@@ -179,7 +179,7 @@ proptest! {
             body = body.then_trailers();
         }
         let whole = chunks.concat();
-        let replay = Replay::new(body, limit);
+        let replay = Replay::new(body, limit).0;
         let mut most = 0;
         for cut in cuts {
             let Some(mut body) = replay.next() else {

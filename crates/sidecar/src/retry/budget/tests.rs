@@ -21,7 +21,7 @@ fn granted(window: &Window, tries: usize, now: Duration) -> usize {
 fn the_share_is_exact() {
     for percent in [1, 20, 33, 60, 100] {
         let window = window(percent, 0);
-        (0..100).for_each(|_| window.deposit(0));
+        (0..100).for_each(|_| window.deposit(|| 0));
         assert_eq!(granted(&window, 1_000, Duration::ZERO), percent as usize);
     }
 }
@@ -37,9 +37,32 @@ fn the_reserve_is_there_without_traffic_and_comes_back() {
 #[test]
 fn deposits_expire_with_the_window() {
     let window = window(50, 0);
-    (0..100).for_each(|_| window.deposit(0));
+    (0..100).for_each(|_| window.deposit(|| 0));
     assert_eq!(granted(&window, 10, 9 * SECOND), 10);
     assert_eq!(granted(&window, 10, 10 * SECOND), 0);
+}
+
+/// Untimed ones are a small part of the step they follow, and of those of one second lost at most.
+#[test]
+fn a_thread_looks_at_the_clock_for_few_of_many_deposits_and_loses_few() {
+    let window = window(100, 0);
+    let mut looks = 0;
+    for second in 0..10 {
+        for _ in 0..10_000 {
+            window.deposit(|| {
+                looks += 1;
+                nanos(second * SECOND)
+            });
+        }
+    }
+    assert!((1_500..3_500).contains(&looks), "{looks}");
+    let later = window.withdraw(nanos(9 * SECOND));
+    assert!(later && sum(&window.deposits[line()].get().unwrap().slots, 10, 10) == 100_000);
+    // An hour of silence: what counts as made before it is lost, and nothing else.
+    let hour = 3_600 * SECOND;
+    (0..100).for_each(|_| window.deposit(|| nanos(hour)));
+    let left = granted(&window, 1_000, hour);
+    assert!((100 - UNTIMED as usize..=100).contains(&left), "{left}");
 }
 
 #[test]
@@ -53,10 +76,10 @@ fn refused_retries_do_not_use_the_budget_up() {
 #[test]
 fn a_long_idle_time_costs_nothing() {
     let window = window(20, 10);
-    window.deposit(0);
+    window.deposit(|| 0);
     // A loop over the windows that passed would take ages here.
     let later = Duration::from_secs(3_000_000_000);
-    window.deposit(nanos(later));
+    window.deposit(|| nanos(later));
     assert_eq!(granted(&window, 1_000, later), 100);
 }
 
@@ -71,7 +94,7 @@ fn a_step_that_can_count_no_further_refuses() {
 #[test]
 fn a_window_too_short_to_cut_is_made_longer() {
     let window = Window::new(Ratio::ALL, 0, Duration::ZERO);
-    window.deposit(0);
+    window.deposit(|| 0);
     assert_eq!(granted(&window, 5, Duration::ZERO), 1);
 }
 
@@ -79,7 +102,7 @@ fn a_window_too_short_to_cut_is_made_longer() {
 fn threads_together_never_overdraw() {
     for _ in 0..50 {
         let window = window(20, 1);
-        (0..1_000).for_each(|_| window.deposit(0));
+        (0..1_000).for_each(|_| window.deposit(|| 0));
         let total: usize = thread::scope(|scope| {
             let window = &window;
             let threads: Vec<_> =
@@ -94,7 +117,7 @@ fn threads_together_never_overdraw() {
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    Deposit,
+    Deposits(u32),
     Withdraw,
 }
 
@@ -104,7 +127,7 @@ proptest! {
         percent in 0u32..=100,
         reserve in 0u32..5,
         schedule in proptest::collection::vec(
-            (0u64..2_000, prop_oneof![Just(Event::Deposit), Just(Event::Withdraw)]),
+            (0u64..2_000, prop_oneof![(1..100u32).prop_map(Event::Deposits), Just(Event::Withdraw)]),
             1..800,
         ),
     ) {
@@ -114,9 +137,11 @@ proptest! {
         for (millis, event) in schedule {
             now += Duration::from_millis(millis);
             match event {
-                Event::Deposit => {
-                    window.deposit(nanos(now));
-                    deposits.push_back(now);
+                Event::Deposits(count) => {
+                    for _ in 0..count {
+                        window.deposit(|| nanos(now));
+                        deposits.push_back(now);
+                    }
                 }
                 Event::Withdraw if window.withdraw(nanos(now)) => retries.push_back(now),
                 Event::Withdraw => {}
