@@ -8,7 +8,11 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 use crate::{
-    body::ClientFault, idempotency::KeyFault, identity::Denied, path::BadPath, routes::Allowed,
+    body::ClientFault,
+    idempotency::KeyFault,
+    identity::Denied,
+    path::BadPath,
+    routes::{Allowed, Given},
 };
 
 /// An answer of the gateway's own. None of them names a service, an address or an error of the inside.
@@ -26,6 +30,8 @@ pub(crate) enum Answer {
     Key(KeyFault),
     /// A preflight of CORS.
     Preflight(HeaderMap),
+    /// What a route says by itself.
+    Given(Box<Given>),
     TooLarge {
         limit: u64,
     },
@@ -64,6 +70,7 @@ impl Answer {
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Denied(denied) => denied.status(),
             Self::Preflight(_) => StatusCode::NO_CONTENT,
+            Self::Given(given) => given.status,
             Self::Key(KeyFault::Missing | KeyFault::Malformed) => StatusCode::BAD_REQUEST,
             Self::Key(KeyFault::Running | KeyFault::Unkept) => StatusCode::CONFLICT,
             Self::Key(KeyFault::Different) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -87,7 +94,7 @@ impl Answer {
             Self::NotFound => "nothing is served at this path".into(),
             Self::WrongMethod(allowed) => format!("this path takes {allowed}"),
             Self::Denied(denied) => denied.error.to_string(),
-            Self::Preflight(_) => String::new(),
+            Self::Preflight(_) | Self::Given(_) => String::new(),
             Self::Key(fault) => match fault {
                 KeyFault::Missing => "an Idempotency-Key is required here",
                 KeyFault::Malformed => "there must be one Idempotency-Key, of at most 255 visible characters",
@@ -104,12 +111,19 @@ impl Answer {
         }
     }
 
+    /// Whether it says that the request will not be served.
+    pub(crate) const fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Preflight(_) | Self::Given(_))
+    }
+
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
-        if let Self::Preflight(headers) = self {
-            let mut response = Response::new(Full::default());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            *response.headers_mut() = headers;
-            return response;
+        match self {
+            Self::Preflight(headers) => {
+                let status = StatusCode::NO_CONTENT;
+                return Given { status, headers, body: Bytes::new() }.into_response();
+            }
+            Self::Given(given) => return given.into_response(),
+            _ => {}
         }
         let mut problem = match &self {
             Self::Limited(limited) => Problem::of(limited),

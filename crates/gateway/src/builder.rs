@@ -7,16 +7,16 @@ use thiserror::Error;
 use tower_layer::Layer;
 
 use crate::{
-    Authenticate, Cors, Gateway, IdentityHeaders, Network, Route, Upstream,
+    Authenticate, Cors, Gateway, HeaderEdits, IdentityHeaders, Network, Route, Upstream,
     client::Proxies,
-    compose::Composition,
     cors::Policy as CorsPolicy,
-    forward::{Forward, Shared, Target},
-    front::{Front, Gate, OncePer, Sender},
+    forward::{Forward, Shared, Target, Way},
+    front::{Answers, Front, Gate, GateEdits, OncePer, Sender},
+    host::is_host,
     identity::Requirement,
     limit::Limit,
     path::{BadPath, normalise},
-    routes::{Methods, NewPath, Rejected, Rewrite, Table},
+    routes::{Entry, Leads, Methods, NewPath, Pattern, Rewrite, Table, Template, is_host_pattern},
     stats::Counters,
     transport::Pool,
     upstream::{self, Setup},
@@ -222,27 +222,29 @@ impl Parts {
         route: Route,
         can_authenticate: bool,
     ) -> Result<(Gate, Target), BuildError> {
-        let to = checked(&route, can_authenticate)?;
-        let (path, host) = (route.path.as_str(), route.host.as_deref());
-        let taken = self.table.insert(host, path, route.methods.clone(), number);
-        taken.map_err(|rejected| BuildError::rejected(path, &rejected))?;
-        let gate = gate(&route, self.cors.as_ref())?;
-        let new = |to: &Upstream| upstream::Shared::new(to, &self.setup);
-        let upstream = self.upstreams.entry(to.clone()).or_insert_with(|| new(&to)).clone();
+        checked(&route, can_authenticate)?;
+        let wrong = |reason: String| BuildError::path(&route.path, reason);
+        let pattern = Pattern::parse(&route.path).map_err(wrong)?;
+        let entry = entry(&route, number).map_err(wrong)?;
+        let inserted = self.table.insert(route.host.as_deref(), &pattern, entry);
+        inserted.map_err(|_| BuildError::Taken { path: route.path.clone() })?;
+        let gate = gate(&route, &pattern, self.cors.as_ref())?;
         let mut make_caller = |to: &Upstream, limit| {
-            let upstream = self.upstreams.entry(to.clone()).or_insert_with(|| new(to));
+            let new = || upstream::Shared::new(to, &self.setup);
+            let upstream = self.upstreams.entry(to.clone()).or_insert_with(new);
             upstream.caller(limit, route.retry.clone())
         };
         let composed = route.composition.as_ref();
         let composed = composed.map(|to| to.compile(&route, &mut make_caller)).transpose();
-        let composed = composed.map_err(|reason| BuildError::path(&route.path, reason))?;
+        let composed = composed.map_err(wrong)?;
+        let way = |to| Way { caller: make_caller(&to, route.timeout), upstream: to };
+        let ways = leads_to(&route)?.into_iter().map(way).collect();
         let path: Arc<str> = route.path.into();
         let target = Target {
             name: path.clone().into(),
             path,
             host: route.host.map(Into::into),
-            upstream: to,
-            caller: upstream.caller(route.timeout, route.retry),
+            ways,
             composed,
             counters: Counters::default(),
         };
@@ -250,21 +252,37 @@ impl Parts {
     }
 }
 
-/// The upstream of a route that has all it needs.
-fn checked(route: &Route, can_authenticate: bool) -> Result<Upstream, BuildError> {
-    let path = || route.path.clone();
+/// Whether a route makes sense.
+fn checked(route: &Route, can_authenticate: bool) -> Result<(), BuildError> {
     if route.requires.is_some() && !can_authenticate {
-        return Err(BuildError::NoAuthenticate { path: path() });
+        return Err(BuildError::NoAuthenticate { path: route.path.clone() });
     }
     let mistake = route.requires.as_ref().and_then(Requirement::mistake);
     if let Some(reason) = mistake.or_else(|| matches_nothing(route)) {
         return Err(BuildError::path(&route.path, reason));
     }
-    let composition = route.composition.as_ref();
-    match route.upstream.as_ref().or_else(|| composition.and_then(Composition::upstream)) {
-        Some(upstream) if upstream.leads_somewhere() => Ok(upstream.clone()),
-        _ => Err(BuildError::NoUpstream { path: path() }),
+    Ok(())
+}
+
+/// The upstreams of a route; none if the gateway answers itself.
+fn leads_to(route: &Route) -> Result<Vec<Upstream>, BuildError> {
+    let upstreams = match &route.leads {
+        Leads::To(upstream) => vec![upstream.clone()],
+        Leads::Redirect(_) | Leads::Answer(_) => return Ok(Vec::new()),
+        Leads::Nowhere if route.composition.is_some() => return Ok(Vec::new()),
+        Leads::Nowhere => Vec::new(),
+    };
+    if upstreams.is_empty() || !upstreams.iter().all(Upstream::leads_somewhere) {
+        return Err(BuildError::NoUpstream { path: route.path.clone() });
     }
+    Ok(upstreams)
+}
+
+/// What the table knows of a route.
+fn entry(route: &Route, number: usize) -> Result<Entry, String> {
+    let conditions = route.conditions.iter().map(|condition| condition.compile());
+    let (methods, rank) = (route.methods.clone(), route.rank);
+    Ok(Entry { methods, conditions: conditions.collect::<Result<_, _>>()?, rank, number })
 }
 
 /// Why no request would ever take the route as it is written.
@@ -276,6 +294,9 @@ fn matches_nothing(route: &Route) -> Option<String> {
     }
     if path.split('/').any(old_style) {
         return Some("a parameter is written {name}, the rest of a path {*name}".into());
+    }
+    if let Some(host) = route.host.as_ref().filter(|host| !is_host_pattern(host)) {
+        return Some(format!("{host:?} is no host: a name, an address, or *. and a name"));
     }
     match normalise(path) {
         Ok(normal) if normal != path => {
@@ -301,11 +322,15 @@ fn compiled(cors: &Cors) -> Result<Arc<CorsPolicy>, String> {
     cors.compile().map(Arc::new)
 }
 
-fn gate(route: &Route, cors: Option<&Arc<CorsPolicy>>) -> Result<Gate, BuildError> {
+fn gate(
+    route: &Route,
+    pattern: &Pattern,
+    cors: Option<&Arc<CorsPolicy>>,
+) -> Result<Gate, BuildError> {
     let rewrite = match &route.new_path {
         NewPath::Same => Ok(Rewrite::Keep),
         NewPath::Without(prefix) => Rewrite::strip_prefix(&route.path, prefix),
-        NewPath::Like(new) => Rewrite::template(&route.path, new),
+        NewPath::Like(new) => Rewrite::template(pattern, new),
     };
     let limit = route.quota.as_ref().map(|(quota, key_of)| Limit::new(*quota, key_of.clone()));
     let wrong = |reason: String| BuildError::path(&route.path, reason);
@@ -316,6 +341,8 @@ fn gate(route: &Route, cors: Option<&Arc<CorsPolicy>>) -> Result<Gate, BuildErro
     };
     Ok(Gate {
         rewrite: rewrite.map_err(wrong)?,
+        edits: edits(route, pattern).map_err(wrong)?,
+        answers: answers(route, pattern).map_err(wrong)?,
         limit,
         body_limit: route.body_limit,
         sender: route.requires.as_ref().map(sender),
@@ -326,6 +353,34 @@ fn gate(route: &Route, cors: Option<&Arc<CorsPolicy>>) -> Result<Gate, BuildErro
             route: format!("{} {}", route.host.as_deref().unwrap_or_default(), route.path),
             limit: route.timeout,
         }),
+    })
+}
+
+/// What a route changes in heads, if it does.
+fn edits(route: &Route, pattern: &Pattern) -> Result<Option<Box<GateEdits>>, String> {
+    let none = HeaderEdits::new();
+    if route.new_host.is_none() && route.request_headers == none && route.answer_headers == none {
+        return Ok(None);
+    }
+    let host = route.new_host.as_ref().map(|host| Template::parse(host, pattern)).transpose()?;
+    let literal = host.as_ref().and_then(Template::literal);
+    if let Some(host) = literal.filter(|host| !is_host(host)) {
+        return Err(format!("{host:?} is no host"));
+    }
+    let request = route.request_headers.compile(pattern)?;
+    let answer = route.answer_headers.compile(pattern)?;
+    Ok(Some(Box::new(GateEdits { host, request, answer })))
+}
+
+/// How a route answers without an upstream, if it does.
+fn answers(route: &Route, pattern: &Pattern) -> Result<Option<Box<Answers>>, String> {
+    Ok(match &route.leads {
+        Leads::Redirect(redirect) => Some(Box::new(Answers::Moved(redirect.compile(pattern)?))),
+        Leads::Answer(answer) => match answer.mistake() {
+            Some(mistake) => return Err(mistake),
+            None => Some(Box::new(Answers::Always(Box::new(answer.0.clone())))),
+        },
+        Leads::Nowhere | Leads::To(_) => None,
     })
 }
 
@@ -347,9 +402,9 @@ pub enum BuildError {
         /// What is wrong.
         reason: String,
     },
-    /// An earlier route has the same host, path and method.
+    /// Only chance could say which of this route and an earlier one takes a request, or one of them would never take any.
     #[error(
-        "route {path}: an earlier route takes the same requests; tell them apart by path, method or host"
+        "route {path}: an earlier route takes the same requests; tell them apart by path, method, host, condition or rank"
     )]
     Taken {
         /// The route's path.
@@ -384,21 +439,13 @@ impl BuildError {
         match self {
             Self::Path { reason, .. } | Self::Cors { reason } => reason.clone(),
             Self::Taken { .. } => {
-                "an earlier route takes the same requests; tell them apart by path, method or host"
-                    .into()
+                "an earlier route takes the same requests; tell them apart by path, method, host, condition or rank".into()
             }
             Self::NoUpstream { .. } => "it leads nowhere".into(),
             Self::NoAuthenticate { .. } => {
                 "it asks who sends, and nothing tells; add [jwt], [api_keys] or [certificates]"
                     .into()
             }
-        }
-    }
-
-    fn rejected(path: &str, rejected: &Rejected) -> Self {
-        match rejected {
-            Rejected::Template(reason) => Self::path(path, reason),
-            Rejected::Taken => Self::Taken { path: path.to_owned() },
         }
     }
 

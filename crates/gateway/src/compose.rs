@@ -50,14 +50,6 @@ pub(crate) type MakeCaller<'m> = dyn FnMut(&Upstream, Duration) -> Caller + 'm;
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response<AnyBody>, Answer>> + Send>>;
 
 impl Composition {
-    /// The upstream that stands for the route.
-    pub(crate) fn upstream(&self) -> Option<&Upstream> {
-        match *self {
-            #[cfg(feature = "compose")]
-            Self::FanOut(ref of) => of.branches.first().map(Branch::upstream),
-        }
-    }
-
     /// # Errors
     ///
     /// Why `route` cannot be composed in this way.

@@ -42,7 +42,7 @@ impl Dialect {
     }
 
     pub(crate) fn tell(self, answer: Answer) -> Response<Full<Bytes>> {
-        if let (Self::Http, _) | (_, Answer::Preflight(_)) = (self, &answer) {
+        if self == Self::Http || !answer.is_refusal() {
             return answer.into_response();
         }
         let (code, detail) = (Code::of(&answer), answer.detail());

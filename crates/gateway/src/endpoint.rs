@@ -12,6 +12,7 @@ use tower_service::Service;
 use crate::{
     blame::Blame,
     body::{AttemptBody, ClientFault},
+    routes::HostAs,
     transport::{Line, Pool},
 };
 
@@ -57,8 +58,14 @@ impl Service<Request<AttemptBody>> for Endpoint {
         // Without an authority the client refuses the call, which is what becomes of an instance that cannot be reached.
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
         *request.version_mut() = Version::HTTP_11;
-        // The client writes the one of the target.
-        request.headers_mut().remove(header::HOST);
+        match request.extensions().get() {
+            Some(HostAs(host)) => {
+                let host = host.clone();
+                request.headers_mut().insert(header::HOST, host);
+            }
+            // The client writes the one of the target.
+            None => drop(request.headers_mut().remove(header::HOST)),
+        }
         self.guarded.call(request)
     }
 }

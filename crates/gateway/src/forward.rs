@@ -27,9 +27,10 @@ use crate::{
     compose::{Answering, Composed},
     cors::Grant,
     dialect::Dialect,
-    front::{Admission, Front, Waiting},
+    front::{Admission, Admitted, Front, Waiting},
     headers::{add_via, remove_hop_by_hop},
     idempotency::{Gathered, Run},
+    routes::Filled,
     stats::Counters,
     transport::{AnswerBody, Switched},
     upstream::{self, Caller},
@@ -55,11 +56,17 @@ pub(crate) struct Target {
     pub(crate) name: gusset_sidecar::Route,
     pub(crate) path: Arc<str>,
     pub(crate) host: Option<Arc<str>>,
-    pub(crate) upstream: Upstream,
-    pub(crate) caller: Caller,
+    /// None where the gateway answers itself.
+    pub(crate) ways: Vec<Way>,
     /// What it does instead of passing on.
     pub(crate) composed: Option<Composed>,
     pub(crate) counters: Counters,
+}
+
+/// One of the upstreams of a route.
+pub(crate) struct Way {
+    pub(crate) upstream: Upstream,
+    pub(crate) caller: Caller,
 }
 
 /// Admits requests and calls the upstreams, or answers itself.
@@ -82,9 +89,9 @@ where
     fn call(&mut self, request: Request<B>) -> ForwardFuture {
         let started = Instant::now();
         let dialect = Dialect::of(request.method(), request.headers());
-        let (route, grant, admission) = self.0.front.admit(request);
+        let Admitted { route, grant, edits, admission } = self.0.front.admit(request);
         let state = self.0.state(route, admission);
-        ForwardFuture { state, shared: self.0.clone(), route, grant, dialect, started }
+        ForwardFuture { state, shared: self.0.clone(), route, grant, edits, dialect, started }
     }
 }
 
@@ -96,6 +103,7 @@ pin_project! {
         shared: Arc<Shared>,
         route: Option<usize>,
         grant: Option<Grant>,
+        edits: Option<Filled>,
         dialect: Dialect,
         started: Instant,
     }
@@ -158,6 +166,9 @@ impl Future for ForwardFuture {
             }
         };
         this.shared.count(*this.route, *this.started, status, &mut response);
+        if let Some(edits) = this.edits.take() {
+            edits.apply(response.headers_mut());
+        }
         if let Some(grant) = this.grant {
             match response.body() {
                 Either::Right(Either::Left(_)) => grant.say(response.headers_mut()),
@@ -172,27 +183,32 @@ impl Shared {
     /// How a request goes on, of the route with this number if it has one.
     fn state(self: &Arc<Self>, route: Option<usize>, admission: Admission) -> State {
         let target = self.target(route);
-        match (admission, target) {
-            (Admission::Admitted(request), Some(target)) => match &target.composed {
-                None => State::Calling { call: Oneshot::new(target.caller.clone(), request) },
-                Some(composed) => State::Composing { run: composed.answer(request) },
-            },
-            (Admission::Once(once, request), Some(target)) => {
+        let way = target.and_then(|target| target.ways.first());
+        let composed = target.and_then(|target| target.composed.as_ref());
+        match (admission, way) {
+            (Admission::Admitted(request), Some(way)) => {
+                State::Calling { call: Oneshot::new(way.caller.clone(), request) }
+            }
+            (Admission::Once(once, request), Some(way)) => {
                 let (head, body) = request.into_parts();
-                let (shared, caller) = (self.clone(), target.caller.clone());
+                let (shared, caller) = (self.clone(), way.caller.clone());
                 let run = once.answer(body, move |body| async move {
                     let called = Oneshot::new(caller, Request::from_parts(head, body)).await;
                     called.map_err(|error| shared.explain(route, &error)).and_then(passed_back)
                 });
                 State::Once { run: Run::new(run) }
             }
-            // None is admitted without a route.
+            (Admission::Admitted(request), None) if composed.is_some() => match composed {
+                Some(composed) => State::Composing { run: composed.answer(request) },
+                None => State::Refused { answer: Some(Answer::NotFound) },
+            },
+            // None is admitted without a way.
             (Admission::Admitted(_) | Admission::Once(..), None) => {
                 State::Refused { answer: Some(Answer::NotFound) }
             }
             (Admission::Waiting(waiting), _) => State::Waiting { waiting: Some(waiting) },
-            (Admission::Refused(answer), target) => {
-                if let (Some(target), false) = (target, matches!(answer, Answer::Preflight(_))) {
+            (Admission::Refused(answer), _) => {
+                if let Some(target) = target.filter(|_| answer.is_refusal()) {
                     target.counters.refused();
                 }
                 State::Refused { answer: Some(answer) }

@@ -20,12 +20,15 @@ use crate::{
         add_via, has_coding, is_disguised, is_forwarding, is_ours, join_cookies, reads,
         remove_hop_by_hop, remove_where,
     },
-    host::host_of,
+    host::{host_of, is_host},
     idempotency::{KeyFault, Once},
     identity::{Denied, Requirement},
     limit::Limit,
     path::{BadPath, normalise},
-    routes::{Lookup, Rewrite, Table},
+    routes::{
+        Asked, Captures, Edits, Filled, Given, HostAs, Lookup, Moved, Rewrite, Table, Template,
+        View,
+    },
     transport::Wanted,
 };
 
@@ -44,6 +47,9 @@ pub(crate) struct Front {
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     pub(crate) rewrite: Rewrite,
+    pub(crate) edits: Option<Box<GateEdits>>,
+    /// `None` where an upstream is asked.
+    pub(crate) answers: Option<Box<Answers>>,
     pub(crate) limit: Option<Limit>,
     pub(crate) body_limit: u64,
     /// `None` where it may be anybody.
@@ -51,6 +57,21 @@ pub(crate) struct Gate {
     pub(crate) cors: Option<Arc<Policy>>,
     pub(crate) upgrades: Vec<Box<str>>,
     pub(crate) once: Option<OncePer>,
+}
+
+/// What a route changes in heads; most change nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct GateEdits {
+    pub(crate) host: Option<Template>,
+    pub(crate) request: Edits,
+    pub(crate) answer: Edits,
+}
+
+/// How a route answers without an upstream.
+#[derive(Clone, Debug)]
+pub(crate) enum Answers {
+    Always(Box<Given>),
+    Moved(Moved),
 }
 
 /// What a route makes of `Idempotency-Key`.
@@ -75,11 +96,29 @@ pub(crate) struct Arrival {
     number: usize,
     head: Parts,
     body: RequestBody,
-    /// What the upstream is to be asked for.
-    target: Uri,
+    aim: Aim,
     /// The host that the client asked.
     host: HeaderValue,
     origin: Origin,
+    edits: Option<Filled>,
+}
+
+/// What a request is to lead to.
+enum Aim {
+    /// An upstream, which is to be asked for this.
+    Upstream(Uri),
+    Own(Box<Given>),
+}
+
+/// What becomes of a request, and of its answer.
+pub(crate) struct Admitted {
+    /// The number of its route, if it has one.
+    pub(crate) route: Option<usize>,
+    /// What web pages are told of it.
+    pub(crate) grant: Option<Grant>,
+    /// What is changed in the fields of the answer.
+    pub(crate) edits: Option<Filled>,
+    pub(crate) admission: Admission,
 }
 
 /// What becomes of a request.
@@ -116,38 +155,44 @@ impl Front {
         Origin::of(headers, extensions, &self.trusted)
     }
 
-    /// What becomes of a request, what web pages are told of it, and the number of its route if it has one.
-    /// [`distrust`](Self::distrust) comes first.
-    pub(crate) fn admit<B>(&self, request: Request<B>) -> (Option<usize>, Option<Grant>, Admission)
+    /// What becomes of a request. [`distrust`](Self::distrust) comes first.
+    pub(crate) fn admit<B>(&self, request: Request<B>) -> Admitted
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (head, body) = request.into_parts();
-        let (number, located) = match self.locate(&head) {
-            Located::Route { number, target, host } => (Some(number), Ok((number, target, host))),
-            Located::Preflight(number, method) => (Some(number), Err(Err(method))),
-            Located::Nowhere(answer) => (None, Err(Ok(answer))),
+        let (mut head, body) = request.into_parts();
+        let origin = self.origin(&head.headers, &head.extensions);
+        let located = self.locate(&head, &origin);
+        let route = match &located {
+            Located::Route(found) => Some(found.number),
+            Located::Preflight(number, _) => Some(*number),
+            Located::Nowhere(number, _) => *number,
         };
-        let policy = match number {
+        let policy = match route {
             Some(number) => self.gates[number].cors.as_ref(),
             None => self.cors.as_ref(),
         };
         let grant = policy.map(|policy| Grant::of(policy, &head.headers));
+        let mut edits = None;
         let admission = match (located, &grant) {
-            (Ok((number, target, host)), _) => {
+            (Located::Route(found), _) => {
+                let Found { number, aim, host, host_as, request, answer } = found;
+                edits = answer;
+                if let Some(host_as) = host_as {
+                    head.extensions.insert(host_as);
+                }
                 let body = RequestBody::new(body, self.gates[number].body_limit);
-                let origin = self.origin(&head.headers, &head.extensions);
-                self.arrive(Arrival { number, head, body, target, host, origin })
+                self.arrive(Arrival { number, head, body, aim, host, origin, edits: request })
             }
-            (Err(Err(method)), Some(grant)) => {
+            (Located::Preflight(_, method), Some(grant)) => {
                 Admission::Refused(Answer::Preflight(grant.preflight(&method, &head.headers)))
             }
-            (Err(Ok(answer)), _) => Admission::Refused(answer),
+            (Located::Nowhere(_, answer), _) => Admission::Refused(answer),
             // Preflights are told apart only where there is a policy.
-            (Err(Err(_)), None) => Admission::Refused(Answer::NotFound),
+            (Located::Preflight(..), None) => Admission::Refused(Answer::NotFound),
         };
-        (number, grant, admission)
+        Admitted { route, grant, edits, admission }
     }
 
     fn arrive(&self, arrival: Arrival) -> Admission {
@@ -191,7 +236,7 @@ impl Front {
 
     /// The rest of the way, for a sender who may.
     fn pass(&self, arrival: Arrival, identity: Option<&Identity>) -> Admission {
-        let Arrival { number, mut head, body, target, host, origin } = arrival;
+        let Arrival { number, mut head, body, aim, host, origin, edits } = arrival;
         let gate = &self.gates[number];
         if let Err(answer) = gate.check(origin.client, identity, &head) {
             return Admission::Refused(answer);
@@ -199,6 +244,10 @@ impl Front {
         if body.size_hint().lower() > gate.body_limit {
             return Admission::Refused(Answer::TooLarge { limit: gate.body_limit });
         }
+        let target = match aim {
+            Aim::Upstream(target) => target,
+            Aim::Own(given) => return Admission::Refused(Answer::Given(given)),
+        };
 
         let once = match gate.once(&head, identity, origin.client) {
             Ok(once) => once,
@@ -219,6 +268,9 @@ impl Front {
                 way.withhold(&mut head);
             }
         }
+        if let Some(edits) = edits {
+            edits.apply(&mut head.headers);
+        }
         if let Some(identity) = identity {
             if self.identity_headers.tell(identity, &mut head).is_err() {
                 let schemes = self.authenticate.iter().filter_map(|way| way.challenge());
@@ -236,52 +288,91 @@ impl Front {
         }
     }
 
-    fn locate(&self, head: &Parts) -> Located {
+    fn locate(&self, head: &Parts, origin: &Origin) -> Located {
         if has_coding(&head.headers) {
-            return Located::Nowhere(Answer::Coding);
+            return Located::Nowhere(None, Answer::Coding);
         }
         let Some(host) = host_of(&head.uri, &head.headers) else {
-            return Located::Nowhere(Answer::BadHost);
+            return Located::Nowhere(None, Answer::BadHost);
         };
         let path = match normalise(head.uri.path()) {
             Ok(path) => path,
-            Err(bad) => return Located::Nowhere(Answer::BadPath(bad)),
+            Err(bad) => return Located::Nowhere(None, Answer::BadPath(bad)),
         };
+        let (headers, query) = (Some(&head.headers), head.uri.query());
+        let asked = Asked { host, path: &path, method: &head.method, query, headers };
         if let Some(method) = cors::asked_method(&head.method, &head.headers) {
-            if let Lookup::Found(number, _) = self.table.find(host, &path, &method) {
+            let asked = Asked { method: &method, headers: None, ..asked };
+            if let Lookup::Found(number, _) = self.table.find(&asked) {
                 if self.gates[number].cors.is_some() {
                     return Located::Preflight(number, method);
                 }
             }
         }
-        match self.table.find(host, &path, &head.method) {
-            Lookup::Found(number, params) => {
-                let new_path = self.gates[number].rewrite.apply(&path, &params);
-                match (target(&head.uri, &new_path), HeaderValue::try_from(host)) {
-                    (Ok(target), Ok(host)) => Located::Route { number, target, host },
-                    (Err(bad), _) => Located::Nowhere(Answer::BadPath(bad)),
-                    (_, Err(_)) => Located::Nowhere(Answer::BadHost),
+        match self.table.find(&asked) {
+            Lookup::Found(number, captures) => {
+                let view = View { head, host, path: &path, captures: &captures, origin };
+                match self.gates[number].found(number, &view) {
+                    Ok(found) => Located::Route(found),
+                    Err(answer) => Located::Nowhere(Some(number), answer),
                 }
             }
-            Lookup::WrongMethod(allowed) => Located::Nowhere(Answer::WrongMethod(allowed)),
-            Lookup::Unknown => Located::Nowhere(Answer::NotFound),
+            Lookup::WrongMethod(allowed) => Located::Nowhere(None, Answer::WrongMethod(allowed)),
+            Lookup::Unknown => Located::Nowhere(None, Answer::NotFound),
         }
     }
 }
 
 /// Where a request is to go.
 enum Located {
-    Route {
-        number: usize,
-        target: Uri,
-        host: HeaderValue,
-    },
+    Route(Found),
     /// It asks whether a page may use the route of this number with this method.
     Preflight(usize, Method),
-    Nowhere(Answer),
+    /// It may have a route, and still make no sense there.
+    Nowhere(Option<usize>, Answer),
+}
+
+/// What a route makes of a request before it looks who sent it.
+struct Found {
+    number: usize,
+    aim: Aim,
+    host: HeaderValue,
+    host_as: Option<HostAs>,
+    request: Option<Filled>,
+    answer: Option<Filled>,
 }
 
 impl Gate {
+    fn found(&self, number: usize, view: &View<'_>) -> Result<Found, Answer> {
+        let aim = match self.answers.as_deref() {
+            None => Aim::Upstream(self.target(view.path, view.captures, &view.head.uri)?),
+            Some(Answers::Always(given)) => Aim::Own(given.clone()),
+            Some(Answers::Moved(moved)) => {
+                let given = moved.answer(view).ok_or(Answer::BadPath(BadPath::Ambiguous))?;
+                Aim::Own(Box::new(given))
+            }
+        };
+        let host = HeaderValue::try_from(view.host).map_err(|_| Answer::BadHost)?;
+        let edits = self.edits.as_deref();
+        let request = edits.map(|edits| edits.request.fill(view));
+        let answer = edits.map(|edits| edits.answer.fill(view));
+        let host_as = self.host_as(view)?;
+        Ok(Found { number, aim, host, host_as, request, answer })
+    }
+
+    fn target(&self, path: &str, captures: &Captures, uri: &Uri) -> Result<Uri, Answer> {
+        let new = self.rewrite.apply(path, captures);
+        new.and_then(|new| target(uri, &new)).map_err(Answer::BadPath)
+    }
+
+    /// The `Host` that the upstream is to see, if the route says so.
+    fn host_as(&self, view: &View<'_>) -> Result<Option<HostAs>, Answer> {
+        let template = self.edits.as_deref().and_then(|edits| edits.host.as_ref());
+        let Some(host) = template.map(|template| template.fill(view)) else { return Ok(None) };
+        let value = is_host(&host).then(|| HeaderValue::try_from(host).ok()).flatten();
+        value.map(|value| Some(HostAs(value))).ok_or(Answer::BadHost)
+    }
+
     fn once(
         &self,
         head: &Parts,

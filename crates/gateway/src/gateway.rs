@@ -51,9 +51,10 @@ impl Gateway {
     #[must_use]
     pub fn stats(&self) -> Vec<RouteStats> {
         let read = |target: &Target| {
+            let upstreams = target.ways.iter().map(|way| way.upstream.clone()).collect();
             let (path, host) = (target.path.clone(), target.host.clone());
             #[allow(unused_mut, reason = "it has no branches without the feature")]
-            let mut stats = target.counters.read(path, host, target.upstream.clone());
+            let mut stats = target.counters.read(path, host, upstreams);
             #[cfg(feature = "compose")]
             if let Some(composed) = &target.composed {
                 stats.branches = composed.branches();

@@ -15,6 +15,10 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::EXPECT,
 ];
 
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
 /// What `Connection` must not remove, though a client names it: the next server would decide without.
 const NOT_FOR_THE_SENDER_TO_REMOVE: [HeaderName; 8] = [
     header::HOST,

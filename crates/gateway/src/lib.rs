@@ -27,7 +27,8 @@
 //! |---|---|
 //! | [`Gateway`] | the front door, a tower service of HTTP requests that never fails |
 //! | [`Builder`], [`BuildError`] | what makes one, and checks all of it before |
-//! | [`Route`], [`Upstream`] | which requests go where, and under which conditions |
+//! | [`Route`], [`Condition`], [`Upstream`] | which requests go where, and under which conditions |
+//! | [`HeaderEdits`], [`Redirect`], [`FixedAnswer`] | what is changed in heads, and what is answered without an upstream |
 //! | [`Authenticate`], [`Identity`], [`AuthError`] | who sent a request, and what they may |
 //! | [`ApiKeys`], [`ByCertificate`], `Jwt` (feature `jwt`) | ways to find that out |
 //! | [`IdentityHeaders`] | how upstreams are told |
@@ -55,7 +56,7 @@
 //!
 //! | status | when | with |
 //! |---|---|---|
-//! | 400 | not exactly one valid host; a path that servers read in different ways; a malformed body | |
+//! | 400 | not exactly one valid host; a path that servers read in different ways, also after rewriting; a malformed body | |
 //! | 401, 403 | [`AuthError`]; a scope or a role is missing ([`Route::scopes`], [`Route::roles`]) | `WWW-Authenticate` (RFC 6750) |
 //! | 404 | no route has this path | |
 //! | 405 | one has, with other methods | `Allow` |
@@ -79,12 +80,25 @@
 //! - The path is forwarded in the normal form that was matched; see [`Route::new`].
 //! - Both ways, what belongs to a connection is removed: `Connection` and what it names, `Keep-Alive`, `Upgrade`, `Transfer-Encoding`,
 //!   and so on, `TE` but for `trailers`, and an upgrade that the route [allows](Route::upgrades). It cannot be used to remove `Host`, credentials or forwarding fields. A line is added to `Via`.
-//! - `Host` is the instance's. `X-Forwarded-For`, `-Host` and `-Proto` say where the request came from; what a client
+//! - `Host` is the instance's, or what [`Route::host_header`] says. `X-Forwarded-For`, `-Host` and `-Proto` say where the request came from; what a client
 //!   says there is removed unless it is a [trusted proxy](Builder::trusted_proxies), and so are `x-gusset-*` and timeouts.
 //! - `x-gusset-subject`, `-scopes`, `-roles` and `-claim-…` say who sent it, and are the gateway's alone; the credential is removed
 //!   ([`IdentityHeaders`], [`Route::keep_credentials`]).
 //! - What an answer says of CORS is replaced where there is a [`Cors`].
 //! - `traceparent` is the attempt's span; `x-request-timeout-ms` what is left of the deadline.
+//!
+//! # Which route
+//!
+//! | fact | test |
+//! |---|---|
+//! | the most specific route takes a request, in whatever order they were added | `the_most_specific_route_takes_a_request_in_whatever_order_they_were_added` |
+//! | `*.shop.example` stands for all hosts below | `a_wildcard_stands_for_all_hosts_below_and_the_longest_goes_first` |
+//! | versions by path, field, media type, query | `versions_are_told_apart_by_path_field_media_type_and_query` |
+//! | conditions do not see what strangers may not say | `conditions_do_not_see_what_strangers_may_not_say` |
+//! | two routes that chance would tell apart are refused | `two_routes_for_the_same_requests_are_rejected` |
+//! | rewriting makes no dot segments | `parts_of_segments_cannot_be_put_together_to_dot_segments` |
+//! | fields are changed on both sides; those that frame a message are not | `fields_are_changed_on_both_sides`, `a_route_that_makes_no_sense_is_refused_with_its_reason` |
+//! | clients do not choose the host of a redirect | `a_target_names_its_host`, `a_redirect_takes_parameters_and_query_along` |
 //!
 //! # Who sends, and who may read
 //!
@@ -212,7 +226,7 @@ pub use identity::{
 };
 #[cfg(feature = "jwt")]
 pub use identity::{JwksError, Jwt, JwtAlgorithm, JwtKey, JwtKeyError};
-pub use routes::{Client, Route, Upstream};
+pub use routes::{Client, Condition, FixedAnswer, HeaderEdits, Redirect, Route, Upstream};
 pub use server::{Listeners, ServeError, Server, Undrained, serve};
 #[cfg(feature = "tls")]
 pub use server::{Tls, TlsError, TlsFiles};

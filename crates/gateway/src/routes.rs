@@ -1,11 +1,27 @@
 //! Which request goes where.
 
-mod rewrite;
+mod answers;
+mod condition;
+mod edits;
 mod route;
-mod table;
 
+mod methods;
+mod paths;
+mod pattern;
+mod rewrite;
+mod table;
+mod template;
+
+pub use answers::{FixedAnswer, Redirect};
+pub use condition::Condition;
+pub use edits::HeaderEdits;
 pub use route::{Client, Route, Upstream};
 
+pub(crate) use answers::{Given, Moved};
+pub(crate) use edits::{Edits, Filled, HostAs};
+pub(crate) use methods::{Allowed, Methods};
+pub(crate) use pattern::{Captures, Pattern};
 pub(crate) use rewrite::Rewrite;
-pub(crate) use route::{NewPath, Place};
-pub(crate) use table::{Allowed, Lookup, Methods, Rejected, Table};
+pub(crate) use route::{Leads, NewPath, Place};
+pub(crate) use table::{Asked, Entry, Lookup, Table, is_host_pattern};
+pub(crate) use template::{Template, View};

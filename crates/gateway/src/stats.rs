@@ -20,8 +20,8 @@ pub struct RouteStats {
     pub path: Arc<str>,
     /// The route's host, if it has one.
     pub host: Option<Arc<str>>,
-    /// Where it leads; of a fan-out, its first branch.
-    pub upstream: Upstream,
+    /// Where it leads; empty if the gateway answers itself.
+    pub upstreams: Vec<Upstream>,
     /// The calls that each request becomes, on a route with a [`FanOut`](crate::FanOut).
     #[cfg(feature = "compose")]
     pub branches: Vec<crate::BranchStats>,
@@ -73,12 +73,12 @@ impl Counters {
         &self,
         path: Arc<str>,
         host: Option<Arc<str>>,
-        upstream: Upstream,
+        upstreams: Vec<Upstream>,
     ) -> RouteStats {
         RouteStats {
             path,
             host,
-            upstream,
+            upstreams,
             #[cfg(feature = "compose")]
             branches: Vec::new(),
             answers: std::array::from_fn(|class| self.answers[class].load(Relaxed)),

@@ -5,10 +5,13 @@ mod common;
 
 use axum::{Router, routing::get};
 use common::*;
-use gusset_gateway::{AuthError, BuildError, Gateway, Identity, Route, Upstream};
+use gusset_gateway::{
+    AuthError, BuildError, Condition, FixedAnswer, Gateway, HeaderEdits, Identity, Redirect, Route,
+    Upstream,
+};
 use gusset_registry::MemoryRegistry;
 use gusset_sidecar::{Metrics, Recorder};
-use http::{Method, request::Parts};
+use http::{Method, StatusCode, request::Parts};
 
 fn built(routes: impl IntoIterator<Item = Route>) -> Result<Gateway, BuildError> {
     let builder = Gateway::builder(MemoryRegistry::default());
@@ -28,7 +31,7 @@ fn a_route_that_makes_no_sense_is_refused_with_its_reason() {
         ),
         (
             vec![to_shop("/a"), to_shop("/a").methods([Method::GET])],
-            "route /a: an earlier route takes the same requests; tell them apart by path, method or host",
+            "route /a: an earlier route takes the same requests; tell them apart by path, method, host, condition or rank",
         ),
         (
             vec![to_shop("/a//b")],
@@ -49,11 +52,7 @@ fn a_route_that_makes_no_sense_is_refused_with_its_reason() {
         ),
         (
             vec![to_shop("/a/{id}"), to_shop("/a/{name}")],
-            "route /a/{name}: route /a/{id} is the same path with other names of parameters; name them alike",
-        ),
-        (
-            vec![to_shop("/a/{id}"), to_shop("/a/{*rest}")],
-            "route /a/{*rest}: where it and route /a/{id} differ, one has a parameter and the other the rest of the path; only one of them can stand there",
+            "route /a/{name}: an earlier route takes the same requests; tell them apart by path, method, host, condition or rank",
         ),
         (
             vec![to_shop("/100%")],
@@ -61,7 +60,7 @@ fn a_route_that_makes_no_sense_is_refused_with_its_reason() {
         ),
         (
             vec![to_shop("/a/{id}-{name}")],
-            "route /a/{id}-{name}: a segment has one parameter at most, at its end: /{name} or /v{name}",
+            "route /a/{id}-{name}: a segment has one parameter at most: /{name} or /v{name}.json",
         ),
         (
             vec![to_shop("/a/{")],
@@ -79,6 +78,49 @@ fn a_route_that_makes_no_sense_is_refused_with_its_reason() {
         (
             vec![to_shop("/a/b").strip_prefix("/b")],
             "route /a/b: the path does not begin with the prefix \"/b\", which must be whole segments without parameters",
+        ),
+        (
+            vec![to_shop("/a").host("*.*.example")],
+            "route /a: \"*.*.example\" is no host: a name, an address, or *. and a name",
+        ),
+        (
+            vec![to_shop("/a").when(Condition::header("x y"))],
+            "route /a: \"x y\" is no name of a header field",
+        ),
+        (
+            vec![
+                to_shop("/a").when(Condition::header("x")),
+                to_shop("/a").when(Condition::query("y")),
+            ],
+            "route /a: an earlier route takes the same requests; tell them apart by path, method, host, condition or rank",
+        ),
+        (
+            vec![to_shop("/a").request_headers(HeaderEdits::new().set("content-length", "0"))],
+            "route /a: content-length is the gateway's to say, for messages would be read in more than one way",
+        ),
+        (
+            vec![to_shop("/a").answer_headers(HeaderEdits::new().set("x-a", "{id}"))],
+            "route /a: the value of x-a: the path has no parameter \"id\", but none at all",
+        ),
+        (
+            vec![to_shop("/a").answer_headers(HeaderEdits::new().set("x-a", "a\nb"))],
+            "route /a: \"a\\nb\" is no value of a header field",
+        ),
+        (vec![to_shop("/a").host_header("a b")], "route /a: \"a b\" is no host"),
+        (
+            vec![
+                Route::new("/{host}/{*rest}")
+                    .redirect(Redirect::permanent("https://{host}/{rest}")),
+            ],
+            "route /{host}/{*rest}: \"https://{host}/{rest}\" is no target of a redirect: that is a path, or http(s):// and a host that stands there",
+        ),
+        (
+            vec![Route::new("/a").redirect(Redirect::permanent("/b").status(StatusCode::OK))],
+            "route /a: 200 OK redirects nobody; 301, 302, 303, 307 and 308 do",
+        ),
+        (
+            vec![Route::new("/a").answer(FixedAnswer::new(StatusCode::NO_CONTENT).body("x"))],
+            "route /a: an answer of 204 No Content has no body",
         ),
     ] {
         assert_eq!(built(routes).unwrap_err().to_string(), error);

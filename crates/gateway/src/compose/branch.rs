@@ -78,12 +78,6 @@ impl Branch {
     }
 }
 
-impl Branch {
-    pub(super) const fn upstream(&self) -> &Upstream {
-        &self.to
-    }
-}
-
 /// What became of the calls of one branch, since the gateway was built.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -23,7 +23,7 @@ use crate::{
     answer::Answer,
     body::RequestBody,
     forward::{AnyBody, UpstreamBody, passed_back},
-    routes::Methods,
+    routes::{Leads, Methods, Pattern},
     upstream::Caller,
 };
 
@@ -48,8 +48,8 @@ const NOT_FOR_BRANCHES: [HeaderName; 15] = [
 
 /// A [`FanOut`] that was checked.
 pub(crate) struct Fan {
-    /// The template of the route, to find what its parameters stand for.
-    template: matchit::Router<()>,
+    /// The path of the route, to find what its parameters stand for.
+    pattern: Pattern,
     branches: Vec<Line>,
     max_body: usize,
     missing: Box<str>,
@@ -84,8 +84,7 @@ impl Fan {
         make_caller: &mut MakeCaller<'_>,
     ) -> Result<Self, String> {
         check(route, of)?;
-        let mut template = matchit::Router::new();
-        template.insert(&route.path, ()).map_err(|error| error.to_string())?;
+        let pattern = Pattern::parse(&route.path)?;
         let mut branches: Vec<Line> = Vec::new();
         for branch in &of.branches {
             let wrong = |reason| format!("branch {}: {reason}", branch.name);
@@ -97,7 +96,7 @@ impl Fan {
                 return Err(wrong("it leads nowhere".to_owned()));
             }
             let limit = branch.timeout.map_or(route.timeout, |limit| limit.min(route.timeout));
-            let address = Address::compile(&route.path, &branch.path, &branch.query);
+            let address = Address::compile(&pattern, &branch.path, &branch.query);
             branches.push(Line {
                 name: branch.name.clone(),
                 to: branch.to.clone(),
@@ -110,7 +109,7 @@ impl Fan {
                 counters: Counters::default(),
             });
         }
-        Ok(Self { template, branches, max_body: of.max_body, missing: of.missing.clone() })
+        Ok(Self { pattern, branches, max_body: of.max_body, missing: of.missing.clone() })
     }
 
     pub(super) fn stats(&self) -> Vec<BranchStats> {
@@ -148,7 +147,7 @@ impl Fan {
 
     /// What each branch is asked.
     fn requests(&self, head: &Parts) -> Option<Vec<Request<RequestBody>>> {
-        let params = self.template.at(head.uri.path()).ok()?.params;
+        let captures = self.pattern.captures(head.uri.path())?;
         let mut headers = head.headers.clone();
         for name in &NOT_FOR_BRANCHES {
             headers.remove(name);
@@ -160,7 +159,7 @@ impl Fan {
             (*request.uri_mut(), *request.headers_mut()) = (uri, headers);
             request
         };
-        let uri = |branch: &Line| branch.address.of(&head.uri, &params);
+        let uri = |branch: &Line| branch.address.of(&head.uri, &captures);
         self.branches.iter().map(|branch| Some(request(uri(branch)?, headers.clone()))).collect()
     }
 
@@ -206,7 +205,7 @@ fn check(route: &Route, of: &FanOut) -> Result<(), String> {
     if of.branches.is_empty() || of.branches.len() > FanOut::MOST {
         return Err(format!("a fan-out has one branch to {}", FanOut::MOST));
     }
-    if route.upstream.is_some() {
+    if !matches!(route.leads, Leads::Nowhere) {
         return Err("a fan-out leads to its branches; to(…) leads nowhere then".into());
     }
     match &route.methods {

@@ -64,7 +64,7 @@ fn what_only_fails_together_has_its_place_as_well() {
         ),
         (
             route("[[routes]]\npath = \"/a\"\nto = \"orders\""),
-            "g.toml:7:8: routes[1].path: an earlier route takes the same requests; tell them apart by path, method or host",
+            "g.toml:7:8: routes[1].path: an earlier route takes the same requests; tell them apart by path, method, host, condition or rank",
         ),
         (
             route("[[routes]]\npath = \"/b\"\nto = \"order\""),

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use matchit::Params;
+use super::pattern::{self, Captures, Pattern};
+use crate::path::{BadPath, normalise};
 
 /// A rewriting of paths, checked against the template of its route when the gateway is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(crate) enum Rewrite {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     Literal(String),
-    Parameter(String),
+    Parameter(usize),
 }
 
 impl Rewrite {
@@ -40,76 +41,91 @@ impl Rewrite {
 
     /// # Errors
     ///
-    /// If `target` is no absolute path, or uses what `template` does not have, or uses it as a part of a segment.
-    pub(crate) fn template(template: &str, target: &str) -> Result<Self, String> {
+    /// If `target` is no absolute path, or uses what the route's path does not have.
+    pub(crate) fn template(pattern: &Pattern, target: &str) -> Result<Self, String> {
         if !target.starts_with('/') {
             return Err(format!("the new path must begin with a slash: \"/{target}\""));
         }
         let mut pieces = Vec::new();
-        let mut rest = target;
-        while let Some(at) = rest.find('{') {
-            let (literal, found) = rest.split_at(at);
-            let Some(end) = found.find('}') else {
-                return Err(format!(
-                    "the new path {target:?} has a brace that is not closed by }}"
-                ));
+        let parsed = pattern::pieces(target)?;
+        for (at, piece) in parsed.iter().enumerate() {
+            let name = match piece {
+                pattern::Piece::Text(text) => {
+                    pieces.push(Piece::Literal(text.clone()));
+                    continue;
+                }
+                pattern::Piece::Name(name) => name.trim_start_matches('*'),
             };
-            let name = found[1..end].trim_start_matches('*');
-            let is_tail = template.ends_with(&format!("{{*{name}}}"));
-            if name.is_empty() || !(is_tail || template.contains(&format!("{{{name}}}"))) {
-                return Err(format!("the path has no parameter {name:?}, but {}", names(template)));
-            }
-            rest = &found[end + 1..];
+            let Some(place) = pattern.place(name) else {
+                let names = pattern.described();
+                return Err(format!("the path has no parameter {name:?}, but {names}"));
+            };
             // A tail may end in a slash; whatever followed would make an empty segment.
-            if is_tail && !rest.is_empty() {
+            if pattern.has_tail(name) && at + 1 < parsed.len() {
                 return Err(format!("{name:?} may only stand at the end of the new path"));
             }
-            // A parameter glued to a literal could make a dot segment of what is none.
-            if !literal.ends_with('/') || !(rest.is_empty() || rest.starts_with('/')) {
-                return Err(format!("{name:?} is no whole segment of the new path {target:?}"));
-            }
-            pieces.push(Piece::Literal(literal.to_owned()));
-            pieces.push(Piece::Parameter(name.to_owned()));
+            pieces.push(Piece::Parameter(place));
         }
-        pieces.push(Piece::Literal(rest.to_owned()));
-        Ok(Self::Template(pieces))
+        let literal = |piece: &Piece| match piece {
+            Piece::Literal(text) => text.clone(),
+            Piece::Parameter(_) => "x".to_owned(),
+        };
+        let example: String = pieces.iter().map(literal).collect();
+        match normalise(&example) {
+            Ok(normal) if normal == example => Ok(Self::Template(pieces)),
+            _ => Err(format!("the new path {target:?} is not in normal form")),
+        }
     }
 
-    pub(crate) fn apply<'p>(&self, path: &'p str, params: &Params<'_, '_>) -> Cow<'p, str> {
+    /// The path that the upstream is asked for.
+    ///
+    /// # Errors
+    ///
+    /// If parameters that are parts of segments make it one that servers read in different ways.
+    pub(crate) fn apply<'p>(
+        &self,
+        path: &'p str,
+        captures: &Captures,
+    ) -> Result<Cow<'p, str>, BadPath> {
         match self {
-            Self::Keep => Cow::Borrowed(path),
-            Self::StripPrefix(length) => match path.get(*length..) {
+            Self::Keep => Ok(Cow::Borrowed(path)),
+            Self::StripPrefix(length) => Ok(match path.get(*length..) {
                 None | Some("") => Cow::Borrowed("/"),
                 Some(rest) => Cow::Borrowed(rest),
-            },
+            }),
             Self::Template(pieces) => {
                 let values = pieces.iter().map(|piece| match piece {
                     Piece::Literal(literal) => literal.as_str(),
-                    Piece::Parameter(name) => params.get(name).unwrap_or_default(),
+                    Piece::Parameter(place) => captures.get(path, *place),
                 });
-                Cow::Owned(values.collect())
+                let new: String = values.collect();
+                match normalise(&new) {
+                    Ok(normal) if normal == new => Ok(Cow::Owned(new)),
+                    _ => Err(BadPath::Ambiguous),
+                }
             }
         }
     }
-}
-
-/// The parameters of a template, as they are told of.
-fn names(template: &str) -> String {
-    let names = template.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
-    let names: Vec<_> =
-        names.map(|(name, _)| format!("{:?}", name.trim_start_matches('*'))).collect();
-    if names.is_empty() { "none at all".to_owned() } else { names.join(" and ") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routes::paths::Paths;
 
-    fn applied(rewrite: Result<Rewrite, String>, template: &str, path: &str) -> String {
-        let mut router = matchit::Router::new();
-        router.insert(template, ()).unwrap();
-        let matched = router.at(path).unwrap();
-        rewrite.unwrap().apply(path, &matched.params).into_owned()
+    fn applied(rewrite: &Rewrite, template: &str, path: &str) -> Result<String, BadPath> {
+        let mut paths = Paths::<()>::default();
+        paths.at(&Pattern::parse(template).unwrap());
+        let mut new = None;
+        paths.find(path, &mut |(), captures| {
+            new = Some(rewrite.apply(path, captures).map(Cow::into_owned));
+            true
+        });
+        new.unwrap()
+    }
+
+    fn template(template: &str, target: &str) -> Result<Rewrite, String> {
+        Rewrite::template(&Pattern::parse(template).unwrap(), target)
     }
 
     #[test]
@@ -120,16 +136,40 @@ mod tests {
             ("/api", "/api", "/api", "/"),
             ("/api/", "/api", "/api/", "/"),
         ] {
-            assert_eq!(applied(Rewrite::strip_prefix(template, prefix), template, path), seen);
+            let rewrite = Rewrite::strip_prefix(template, prefix).unwrap();
+            assert_eq!(applied(&rewrite, template, path).as_deref(), Ok(seen));
         }
     }
 
     #[test]
     fn a_template_takes_the_parameters_of_the_path() {
-        let template = "/users/{user}/files/{*rest}";
-        let rewrite = Rewrite::template(template, "/v2/of/{user}/{rest}");
-        assert_eq!(applied(rewrite, template, "/users/7/files/a/b"), "/v2/of/7/a/b");
-        assert_eq!(applied(Rewrite::template("/a", "/b"), "/a", "/a"), "/b");
+        for (path, target, asked, seen) in [
+            (
+                "/users/{user}/files/{*rest}",
+                "/v2/of/{user}/{rest}",
+                "/users/7/files/a/b",
+                "/v2/of/7/a/b",
+            ),
+            ("/a", "/b", "/a", "/b"),
+            ("/{file}.json", "/data/{file}.v{file}", "/x.json", "/data/x.vx"),
+            ("/{*rest}", "/{{{rest}", "/a/", "/{a/"),
+        ] {
+            let rewrite = template(path, target).unwrap();
+            assert_eq!(applied(&rewrite, path, asked).as_deref(), Ok(seen));
+        }
+    }
+
+    #[test]
+    fn parts_of_segments_cannot_be_put_together_to_dot_segments() {
+        for (path, target, asked) in [
+            ("/v{n}", "/{n}", "/v.."),
+            ("/v{n}", "/a/{n}/b", "/v."),
+            ("/v{n}", "/.{n}/b", "/v."),
+            ("/{a}/{b}", "/.{a}{b}", "/;/x"),
+        ] {
+            let rewrite = template(path, target).unwrap();
+            assert_eq!(applied(&rewrite, path, asked), Err(BadPath::Ambiguous), "{path} {target}");
+        }
     }
 
     #[test]
@@ -139,9 +179,9 @@ mod tests {
         {
             assert!(Rewrite::strip_prefix(template, prefix).is_err(), "{template} {prefix}");
         }
-        for target in ["v2", "/{other}", "/{id", "/{}", "/.{id}", "/{id}.json"] {
-            assert!(Rewrite::template("/a/{id}", target).is_err(), "{target}");
+        for target in ["v2", "/{other}", "/{id", "/{}", "/a//b", "/../{id}", "/a%2f{id}"] {
+            assert!(template("/a/{id}", target).is_err(), "{target}");
         }
-        assert!(Rewrite::template("/a/{*rest}", "/{rest}/b").is_err());
+        assert!(template("/a/{*rest}", "/{rest}/b").is_err());
     }
 }

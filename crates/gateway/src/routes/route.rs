@@ -4,9 +4,9 @@ use gusset_ratelimit::Quota;
 use gusset_sidecar::RetryPolicy;
 use http::{Method, request::Parts};
 
+use super::{Condition, FixedAnswer, HeaderEdits, Methods, Redirect};
 use crate::{
     Cors, Idempotency, Identity, compose::Composition, identity::Requirement, limit::KeyOf,
-    routes::Methods,
 };
 
 /// Which requests go where, and under which conditions.
@@ -28,8 +28,13 @@ pub struct Route {
     pub(crate) path: String,
     pub(crate) host: Option<String>,
     pub(crate) methods: Methods,
-    pub(crate) upstream: Option<Upstream>,
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) rank: i32,
+    pub(crate) leads: Leads,
     pub(crate) new_path: NewPath,
+    pub(crate) new_host: Option<String>,
+    pub(crate) request_headers: HeaderEdits,
+    pub(crate) answer_headers: HeaderEdits,
     pub(crate) quota: Option<(Quota, KeyOf)>,
     pub(crate) timeout: Duration,
     pub(crate) body_limit: u64,
@@ -43,6 +48,15 @@ pub struct Route {
     pub(crate) composition: Option<Composition>,
 }
 
+/// Who answers.
+#[derive(Clone, Debug)]
+pub(crate) enum Leads {
+    Nowhere,
+    To(Upstream),
+    Redirect(Redirect),
+    Answer(FixedAnswer),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NewPath {
     Same,
@@ -51,8 +65,12 @@ pub(crate) enum NewPath {
 }
 
 impl Route {
-    /// A route for the paths that match `path`: literal segments, `{name}` for one segment, and `{*name}` at the end for one or
-    /// more. A literal segment wins over a parameter, that over the rest. Every method but CONNECT and TRACE, every host.
+    /// A route for the paths that match `path`: literal segments, `{name}` for one segment or, as in `v{major}.json`, a part of one, and `{*name}` at the
+    /// end for one or more. Every method but CONNECT and TRACE, every host.
+    ///
+    /// Where several routes take a request, the most specific one gets it, in whatever order they were added: first by host
+    /// (a name, then the longest wildcard, then any), then by path, segment by segment from the left (literal, then the most text around a parameter, then the rest), and
+    /// then by [`rank`](Self::rank) and the number of [conditions](Self::when). Two that only chance could tell apart are refused when the gateway is built.
     ///
     /// Matched, and forwarded, is the path in its normal form: without `.`, `..` and empty segments, unreserved
     /// characters decoded. A request whose path servers read in different ways (`%2f`, `%5c`, `%00`, `..;`) is answered with 400.
@@ -61,8 +79,13 @@ impl Route {
             path: path.into(),
             host: None,
             methods: Methods::Any,
-            upstream: None,
+            conditions: Vec::new(),
+            rank: 0,
+            leads: Leads::Nowhere,
             new_path: NewPath::Same,
+            new_host: None,
+            request_headers: HeaderEdits::new(),
+            answer_headers: HeaderEdits::new(),
             quota: None,
             timeout: Duration::from_secs(10),
             body_limit: 2 * 1024 * 1024,
@@ -79,7 +102,7 @@ impl Route {
     /// Where its requests go: the name of a service in the registry, or [`Upstream::fixed`] addresses.
     #[must_use]
     pub fn to(mut self, upstream: impl Into<Upstream>) -> Self {
-        self.upstream = Some(upstream.into());
+        self.leads = Leads::To(upstream.into());
         self
     }
 
@@ -107,7 +130,7 @@ impl Route {
         self
     }
 
-    /// Only requests for this host, whatever the port. Such a route goes before one for every host.
+    /// Only requests for this host, whatever the port; `*.shop.example` stands for all hosts below that one, and not for itself.
     #[must_use]
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = Some(host.into());
