@@ -1,6 +1,6 @@
 use std::{
     any::Any,
-    fmt,
+    fmt, io,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,8 +13,9 @@ use bytes::{Buf, Bytes};
 use gusset_call::BoxError;
 use gusset_sidecar::ReplayBody;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use sha2::{Digest, Sha256};
+
+use crate::ClientBody;
 
 /// What the attempts of one call send.
 pub(crate) type AttemptBody = ReplayBody<RequestBody>;
@@ -68,8 +69,8 @@ impl Upload {
 
 enum Source {
     Empty,
-    /// What hyper's server hands over needs no box.
-    Incoming(Incoming),
+    /// What the server hands over needs no box.
+    Client(ClientBody),
     Other(Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>),
 }
 
@@ -84,8 +85,8 @@ impl RequestBody {
             return Self { source: Source::Empty, left: 0, upload: None, hash: None };
         }
         let mut body = Some(body);
-        let source = match (&mut body as &mut dyn Any).downcast_mut::<Option<Incoming>>() {
-            Some(incoming) => incoming.take().map_or(Source::Empty, Source::Incoming),
+        let source = match (&mut body as &mut dyn Any).downcast_mut::<Option<ClientBody>>() {
+            Some(client) => client.take().map_or(Source::Empty, Source::Client),
             None => body.map_or(Source::Empty, |body| Source::Other(Box::pin(Boxable { body }))),
         };
         Self { source, left: limit, upload: Some(Upload::default()), hash: None }
@@ -119,7 +120,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = match &mut self.source {
             Source::Empty => Poll::Ready(None),
-            Source::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Source::Client(body) => Pin::new(body).poll_frame(cx),
             Source::Other(body) => body.as_mut().poll_frame(cx),
         };
         if let Some(Upload(awaited)) = &self.upload {
@@ -135,7 +136,7 @@ impl Body for RequestBody {
             Some(Err(error)) => {
                 // What broke off is no whole body, whatever follows.
                 self.hash = None;
-                return Poll::Ready(Some(Err(ClientFault::Broken(error).into())));
+                return Poll::Ready(Some(Err(ClientFault::of(error).into())));
             }
             Some(Ok(frame)) => frame,
         };
@@ -157,7 +158,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Incoming(body) => body.is_end_stream(),
+            Source::Client(body) => body.is_end_stream(),
             Source::Other(body) => body.is_end_stream(),
         }
     }
@@ -165,7 +166,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Incoming(body) => body.size_hint(),
+            Source::Client(body) => body.size_hint(),
             Source::Other(body) => body.size_hint(),
         }
     }
@@ -221,6 +222,12 @@ pub(crate) enum ClientFault {
 }
 
 impl ClientFault {
+    /// That of a body which ended in `error`.
+    fn of(error: BoxError) -> Self {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::TimedOut) { Self::Slow } else { Self::Broken(error) }
+    }
+
     /// Finds it in `error` or in one of its sources.
     pub(crate) fn in_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
         let sources = std::iter::successors(Some(error), |error| error.source());

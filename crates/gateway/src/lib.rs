@@ -72,8 +72,9 @@
 //! Clients that speak something else over HTTP are told in its way, by the media type of what they send: gRPC and gRPC-Web get a status without messages
 //! (`grpc-status`, `grpc-message`, `grpc-retry-pushback-ms`), single calls of Connect an error with its code, streams of Connect a last message with one.
 //!
-//! What an upstream answers is passed on as it is, errors too. A head that is no HTTP, or too large, is refused by hyper in [`Server`]
-//! with an empty 400 or 431.
+//! What an upstream answers is passed on as it is, errors too. [`Server`] itself refuses heads of HTTP/1.1, with problems too, and ends their connections: 400 for what can be read in two ways (both
+//! a `Content-Length` and a `Transfer-Encoding`, two lengths, a lone LF, folded lines, a fragment …), 408 for a head that comes too slowly, 414 for a target above 16 KiB,
+//! 431 for more than 32 KiB or 100 lines, 501 for a transfer coding other than chunked, 505 for a version that it does not speak.
 //!
 //! # What it changes in a message (RFC 9110, 7.6)
 //!
@@ -154,14 +155,15 @@
 //!
 //! - **A hyper proxy as people write it**: it answers a client's malformed body with 400 and not 502, keeps what `Connection` names
 //!   away from clients as well, refuses requests without a host, and ends slow clients.
+//! - **hyper's server**: it refuses a request with two lengths instead of hiding that, says in a problem why a head is refused, and lets a client that sends more than anybody reads
+//!   read its answer before the connection ends.
 //! - **axum's `serve`**: it bounds connections, heads and idle time, takes the backlog with it at shutdown, and answers what comes in while
 //!   it leaves with `Connection: close` instead of closing at once.
 //!
 //! # What it does not do
 //!
 //! No TLS and no HTTP/2 towards instances, no WebSocket over HTTP/2. The body of an answer has no time limit: a stalled upstream holds its client
-//! until that leaves. The server is hyper, which hides whether a request had both a `Content-Length` and a `Transfer-Encoding`;
-//! it forwards by the latter alone.
+//! until that leaves.
 //!
 //! # Features
 //!
@@ -227,7 +229,7 @@ pub use identity::{
 #[cfg(feature = "jwt")]
 pub use identity::{JwksError, Jwt, JwtAlgorithm, JwtKey, JwtKeyError};
 pub use routes::{Client, Condition, FixedAnswer, HeaderEdits, Redirect, Route, Upstream};
-pub use server::{Listeners, ServeError, Server, Undrained, serve};
+pub use server::{ClientBody, Listeners, ServeError, Server, Undrained, serve};
 #[cfg(feature = "tls")]
 pub use server::{Tls, TlsError, TlsFiles};
 pub use stats::{Breaker, RouteStats};

@@ -1,7 +1,9 @@
 //! A listener that bounds its clients and ends without losing requests.
 
+mod body;
 mod clients;
 mod connection;
+mod http1;
 mod hub;
 mod listener;
 mod peer;
@@ -19,10 +21,10 @@ use bytes::Bytes;
 use gusset_call::BoxError;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tower_service::Service;
 
+pub use body::ClientBody;
 pub(crate) use hub::Held;
 use hub::Hub;
 pub use listener::Listeners;
@@ -51,7 +53,7 @@ pub async fn serve<S, B>(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Undrained>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<ClientBody>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -71,6 +73,7 @@ pub struct Server {
     max_connections: usize,
     max_per_client: usize,
     head_timeout: Duration,
+    body_timeout: Duration,
     send_timeout: Duration,
     linger: Duration,
     drain_limit: Duration,
@@ -84,6 +87,7 @@ impl Default for Server {
             max_connections: 10_000,
             max_per_client: usize::MAX,
             head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
             linger: Duration::from_secs(1),
             drain_limit: Duration::from_secs(30),
@@ -122,6 +126,14 @@ impl Server {
     #[must_use]
     pub fn head_timeout(mut self, span: Duration) -> Self {
         self.head_timeout = span;
+        self
+    }
+
+    /// How long a client may send nothing of a body that is waited for, before that is an error. Default 60 s, as in nginx: more than a phone in a tunnel
+    /// needs. How long it may take as a whole is the matter of [`Route::timeout`](crate::Route::timeout).
+    #[must_use]
+    pub fn body_timeout(mut self, span: Duration) -> Self {
+        self.body_timeout = span;
         self
     }
 
@@ -175,7 +187,7 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), Undrained>
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<ClientBody>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
@@ -206,7 +218,7 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError>
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<ClientBody>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
@@ -232,7 +244,7 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError>
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<ClientBody>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
@@ -242,6 +254,27 @@ impl Server {
         let ended = hub.spread(listeners.0, &service).map_err(ServeError::Bind)?;
         hub.until(shutdown, ended).await.map_err(ServeError::Undrained)
     }
+}
+
+/// What a server serves by.
+trait Served<B>:
+    Service<Request<ClientBody>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S, B> Served<B> for S where
+    S: Service<
+            Request<ClientBody>,
+            Response = Response<B>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + 'static
+{
 }
 
 /// Requests were still under way when a [`Server`] had to end.

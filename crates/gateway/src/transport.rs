@@ -18,10 +18,14 @@ mod sending;
 mod upgrade;
 
 pub(crate) use answer_body::AnswerBody;
+pub(crate) use answer_head::{decimal, is_kept};
+pub(crate) use decoder::{Decoded, Decoder};
 pub(crate) use error::TransportError;
 pub(crate) use exchange::Exchange;
 pub(crate) use line::Line;
 pub(crate) use pool::Pool;
+pub(crate) use request_head::{Framing, put_field, put_length};
+pub(crate) use sending::Sending;
 pub(crate) use upgrade::{Switched, Wanted};
 
 #[cfg(test)]

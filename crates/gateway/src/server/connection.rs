@@ -1,15 +1,21 @@
 use std::{
-    convert::Infallible,
     future::Future,
     io,
     pin::{Pin, pin},
 };
 
+use super::{
+    Served, Server,
+    http1::{self, Ended},
+    peer::OfPeer,
+    stream::Stream,
+    wire::Wire,
+};
+use crate::PeerCertificate;
 use bytes::Bytes;
 use gusset_call::BoxError;
-use http::{Request, Response};
 use http_body::Body;
-use hyper::{body::Incoming, server::conn::http1};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -19,10 +25,6 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tower_service::Service;
-
-use super::{Server, peer::OfPeer, stream::Stream, wire::Wire};
-use crate::PeerCertificate;
 
 /// Serves one client, until it goes or the server ends.
 pub(super) async fn serve_connection<S, B>(
@@ -31,11 +33,8 @@ pub(super) async fn serve_connection<S, B>(
     mut service: OfPeer<S>,
     mut stopped: watch::Receiver<bool>,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    S: Clone + Send + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: Served<B>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let _ = stream.set_nodelay(true);
     let begun = tokio::select! {
@@ -49,17 +48,23 @@ pub(super) async fn serve_connection<S, B>(
         Err(error) => return ended(&error),
     };
     service.certificate = certificate;
-    let (io, service) = (TokioIo::new(wire), TowerToHyperService::new(service));
-    let result = match speaks_http2 {
+    if speaks_http2 {
         #[cfg(feature = "http2")]
-        true => drive(http2(&server).serve_connection(io, service), &server, stopped).await,
-        _ => {
-            let connection = http1(&server).serve_connection(io, service).with_upgrades();
-            drive(connection, &server, stopped).await
+        {
+            let (io, service) = (TokioIo::new(wire), TowerToHyperService::new(service));
+            drive(http2(&server).serve_connection(io, service), &server, stopped).await;
         }
-    };
-    if let Err(error) = result {
-        ended(&error);
+        return;
+    }
+    let leaving = lingered(&server, &mut stopped);
+    match http1::serve(wire, service.clone(), server.head_timeout, leaving).await {
+        Ok(Ended::Closed) => {}
+        Ok(Ended::Upgrade(wire)) => {
+            let (io, service) = (TokioIo::new(wire), TowerToHyperService::new(service));
+            let connection = with_upgrades(&server).serve_connection(io, service).with_upgrades();
+            drive(connection, &server, stopped).await;
+        }
+        Err(error) => ended(&error),
     }
 }
 
@@ -87,8 +92,9 @@ async fn begin(server: &Server, stream: TcpStream) -> io::Result<Begun> {
     Ok(Begun { wire, http2, certificate })
 }
 
-fn http1(server: &Server) -> http1::Builder {
-    let mut builder = http1::Builder::new();
+/// For connections that may become another protocol's, which is between hyper and those who know it.
+fn with_upgrades(server: &Server) -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(server.head_timeout)
@@ -118,18 +124,18 @@ fn http2(server: &Server) -> hyper::server::conn::http2::Builder<hyper_util::rt:
 }
 
 /// Serves until the client goes; after the shutdown began, until it has its answers.
-async fn drive(
-    connection: impl Ending,
-    server: &Server,
-    mut stopped: watch::Receiver<bool>,
-) -> hyper::Result<()> {
+async fn drive(connection: impl Ending, server: &Server, mut stopped: watch::Receiver<bool>) {
     let mut connection = pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => return result,
-        () = lingered(server, &mut stopped) => {}
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = lingered(server, &mut stopped) => {
+            connection.as_mut().end();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        ended(&error);
     }
-    connection.as_mut().end();
-    connection.await
 }
 
 /// Until idle connections are to go.
@@ -149,7 +155,7 @@ trait Ending: Future<Output = hyper::Result<()>> {
     fn end(self: Pin<&mut Self>);
 }
 
-impl<I, S, B> Ending for http1::UpgradeableConnection<I, S>
+impl<I, S, B> Ending for hyper::server::conn::http1::UpgradeableConnection<I, S>
 where
     S: hyper::service::HttpService<Incoming, ResBody = B>,
     S::Error: Into<BoxError>,

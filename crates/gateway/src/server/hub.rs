@@ -1,5 +1,4 @@
 use std::{
-    convert::Infallible,
     future::Future,
     io,
     net::SocketAddr,
@@ -13,19 +12,16 @@ use std::{
 
 use bytes::Bytes;
 use gusset_call::BoxError;
-use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::JoinSet,
     time::timeout,
 };
-use tower_service::Service;
 
 use super::{
-    Server, Undrained,
+    Served, Server, Undrained,
     clients::{Clients, OfClient},
     connection::serve_connection,
     listener::{accept, backlog},
@@ -123,11 +119,8 @@ impl Hub {
     /// Takes connections until the shutdown begins, and returns when all have ended.
     pub(super) async fn serve<S, B>(self, listener: TcpListener, service: S)
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-        S: Clone + Send + 'static,
-        S::Future: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Served<B>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let mut stopped = self.stop.subscribe();
         let mut connections = JoinSet::new();
@@ -164,11 +157,8 @@ impl Hub {
         place: Option<OwnedSemaphorePermit>,
         service: &S,
     ) where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-        S: Clone + Send + 'static,
-        S::Future: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Served<B>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let of_client = match &self.clients {
             None => None,
@@ -182,7 +172,13 @@ impl Hub {
         };
         let over = self.over.clone();
         let held = place.map(|place| Held { _place: Arc::new((place, of_client)), over });
-        let service = OfPeer::new(service.clone(), peer, self.leaving.clone(), held);
+        let service = OfPeer::new(
+            service.clone(),
+            peer,
+            self.leaving.clone(),
+            held,
+            self.server.body_timeout,
+        );
         let stopped = self.stop.subscribe();
         connections.spawn(serve_connection(self.server.clone(), stream, service, stopped));
     }
@@ -194,11 +190,8 @@ impl Hub {
         service: &S,
     ) -> io::Result<impl Future<Output = ()> + use<S, B>>
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-        S: Clone + Send + 'static,
-        S::Future: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Served<B>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let mut ends = Vec::new();
         for (core, listener) in listeners.into_iter().enumerate() {

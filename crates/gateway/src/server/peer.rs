@@ -7,14 +7,17 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{HeaderValue, Request, Response, Version, header};
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::hub::Held;
+use super::{
+    body::{ClientBody, Source},
+    hub::Held,
+};
 use crate::{PeerAddr, PeerCertificate};
 
 /// Tells requests their peer, and the peer when to leave.
@@ -24,6 +27,7 @@ pub(super) struct OfPeer<S> {
     peer: SocketAddr,
     leaving: Arc<AtomicBool>,
     held: Option<Held>,
+    body_timeout: Duration,
     pub(super) certificate: Option<PeerCertificate>,
 }
 
@@ -33,14 +37,16 @@ impl<S> OfPeer<S> {
         peer: SocketAddr,
         leaving: Arc<AtomicBool>,
         held: Option<Held>,
+        body_timeout: Duration,
     ) -> Self {
-        Self { inner, peer, leaving, held, certificate: None }
+        Self { inner, peer, leaving, held, body_timeout, certificate: None }
     }
 }
 
-impl<S, B> Service<Request<Incoming>> for OfPeer<S>
+impl<S, B, R> Service<Request<R>> for OfPeer<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<ClientBody>, Response = Response<B>>,
+    R: Into<Source>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -50,7 +56,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<R>) -> Self::Future {
+        let mut request = request.map(|body| ClientBody::new(body.into(), self.body_timeout));
         request.extensions_mut().insert(PeerAddr(self.peer));
         if let Some(certificate) = &self.certificate {
             request.extensions_mut().insert(certificate.clone());

@@ -44,6 +44,16 @@ impl Stream {
     }
 }
 
+impl AsRef<TcpStream> for Stream {
+    fn as_ref(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
 /// Does the same with whichever it is.
 macro_rules! either {
     ($this:expr, $stream:ident => $done:expr) => {

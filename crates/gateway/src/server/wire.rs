@@ -9,6 +9,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::{Sleep, sleep},
 };
 
@@ -29,6 +30,20 @@ pub(super) struct Wire<I> {
 impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     pub(super) const fn new(io: I, send_timeout: Duration) -> Self {
         Self { io, read: Bytes::new(), send_timeout, stalled: None }
+    }
+
+    /// Gives back what was read: it comes again, before all else.
+    pub(super) fn unread(&mut self, read: Bytes) {
+        self.read = [read, self.read.split_off(0)].concat().into();
+    }
+
+    /// Closes the connection with a reset.
+    pub(super) fn reset(self)
+    where
+        I: AsRef<TcpStream>,
+    {
+        // That it fails, only a socket without a connection could make it.
+        let _ = self.io.as_ref().set_zero_linger();
     }
 
     /// Whether the client speaks HTTP/2 from its first byte on.

@@ -149,11 +149,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.decoder {
-            Decoder::Length(left) => SizeHint::with_exact(left),
-            Decoder::Over => SizeHint::with_exact(0),
-            Decoder::Chunked(_) | Decoder::UntilClose => SizeHint::default(),
-        }
+        self.decoder.size_hint()
     }
 }
 

@@ -133,7 +133,7 @@ fn length(headers: &mut HeaderMap) -> Result<Option<u64>, TransportError> {
 }
 
 /// Digits and nothing else: no sign, no space.
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -141,7 +141,7 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// RFC 9112, 9.3.
-fn is_kept(version: Version, headers: &HeaderMap) -> bool {
+pub(crate) fn is_kept(version: Version, headers: &HeaderMap) -> bool {
     let says = |wanted: &[u8]| {
         let lines = headers.get_all(header::CONNECTION).iter();
         lines

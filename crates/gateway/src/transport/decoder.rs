@@ -2,6 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::SizeHint;
 
 use super::TransportError;
 use crate::headers::may_trail;
@@ -15,7 +16,7 @@ const MAX_TRAILER_FIELDS: usize = 64;
 
 /// Where in the body the reader is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Decoder {
+pub(crate) enum Decoder {
     /// So many bytes are still to come.
     Length(u64),
     Chunked(Chunked),
@@ -25,7 +26,7 @@ pub(super) enum Decoder {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Chunked {
+pub(crate) enum Chunked {
     /// A line with the size of the next chunk.
     Size,
     /// So many bytes of a chunk are still to come, and then the end of its line.
@@ -35,7 +36,7 @@ pub(super) enum Chunked {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Decoded {
+pub(crate) enum Decoded {
     Data(Bytes),
     Trailers(HeaderMap),
     /// There is nothing to tell before more is read.
@@ -45,26 +46,35 @@ pub(super) enum Decoded {
 }
 
 impl Decoder {
-    pub(super) const fn of_length(length: u64) -> Self {
+    pub(crate) const fn of_length(length: u64) -> Self {
         if length == 0 { Self::Over } else { Self::Length(length) }
     }
 
-    pub(super) const fn chunked() -> Self {
+    pub(crate) const fn chunked() -> Self {
         Self::Chunked(Chunked::Size)
     }
 
     /// Whether nothing more comes. Of a chunked body this is known after its last line only.
-    pub(super) const fn is_over(&self) -> bool {
+    pub(crate) const fn is_over(&self) -> bool {
         matches!(self, Self::Over)
     }
 
     /// Whether the end of the connection is a regular end of the body.
-    pub(super) const fn may_end(&self) -> bool {
+    pub(crate) const fn may_end(&self) -> bool {
         matches!(self, Self::UntilClose | Self::Over)
     }
 
+    /// How much is still to come.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Length(left) => SizeHint::with_exact(*left),
+            Self::Over => SizeHint::with_exact(0),
+            Self::Chunked(_) | Self::UntilClose => SizeHint::new(),
+        }
+    }
+
     /// Takes what comes next from the front of `read`.
-    pub(super) fn decode(&mut self, read: &mut BytesMut) -> Result<Decoded, TransportError> {
+    pub(crate) fn decode(&mut self, read: &mut BytesMut) -> Result<Decoded, TransportError> {
         loop {
             match self {
                 Self::Over => return Ok(Decoded::Over),

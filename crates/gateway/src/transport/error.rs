@@ -22,7 +22,7 @@ impl TransportError {
     }
 
     /// The connection ended before the answer did.
-    pub(super) fn ended_early() -> Self {
+    pub(crate) fn ended_early() -> Self {
         Self::Broken(io::ErrorKind::UnexpectedEof.into())
     }
 }

@@ -1,21 +1,23 @@
 //! The head of a request in bytes (RFC 9112, 3 and 6).
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderName, Method, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Method, header, request::Parts, uri::PathAndQuery};
 use http_body::Body;
 
 use super::Wanted;
 
 /// How the other side is told where a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     Empty,
     Length(u64),
     Chunked,
+    /// By the end of the connection, which only answers may.
+    UntilClose,
 }
 
 impl Framing {
-    pub(super) fn of(body: &impl Body) -> Self {
+    pub(crate) fn of(body: &impl Body) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
@@ -37,10 +39,7 @@ pub(super) fn write(out: &mut BytesMut, head: &Parts, authority: &str, framing: 
     }
     out.put_slice(b"\r\n");
     for (name, value) in head.headers.iter().filter(|(name, _)| !is_of_connection(name)) {
-        out.put_slice(name.as_str().as_bytes());
-        out.put_slice(b": ");
-        out.put_slice(value.as_bytes());
-        out.put_slice(b"\r\n");
+        put_field(out, name, value);
     }
     match framing {
         Framing::Length(length) => put_length(out, length),
@@ -49,7 +48,7 @@ pub(super) fn write(out: &mut BytesMut, head: &Parts, authority: &str, framing: 
         Framing::Empty if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {
             put_length(out, 0);
         }
-        Framing::Empty => {}
+        Framing::Empty | Framing::UntilClose => {}
     }
     if let Some(wanted) = head.extensions.get::<Wanted>() {
         out.put_slice(b"connection: upgrade\r\nupgrade: ");
@@ -62,14 +61,17 @@ pub(super) fn write(out: &mut BytesMut, head: &Parts, authority: &str, framing: 
 /// Appends lines of fields, as of trailers.
 pub(super) fn write_fields(out: &mut BytesMut, fields: &http::HeaderMap) {
     for (name, value) in fields {
-        out.put_slice(name.as_str().as_bytes());
-        out.put_slice(b": ");
-        out.put_slice(value.as_bytes());
-        out.put_slice(b"\r\n");
+        put_field(out, name, value);
     }
 }
 
-fn put_length(out: &mut BytesMut, length: u64) {
+pub(crate) fn put_field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
+    for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        out.put_slice(piece);
+    }
+}
+
+pub(crate) fn put_length(out: &mut BytesMut, length: u64) {
     out.put_slice(b"content-length: ");
     out.put_slice(itoa(length, &mut [0; 20]));
     out.put_slice(b"\r\n");

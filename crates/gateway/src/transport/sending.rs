@@ -8,7 +8,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use gusset_call::BoxError;
 use http_body::{Body, Frame};
-use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio::io::AsyncWrite;
 
 use super::{
     TransportError,
@@ -23,7 +23,7 @@ const SMALL: usize = 4 * 1024;
 const GATHERED: usize = 16 * 1024;
 
 /// A request on its way out.
-pub(super) struct Sending<B> {
+pub(crate) struct Sending<B> {
     /// What goes out now: these bytes, of which some have gone, then data that was not copied, then the end of its chunk.
     bytes: BytesMut,
     gone: usize,
@@ -43,7 +43,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// `head` ends as `framing` says.
-    pub(super) fn new(head: BytesMut, body: B, framing: Framing) -> Self {
+    pub(crate) fn new(head: BytesMut, body: B, framing: Framing) -> Self {
         let body = (framing != Framing::Empty).then_some(body);
         Self { bytes: head, gone: 0, data: Bytes::new(), tail: b"", body, framing, intact: true }
     }
@@ -61,20 +61,21 @@ where
         self.body.is_none() && self.is_written()
     }
 
-    fn is_written(&self) -> bool {
+    /// Whether all that was taken of the body has gone.
+    pub(crate) fn is_written(&self) -> bool {
         self.gone == self.bytes.len() && self.data.is_empty() && self.tail.is_empty()
     }
 
     /// Memory for another head.
-    pub(super) fn into_spare(mut self) -> BytesMut {
+    pub(crate) fn into_spare(mut self) -> BytesMut {
         self.bytes.clear();
         self.bytes
     }
 
     /// Sends all of it. Errors of the body are those of the client.
-    pub(super) fn poll(
+    pub(crate) fn poll(
         &mut self,
-        socket: &mut TcpStream,
+        socket: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), BoxError>> {
         loop {
@@ -139,6 +140,7 @@ where
                 *left = less.ok_or(TransportError::WrongLength)?;
                 b""
             }
+            Framing::UntilClose => b"",
             Framing::Empty => return Err(TransportError::WrongLength.into()),
         };
         if data.len() <= SMALL {
@@ -159,12 +161,17 @@ where
             Framing::Chunked if self.data.is_empty() => self.bytes.extend_from_slice(b"0\r\n\r\n"),
             Framing::Chunked => self.tail = b"\r\n0\r\n\r\n",
             Framing::Length(1..) => return Err(TransportError::WrongLength.into()),
-            Framing::Length(0) | Framing::Empty => {}
+            Framing::Length(0) | Framing::Empty | Framing::UntilClose => {}
         }
         Ok(())
     }
 
-    fn poll_write(&mut self, socket: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends what was taken.
+    pub(crate) fn poll_write(
+        &mut self,
+        socket: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while !self.is_written() {
             let slices = [&self.bytes[self.gone..], &self.data[..], self.tail].map(IoSlice::new);
             let written = ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &slices))?;

@@ -49,13 +49,16 @@ async fn a_length_is_digits_and_said_once() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_said_twice_alike_goes_on_once() {
+async fn a_length_goes_on_in_its_one_spelling_and_is_refused_if_it_is_said_twice() {
     let front = Front::new().await;
-    for fields in ["Content-Length: 2\r\nContent-Length: 2", "Content-Length: 02"] {
+    let said = front.says(post("Content-Length: 02", "hi")).await;
+    assert_eq!(said.targets(), ["/a", "/next"]);
+    let request = &front.instance.requests()[0];
+    assert_eq!((&*request.body, request.all("content-length")), (&b"hi"[..], vec!["2"]));
+    for fields in ["Content-Length: 2\r\nContent-Length: 2", "Content-Length: 2, 2"] {
+        let front = Front::new().await;
         let said = front.says(post(fields, "hi")).await;
-        assert_eq!(said.targets(), ["/a", "/next"], "{fields}");
-        let request = &front.instance.requests()[0];
-        assert_eq!((&*request.body, request.all("content-length")), (&b"hi"[..], vec!["2"]));
+        assert_eq!((said.statuses(), front.instance.requests().len()), (vec![400], 0), "{fields}");
     }
 }
 
@@ -104,7 +107,7 @@ async fn the_one_transfer_coding_is_chunked() {
 
 /// RFC 9112, 6.1: the coding counts, the length does not go on, and the connection is not used again.
 #[tokio::test]
-async fn of_a_length_and_a_coding_only_the_coding_goes_on_and_nothing_behind_them_is_read() {
+async fn a_length_and_a_coding_are_refused_and_nothing_behind_them_is_read() {
     let front = Front::new().await;
     let evil = "GET /evil HTTP/1.1\r\nHost: a\r\n\r\n";
     for fields in [
@@ -114,11 +117,8 @@ async fn of_a_length_and_a_coding_only_the_coding_goes_on_and_nothing_behind_the
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive",
     ] {
         let said = front.says(post(fields, &format!("0\r\n\r\n{evil}"))).await;
-        assert!(said.ended && said.answers.len() == 1, "{fields} {said:?}");
-        for request in front.instance.requests() {
-            assert_eq!(request.target(), "/a", "{fields}");
-            assert!(request.chunked && !request.has("content-length"), "{request:?}");
-        }
+        assert!(said.ended, "{fields} {said:?}");
+        assert_eq!((said.statuses(), front.instance.requests().len()), (vec![400], 0), "{fields}");
     }
 }
 
@@ -190,7 +190,6 @@ async fn extensions_of_chunks_do_not_go_on() {
     let front = Front::new().await;
     for chunks in [
         "2;x=1\r\nhi\r\n0;y\r\n\r\n",
-        "2;a\0b\r\nhi\r\n0\r\n\r\n",
         "2;x=\"a;b\"\r\nhi\r\n0\r\n\r\n",
         "2 ;x\r\nhi\r\n0\r\n\r\n",
         "0002\r\nhi\r\n000\r\n\r\n",

@@ -66,11 +66,14 @@ async fn what_is_right_goes_on_as_it_is() {
 
 /// Recipients may take them (RFC 9112, 2.2); what goes on has the right ones.
 #[tokio::test]
-async fn lines_that_end_in_lf_alone_go_on_with_the_right_ends() {
-    let front = Front::new().await;
-    let said = front.says("GET /a HTTP/1.1\nHost: a\nX: 1\n\n").await;
-    assert_eq!(said.targets(), ["/a", "/next"], "{said:?}");
-    assert_eq!(front.instance.requests()[0].all("x"), ["1"]);
+async fn lines_that_end_in_lf_alone_are_refused() {
+    for request in
+        ["GET /a HTTP/1.1\nHost: a\nX: 1\n\n", "GET /a HTTP/1.1\r\nHost: a\nX: 1\r\n\r\n"]
+    {
+        let front = Front::new().await;
+        let said = front.says(request).await;
+        assert_eq!((said.statuses(), front.instance.requests().len()), (vec![400], 0));
+    }
 }
 
 #[tokio::test]

@@ -68,9 +68,6 @@ async fn a_method_is_a_token() {
 #[tokio::test]
 async fn a_version_is_1_0_or_1_1() {
     let versions = [
-        "HTTP/0.9",
-        "HTTP/1.2",
-        "HTTP/2.0",
         "HTTP/3",
         "HTTP/11",
         "HTTP/1.10",
@@ -81,6 +78,9 @@ async fn a_version_is_1_0_or_1_1() {
         "HTTP/ 1.1",
         "X",
     ];
+    let others = ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0"];
+    let others = others.map(|version| format!("GET /a {version}\r\nHost: a\r\n\r\n"));
+    refused(505, &others.each_ref().map(String::as_str)).await;
     let lines = versions.map(|version| format!("GET /a {version}\r\nHost: a\r\n\r\n"));
     refused(400, &lines.each_ref().map(String::as_str)).await;
 }
@@ -109,6 +109,7 @@ async fn a_target_is_a_path_or_names_its_host() {
         "http://a b/",
         "@a/b",
         ":80/a",
+        "/b#there",
     ];
     for target in bad {
         let front = Front::new().await;
@@ -150,7 +151,6 @@ async fn what_an_instance_is_asked_is_a_path_in_its_one_spelling() {
         ("/%62", "/b"),
         ("/a%0d%0aX:1", "/a%0D%0AX:1"),
         ("/b?x=../%2f//", "/b?x=../%2f//"),
-        ("/b#there", "/b"),
         ("http://shop/b", "/b"),
         ("http://shop", "/"),
         ("http://shop?x", "/?x"),
@@ -213,7 +213,7 @@ async fn connect_and_trace_go_nowhere() {
     let front = Front::new().await;
     for (request, status) in [
         ("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 400),
-        ("CONNECT /a HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        ("CONNECT /a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("TRACE /a HTTP/1.1\r\nHost: a\r\n\r\n", 405),
     ] {
         let said = front.says(request).await;
