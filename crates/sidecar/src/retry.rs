@@ -41,6 +41,8 @@ pub use policy::RetryPolicy;
 use stats::Counters;
 pub use stats::RetryStats;
 pub(crate) use stats::is_failure;
+#[cfg(feature = "otlp")]
+pub(crate) use wait::retry_after;
 
 /// Makes failed calls again. All services and clones share one budget and one set of counters.
 ///

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
 
 #[cfg(feature = "otlp-grpc")]
 use super::proto::fields;
 use super::proto::find;
+use crate::retry::retry_after;
 
 /// What became of a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +43,10 @@ pub(super) fn over_http(status: StatusCode, headers: &HeaderMap, body: &[u8]) ->
         None => format!("status {}", status.as_u16()),
     };
     match status.as_u16() {
-        429 | 502 | 503 | 504 => Answer::Later { why, after: retry_after(headers) },
+        429 | 502 | 503 | 504 => {
+            let after = retry_after(headers).map(|after| after.min(LONGEST));
+            Answer::Later { why, after }
+        }
         _ => Answer::Refused(why),
     }
 }
@@ -53,12 +57,6 @@ fn taken(body: &[u8]) -> Answer {
     let rejected = find(partial, 1).and_then(|field| field.int()).unwrap_or(0);
     let why = find(partial, 2).and_then(|field| field.text()).unwrap_or_default();
     Answer::Taken { rejected: u64::try_from(rejected).unwrap_or(0), why: short(&why) }
-}
-
-/// Only seconds: the date is for caches, and would need a clock that is right.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST))
 }
 
 fn short(words: &str) -> String {
@@ -166,7 +164,14 @@ mod tests {
             assert_eq!(later(&http(status, "7", &[])), Some(Some(7)), "{status}");
         }
         assert_eq!(later(&http(503, "999999999", &[])), Some(Some(300)));
-        assert_eq!(later(&http(503, "Wed, 21 Oct 2015 07:28:00 GMT", &[])), Some(None));
+        let date = ("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT");
+        assert_eq!(later(&http(503, date.1, &[])), Some(None), "who knows what time it is there");
+        for (now, seconds) in [("07:27:13", 47), ("07:28:01", 0), ("00:00:00", 300)] {
+            let now = format!("Wed, 21 Oct 2015 {now} GMT");
+            let answer =
+                over_http(StatusCode::SERVICE_UNAVAILABLE, &headers(&[date, ("date", &now)]), &[]);
+            assert_eq!(later(&answer), Some(Some(seconds)));
+        }
         for status in [301, 400, 401, 404, 413, 500, 501] {
             assert!(matches!(http(status, "1", &[]), Answer::Refused(_)), "{status}");
         }
