@@ -110,17 +110,31 @@ impl Drop for RestoredBeside {
 /// What [`Context::enter`] and [`Ambient::enter`] made current is so until this is dropped.
 #[must_use = "what was entered is left at once"]
 pub struct Entered {
-    _context: Restored<Context>,
+    context: Context,
+    attempt: Attempt,
     /// Of an [`Ambient`].
-    _rest: Option<(Restored<Attempt>, RestoredBeside)>,
+    _beside: Option<RestoredBeside>,
     /// It belongs to the thread.
     _here: PhantomData<*const ()>,
 }
 
 impl Entered {
     pub(crate) fn context(context: Context) -> Self {
-        let _context = Slots::replace(|slots| &slots.context, context);
-        Self { _context, _rest: None, _here: PhantomData }
+        Slots::read(|slots| Self {
+            context: slots.context.replace(context),
+            attempt: slots.attempt.get(),
+            _beside: None,
+            _here: PhantomData,
+        })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        Slots::read(|slots| {
+            slots.context.set(self.context);
+            slots.attempt.set(self.attempt);
+        });
     }
 }
 
@@ -236,9 +250,10 @@ impl Ambient {
 
     /// Makes this what is current until the guard is dropped; see [`Context::enter`].
     pub fn enter(&self) -> Entered {
-        let attempt = Slots::replace(|slots| &slots.attempt, self.attempt);
-        let beside = Beside::replace(self.beside.clone());
-        Entered { _rest: Some((attempt, beside)), ..Entered::context(self.context) }
+        let mut entered = Entered::context(self.context);
+        Slots::read(|slots| slots.attempt.set(self.attempt));
+        entered._beside = Some(Beside::replace(self.beside.clone()));
+        entered
     }
 }
 

@@ -14,6 +14,7 @@ mod tracestate;
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
@@ -40,7 +41,7 @@ use crate::{
         series::Protocol,
     },
     names::MethodName,
-    watched::{Watched, guarded},
+    watched::{Unwinding, Watched},
 };
 use propagate::{Above, Seen, inject, span_below};
 use settings::Settings;
@@ -152,10 +153,11 @@ impl TraceLayer {
             let attempt = request.extensions().get().copied().unwrap_or_else(|| seen.attempt());
             let around = Ambient::current();
             let (above, state) = seen.above_call(settings, &around);
+            let replaces = seen.has_one_parent();
             let ids = span_below(above, settings.sampling);
             let headers = request.headers_mut();
             state.write(headers);
-            inject(settings, ids, &around, headers);
+            inject(settings, ids, replaces, &around, headers);
             let mut span = ActiveSpan::new(settings, method, ids, attempt, around);
             if let Some(open) = span.open() {
                 open.peer = request.uri().authority().cloned();
@@ -273,7 +275,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(span) = this.span.as_mut() else { return Poll::Pending };
-        let result = ready!(guarded(span, || this.inner.poll(cx)));
+        let unwinding = Unwinding(span);
+        let entered = unwinding.0.enter_call();
+        let polled = this.inner.poll(cx);
+        drop(entered);
+        mem::forget(unwinding);
+        let result = ready!(polled);
         let Some(mut span) = this.span.take() else { return Poll::Pending };
         Poll::Ready(match result {
             Ok(mut response) => {

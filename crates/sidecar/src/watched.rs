@@ -25,6 +25,16 @@ pub enum End {
 }
 
 impl End {
+    /// The attribute `error.type` of what did not end well, in traces, metrics and logs alike; what ended complete may have a status that says more.
+    pub(crate) const fn error_type(self) -> Option<&'static str> {
+        match self {
+            Self::Complete => None,
+            Self::Error => Some("error"),
+            Self::Cancelled => Some("cancelled"),
+            Self::Panicked => Some("panicked"),
+        }
+    }
+
     /// What it means that a call is dropped without having ended.
     pub(crate) fn of_drop() -> Self {
         if std::thread::panicking() { Self::Panicked } else { Self::Cancelled }
@@ -44,18 +54,19 @@ pub trait Watch {
 /// Runs a step of the call, and ends it should that panic. The watch stays where it is meanwhile: to take it out of its future and put it
 /// back would cost more than all that it does.
 pub(crate) fn guarded<W: Watch, T>(watch: &mut W, step: impl FnOnce() -> T) -> T {
-    struct Unwinding<'a, W: Watch>(&'a mut W);
-
-    impl<W: Watch> Drop for Unwinding<'_, W> {
-        fn drop(&mut self) {
-            self.0.end(End::Panicked);
-        }
-    }
-
     let unwinding = Unwinding(watch);
     let done = unwinding.0.enter(step);
     std::mem::forget(unwinding);
     done
+}
+
+/// Dropped, which is to say by a panic, it ends the call as one that panicked.
+pub(crate) struct Unwinding<'a, W: Watch>(pub(crate) &'a mut W);
+
+impl<W: Watch> Drop for Unwinding<'_, W> {
+    fn drop(&mut self) {
+        self.0.end(End::Panicked);
+    }
 }
 
 pin_project! {

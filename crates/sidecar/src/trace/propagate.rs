@@ -97,6 +97,10 @@ impl<'a> Seen<'a> {
         (Above { parent: Some(current), sampled: None }, state.map_or(nothing, State::This))
     }
 
+    pub(super) const fn has_one_parent(&self) -> bool {
+        self.traceparent.is_some() && !self.ambiguous
+    }
+
     pub(super) fn attempt(&self) -> Attempt {
         attempt_of(self.attempt, self.previous)
     }
@@ -172,15 +176,24 @@ impl State {
     }
 }
 
-/// Tells the service that is called which span calls, and what goes along with it.
+/// Tells the service that is called which span calls, and what goes along with it. `replaces` the one `traceparent` that is there.
 pub(super) fn inject(
     settings: &Settings,
     (span, parent): (TraceContext, Option<SpanId>),
+    replaces: bool,
     around: &Ambient,
     headers: &mut HeaderMap,
 ) {
-    if let Ok(value) = HeaderValue::from_bytes(&span.to_header()) {
-        headers.insert(TRACEPARENT, value);
+    match HeaderValue::from_bytes(&span.to_header()) {
+        Ok(value) if replaces => {
+            // Most requests have few headers: to look at each is quicker than to look for one.
+            let mut present = headers.iter_mut();
+            if let Some((_, present)) = present.find(|(name, _)| name.as_str() == "traceparent") {
+                *present = value;
+            }
+        }
+        Ok(value) => drop(headers.insert(TRACEPARENT, value)),
+        Err(_) => {}
     }
     let propagation = &settings.propagation;
     if let Some(form) = propagation.b3 {
@@ -283,7 +296,7 @@ mod tests {
             let mut settings = settings();
             settings.propagation = propagation;
             let mut headers = HeaderMap::new();
-            inject(&settings, (trace, None), &around, &mut headers);
+            inject(&settings, (trace, None), false, &around, &mut headers);
             assert_eq!(headers.len(), count);
             let seen = Seen::of(&headers);
             assert_eq!(seen.above(&settings).0.parent, Some(trace));

@@ -7,7 +7,7 @@ use http::{
     HeaderMap, HeaderValue, Response,
     uri::{Authority, PathAndQuery},
 };
-use tracing::span::EnteredSpan;
+use tracing::span::Entered as Logged;
 
 use super::{
     details::RESPONSE,
@@ -137,11 +137,12 @@ impl ActiveSpan {
         }
     }
 
-    /// Makes it what is current while its call is made, and lets go of it in reverse order.
-    pub(super) fn enter_call(&self) -> Option<(Option<EnteredSpan>, Entered)> {
+    /// Makes it what is current until the guards are dropped: for who has large things to move, which a function around them would
+    /// copy.
+    pub(super) fn enter_call(&self) -> Option<(Option<Logged<'_>>, Entered)> {
         let open = self.place.as_ref()?.open.as_ref()?;
         let entered = open.inside.enter();
-        Some((open.log.clone().map(tracing::Span::entered), entered))
+        Some((open.log.as_ref().map(tracing::Span::enter), entered))
     }
 
     pub(super) fn answered<B>(&mut self, response: &mut Response<B>) {
@@ -221,10 +222,8 @@ impl Open {
             if let Some(status) = self.status {
                 log.record("http.response.status_code", status);
             }
-            match end {
-                End::Cancelled => _ = log.record("error.type", "cancelled"),
-                End::Panicked => _ = log.record("error.type", "panicked"),
-                End::Complete | End::Error => {}
+            if let Some(broke) = end.error_type() {
+                log.record("error.type", broke);
             }
         }
         if let Some(metrics) = &settings.metrics {
