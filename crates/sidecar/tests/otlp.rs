@@ -111,7 +111,7 @@ async fn spans_arrive_with_identifiers_parents_names_and_who_sent_them() {
     let status = inner.status.as_ref().unwrap();
     assert_eq!((status.code(), &*status.message), (StatusCode::Error, "no stock"));
     assert_eq!(attribute(&inner.attributes, "order.id"), text("7"));
-    assert_eq!(attribute(&inner.attributes, "error.type"), text("_OTHER"));
+    assert_eq!(attribute(&inner.attributes, "error.type"), text("error"));
     let head = &collector.heads()[0];
     assert!(head.starts_with("post /v1/traces http/1.1\r\n"), "{head}");
     assert!(head.contains("content-type: application/x-protobuf\r\n"), "{head}");

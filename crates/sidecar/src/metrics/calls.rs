@@ -8,7 +8,7 @@ use super::{
     series::{Facts, Key, Scheme, Series, Version},
     snapshot,
 };
-use crate::{End, SpanKind};
+use crate::SpanKind;
 
 struct Kind {
     kind: SpanKind,
@@ -189,13 +189,13 @@ const GRPC: [&str; 17] = [
 
 /// From a closed set: how the call broke, or else the status that makes it a failure.
 fn error_type(facts: Facts) -> Option<Cow<'static, str>> {
-    Some(match (facts.end, facts.status, facts.grpc_status) {
-        (End::Cancelled, ..) => "cancelled".into(),
-        (End::Panicked, ..) => "panicked".into(),
-        (End::Error, ..) => "error".into(),
+    if let Some(broke) = facts.end.error_type() {
+        return Some(broke.into());
+    }
+    Some(match (facts.status, facts.grpc_status) {
         _ if !facts.is_failure() => return None,
-        (_, _, Some(code)) if code != 0 => grpc_code(code).into(),
-        (_, 0, _) => "_OTHER".into(),
-        (_, status, _) => status.to_string().into(),
+        (_, Some(code)) if code != 0 => grpc_code(code).into(),
+        (0, _) => "_OTHER".into(),
+        (status, _) => status.to_string().into(),
     })
 }

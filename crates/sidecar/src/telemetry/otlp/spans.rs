@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{proto::Message, resource::attribute};
 use crate::{
-    End, Record, SpanKind,
+    Record, SpanKind,
     metrics::{
         calls::{grpc_code, scheme, version},
         series::Scheme,
@@ -147,12 +147,13 @@ enum Value<'a> {
 }
 
 fn error_type(record: &Record, failure: bool) -> Option<Cow<'static, str>> {
-    Some(match (record.end, record.grpc_status, record.status) {
-        (End::Cancelled, ..) => "cancelled".into(),
-        (End::Panicked, ..) => "panicked".into(),
+    if let Some(broke) = record.end.error_type() {
+        return Some(broke.into());
+    }
+    Some(match (record.grpc_status, record.status) {
         _ if !failure => return None,
-        (End::Complete, Some(code), _) if code != 0 => grpc_code(code).into(),
-        (End::Complete, _, Some(status)) => status.to_string().into(),
+        (Some(code), _) if code != 0 => grpc_code(code).into(),
+        (_, Some(status)) => status.to_string().into(),
         _ => "_OTHER".into(),
     })
 }
