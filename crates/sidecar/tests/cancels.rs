@@ -16,10 +16,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use gusset_call::{BoxError, Deadline};
+use gusset_call::{Ambient, BoxError, Deadline};
 use gusset_sidecar::{
-    Backoff, Budget, DeadlineLayer, HedgeLayer, HedgePolicy, Metrics, MetricsLayer, Ratio,
-    ReplayBody, RetryLayer, RetryPolicy,
+    Backoff, Budget, Cursor, DeadlineLayer, HedgeLayer, HedgePolicy, Metrics, Ratio, Recorder,
+    ReplayBody, RetryLayer, RetryPolicy, SpanKind, TraceLayer,
 };
 use http::Request;
 use http_body::Body;
@@ -48,7 +48,7 @@ const CALLS: u64 = 1_000_000;
 const PERMITS: usize = 8;
 
 #[tokio::test(start_paused = true)]
-async fn a_million_random_cancels_leak_no_permit_gauge_or_task_and_overdraw_no_budget() {
+async fn a_million_random_cancels_leak_no_permit_gauge_span_or_task_and_overdraw_no_budget() {
     let (alive, made) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicU64::new(0)));
     let dice = Arc::new(Mutex::new(Dice(42)));
     let (count, calls, rolls) = (alive.clone(), made.clone(), dice.clone());
@@ -81,8 +81,9 @@ async fn a_million_random_cancels_leak_no_permit_gauge_or_task_and_overdraw_no_b
         .budget(budget.clone());
     let hedge = HedgeLayer::new(hedge);
     let metrics = Metrics::new();
+    let recorder = Recorder::with_capacity("s", 100);
     let mut service = ServiceBuilder::new()
-        .layer(MetricsLayer::client(metrics.clone()))
+        .layer(TraceLayer::client(recorder.clone()).metrics(metrics.clone()))
         .layer(retry.clone())
         .layer(hedge.clone())
         .layer(DeadlineLayer::client())
@@ -93,6 +94,7 @@ async fn a_million_random_cancels_leak_no_permit_gauge_or_task_and_overdraw_no_b
     let roll = |sides| dice.lock().unwrap().roll(sides);
     for _ in 0..CALLS {
         assert_eq!(alive.load(SeqCst), 0);
+        assert_eq!(Ambient::current(), Ambient::default(), "a span is still current");
         let mut request = Request::put("/").body(Full::from(Bytes::from_static(b"body"))).unwrap();
         request.extensions_mut().insert(Deadline::after(Duration::from_millis(roll(8))));
         assert!(service.poll_ready(&mut cx).is_ready(), "a permit is missing");
@@ -116,6 +118,13 @@ async fn a_million_random_cancels_leak_no_permit_gauge_or_task_and_overdraw_no_b
     assert!(stats.retries + hedge.stats().hedges <= budget.stats().withdrawn);
     let active: i64 = metrics.snapshot().active.iter().map(|active| active.calls).sum();
     assert_eq!(active, 0);
+    // Each call has ended its span, and once.
+    assert_eq!(recorder.stats().recorded, CALLS);
+    let mut ids: Vec<_> =
+        recorder.read(&mut Cursor::default(), 100).iter().map(|record| record.span_id).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 100);
+    assert_eq!(metrics.snapshot().total(SpanKind::Client).count(), CALLS);
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
     // All permits are there.
     let mut others: Vec<_> = (0..PERMITS).map(|_| service.clone()).collect();
