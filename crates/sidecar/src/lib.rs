@@ -65,7 +65,8 @@
 //! | balance, breaker | inside of all, one circuit for each instance: it sees single attempts, and what it says is about that instance |
 //! | limit of an attempt ([`RetryPolicy::attempt_timeout`]) | in the retry, which knows the last attempt and lets it have what is left of the deadline |
 //!
-//! A [`HedgeLayer`] stands where a retry stands. `gusset::standard` makes all of the client in one line.
+//! A [`HedgeLayer`] stands inside of the retries ([`OutboundLayer::hedge`]), deadlines of bodies and faults directly around the client or the handler
+//! ([`OutboundLayer::body_deadline`], [`OutboundLayer::fault`], and the same of [`InboundLayer`]). `gusset::standard` makes all of the client in one line.
 //!
 //! # With axum, tonic, reqwest, hyper
 //!

@@ -5,13 +5,14 @@ mod intercept;
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use gusset_call::{Answer, AnswerLayer};
-use tower_layer::Layer;
+use tower_layer::{Layer, Stack};
 
 pub use intercept::Intercept;
 
 use crate::{
-    DeadlineLayer, Details, Metrics, Propagation, Ratio, Recorder, Retry, RetryLayer, RetryPolicy,
-    Route, RouteOf, SpanKind, Trace, TraceLayer, WithDeadline,
+    BodyDeadlineLayer, DeadlineLayer, Details, FaultLayer, HedgeLayer, HedgePolicy, Metrics,
+    Propagation, Ratio, Recorder, Retry, RetryLayer, RetryPolicy, Route, RouteOf, SpanKind, Trace,
+    TraceLayer,
 };
 
 /// All layers of this crate around one service and the clients that it calls with. Clones share the recorder and the metrics.
@@ -166,11 +167,12 @@ impl Sidecar {
             Some(route_of) => trace.route_of(route_of),
             None => trace,
         };
-        InboundLayer { trace, deadline: self.deadline }
+        InboundLayer { trace, inside: self.deadline }
     }
 
     /// What belongs around a client of the service `upstream`: trace → metrics → retry → deadline → the client. Make one for each
     /// upstream and clone it: each has a budget of its own. The name is that of its spans, and the label `upstream` of its metrics.
+    /// [`hedge`](OutboundLayer::hedge), [`body_deadline`](OutboundLayer::body_deadline) and [`fault`](OutboundLayer::fault) add what not every client wants.
     ///
     /// Trace and metrics stand outside, so they show what the caller got in the end, not the single attempts; the deadline stands
     /// inside, so that every attempt tells what is left when it begins.
@@ -180,8 +182,12 @@ impl Sidecar {
         let name = Route::from(upstream.clone());
         let retry = RetryLayer::new(self.retry.clone());
         let counted = retry.clone();
-        self.metrics.on_render(move |samples| counted.report(&upstream, samples));
+        let of = upstream.clone();
+        self.metrics.on_render(move |samples| counted.report(&of, samples));
         OutboundLayer {
+            upstream,
+            metrics: self.metrics.clone(),
+            inside: DeadlineLayer::client(),
             trace: TraceLayer::client(self.recorder.clone())
                 .metrics(self.metrics.clone())
                 .sample(self.sampling)
@@ -209,48 +215,116 @@ impl Sidecar {
     }
 }
 
-/// The service that [`Sidecar::inbound`] makes of `S`: its name, for a field or a state.
-pub type Inbound<S> = <InboundLayer as Layer<S>>::Service;
+/// The service that [`Sidecar::inbound`] makes of `S`: its name, for a field or a state. `I` is what [`InboundLayer`] has inside.
+pub type Inbound<S, I = DeadlineLayer> = <InboundLayer<I> as Layer<S>>::Service;
 
-/// The client that [`Sidecar::outbound`] makes of `S`: its name, for a field or a state.
-pub type Outbound<S> = <OutboundLayer as Layer<S>>::Service;
+/// The client that [`Sidecar::outbound`] makes of `S`: its name, for a field or a state. `I` is what [`OutboundLayer`] has inside.
+pub type Outbound<S, I = DeadlineLayer> = <OutboundLayer<I> as Layer<S>>::Service;
 
-/// Layer of [`Sidecar::inbound`].
+/// Layer of [`Sidecar::inbound`], and what stands inside of its answers.
 #[derive(Clone, Debug)]
-pub struct InboundLayer {
+pub struct InboundLayer<I = DeadlineLayer> {
     trace: TraceLayer,
-    deadline: DeadlineLayer,
+    inside: I,
 }
 
-impl<S> Layer<S> for InboundLayer {
-    type Service = Trace<Answer<WithDeadline<S>>>;
+impl<I> InboundLayer<I> {
+    /// Ends answers whose body is still on its way at the deadline, as [`BodyDeadlineLayer`] says; directly around the service.
+    #[must_use]
+    pub fn body_deadline(self) -> InboundLayer<Stack<BodyDeadlineLayer, I>> {
+        self.with(BodyDeadlineLayer::new())
+    }
 
-    fn layer(&self, inner: S) -> Self::Service {
-        let answered = AnswerLayer::new().layer(self.deadline.layer(inner));
-        self.trace.layer(answered)
+    /// Lets calls go wrong as `faults` is [set](FaultLayer::set), directly around the service; nothing until then.
+    #[must_use]
+    pub fn fault(self, faults: FaultLayer) -> InboundLayer<Stack<FaultLayer, I>> {
+        self.with(faults)
+    }
+
+    fn with<L>(self, layer: L) -> InboundLayer<Stack<L, I>> {
+        InboundLayer { trace: self.trace, inside: Stack::new(layer, self.inside) }
     }
 }
 
-/// Layer of [`Sidecar::outbound`].
-#[derive(Clone, Debug)]
-pub struct OutboundLayer {
-    trace: TraceLayer,
-    retry: RetryLayer,
+impl<S, I: Layer<S>> Layer<S> for InboundLayer<I> {
+    type Service = Trace<Answer<I::Service>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.trace.layer(AnswerLayer::new().layer(self.inside.layer(inner)))
+    }
 }
 
-impl OutboundLayer {
+/// Layer of [`Sidecar::outbound`], and what stands inside of its retries.
+///
+/// ```
+/// # use http::{Request, Response};
+/// # use http_body_util::Full;
+/// # use bytes::Bytes;
+/// # type Body = Full<Bytes>;
+/// # type Twice = gusset_sidecar::ReplayBody<gusset_sidecar::ReplayBody<Body>>;
+/// # let client = tower::service_fn(|_: Request<Twice>| async { Ok::<_, std::io::Error>(Response::new(Body::default())) });
+/// use gusset_sidecar::{FaultLayer, HedgePolicy, Sidecar};
+/// use tower::ServiceBuilder;
+///
+/// let (sidecar, faults) = (Sidecar::new("orders"), FaultLayer::new());
+/// // trace → metrics → retry → hedge → deadline → deadline of bodies → faults → the client
+/// let stock = sidecar.outbound("stock").body_deadline().fault(faults).hedge(HedgePolicy::default());
+/// let stock = ServiceBuilder::new().layer(stock).service(client);
+/// # fn is_service<S: tower::Service<Request<Body>>>(_: S) {}
+/// # is_service(stock);
+/// ```
+#[derive(Clone, Debug)]
+pub struct OutboundLayer<I = DeadlineLayer> {
+    trace: TraceLayer,
+    retry: RetryLayer,
+    inside: I,
+    metrics: Metrics,
+    upstream: Arc<str>,
+}
+
+impl<I> OutboundLayer<I> {
     /// The retries of this upstream.
     #[must_use]
     pub const fn retry(&self) -> &RetryLayer {
         &self.retry
     }
+
+    /// Makes slow calls a second time: inside of the retries, so that each of them may be hedged, and outside of all else, so that a hedge tells what is left when it
+    /// begins. Hedges come out of the budget of the retries, whatever budget `policy` has, unless retries have none; and their counts go into the metrics.
+    #[must_use]
+    pub fn hedge(self, policy: HedgePolicy) -> OutboundLayer<Stack<I, HedgeLayer>> {
+        let policy = match self.retry.budget() {
+            Some(budget) => policy.budget(budget.clone()),
+            None => policy,
+        };
+        let hedge = HedgeLayer::new(policy);
+        let (counted, of) = (hedge.clone(), self.upstream.clone());
+        self.metrics.on_render(move |samples| counted.report(&of, samples));
+        self.inside(|inside| Stack::new(inside, hedge))
+    }
+
+    /// Ends answers whose body is still on its way at the deadline, as [`BodyDeadlineLayer`] says; directly around the client.
+    #[must_use]
+    pub fn body_deadline(self) -> OutboundLayer<Stack<BodyDeadlineLayer, I>> {
+        self.inside(|inside| Stack::new(BodyDeadlineLayer::new(), inside))
+    }
+
+    /// Lets calls go wrong as `faults` is [set](FaultLayer::set), directly around the client, so that each attempt may; nothing until then.
+    #[must_use]
+    pub fn fault(self, faults: FaultLayer) -> OutboundLayer<Stack<FaultLayer, I>> {
+        self.inside(|inside| Stack::new(faults, inside))
+    }
+
+    fn inside<J>(self, change: impl FnOnce(I) -> J) -> OutboundLayer<J> {
+        let Self { trace, retry, inside, metrics, upstream } = self;
+        OutboundLayer { trace, retry, inside: change(inside), metrics, upstream }
+    }
 }
 
-impl<S> Layer<S> for OutboundLayer {
-    type Service = Trace<Retry<WithDeadline<S>>>;
+impl<S, I: Layer<S>> Layer<S> for OutboundLayer<I> {
+    type Service = Trace<Retry<I::Service>>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let attempts = self.retry.layer(DeadlineLayer::client().layer(inner));
-        self.trace.layer(attempts)
+        self.trace.layer(self.retry.layer(self.inside.layer(inner)))
     }
 }

@@ -4,15 +4,23 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use gusset_call::{BoxError, Open};
+use gusset_call::{BoxError, Deadline, DeadlineExceeded, Open};
 use gusset_sidecar::{
-    ATTEMPT_HEADER, Backoff, DeadlineLayer, End, RetryPolicy, Sidecar, SpanKind, spawn,
+    ATTEMPT_HEADER, Backoff, DeadlineLayer, End, Fault, FaultLayer, HedgePolicy, ReplayBody,
+    RetryPolicy, Sidecar, SpanKind, spawn,
 };
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use support::{Client, Step, Upstream, answer, request, status};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
@@ -143,4 +151,72 @@ fn layers_can_be_cloned_sent_and_shared() {
     is_a_layer_for_servers(orders().inbound());
     is_a_layer_for_servers(orders().outbound("payments"));
     is_a_layer_for_servers(orders());
+}
+
+type Twice = ReplayBody<ReplayBody<Full<Bytes>>>;
+
+#[tokio::test(start_paused = true)]
+async fn hedges_faults_and_deadlines_of_bodies_stand_where_they_belong() {
+    let (sidecar, faults) = (orders(), FaultLayer::new());
+    let made = Arc::new(AtomicU32::new(0));
+    let calls = made.clone();
+    let client = service_fn(move |request: Request<Twice>| {
+        let number = calls.fetch_add(1, SeqCst);
+        let endless = request.uri().path() == "/endless";
+        async move {
+            if number == 10 {
+                pending().await
+            }
+            let body = if endless {
+                StreamBody::new(futures_util::stream::pending()).boxed_unsync()
+            } else {
+                Full::from("stock").map_err(BoxError::from).boxed_unsync()
+            };
+            Ok::<Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>(Response::new(body))
+        }
+    });
+    let layer = sidecar.outbound("stock").body_deadline().fault(faults.clone());
+    let layer = layer.hedge(HedgePolicy::default().min_samples(10));
+    let stock = layer.layer(client);
+    let get = |path: &str| Request::get(path).body(Full::<Bytes>::default()).unwrap();
+
+    for _ in 0..10 {
+        stock.clone().oneshot(get("/")).await.unwrap();
+    }
+    // The eleventh hangs, and a hedge answers in its place, out of the retries' budget.
+    assert_eq!(stock.clone().oneshot(get("/")).await.unwrap().status(), 200);
+    assert_eq!(made.load(SeqCst), 12);
+    assert_eq!(layer.retry().budget().unwrap().stats().withdrawn, 1);
+    assert_eq!(layer.retry().stats().retries, 0);
+    let text = sidecar.metrics().render_prometheus();
+    assert!(text.contains("gusset_hedges_won_total{upstream=\"stock\"} 1"), "{text}");
+
+    // Each attempt meets the fault, and the trace has what the caller got.
+    faults.set([Fault::abort(StatusCode::BAD_GATEWAY)]);
+    assert_eq!(stock.clone().oneshot(get("/")).await.unwrap().status(), 502);
+    faults.set([]);
+    assert_eq!((faults.stats().aborts, made.load(SeqCst)), (4, 12));
+    assert_eq!(sidecar.recorder().recent(1)[0].status, Some(502));
+
+    let mut request = get("/endless");
+    request.extensions_mut().insert(Deadline::after(Duration::from_secs(2)));
+    let answer = stock.oneshot(request).await.unwrap();
+    let error = answer.into_body().collect().await.unwrap_err();
+    assert!(error.is::<DeadlineExceeded>(), "{error}");
+    assert_eq!(sidecar.recorder().recent(1)[0].end, End::Error);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_may_have_faults_and_deadlines_of_bodies_too() {
+    let (sidecar, faults) = (orders(), FaultLayer::new());
+    let app = service_fn(async |_: Request<Full<Bytes>>| {
+        let body = StreamBody::new(futures_util::stream::pending());
+        let body = BodyExt::boxed_unsync(body);
+        Ok::<Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>(Response::new(body))
+    });
+    let app = sidecar.inbound().body_deadline().fault(faults.clone()).layer(app);
+    let answer = app.clone().oneshot(request("GET", "")).await.unwrap();
+    assert!(answer.into_body().collect().await.is_err(), "it is over after two seconds");
+    faults.set([Fault::abort(StatusCode::IM_A_TEAPOT)]);
+    assert_eq!(app.oneshot(request("GET", "")).await.unwrap().status(), 418);
 }
