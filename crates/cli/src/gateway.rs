@@ -7,7 +7,7 @@ use std::{
 
 use gusset_gateway::{
     Listeners,
-    config::{Config, Resources},
+    config::{Config, Reloading, Resources},
 };
 use lexopt::prelude::*;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,6 +26,7 @@ gusset gateway --schema
   --help         this text
 
 It says what it has to say on the standard error output; $GUSSET_LOG is off, error, warn, info, debug or trace [info].
+SIGHUP, or a change of the file, reads it again; one that is wrong changes nothing. Where it listens, and how, needs a restart.
 SIGTERM or Ctrl-C finishes what is under way, and ends; a second one ends at once.
 The exit code is 0, or 2 if it could not start, or had to cut connections at its end.
 ";
@@ -67,13 +68,14 @@ pub(crate) fn run(asked: &Asked) -> Result<(), String> {
     if !check {
         log::begin()?;
     }
-    let config = Config::open(file).map_err(|errors| errors.to_string())?;
     // What serves has threads of its own; this one follows the registry.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     runtime.block_on(async {
-        let gateway = config.build(&Resources::default()).map_err(|errors| errors.to_string())?;
+        let reloading = Reloading::open(file, Resources::default());
+        let reloading = reloading.map_err(|errors| errors.to_string())?;
+        let config = reloading.config();
         let server = config.server().map_err(|errors| errors.to_string())?;
         if check {
             return say(&format!(
@@ -86,11 +88,11 @@ pub(crate) fn run(asked: &Asked) -> Result<(), String> {
             .map_err(|error| reason(&config, &error))?;
         let address = listeners.local_addr().map_err(|error| error.to_string())?;
         // Before anybody is told that it runs: who reads the line may end it.
-        let mut ends = Ends::new()?;
+        let (mut ends, mut hang_up) = (Ends::new()?, of(SignalKind::hangup())?);
         let scheme = if config.has_tls() { "https" } else { "http" };
         say(&format!("gusset gateway: {scheme}://{address}; Ctrl-C ends it\n"))?;
         let (begin, begun) = tokio::sync::oneshot::channel();
-        let serving = server.run_on(listeners, gateway, async {
+        let serving = server.run_on(listeners, reloading.live().clone(), async {
             let _ = begun.await;
         });
         let ended = async {
@@ -98,11 +100,25 @@ pub(crate) fn run(asked: &Asked) -> Result<(), String> {
             let _ = begin.send(());
             ends.next().await;
         };
+        let reloads = async {
+            while hang_up.recv().await.is_some() {
+                let reloading = reloading.clone();
+                // It tells the log what came of it.
+                let _ = tokio::task::spawn_blocking(move || reloading.reload()).await;
+            }
+            std::future::pending().await
+        };
         tokio::select! {
+            () = reloads => Ok(()),
+            () = reloading.follow() => Ok(()),
             result = serving => result.map_err(|error| error.to_string()),
             () = ended => Err("it was ended before all requests were answered".into()),
         }
     })
+}
+
+fn of(kind: SignalKind) -> Result<Signal, String> {
+    signal(kind).map_err(|error| format!("signals cannot be received: {error}"))
 }
 
 /// The signals that end it.
@@ -113,7 +129,6 @@ struct Ends {
 
 impl Ends {
     fn new() -> Result<Self, String> {
-        let of = |kind| signal(kind).map_err(|e| format!("signals cannot be received: {e}"));
         Ok(Self {
             interrupt: of(SignalKind::interrupt())?,
             terminate: of(SignalKind::terminate())?,

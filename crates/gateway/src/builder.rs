@@ -14,10 +14,9 @@ use crate::{
     front::{Answers, Front, Gate, GateEdits, OncePer, Sender},
     host::is_host,
     identity::Requirement,
-    limit::Limit,
+    limit::{KeyOf, Limit},
     path::{BadPath, normalise},
     routes::{Entry, Leads, Methods, NewPath, Pattern, Rewrite, Table, Template, is_host_pattern},
-    stats::Counters,
     transport::Pool,
     upstream::{self, Setup},
 };
@@ -35,6 +34,9 @@ pub struct Builder {
     fleet: Fleet,
     metrics: Metrics,
     recorder: Recorder,
+    pool: Pool,
+    /// Upstreams that go on.
+    known: HashMap<Upstream, upstream::Shared>,
 }
 
 impl Builder {
@@ -51,6 +53,8 @@ impl Builder {
             fleet: Fleet::new().slow_start(Fleet::SLOW_START),
             metrics: Metrics::new(),
             recorder: Recorder::with_capacity("gateway", 0),
+            pool: Pool::new(),
+            known: HashMap::new(),
         }
     }
 
@@ -140,6 +144,20 @@ impl Builder {
         self
     }
 
+    /// Idle connections are shared with other gateways that have this pool.
+    #[cfg(feature = "config")]
+    pub(crate) fn pool(mut self, pool: Pool) -> Self {
+        self.pool = pool;
+        self
+    }
+
+    /// An upstream that another gateway has, and that is the same here.
+    #[cfg(feature = "config")]
+    pub(crate) fn known(mut self, upstream: Upstream, shared: upstream::Shared) -> Self {
+        self.known.insert(upstream, shared);
+        self
+    }
+
     /// Checks all of it and builds the gateway. Connections are made when the first requests need them.
     ///
     /// # Errors
@@ -156,7 +174,7 @@ impl Builder {
     pub(crate) fn compile(self) -> Result<Gateway, Vec<Fault>> {
         let setup = Setup {
             registry: self.registry,
-            pool: Pool::new(),
+            pool: self.pool,
             traces: TraceLayer::client(self.recorder.clone()),
             breaker: self.breaker,
             pick: self.pick,
@@ -164,7 +182,8 @@ impl Builder {
         };
         let cors = self.cors.as_ref().map(compiled).transpose();
         let cors = cors.map_err(|reason| vec![Fault::of(None, BuildError::Cors { reason })])?;
-        let mut parts = Parts { setup, cors, upstreams: HashMap::new(), table: Table::default() };
+        let (upstreams, table) = (self.known, Table::default());
+        let mut parts = Parts { setup, cors, upstreams, table };
         let (mut gates, mut targets, mut faults) = (Vec::new(), Vec::new(), Vec::new());
         let can_authenticate = !self.authenticate.is_empty();
         for (number, route) in self.routes.into_iter().enumerate() {
@@ -246,7 +265,7 @@ impl Parts {
             host: route.host.map(Into::into),
             ways,
             composed,
-            counters: Counters::default(),
+            counters: route.counters.unwrap_or_default(),
         };
         Ok((gate, target))
     }
@@ -332,7 +351,8 @@ fn gate(
         NewPath::Without(prefix) => Rewrite::strip_prefix(&route.path, prefix),
         NewPath::Like(new) => Rewrite::template(pattern, new),
     };
-    let limit = route.quota.as_ref().map(|(quota, key_of)| Limit::new(*quota, key_of.clone()));
+    let new = |(quota, key_of): &(_, KeyOf)| Limit::new(*quota, key_of.clone());
+    let limit = route.limit.clone().or_else(|| route.quota.as_ref().map(new));
     let wrong = |reason: String| BuildError::path(&route.path, reason);
     let own_cors = route.cors.as_ref().map(compiled).transpose().map_err(wrong)?;
     let sender = |requires: &Requirement| Sender {

@@ -30,6 +30,7 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`Config`], [`Resources`] | the file of a gateway, and what gateways made of it share |
+//! | [`Reloading`], [`Reloaded`], [`ReloadStatus`] | a gateway that follows its file |
 //! | [`ConfigErrors`], [`ConfigError`], [`Place`] | what is wrong, and where |
 //! | [`Document`], [`Section`], [`Fields`], [`Setting`], [`Value`] | what reads any such file: fields are named once, for reading and for the [`Schema`] |
 //! | [`Named`], [`OneOrMore`], [`Placed`], [`Rate`], [`Secret`], [`Size`], [`Span`] | what stands in it |
@@ -40,6 +41,7 @@
 
 mod build;
 mod gateway;
+mod reload;
 
 mod document;
 mod interpolate;
@@ -56,6 +58,7 @@ mod file;
 pub use document::Document;
 pub use gateway::{Config, Resources};
 pub use place::{ConfigError, ConfigErrors, Place};
+pub use reload::{ReloadStatus, Reloaded, Reloading};
 pub use schema::Schema;
 pub use secret::Secret;
 pub use section::{Fields, Named, Section, nearest};

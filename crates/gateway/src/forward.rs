@@ -60,7 +60,7 @@ pub(crate) struct Target {
     pub(crate) ways: Vec<Way>,
     /// What it does instead of passing on.
     pub(crate) composed: Option<Composed>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// One of the upstreams of a route.

@@ -64,6 +64,13 @@ impl Gateway {
         self.shared.targets.iter().map(read).collect()
     }
 
+    /// Whether this clone is the last one, and no request is under way any more. Answers whose heads were given may go on.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        // The service within and this have one each.
+        Arc::strong_count(&self.shared) <= 2
+    }
+
     /// Where requests are counted and timed.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {

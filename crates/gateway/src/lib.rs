@@ -26,6 +26,7 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`Gateway`] | the front door, a tower service of HTTP requests that never fails |
+//! | [`Live`] | one that can be exchanged while it serves |
 //! | [`Builder`], [`BuildError`] | what makes one, and checks all of it before |
 //! | [`Route`], [`Condition`], [`Upstream`] | which requests go where, and under which conditions |
 //! | [`HeaderEdits`], [`Redirect`], [`FixedAnswer`] | what is changed in heads, and what is answered without an upstream |
@@ -180,6 +181,7 @@
 
 mod builder;
 mod gateway;
+mod live;
 mod routes;
 
 mod identity;
@@ -228,6 +230,7 @@ pub use identity::{
 };
 #[cfg(feature = "jwt")]
 pub use identity::{JwksError, Jwt, JwtAlgorithm, JwtKey, JwtKeyError};
+pub use live::Live;
 pub use routes::{Client, Condition, FixedAnswer, HeaderEdits, Redirect, Route, Upstream};
 pub use server::{ClientBody, Listeners, ServeError, Server, Undrained, serve};
 #[cfg(feature = "tls")]

@@ -62,20 +62,6 @@ impl KeyOf {
     }
 }
 
-impl PartialEq for KeyOf {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Client, Self::Client) => true,
-            #[cfg(feature = "config")]
-            (Self::Address, Self::Address) | (Self::All, Self::All) => true,
-            #[cfg(feature = "config")]
-            (Self::Field(one), Self::Field(other)) => one == other,
-            (Self::Custom(one), Self::Custom(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
-    }
-}
-
 impl fmt::Debug for KeyOf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -15,12 +15,15 @@ use super::{
         ApiKeysSection, BreakerSection, CorsSection, DefaultsSection, JwtKeys, JwtSection, Pick,
         QuotaBy, QuotaSection, RegistrySection, RetrySection, RouteSection, UpstreamSection,
     },
-    gateway::Kept,
+    gateway::{Described, Kept, KeptRoute},
     nearest,
 };
 use crate::{
     ApiKeys, Builder, ByCertificate, Cors, Gateway, Idempotency, IdentityHeaders, Jwt, JwtKey,
-    Route, Upstream, builder::Fault, limit::KeyOf,
+    Route, Upstream,
+    builder::Fault,
+    limit::{KeyOf, Limit},
+    transport::Pool,
 };
 
 /// Where Debian, Ubuntu and Alpine have the authorities that the system trusts.
@@ -33,20 +36,40 @@ pub(super) struct Building<'c> {
     kept: &'c mut Kept,
     defaults: DefaultsSection,
     upstreams: HashMap<&'c str, (Upstream, &'c UpstreamSection)>,
+    described: HashMap<Upstream, Described>,
+    routes: HashMap<String, KeptRoute>,
     errors: Vec<ConfigError>,
 }
 
 impl<'c> Building<'c> {
     pub(super) fn new(config: &'c Config, resources: &'c Resources, kept: &'c mut Kept) -> Self {
         let defaults = config.file.defaults.clone().unwrap_or_default();
-        Self { config, resources, kept, defaults, upstreams: HashMap::new(), errors: Vec::new() }
+        Self {
+            config,
+            resources,
+            kept,
+            defaults,
+            upstreams: HashMap::new(),
+            described: HashMap::new(),
+            routes: HashMap::new(),
+            errors: Vec::new(),
+        }
     }
 
     pub(super) fn gateway(mut self) -> Result<Gateway, ConfigErrors> {
         let registry = self.registry();
         self.upstreams(registry.is_some());
         let registry = registry.unwrap_or_else(|| Arc::new(MemoryRegistry::default()));
-        let mut builder = self.common(Builder::new(registry));
+        let pool = self.kept.pool.get_or_insert_with(Pool::new).clone();
+        let mut builder = self.common(Builder::new(registry)).pool(pool);
+        for (upstream, described) in &self.described {
+            match self.kept.upstreams.get(upstream) {
+                Some((before, shared)) if before == described => {
+                    builder = builder.known(upstream.clone(), shared.clone());
+                }
+                _ => {}
+            }
+        }
         builder = self.senders(builder);
         let config = self.config;
         let mut places = Vec::new();
@@ -70,7 +93,14 @@ impl<'c> Building<'c> {
             self.errors.extend(errors);
         }
         ConfigErrors::check(self.errors)?;
-        built.map_err(|_| unplaced().error("it cannot be built").into())
+        let gateway = built.map_err(|_| unplaced().error("it cannot be built"))?;
+        let of_gateway = |(upstream, described): (Upstream, Described)| {
+            let shared = gateway.shared.upstreams.get(&upstream)?.clone();
+            Some((upstream, (described, shared)))
+        };
+        self.kept.upstreams = self.described.into_iter().filter_map(of_gateway).collect();
+        self.kept.routes = self.routes;
+        Ok(gateway)
     }
 
     fn registry(&mut self) -> Option<Arc<dyn Registry>> {
@@ -111,6 +141,17 @@ impl<'c> Building<'c> {
                 }
                 None => Upstream::fixed(section.addresses.iter().copied()),
             };
+            let described = Described {
+                section: section.clone(),
+                breaker: self.defaults.breaker.clone(),
+                pick: self.defaults.pick,
+                registry: section.service.as_ref().and(self.config.file.registry.clone()),
+            };
+            let before = self.described.insert(upstream.clone(), described.clone());
+            if before.is_some_and(|before| before != described) {
+                let error = "an earlier upstream leads to the same place and says other things of it; make them one";
+                self.errors.push(named.place.error(error));
+            }
             self.upstreams.insert(&named.name, (upstream, section));
         }
     }
@@ -217,18 +258,32 @@ impl<'c> Building<'c> {
         if let Some(section) = &section.cors {
             route = route.cors(cors(section));
         }
-        if let Some(quota) = &section.quota {
-            route = self.limited(route, quota);
-        }
+        route = self.going_on(route, section);
         route = route.upgrades(section.upgrades.iter().map(String::as_str));
         Some(self.once(demanding(route, section), section))
     }
 
-    /// With its quota.
-    fn limited(&mut self, route: Route, section: &QuotaSection) -> Route {
+    /// With its quota, and with what was counted before.
+    fn going_on(&mut self, route: Route, section: &RouteSection) -> Route {
+        let key = format!("{:?} {:?} {:?}", section.path.value, section.host, section.methods);
+        let mut kept = self.kept.routes.get(&key).cloned().unwrap_or_default();
+        let mut route = route.counted_by(kept.counters.clone());
+        kept.limit = match (&section.quota, kept.limit) {
+            (Some(quota), Some((before, limit))) if before == *quota => Some((before, limit)),
+            (Some(quota), _) => self.limit(quota).map(|limit| (quota.clone(), limit)),
+            (None, _) => None,
+        };
+        if let Some((_, limit)) = &kept.limit {
+            route = route.limited_by(limit.clone());
+        }
+        self.routes.insert(key, kept);
+        route
+    }
+
+    fn limit(&mut self, section: &QuotaSection) -> Option<Limit> {
         let burst = section.burst.map_or(section.rate.tokens, std::num::NonZero::get);
         match Quota::checked(section.rate.tokens, section.rate.per, burst) {
-            Ok(quota) => route.quota_of(
+            Ok(quota) => Some(Limit::new(
                 quota,
                 match &section.by {
                     QuotaBy::Client | QuotaBy::Subject => KeyOf::Client,
@@ -236,10 +291,10 @@ impl<'c> Building<'c> {
                     QuotaBy::All => KeyOf::All,
                     QuotaBy::Header(name) => KeyOf::Field(name.clone()),
                 },
-            ),
+            )),
             Err(error) => {
                 self.errors.push(section.place.error(error.to_string()));
-                route
+                None
             }
         }
     }

@@ -14,9 +14,15 @@ use gusset_sidecar::{Budget, Metrics, Recorder};
 use super::{
     ConfigErrors, Document, Schema,
     build::Building,
-    file::{ApiKeysSection, FileSection, JwtSection, RegistrySection},
+    file::{
+        ApiKeysSection, BreakerSection, FileSection, JwtSection, Pick, QuotaSection,
+        RegistrySection, UpstreamSection,
+    },
 };
-use crate::{AnswersInMemory, ApiKeys, Gateway, Jwt, Server, Tls};
+use crate::{
+    AnswersInMemory, ApiKeys, Gateway, Jwt, Server, Tls, Upstream, limit::Limit, stats::Counters,
+    transport::Pool, upstream,
+};
 
 /// The file of a gateway, read and checked as far as that needs no other file.
 #[derive(Clone, Debug)]
@@ -183,6 +189,25 @@ pub(super) struct Kept {
     pub(super) answers: AnswersInMemory,
     /// By the names of upstreams.
     pub(super) budgets: HashMap<String, Budget>,
+    pub(super) pool: Option<Pool>,
+    pub(super) upstreams: HashMap<Upstream, (Described, upstream::Shared)>,
+    /// By what tells routes apart.
+    pub(super) routes: HashMap<String, KeptRoute>,
+}
+
+/// All that the circuits and balancers of an upstream depend on.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Described {
+    pub(super) section: UpstreamSection,
+    pub(super) breaker: Option<BreakerSection>,
+    pub(super) pick: Option<Pick>,
+    pub(super) registry: Option<RegistrySection>,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct KeptRoute {
+    pub(super) limit: Option<(QuotaSection, Limit)>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Resources {

@@ -6,7 +6,11 @@ use http::{Method, request::Parts};
 
 use super::{Condition, FixedAnswer, HeaderEdits, Methods, Redirect};
 use crate::{
-    Cors, Idempotency, Identity, compose::Composition, identity::Requirement, limit::KeyOf,
+    Cors, Idempotency, Identity,
+    compose::Composition,
+    identity::Requirement,
+    limit::{KeyOf, Limit},
+    stats::Counters,
 };
 
 /// Which requests go where, and under which conditions.
@@ -36,6 +40,9 @@ pub struct Route {
     pub(crate) request_headers: HeaderEdits,
     pub(crate) answer_headers: HeaderEdits,
     pub(crate) quota: Option<(Quota, KeyOf)>,
+    /// The buckets of its quota, if they are there already.
+    pub(crate) limit: Option<Limit>,
+    pub(crate) counters: Option<Arc<Counters>>,
     pub(crate) timeout: Duration,
     pub(crate) body_limit: u64,
     /// Of its senders, if they must be known.
@@ -87,6 +94,8 @@ impl Route {
             request_headers: HeaderEdits::new(),
             answer_headers: HeaderEdits::new(),
             quota: None,
+            limit: None,
+            counters: None,
             timeout: Duration::from_secs(10),
             body_limit: 2 * 1024 * 1024,
             requires: None,
@@ -236,8 +245,14 @@ impl Route {
     }
 
     #[cfg(feature = "config")]
-    pub(crate) fn quota_of(mut self, quota: Quota, key_of: KeyOf) -> Self {
-        self.quota = Some((quota, key_of));
+    pub(crate) fn limited_by(mut self, limit: Limit) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    #[cfg(feature = "config")]
+    pub(crate) fn counted_by(mut self, counters: Arc<Counters>) -> Self {
+        self.counters = Some(counters);
         self
     }
 

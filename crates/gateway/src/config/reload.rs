@@ -1,0 +1,239 @@
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::sleep;
+
+use super::{Config, ConfigErrors, Resources};
+use crate::{Gateway, Live};
+
+/// How often the file is looked at for changes.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A gateway that follows its file. Clones are one.
+///
+/// A file is read, checked and built as a whole, away from requests, and then takes the place of the one before in one step. One that is wrong changes nothing.
+/// These go on: registry, circuits, balancers, connections and budgets of upstreams that are described alike; quotas and counters of routes
+/// that are alike; verified tokens, keys, answers for `Idempotency-Key`, metrics. What `server` and `admin` say, but for trusted proxies, and the content of certificates,
+/// needs a restart; [`Reloaded::needs_restart`] says so.
+#[derive(Clone)]
+pub struct Reloading(Arc<Shared>);
+
+struct Shared {
+    path: PathBuf,
+    resources: Resources,
+    live: Live,
+    /// As it was started with.
+    first: Arc<Config>,
+    /// Held by whoever reloads: one after the other.
+    turn: Mutex<Turn>,
+    state: Mutex<State>,
+}
+
+struct State {
+    config: Arc<Config>,
+    at: SystemTime,
+    reloads: u64,
+    error: Option<String>,
+}
+
+#[derive(Default)]
+struct Turn {
+    /// What was read last, or failed to be.
+    seen: Vec<Stamp>,
+    /// What was seen by the last look, if it was something else.
+    changing: Option<Vec<Stamp>>,
+    /// Gateways that still had requests when they were replaced.
+    retired: Vec<Gateway>,
+}
+
+/// When a file was written, and how long it is.
+type Stamp = Option<(SystemTime, u64)>;
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reloaded {
+    /// That of the file, [`Config::hash`].
+    pub hash: String,
+    /// The tables whose changes have no effect before a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// Which file is in force, and what became of later ones.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ReloadStatus {
+    /// That of the file in force, [`Config::hash`].
+    pub hash: String,
+    /// Since when.
+    pub at: SystemTime,
+    /// How often it has changed.
+    pub reloads: u64,
+    /// What is wrong with the file as it was read last, if something is.
+    pub error: Option<String>,
+}
+
+impl Reloading {
+    /// Reads the file, and builds the first gateway of it.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    ///
+    /// # Panics
+    ///
+    /// As [`Config::build`].
+    pub fn open(path: impl Into<PathBuf>, resources: Resources) -> Result<Self, ConfigErrors> {
+        let path = path.into();
+        let seen = stamps(&path, &[]);
+        let config = Arc::new(Config::open(&path)?);
+        let live = Live::new(config.build(&resources)?);
+        let seen = seen.into_iter().chain(stamps_of(config.secret_files())).collect();
+        let turn = Mutex::new(Turn { seen, ..Turn::default() });
+        let state = State { config: config.clone(), at: now(), reloads: 0, error: None };
+        let state = Mutex::new(state);
+        Ok(Self(Arc::new(Shared { path, resources, live, first: config, turn, state })))
+    }
+
+    /// What serves.
+    #[must_use]
+    pub fn live(&self) -> &Live {
+        &self.0.live
+    }
+
+    /// The file in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.state().config.clone()
+    }
+
+    /// Which file is in force.
+    #[must_use]
+    pub fn status(&self) -> ReloadStatus {
+        let state = self.state();
+        let (hash, error) = (state.config.hash().to_owned(), state.error.clone());
+        ReloadStatus { hash, at: state.at, reloads: state.reloads, error }
+    }
+
+    /// Reads the file again, changed or not. It reads files and computes, so it is called where that may be: in `spawn_blocking`.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong; then all is as it was.
+    ///
+    /// # Panics
+    ///
+    /// As [`Config::build`].
+    pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
+        self.reload_in_turn(&mut self.turn())
+    }
+
+    /// Reloads when the file, or one with a secret, has changed, and did not change again within a second. It looks each second, in a thread that may block, and
+    /// logs what came of it. Never ends.
+    pub async fn follow(&self) {
+        loop {
+            sleep(LOOK).await;
+            let this = self.clone();
+            let _ = tokio::task::spawn_blocking(move || this.look()).await;
+        }
+    }
+
+    fn look(&self) {
+        let mut turn = self.turn();
+        // Dropped here, so that no request pays for it.
+        turn.retired.retain(|gateway| !gateway.is_left());
+        let stamps = stamps(&self.0.path, self.config().secret_files());
+        if stamps == turn.seen {
+            turn.changing = None;
+        } else if turn.changing.as_ref() == Some(&stamps) {
+            // Whoever writes has written all of it.
+            let _ = self.reload_in_turn(&mut turn);
+        } else {
+            turn.changing = Some(stamps);
+        }
+    }
+
+    fn reload_in_turn(&self, turn: &mut Turn) -> Result<Reloaded, ConfigErrors> {
+        turn.changing = None;
+        // Before it is read: what is written meanwhile is another change.
+        turn.seen = stamps(&self.0.path, self.config().secret_files());
+        let read = Config::open(&self.0.path)
+            .and_then(|config| config.build(&self.0.resources).map(|gateway| (config, gateway)));
+        let (config, gateway) = match read {
+            Ok(read) => read,
+            Err(errors) => {
+                tracing::warn!(%errors, "the old configuration stays");
+                self.state().error = Some(errors.to_string());
+                return Err(errors);
+            }
+        };
+        let config = Arc::new(config);
+        turn.seen = stamps(&self.0.path, config.secret_files());
+        let needs_restart = self.0.first.unlike(&config);
+        let hash = config.hash().to_owned();
+        turn.retired.push(self.0.live.swap(gateway));
+        turn.retired.retain(|gateway| !gateway.is_left());
+        let mut state = self.state();
+        let reloads = state.reloads + 1;
+        *state = State { config, at: now(), reloads, error: None };
+        drop(state);
+        tracing::info!(hash, reloads, "the configuration is in force");
+        for table in &needs_restart {
+            tracing::warn!(table, "what has changed here needs a restart");
+        }
+        Ok(Reloaded { hash, needs_restart })
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.0.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Config {
+    /// The tables that differ where only a restart helps.
+    fn unlike(&self, later: &Self) -> Vec<&'static str> {
+        let server = |config: &Self| {
+            config.file.server.clone().map(|mut server| {
+                server.trusted_proxies.clear();
+                server
+            })
+        };
+        let differ = [
+            ("server", server(self) != server(later)),
+            ("admin", self.file.admin != later.file.admin),
+        ];
+        differ.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "people are told of it")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+fn stamps(path: &Path, secrets: &[PathBuf]) -> Vec<Stamp> {
+    std::iter::once(stamp(path)).chain(stamps_of(secrets)).collect()
+}
+
+fn stamps_of(files: &[PathBuf]) -> impl Iterator<Item = Stamp> {
+    files.iter().map(|file| stamp(file))
+}
+
+fn stamp(file: &Path) -> Stamp {
+    let data = fs::metadata(file).ok()?;
+    Some((data.modified().ok()?, data.len()))
+}
+
+impl fmt::Debug for Reloading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reloading").field("path", &self.0.path).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,168 @@
+//! A gateway that follows its file.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod common;
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{Router, routing::get};
+use common::*;
+use gusset_gateway::config::{Reloading, Resources};
+use http::{Request, StatusCode};
+use tower::ServiceExt;
+
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{name}"));
+        fs::create_dir_all(&folder).unwrap();
+        let file = Self(folder.join("gateway.toml"));
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.0, text).unwrap();
+    }
+}
+
+fn file(address: std::net::SocketAddr, of_route: &str) -> String {
+    format!(
+        "[upstreams.shop]\naddresses = [\"{address}\"]\n[[routes]]\npath = \"/{{*rest}}\"\nto = \"shop\"\n{of_route}\n"
+    )
+}
+
+async fn ask(reloading: &Reloading, path: &str) -> StatusCode {
+    let request = Request::get(format!("http://shop{path}"));
+    let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+    let answer = reloading.live().clone().oneshot(request).await.unwrap();
+    answer.status()
+}
+
+#[tokio::test]
+async fn a_file_that_is_wrong_changes_nothing_and_is_told() {
+    let running = upstream(Router::new().route("/a", get(|| async { "a" }))).await;
+    let shop = running.address;
+    let on_disk = File::new("wrong", &file(shop, ""));
+    let reloading = Reloading::open(&on_disk.0, Resources::default()).unwrap();
+    let hash = reloading.status().hash;
+    on_disk.write(&file(shop, "timeout = 5"));
+    let errors = reloading.reload().unwrap_err().to_string();
+    assert!(
+        errors.contains("gateway.toml:6:11: routes[0].timeout: 5 is no span of time"),
+        "{errors}"
+    );
+    let status = reloading.status();
+    assert_eq!((status.hash.as_str(), status.reloads), (hash.as_str(), 0));
+    assert_eq!(status.error.as_deref(), Some(errors.as_str()));
+    assert_eq!(ask(&reloading, "/a").await, 200);
+
+    on_disk.write(&file(shop, "methods = [\"POST\"]"));
+    let reloaded = reloading.reload().unwrap();
+    assert_eq!(reloading.status().hash, reloaded.hash);
+    assert!(reloading.status().error.is_none() && reloaded.needs_restart.is_empty());
+    assert_eq!(ask(&reloading, "/a").await, 405);
+}
+
+#[tokio::test]
+async fn quotas_counters_and_circuits_go_on_where_they_are_the_same() {
+    let running = upstream(Router::new().route("/a", get(|| async { "a" }))).await;
+    let shop = running.address;
+    let limited =
+        |rate: &str| file(shop, &format!("quota = {{ rate = \"{rate}\", by = \"all\" }}"));
+    let on_disk = File::new("goes-on", &limited("1/h"));
+    let reloading = Reloading::open(&on_disk.0, Resources::default()).unwrap();
+    assert_eq!(ask(&reloading, "/a").await, 200);
+    assert_eq!(ask(&reloading, "/a").await, 429);
+    reloading.live().current().breakers()[0].circuit.force_open();
+
+    on_disk.write(&format!("# another line\n{}", limited("1/h")));
+    reloading.reload().unwrap();
+    assert_eq!(ask(&reloading, "/a").await, 429, "the quota goes on");
+    assert_eq!(reloading.live().current().stats()[0].answered(), 3);
+    assert!(!reloading.live().current().breakers()[0].circuit.is_eligible());
+
+    on_disk.write(&limited("2/h"));
+    reloading.reload().unwrap();
+    assert_eq!(ask(&reloading, "/a").await, 503, "another quota, the same circuit");
+    on_disk.write(&format!("[defaults.breaker]\nfailures_in_a_row = 9\n{}", limited("2/h")));
+    reloading.reload().unwrap();
+    assert_eq!(ask(&reloading, "/a").await, 200, "another circuit");
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_told_and_left() {
+    let running = upstream(Router::new().route("/a", get(|| async { "a" }))).await;
+    let shop = running.address;
+    let on_disk = File::new("restart", &file(shop, ""));
+    let reloading = Reloading::open(&on_disk.0, Resources::default()).unwrap();
+    on_disk.write(&format!("[server]\ntrusted_proxies = [\"10.0.0.0/8\"]\n{}", file(shop, "")));
+    // There was no such table before.
+    assert_eq!(reloading.reload().unwrap().needs_restart, ["server"]);
+    on_disk.write(&format!("[admin]\nlisten = \"127.0.0.1:1\"\n{}", file(shop, "")));
+    assert_eq!(reloading.reload().unwrap().needs_restart, ["admin"]);
+}
+
+#[tokio::test]
+async fn a_change_of_the_file_is_seen() {
+    let running = upstream(Router::new().route("/a", get(|| async { "a" }))).await;
+    let shop = running.address;
+    let on_disk = File::new("follows", &file(shop, ""));
+    let reloading = Reloading::open(&on_disk.0, Resources::default()).unwrap();
+    let following = tokio::spawn({
+        let reloading = reloading.clone();
+        async move { reloading.follow().await }
+    });
+    on_disk.write(&file(shop, "methods = [\"POST\"]"));
+    let until = Instant::now() + Duration::from_secs(60);
+    while reloading.status().reloads == 0 {
+        assert!(Instant::now() < until, "the change was not seen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(ask(&reloading, "/a").await, 405);
+    following.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_reloads_under_load_fail_no_request() {
+    let running = upstream(Router::new().route("/a", get(|| async { "a" }))).await;
+    let shop = running.address;
+    let on_disk = File::new("under-load", &file(shop, ""));
+    let reloading = Reloading::open(&on_disk.0, Resources::default()).unwrap();
+    let (over, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let (reloading, over, asked) = (reloading.clone(), over.clone(), asked.clone());
+            tokio::spawn(async move {
+                while !over.load(Relaxed) {
+                    assert_eq!(ask(&reloading, "/a").await, 200);
+                    asked.fetch_add(1, Relaxed);
+                }
+            })
+        })
+        .collect();
+    for number in 0..100 {
+        let before = asked.load(Relaxed);
+        on_disk.write(&file(shop, &format!("timeout = \"{}s\"", 10 + number)));
+        let reloading = reloading.clone();
+        tokio::task::spawn_blocking(move || reloading.reload().unwrap()).await.unwrap();
+        while asked.load(Relaxed) < before + 8 {
+            tokio::task::yield_now().await;
+        }
+    }
+    over.store(true, Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(reloading.status().reloads, 100);
+    assert_eq!(reloading.live().current().stats()[0].answered(), asked.load(Relaxed));
+}
