@@ -1,13 +1,14 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use gusset_breaker::Policy;
-use gusset_registry::{Fleet, LeastLoaded, Registry};
+use gusset_registry::{Fleet, Registry};
 use gusset_sidecar::{Metrics, Recorder, TraceLayer};
 use thiserror::Error;
 use tower_layer::Layer;
 
 use crate::{
-    Authenticate, Cors, Gateway, HeaderEdits, IdentityHeaders, Network, Route, Upstream,
+    Authenticate, Cors, Gateway, HeaderEdits, IdentityHeaders, Network, Picker, Route, Upstream,
+    UpstreamPolicy,
     client::Proxies,
     cors::Policy as CorsPolicy,
     forward::{Forward, Shared, Target, Way},
@@ -30,8 +31,9 @@ pub struct Builder {
     cors: Option<Cors>,
     trusted: Vec<Network>,
     breaker: Policy,
-    pick: LeastLoaded,
+    pick: Picker,
     fleet: Fleet,
+    policies: HashMap<Upstream, UpstreamPolicy>,
     metrics: Metrics,
     recorder: Recorder,
     pool: Pool,
@@ -49,7 +51,8 @@ impl Builder {
             cors: None,
             trusted: Vec::new(),
             breaker: Policy::default().slow_after(Duration::MAX),
-            pick: LeastLoaded::new(),
+            pick: Picker::default(),
+            policies: HashMap::new(),
             fleet: Fleet::new().slow_start(Fleet::SLOW_START),
             metrics: Metrics::new(),
             recorder: Recorder::with_capacity("gateway", 0),
@@ -107,26 +110,33 @@ impl Builder {
         self
     }
 
-    /// By what two instances are compared of which one takes a request. Default [`LeastLoaded::new`]: requests under way, and how many
+    /// Which instance of an upstream takes a request. Default [`LeastLoaded::new`](gusset_registry::LeastLoaded::new): the better one of two by chance, by requests under way and how many
     /// failed lately.
     ///
-    /// [`LeastLoaded::peak_ewma`] counts their times as well: better where instances differ in speed (other machines, other zones) and
+    /// [`LeastLoaded::peak_ewma`](gusset_registry::LeastLoaded::peak_ewma) counts their times as well: better where instances differ in speed (other machines, other zones) and
     /// requests do not. It is not the default, for the routes of a gateway lead to cheap requests and to dear ones, and who happened to get the dear
     /// one would be avoided for many seconds.
     #[must_use]
-    pub const fn pick(mut self, pick: LeastLoaded) -> Self {
-        self.pick = pick;
+    pub fn pick(mut self, picker: impl Into<Picker>) -> Self {
+        self.pick = picker.into();
         self
     }
 
     /// Which instances take requests, of all upstreams: those of the gateway's own [zone](Fleet::zone), of a version, a
     /// [subset](Fleet::subset). Default: all healthy ones, newcomers with a [slow start](Fleet::slow_start) of 30 s; say so here again.
     ///
-    /// Those whose success rate is far below that of the others are [ejected](gusset_registry::Ejection) for a while in any case, with the numbers of
+    /// Those whose success rate is far below that of the others are [ejected](UpstreamPolicy::eject) for a while as well, with the numbers of
     /// [`SuccessRate`](gusset_registry::SuccessRate), at most half of them.
     #[must_use]
     pub fn among(mut self, fleet: Fleet) -> Self {
         self.fleet = fleet;
+        self
+    }
+
+    /// How this upstream is called, where it differs from the others. Routes to an equal one share it.
+    #[must_use]
+    pub fn upstream(mut self, upstream: impl Into<Upstream>, policy: UpstreamPolicy) -> Self {
+        self.policies.insert(upstream.into(), policy);
         self
     }
 
@@ -179,6 +189,7 @@ impl Builder {
             breaker: self.breaker,
             pick: self.pick,
             fleet: self.fleet,
+            policies: self.policies,
         };
         let cors = self.cors.as_ref().map(compiled).transpose();
         let cors = cors.map_err(|reason| vec![Fault::of(None, BuildError::Cors { reason })])?;

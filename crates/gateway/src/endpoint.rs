@@ -1,6 +1,9 @@
 //! One instance of an upstream, as a service over pooled connections.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use gusset_breaker::{Breaker, BreakerLayer, Circuit, Classify, HttpStatus, Outcome};
 use gusset_call::BoxError;
@@ -13,7 +16,7 @@ use crate::{
     blame::Blame,
     body::{AttemptBody, ClientFault},
     routes::HostAs,
-    transport::{Line, Pool},
+    transport::{HostHeader, Line, Pool, Transport},
 };
 
 /// From the inside: a connection; the attempt's span; the deadline, within the circuit so that an instance which lets it pass has
@@ -25,15 +28,22 @@ type Guarded = Breaker<Blame<WithDeadline<Trace<Line>>>, Verdict>;
 pub(crate) struct Endpoint {
     /// `None` if what the registry says is no authority.
     authority: Option<uri::Authority>,
+    transport: Arc<Transport>,
     guarded: Guarded,
 }
 
 impl Endpoint {
-    pub(crate) fn new(authority: &str, pool: Pool, traces: &TraceLayer, circuit: Circuit) -> Self {
+    pub(crate) fn new(
+        authority: &str,
+        (pool, transport): (Pool, Arc<Transport>),
+        traces: &TraceLayer,
+        circuit: Circuit,
+    ) -> Self {
         let guard = BreakerLayer::new(circuit).classify(Verdict);
-        let timed = DeadlineLayer::client().layer(traces.layer(Line::new(pool, authority)));
+        let line = Line::new(pool, authority, transport.clone());
+        let timed = DeadlineLayer::client().layer(traces.layer(line));
         let guarded = guard.layer(Blame::new(timed));
-        Self { authority: authority.parse().ok(), guarded }
+        Self { authority: authority.parse().ok(), transport, guarded }
     }
 
     pub(crate) fn circuit(&self) -> &Circuit {
@@ -53,18 +63,23 @@ impl Service<Request<AttemptBody>> for Endpoint {
     fn call(&mut self, mut request: Request<AttemptBody>) -> Self::Future {
         let mut target = uri::Parts::default();
         target.path_and_query = request.uri().path_and_query().cloned();
-        target.scheme = Some(uri::Scheme::HTTP);
+        let tls = self.transport.is_tls();
+        target.scheme = Some(if tls { uri::Scheme::HTTPS } else { uri::Scheme::HTTP });
         target.authority = self.authority.clone();
         // Without an authority the client refuses the call, which is what becomes of an instance that cannot be reached.
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
         *request.version_mut() = Version::HTTP_11;
-        match request.extensions().get() {
-            Some(HostAs(host)) => {
-                let host = host.clone();
-                request.headers_mut().insert(header::HOST, host);
-            }
+        if let Some(HostAs(host)) = request.extensions().get() {
+            let host = host.clone();
+            request.headers_mut().insert(header::HOST, host);
+            return self.guarded.call(request);
+        }
+        let headers = request.headers_mut();
+        match &self.transport.host {
             // The client writes the one of the target.
-            None => drop(request.headers_mut().remove(header::HOST)),
+            HostHeader::Instance => drop(headers.remove(header::HOST)),
+            HostHeader::Client => {}
+            HostHeader::Fixed(host) => drop(headers.insert(header::HOST, host.clone())),
         }
         self.guarded.call(request)
     }

@@ -5,7 +5,7 @@ use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use gusset_call::BoxError;
 use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request::Parts,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, request::Parts,
     uri::PathAndQuery,
 };
 use http_body::Body;
@@ -262,6 +262,8 @@ impl Front {
         }
         join_cookies(&mut head.headers);
         origin.describe(&mut head.headers, &host);
+        // For upstreams that are told it; HTTP/2 has it elsewhere.
+        head.headers.insert(header::HOST, host);
         add_via(&mut head.headers, head.version);
         if gate.sender.as_ref().is_some_and(|sender| !sender.keeps_credentials) {
             for way in &self.authenticate {

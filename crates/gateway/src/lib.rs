@@ -30,6 +30,9 @@
 //! | [`Builder`], [`BuildError`] | what makes one, and checks all of it before |
 //! | [`Route`], [`Condition`], [`Upstream`] | which requests go where, and under which conditions |
 //! | [`HeaderEdits`], [`Redirect`], [`FixedAnswer`] | what is changed in heads, and what is answered without an upstream |
+//! | [`UpstreamPolicy`], [`Picker`] | how one upstream is called where it differs: breaker, retries, choice and ejection of instances |
+//! | [`Transport`], [`Connections`], [`HostHeader`] | HTTP/1.1 or HTTP/2, TLS, `Host`, how many connections, and how long |
+//! | `UpstreamTls`, `UpstreamTlsFiles` (feature `tls`) | whom the gateway takes for an instance, and what it shows itself |
 //! | [`Authenticate`], [`Identity`], [`AuthError`] | who sent a request, and what they may |
 //! | [`ApiKeys`], [`ByCertificate`], `Jwt` (feature `jwt`) | ways to find that out |
 //! | [`IdentityHeaders`] | how upstreams are told |
@@ -82,7 +85,7 @@
 //! - The path is forwarded in the normal form that was matched; see [`Route::new`].
 //! - Both ways, what belongs to a connection is removed: `Connection` and what it names, `Keep-Alive`, `Upgrade`, `Transfer-Encoding`,
 //!   and so on, `TE` but for `trailers`, and an upgrade that the route [allows](Route::upgrades). It cannot be used to remove `Host`, credentials or forwarding fields. A line is added to `Via`.
-//! - `Host` is the instance's, or what [`Route::host_header`] says. `X-Forwarded-For`, `-Host` and `-Proto` say where the request came from; what a client
+//! - `Host` is the instance's, or what its upstream ([`HostHeader`]) or the route ([`Route::host_header`]) says. `X-Forwarded-For`, `-Host` and `-Proto` say where the request came from; what a client
 //!   says there is removed unless it is a [trusted proxy](Builder::trusted_proxies), and so are `x-gusset-*` and timeouts.
 //! - `x-gusset-subject`, `-scopes`, `-roles` and `-claim-…` say who sent it, and are the gateway's alone; the credential is removed
 //!   ([`IdentityHeaders`], [`Route::keep_credentials`]).
@@ -101,6 +104,19 @@
 //! | rewriting makes no dot segments | `parts_of_segments_cannot_be_put_together_to_dot_segments` |
 //! | fields are changed on both sides; those that frame a message are not | `fields_are_changed_on_both_sides`, `a_route_that_makes_no_sense_is_refused_with_its_reason` |
 //! | clients do not choose the host of a redirect | `a_target_names_its_host`, `a_redirect_takes_parameters_and_query_along` |
+//!
+//! # How instances are called
+//!
+//! | fact | test |
+//! |---|---|
+//! | HTTP/2 by prior knowledge or ALPN where the upstream says so; gRPC always, its trailers come back | `instances_are_called_by_http_2_where_their_upstream_says_so`, `grpc_goes_by_http_2_always_and_its_status_comes_back` |
+//! | calls that begin at once make one connection, and more are made when an instance takes no more streams | `calls_that_begin_at_once_make_one_connection`, `another_connection_is_made_when_an_instance_takes_no_more_streams_by_one` |
+//! | a connection that goes away costs no call | `a_connection_that_goes_away_gets_no_more_calls_and_those_under_way_end` |
+//! | an instance is who its certificate says (host, SPIFFE identifier or trust domain), or is not called | `an_instance_is_who_its_certificate_says_or_is_not_called` |
+//! | the gateway's own certificate is shown, and read again when it changes | `a_gateway_without_a_certificate_that_is_believed_gets_nowhere`, `a_changed_certificate_is_shown_by_new_connections_and_a_broken_one_never` |
+//! | a client that leaves resets the connection, or the stream; what breaks off never looks whole | `who_leaves_resets_the_stream` and its neighbours |
+//! | the body of an answer that does not go on breaks off | `a_body_that_does_not_go_on_breaks_off_and_its_connection_with_it` |
+//! | a connection serves no more calls and no longer than its upstream says | `a_connection_serves_no_more_calls_and_no_longer_than_its_upstream_says` |
 //!
 //! # Who sends, and who may read
 //!
@@ -163,15 +179,14 @@
 //!
 //! # What it does not do
 //!
-//! No TLS and no HTTP/2 towards instances, no WebSocket over HTTP/2. The body of an answer has no time limit: a stalled upstream holds its client
-//! until that leaves.
+//! No WebSocket over HTTP/2.
 //!
 //! # Features
 //!
-//! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface. It brings the crate h2.
+//! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface, and instances are called by it where [`Transport`] says so, for gRPC always. It brings the crate h2.
 //! - `compose`: `FanOut`. It brings futures-util, serde and serde_json.
 //! - `config`: `config`, a gateway out of a TOML file. It brings `jwt`, `tls` and the crate toml.
-//! - `tls`: `Server::tls`, with certificates by name that are read again when they change, and certificates of clients. Adds rustls with ring.
+//! - `tls`: `Server::tls`, with certificates by name that are read again when they change, and certificates of clients; `UpstreamTls` the other way. Adds rustls with ring.
 //! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
 //!
 //! # Memory
@@ -236,6 +251,10 @@ pub use server::{ClientBody, Listeners, ServeError, Server, Undrained, serve};
 #[cfg(feature = "tls")]
 pub use server::{Tls, TlsError, TlsFiles};
 pub use stats::{Breaker, RouteStats};
+pub use transport::{Connections, HostHeader, Transport};
+#[cfg(feature = "tls")]
+pub use transport::{UpstreamTls, UpstreamTlsFiles};
+pub use upstream::{Picker, UpstreamPolicy};
 
 /// The program in the README.
 #[cfg(doctest)]

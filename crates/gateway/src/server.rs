@@ -30,6 +30,8 @@ use hub::Hub;
 pub use listener::Listeners;
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsError, TlsFiles};
+#[cfg(feature = "tls")]
+pub(crate) use tls::{certificates, tls_error};
 
 /// [`Server::run`] with the defaults.
 ///

@@ -1,12 +1,15 @@
 //! The instances of one upstream, balanced, and one attempt after the other.
 
-use std::{fmt, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+mod picker;
+mod policy;
+
+use std::{
+    collections::HashMap, fmt, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration,
+};
 
 use gusset_breaker::{Circuit, Circuits, Policy};
 use gusset_call::{BoxError, NoInstance, Open};
-use gusset_registry::{
-    Balance, Ejection, Fleet, Http, Instance, LeastLoaded, MakeEndpoint, Registry, Watch,
-};
+use gusset_registry::{Balance, Fleet, Http, Instance, MakeEndpoint, Registry, Watch};
 use gusset_sidecar::{
     Backoff, Budget, Classify, DeadlineLayer, Retry, RetryLayer, RetryPolicy, TraceLayer,
     Transient, Verdict, WithDeadline,
@@ -14,8 +17,11 @@ use gusset_sidecar::{
 use http::Response;
 use tower_layer::Layer;
 
+pub use picker::Picker;
+pub use policy::UpstreamPolicy;
+
 use crate::{
-    Upstream,
+    Transport, Upstream,
     body::ClientFault,
     endpoint::Endpoint,
     routes::Place,
@@ -28,9 +34,11 @@ pub(crate) struct Shared {
     instances: Instances,
     balance: Balanced,
     budget: Budget,
+    /// Of its routes that have none of their own.
+    retry: Option<RetryPolicy>,
 }
 
-type Balanced = Balance<Instances, LeastLoaded, Http>;
+type Balanced = Balance<Instances, Picker, Http>;
 
 /// What all upstreams of a gateway have in common.
 pub(crate) struct Setup {
@@ -38,8 +46,10 @@ pub(crate) struct Setup {
     pub(crate) pool: Pool,
     pub(crate) traces: TraceLayer,
     pub(crate) breaker: Policy,
-    pub(crate) pick: LeastLoaded,
+    pub(crate) pick: Picker,
     pub(crate) fleet: Fleet,
+    /// Of upstreams that differ from the others.
+    pub(crate) policies: HashMap<Upstream, UpstreamPolicy>,
 }
 
 /// The call of an upstream as a route makes it: a deadline around all attempts, each to an instance of its own.
@@ -47,20 +57,25 @@ pub(crate) type Caller = WithDeadline<Retry<Balanced, Judge>>;
 
 impl Shared {
     pub(crate) fn new(upstream: &Upstream, setup: &Setup) -> Self {
-        let circuits = Circuits::new(setup.breaker, Instances::CIRCUITS);
+        let policy = setup.policies.get(upstream).cloned().unwrap_or_default();
+        let breaker = policy.breaker.unwrap_or(setup.breaker);
+        let circuits = Circuits::new(breaker, Instances::CIRCUITS);
         let watch = watch(upstream, &*setup.registry);
         let traces = setup.traces.clone().upstream(watch.service().clone());
-        let instances = Instances { pool: setup.pool.clone(), traces, circuits };
-        let balance = Balance::new(watch, instances.clone())
+        let transport = Arc::new(policy.transport.clone());
+        let instances = Instances { pool: setup.pool.clone(), transport, traces, circuits };
+        let mut balance = Balance::new(watch, instances.clone())
             .protocol(Http)
-            .pick(setup.pick)
-            .among(setup.fleet.clone())
-            .eject(Ejection::by_comparison());
-        Self { instances, balance, budget: Budget::default() }
+            .pick(policy.pick.clone().unwrap_or_else(|| setup.pick.clone()))
+            .among(policy.fleet.clone().unwrap_or_else(|| setup.fleet.clone()));
+        if let Some(ejection) = policy.ejection.clone() {
+            balance = balance.eject(ejection);
+        }
+        Self { instances, balance, budget: Budget::default(), retry: policy.retry.clone() }
     }
 
     pub(crate) fn caller(&self, timeout: Duration, retry: Option<RetryPolicy>) -> Caller {
-        let retry = retry.unwrap_or_else(|| self.default_retry());
+        let retry = retry.or_else(|| self.retry.clone()).unwrap_or_else(|| self.default_retry());
         let judge = Judge { upstream: self.clone() };
         let retry = RetryLayer::new(retry).classify(judge).layer(self.balance.clone());
         DeadlineLayer::server(timeout).layer(retry)
@@ -86,6 +101,7 @@ impl Shared {
 #[derive(Clone)]
 pub(crate) struct Instances {
     pool: Pool,
+    transport: Arc<Transport>,
     traces: TraceLayer,
     circuits: Circuits<Arc<str>>,
 }
@@ -108,7 +124,8 @@ impl MakeEndpoint for Instances {
 
     fn make(&self, instance: &Instance) -> Self::Service {
         let circuit = self.circuit(instance);
-        Endpoint::new(&instance.authority(), self.pool.clone(), &self.traces, circuit)
+        let wiring = (self.pool.clone(), self.transport.clone());
+        Endpoint::new(&instance.authority(), wiring, &self.traces, circuit)
     }
 
     fn is_eligible(&self, _: &Instance, service: &Self::Service) -> bool {
@@ -172,8 +189,9 @@ mod tests {
             pool: Pool::new(),
             traces: TraceLayer::client(Recorder::with_capacity("test", 0)),
             breaker: Policy::default(),
-            pick: LeastLoaded::new(),
+            pick: Picker::default(),
             fleet: Fleet::new(),
+            policies: HashMap::new(),
         }
     }
 

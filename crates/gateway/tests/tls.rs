@@ -1,19 +1,13 @@
 //! TLS towards clients, with certificates made by openssl.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod common;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
-use common::*;
-use gusset_gateway::{ByCertificate, Gateway, Route, Server, Tls, TlsFiles, Upstream};
+use common::{certs::Folder, *};
+use gusset_gateway::{ByCertificate, Gateway, Route, Server, Tls, Upstream};
 use gusset_registry::MemoryRegistry;
 use http::HeaderMap;
 use tokio::{
@@ -30,61 +24,6 @@ use tokio_rustls::{
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     },
 };
-
-/// A folder of certificates; gone afterwards.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("gusset-tls-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        let folder = Self(path);
-        folder.openssl(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem",
-        );
-        folder
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let mut command = Command::new("openssl");
-        let made = command.args(arguments.split(' ')).current_dir(&self.0).output();
-        let made = made.unwrap_or_else(|error| {
-            panic!("cannot run openssl ({error}); ./test installs it: apt-get install openssl")
-        });
-        assert!(made.status.success(), "{made:?}");
-    }
-
-    /// A certificate of the folder's authority for `names`, in `file.pem`, with its key in `file.key`.
-    fn certificate(&self, file: &str, names: &str) {
-        let names: Vec<_> = names.split(' ').map(|name| format!("DNS:{name}")).collect();
-        let extension = format!("subjectAltName={}", names.join(","));
-        fs::write(self.file("extensions"), extension).unwrap();
-        self.openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={file} -keyout {file}.key -out {file}.csr"
-        ));
-        self.openssl(&format!(
-            "x509 -req -in {file}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {file}.pem"
-        ));
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn files(&self, name: &str) -> TlsFiles {
-        Tls::new(self.file(&format!("{name}.pem")), self.file(&format!("{name}.key")))
-    }
-
-    fn der(&self, name: &str) -> CertificateDer<'static> {
-        CertificateDer::from_pem_file(self.file(name)).unwrap()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 async fn front_of(tls: Tls) -> (Running, Front) {
     let subject = async |headers: HeaderMap| {

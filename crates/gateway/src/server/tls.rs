@@ -226,7 +226,8 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// All that the file holds, at least one.
+pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| TlsError::new(file, error))?;
@@ -250,11 +251,16 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// A file that [`TlsFiles`] cannot use.
+/// A file that [`TlsFiles`], or `UpstreamTlsFiles`, cannot use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsError {
     file: PathBuf,
     reason: String,
+}
+
+/// That of `file`.
+pub(crate) fn tls_error(file: &Path, reason: impl fmt::Display) -> TlsError {
+    TlsError::new(file, reason)
 }
 
 impl TlsError {

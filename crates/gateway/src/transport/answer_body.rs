@@ -1,125 +1,49 @@
 use std::{
     fmt,
+    future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use gusset_call::BoxError;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{
-    TransportError,
-    connection::Connection,
-    decoder::{Decoded, Decoder},
-    pool::Home,
-    sending::Sending,
-};
+#[cfg(feature = "http2")]
+use super::h2_body::H2Body;
+use super::{TransportError, h1_body::H1Body};
 
-/// Body of an instance's answer, streamed. At its end the connection waits for the next call; dropped before, it is closed.
+/// Body of an instance's answer, streamed. Dropped before its end, it resets its connection, or its stream.
 ///
 /// What is not sent of the request yet, goes out while this is polled.
 pub(crate) struct AnswerBody<B> {
-    decoder: Decoder,
-    /// `None` once the connection is not needed any more.
-    talk: Option<Talk<B>>,
+    way: Way<B>,
+    idle: Idle,
 }
 
-/// A connection between the head of an answer and its end.
-pub(super) struct Talk<B> {
-    pub(super) connection: Box<Connection>,
-    /// `None` when all is sent.
-    pub(super) sending: Option<Sending<B>>,
-    pub(super) home: Home,
+enum Way<B> {
+    Http1(H1Body<B>),
+    #[cfg(feature = "http2")]
+    Http2(H2Body<B>),
 }
 
-impl<B> AnswerBody<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    pub(super) const fn empty() -> Self {
-        Self { decoder: Decoder::Over, talk: None }
+impl<B> AnswerBody<B> {
+    pub(super) const fn http1(body: H1Body<B>, idle: Option<Duration>) -> Self {
+        Self { way: Way::Http1(body), idle: Idle::new(idle) }
     }
 
-    pub(super) fn new(decoder: Decoder, talk: Talk<B>) -> Self {
-        let mut body = Self { decoder, talk: Some(talk) };
-        if body.decoder.is_over() {
-            body.end();
-        }
-        body
+    #[cfg(feature = "http2")]
+    pub(super) const fn http2(body: H2Body<B>, idle: Option<Duration>) -> Self {
+        Self { way: Way::Http2(body), idle: Idle::new(idle) }
     }
 
-    /// The answer is whole. If the request is not, nobody waits for the rest of it.
-    fn end(&mut self) {
-        let Some(talk) = self.talk.take() else { return };
-        let Talk { mut connection, sending, home } = talk;
-        match sending {
-            None => home.check_in(connection),
-            Some(sending) if sending.is_gone() => {
-                connection.spare = sending.into_spare();
-                home.check_in(connection);
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Frame<Bytes>>, TransportError>> {
-        loop {
-            let Some(talk) = &mut self.talk else { return Poll::Ready(Ok(None)) };
-            talk.send(cx);
-            match self.decoder.decode(&mut talk.connection.read)? {
-                Decoded::Data(data) => {
-                    if self.decoder.is_over() {
-                        self.end();
-                    }
-                    return Poll::Ready(Ok(Some(Frame::data(data))));
-                }
-                Decoded::Trailers(trailers) => {
-                    self.end();
-                    return Poll::Ready(Ok(Some(Frame::trailers(trailers))));
-                }
-                Decoded::Over => self.end(),
-                Decoded::Nothing => match talk.connection.poll_fill(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(1..)) => {}
-                    Poll::Ready(Ok(0)) if self.decoder.may_end() => {
-                        // The end of such a body is the end of its connection, which has nothing more to reset.
-                        talk.connection.busy = false;
-                        self.talk = None;
-                    }
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(TransportError::ended_early())),
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(TransportError::Broken(error)));
-                    }
-                },
-            }
-        }
-    }
-}
-
-impl<B> Talk<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    /// Sends what is left of the request. That it fails is no matter of the answer, but this connection serves nobody else.
-    fn send(&mut self, cx: &mut Context<'_>) {
-        let Some(sending) = &mut self.sending else { return };
-        match sending.poll(&mut self.connection.socket, cx) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => {
-                if let Some(sending) = self.sending.take() {
-                    self.connection.spare = sending.into_spare();
-                }
-            }
-            Poll::Ready(Err(_)) => {
-                self.home.reuse = false;
-                self.sending = None;
-            }
+    fn cut(&mut self) {
+        match &mut self.way {
+            Way::Http1(body) => body.cut(),
+            #[cfg(feature = "http2")]
+            Way::Http2(body) => body.cut(),
         }
     }
 }
@@ -136,25 +60,84 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = self.poll_data(cx).map_err(BoxError::from).map(Result::transpose);
-        if let Poll::Ready(Some(Err(_))) = polled {
-            // Closed at once, and not when somebody drops the body.
-            self.talk = None;
+        let this = &mut *self;
+        let polled = match &mut this.way {
+            Way::Http1(body) => body.poll_frame(cx),
+            #[cfg(feature = "http2")]
+            Way::Http2(body) => body.poll_frame(cx),
+        };
+        match polled {
+            Poll::Ready(frame) => {
+                this.idle.moved();
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Poll::Pending if this.idle.is_over(cx) => {
+                this.cut();
+                Poll::Ready(Some(Err(TransportError::Stalled.into())))
+            }
+            Poll::Pending => Poll::Pending,
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.talk.is_none()
+        match &self.way {
+            Way::Http1(body) => body.is_end_stream(),
+            #[cfg(feature = "http2")]
+            Way::Http2(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.decoder.size_hint()
+        match &self.way {
+            Way::Http1(body) => body.size_hint(),
+            #[cfg(feature = "http2")]
+            Way::Http2(body) => body.size_hint(),
+        }
     }
 }
 
 impl<B> fmt::Debug for AnswerBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AnswerBody").field("decoder", &self.decoder).finish_non_exhaustive()
+        let mut debug = f.debug_struct("AnswerBody");
+        match &self.way {
+            Way::Http1(body) => debug.field("http1", body),
+            #[cfg(feature = "http2")]
+            Way::Http2(body) => debug.field("http2", body),
+        };
+        debug.finish_non_exhaustive()
+    }
+}
+
+/// How long nothing has come.
+struct Idle {
+    limit: Option<Duration>,
+    /// Since when the body waits. One whose next part is there has no need of a clock.
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    const fn new(limit: Option<Duration>) -> Self {
+        Self { limit, since: None, timer: None }
+    }
+
+    fn moved(&mut self) {
+        self.since = None;
+    }
+
+    /// Whether that has been too long. Else the task is woken when it may be.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(limit) = self.limit else { return false };
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let Some(end) = since.checked_add(limit) else { return false };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        // It is not moved whenever something comes, which is often, but when it has gone off too early, which is rare.
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= end {
+                return true;
+            }
+            timer.as_mut().reset(end);
+        }
+        false
     }
 }

@@ -3,18 +3,12 @@ use std::{
     io,
     pin::pin,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use bytes::BytesMut;
-use tokio::{
-    io::AsyncReadExt,
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::{io::AsyncReadExt, time::Instant};
 
-/// How long a connection may take to be made. A SYN that gets lost is sent again after 1 s.
-const CONNECT: Duration = Duration::from_secs(2);
+use super::{dial::dial, line::Place, socket::Socket};
 
 /// Bytes that are read at once: few, or as many as a fast sender makes worth it.
 const READ: usize = 8 * 1024;
@@ -23,12 +17,12 @@ const READ_MOST: usize = 64 * 1024;
 /// A connection to an instance, and what was read of it and not looked at yet.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) socket: TcpStream,
+    pub(super) socket: Socket,
     pub(super) read: BytesMut,
     /// Memory for the next head that is written.
     pub(super) spare: BytesMut,
-    /// Whether it has served a call.
-    pub(super) used: bool,
+    /// How many calls it has served.
+    pub(super) calls: u64,
     /// Something is under way. Dropped like that, it is reset.
     pub(super) busy: bool,
     pub(super) made: Instant,
@@ -36,16 +30,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn make(authority: &str) -> io::Result<Box<Self>> {
-        let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let connecting = TcpStream::connect(authority);
-        let socket = timeout(CONNECT, connecting).await.map_err(timed_out)??;
-        socket.set_nodelay(true)?;
+    pub(super) async fn make(place: &Place) -> io::Result<Box<Self>> {
+        let socket = dial(place.authority(), place.transport(), false).await?;
         Ok(Box::new(Self {
             socket,
             read: BytesMut::new(),
             spare: BytesMut::new(),
-            used: false,
+            calls: 0,
             busy: false,
             made: Instant::now(),
             at_once: READ,
@@ -73,7 +64,7 @@ impl Connection {
     /// Before it waits for the next call, memory that one large answer needed is given back.
     pub(super) fn rest(&mut self) {
         self.busy = false;
-        self.used = true;
+        self.calls += 1;
         self.at_once = READ;
         if self.read.capacity() > 2 * READ {
             self.read = BytesMut::new();
@@ -88,7 +79,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if self.busy {
             // A regular end could be taken for the end of what was sent. That it fails, only a socket without a connection could make it.
-            let _ = self.socket.set_zero_linger();
+            let _ = self.socket.tcp().set_zero_linger();
         }
     }
 }

@@ -13,9 +13,9 @@ use http_body::Body;
 
 use super::{
     AnswerBody, Switched, TransportError, Wanted,
-    answer_body::Talk,
     answer_head::{self, AnswerHead},
     connection::Connection,
+    h1_body::{H1Body, Talk},
     line::Place,
     pool::Home,
     sending::Sending,
@@ -24,7 +24,7 @@ use super::{
 /// Answers before the answer (1xx) that are passed over.
 const INTERIM: u32 = 16;
 
-/// One request to an instance, up to the head of its answer.
+/// One request to an instance by HTTP/1.1, up to the head of its answer.
 pub(crate) struct Exchange<B> {
     place: Arc<Place>,
     state: State,
@@ -71,7 +71,7 @@ where
 
     fn connect(&mut self) {
         let place = self.place.clone();
-        let connecting = async move { Connection::make(place.authority()).await };
+        let connecting = async move { Connection::make(&place).await };
         self.state = State::Connecting(Box::pin(connecting));
     }
 
@@ -84,7 +84,7 @@ where
     /// request is sent once more, by a connection that was never idle.
     fn again(&mut self, error: BoxError) -> Result<(), BoxError> {
         let State::Talking(connection) = &self.state else { return Err(error) };
-        if !connection.used || self.interim > 0 || !connection.read.is_empty() {
+        if connection.calls == 0 || self.interim > 0 || !connection.read.is_empty() {
             return Err(error);
         }
         let stale = match error.downcast::<TransportError>().map(|error| *error) {
@@ -139,7 +139,8 @@ where
     }
 
     fn answered(&mut self, head: AnswerHead) -> Response<AnswerBody<B>> {
-        let mut response = Response::new(AnswerBody::empty());
+        let idle = self.place.transport().answer_idle;
+        let mut response = Response::new(AnswerBody::http1(H1Body::empty(), None));
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
         *response.headers_mut() = head.headers;
@@ -154,7 +155,7 @@ where
             }
             let home = Home { place: self.place.clone(), reuse: head.reuse, keeps: head.keeps };
             let talk = Talk { connection, sending: self.sending.take(), home };
-            *response.body_mut() = AnswerBody::new(head.body, talk);
+            *response.body_mut() = AnswerBody::http1(H1Body::new(head.body, talk), idle);
         }
         response
     }

@@ -1,24 +1,32 @@
 use std::{
     fmt,
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
 use gusset_call::BoxError;
-use http::{Method, Request, Response};
+#[cfg(feature = "http2")]
+use http::header;
+use http::{Method, Request, Response, request::Parts};
 use http_body::Body;
 use tower_service::Service;
 
+#[cfg(feature = "http2")]
+use super::Wanted;
 use super::{
-    AnswerBody, Exchange, Pool,
-    exchange::Kind,
+    AnswerBody, Pool, Transport,
+    exchange::{Exchange, Kind},
     pool,
     request_head::{self, Framing},
     sending::Sending,
 };
+#[cfg(feature = "http2")]
+use super::{h2_exchange::H2Exchange, h2_head, multiplex::Multiplex};
 
-/// Calls of one instance by pooled connections, a connection for each call under way.
+/// Calls of one instance by connections that are kept.
 ///
 /// # Readiness
 ///
@@ -26,7 +34,7 @@ use super::{
 ///
 /// # Cancellation
 ///
-/// Dropping the future or the body of the answer closes the connection with a reset.
+/// Dropping the future or the body of the answer resets the connection, or the stream.
 #[derive(Clone)]
 pub(crate) struct Line {
     place: Arc<Place>,
@@ -37,6 +45,9 @@ pub(super) struct Place {
     pool: Pool,
     number: u64,
     authority: Box<str>,
+    transport: Arc<Transport>,
+    #[cfg(feature = "http2")]
+    multiplex: Multiplex,
 }
 
 impl Place {
@@ -51,13 +62,29 @@ impl Place {
     pub(super) const fn pool(&self) -> &Pool {
         &self.pool
     }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    #[cfg(feature = "http2")]
+    pub(super) const fn multiplex(&self) -> &Multiplex {
+        &self.multiplex
+    }
 }
 
 impl Line {
     /// To `authority`: a name or an address, and a port.
-    pub(crate) fn new(pool: Pool, authority: &str) -> Self {
+    pub(crate) fn new(pool: Pool, authority: &str, transport: Arc<Transport>) -> Self {
         Self {
-            place: Arc::new(Place { pool, number: pool::number(), authority: authority.into() }),
+            place: Arc::new(Place {
+                pool,
+                number: pool::number(),
+                authority: authority.into(),
+                transport,
+                #[cfg(feature = "http2")]
+                multiplex: Multiplex::default(),
+            }),
         }
     }
 
@@ -66,6 +93,47 @@ impl Line {
     pub(super) fn has_quiet(&self) -> bool {
         self.place.pool.has_quiet(self.place.number)
     }
+
+    fn http1<B>(&self, mut head: Parts, body: B) -> Exchange<B>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let framing = Framing::of(&body);
+        let repeatable =
+            head.method.is_idempotent() || head.headers.contains_key("idempotency-key");
+        let may_reuse = repeatable || !self.place.transport.connections.fresh_for_unsafe;
+        let mut connection =
+            may_reuse.then(|| self.place.pool.check_out(self.place.number)).flatten();
+        let spare = connection.as_mut().map(|connection| std::mem::take(&mut connection.spare));
+        let mut bytes: BytesMut = spare.unwrap_or_default();
+        request_head::write(&mut bytes, &head, &self.place.authority, framing);
+        let bodyless = head.method == Method::HEAD;
+        let kind = Kind { repeatable, bodyless, wanted: head.extensions.remove() };
+        let sending = Sending::new(bytes, body, framing);
+        Exchange::new(self.place.clone(), connection, sending, kind)
+    }
+
+    #[cfg(feature = "http2")]
+    fn http2<B>(&self, head: Parts, body: B) -> H2Exchange<B>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let framing = Framing::of(&body);
+        let head = h2_head::of(head, &self.place.authority, self.place.transport.is_tls(), framing);
+        H2Exchange::new(self.place.clone(), head, (framing != Framing::Empty).then_some(body))
+    }
+}
+
+/// Whether the request is one of gRPC, which is spoken over HTTP/2 only.
+#[cfg(feature = "http2")]
+fn is_grpc(head: &Parts) -> bool {
+    let kind = head.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes());
+    kind.and_then(|kind| kind.strip_prefix(b"application/grpc")).is_some_and(|rest| {
+        // gRPC-Web is another protocol.
+        matches!(rest.first(), None | Some(b'+' | b';'))
+    })
 }
 
 impl<B> Service<Request<B>> for Line
@@ -75,25 +143,44 @@ where
 {
     type Response = Response<AnswerBody<B>>;
     type Error = BoxError;
-    type Future = Exchange<B>;
+    type Future = Calling<B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Exchange<B> {
-        let (mut head, body) = request.into_parts();
-        let framing = Framing::of(&body);
-        let mut connection = self.place.pool.check_out(self.place.number);
-        let spare = connection.as_mut().map(|connection| std::mem::take(&mut connection.spare));
-        let mut bytes: BytesMut = spare.unwrap_or_default();
-        request_head::write(&mut bytes, &head, &self.place.authority, framing);
-        let repeatable =
-            head.method.is_idempotent() || head.headers.contains_key("idempotency-key");
-        let bodyless = head.method == Method::HEAD;
-        let kind = Kind { repeatable, bodyless, wanted: head.extensions.remove() };
-        let sending = Sending::new(bytes, body, framing);
-        Exchange::new(self.place.clone(), connection, sending, kind)
+    fn call(&mut self, request: Request<B>) -> Calling<B> {
+        let (head, body) = request.into_parts();
+        #[cfg(feature = "http2")]
+        if (self.place.transport.http2 || is_grpc(&head))
+            && head.extensions.get::<Wanted>().is_none()
+        {
+            return Calling::Http2(self.http2(head, body));
+        }
+        Calling::Http1(self.http1(head, body))
+    }
+}
+
+/// Future of [`Line`].
+pub(crate) enum Calling<B> {
+    Http1(Exchange<B>),
+    #[cfg(feature = "http2")]
+    Http2(H2Exchange<B>),
+}
+
+impl<B> Future for Calling<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<AnswerBody<B>>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Http1(exchange) => Pin::new(exchange).poll(cx),
+            #[cfg(feature = "http2")]
+            Self::Http2(exchange) => Pin::new(exchange).poll(cx),
+        }
     }
 }
 

@@ -13,24 +13,14 @@ use tokio::time::{Instant, sleep};
 
 use super::{connection::Connection, line::Place};
 
-/// How long an idle connection is kept. Node.js closes after 5 s, the shortest of the usual servers; a request that meets a
-/// closing connection fails though nobody is at fault.
-const IDLE: Duration = Duration::from_secs(4);
-
 /// What an instance says of the time that it keeps connections is taken with this less, for the way of a request.
 const MARGIN: Duration = Duration::from_secs(1);
-
-/// How old a connection may be. A name that leads to other addresses by now is asked again.
-const OLDEST: Duration = Duration::from_secs(3600);
-
-/// Idle connections kept per instance and thread.
-const MOST_IDLE: usize = 512;
 
 /// How often idle connections are looked through for those that have ended.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Threads that have idle connections of their own. More than these share.
-const SHARDS: usize = 64;
+pub(super) const SHARDS: usize = 64;
 
 /// The idle connections of a gateway to all its upstreams. Clones share them.
 ///
@@ -91,11 +81,12 @@ impl Pool {
         connections.any(|resting| resting.connection.is_quiet())
     }
 
-    fn check_in(&self, number: u64, connection: Box<Connection>, span: Duration) {
+    fn check_in(&self, place: &Place, connection: Box<Connection>, span: Duration) {
+        let (number, most) = (place.number(), place.transport().connections.max_idle);
         let at = shard_of_thread();
         let mut idle = self.shards[at].get_or_init(Shard::default).lock();
         let connections = idle.connections.entry(number).or_default();
-        if connections.len() == MOST_IDLE {
+        if connections.len() >= most {
             connections.pop_front();
         }
         connections.push_back(Resting { connection, until: Instant::now() + span });
@@ -158,13 +149,18 @@ impl Home {
     pub(super) fn check_in(self, mut connection: Box<Connection>) {
         connection.rest();
         // An instance that says more than it was asked is not to be trusted with another question.
-        let spent = !self.reuse || connection.made.elapsed() > OLDEST;
+        let kept = &self.place.transport().connections;
+        let spent = !self.reuse
+            || kept.max_idle == 0
+            || connection.calls >= kept.max_requests
+            || connection.made.elapsed() > kept.max_age;
         if spent || !connection.read.is_empty() {
             return;
         }
-        let span = self.keeps.map_or(IDLE, |keeps| IDLE.min(keeps.saturating_sub(MARGIN)));
+        let of_instance = self.keeps.map(|keeps| keeps.saturating_sub(MARGIN));
+        let span = of_instance.map_or(kept.idle, |keeps| keeps.min(kept.idle));
         if !span.is_zero() {
-            self.place.pool().check_in(self.place.number(), connection, span);
+            self.place.pool().check_in(&self.place, connection, span);
         }
     }
 }
@@ -182,7 +178,7 @@ pub(super) fn number() -> u64 {
 }
 
 /// The shard of this thread. Threads that have ended leave theirs to others, who find its connections closed with their runtime.
-fn shard_of_thread() -> usize {
+pub(super) fn shard_of_thread() -> usize {
     struct Seat(usize);
     impl Drop for Seat {
         fn drop(&mut self) {

@@ -180,6 +180,8 @@ where
             }
             self.advance(written);
         }
+        // TLS takes more than the kernel does.
+        ready!(Pin::new(&mut *socket).poll_flush(cx))?;
         // What may have to be sent again stays.
         if !self.intact {
             self.bytes.clear();

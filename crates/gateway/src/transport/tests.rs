@@ -22,21 +22,21 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{AnswerBody, Line, Pool, TransportError};
+use super::{AnswerBody, Connections, Line, Pool, Transport, TransportError};
 
-type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
-type Answer = Result<Response<AnswerBody<AnyBody>>, BoxError>;
+pub(super) type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
+pub(super) type Answer = Result<Response<AnswerBody<AnyBody>>, BoxError>;
 
-fn empty() -> AnyBody {
+pub(super) fn empty() -> AnyBody {
     Empty::new().map_err(BoxError::from).boxed_unsync()
 }
 
-fn full(bytes: impl Into<Bytes>) -> AnyBody {
+pub(super) fn full(bytes: impl Into<Bytes>) -> AnyBody {
     Full::new(bytes.into()).map_err(BoxError::from).boxed_unsync()
 }
 
 /// A body of unknown length that one end feeds.
-fn fed() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>, AnyBody) {
+pub(super) fn fed() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>, AnyBody) {
     let (feed, mut fed) = mpsc::unbounded_channel();
     let frames = futures_of(move |cx| fed.poll_recv(cx));
     (feed, StreamBody::new(frames).boxed_unsync())
@@ -93,7 +93,11 @@ async fn head(stream: &mut TcpStream) -> io::Result<String> {
 
 impl Instance {
     fn line(&self) -> Line {
-        Line::new(Pool::new(), &self.address.to_string())
+        Line::new(Pool::new(), &self.address.to_string(), Arc::default())
+    }
+
+    fn line_by(&self, transport: Transport) -> Line {
+        Line::new(Pool::new(), &self.address.to_string(), Arc::new(transport))
     }
 
     fn connections(&self) -> usize {
@@ -106,12 +110,12 @@ async fn call(line: &Line, method: &str, body: AnyBody) -> Answer {
     timeout(Duration::from_secs(20), line.clone().oneshot(request)).await.expect("an answer")
 }
 
-async fn text(answer: Answer) -> Result<String, BoxError> {
+pub(super) async fn text(answer: Answer) -> Result<String, BoxError> {
     let whole = timeout(Duration::from_secs(20), answer?.into_body().collect()).await;
     Ok(String::from_utf8(whole.expect("an end")?.to_bytes().to_vec())?)
 }
 
-fn kind(error: &BoxError) -> &TransportError {
+pub(super) fn kind(error: &BoxError) -> &TransportError {
     error.downcast_ref().expect("an error of the transport")
 }
 
@@ -156,6 +160,69 @@ async fn a_connection_that_is_not_to_be_used_again_is_not() {
         }
         assert_eq!(instance.connections(), 2, "{answer}");
     }
+}
+
+/// Always answers.
+async fn patient() -> Instance {
+    instance(|_, mut stream| async move {
+        loop {
+            head(&mut stream).await?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_connection_serves_no_more_calls_and_no_longer_than_its_upstream_says() {
+    let connections = Connections::new();
+    for (connections, expected) in [
+        (connections.clone(), 1),
+        (connections.clone().max_requests(2), 2),
+        (connections.clone().max_requests(0), 4),
+        (connections.clone().max_age(Duration::ZERO), 4),
+        (connections.clone().idle(Duration::ZERO), 4),
+        (connections.clone().max_idle(0), 4),
+    ] {
+        let instance = patient().await;
+        let line = instance.line_by(Transport::http1().connections(connections.clone()));
+        for _ in 0..4 {
+            assert_eq!(text(call(&line, "GET", empty()).await).await.unwrap(), "ok");
+        }
+        assert_eq!(instance.connections(), expected, "{connections:?}");
+    }
+}
+
+#[tokio::test]
+async fn above_the_number_of_idle_connections_the_oldest_goes() {
+    let instance = patient().await;
+    let connections = Connections::new().max_idle(2);
+    let line = instance.line_by(Transport::http1().connections(connections));
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        answers.push(call(&line, "GET", empty()).await);
+    }
+    for answer in answers {
+        text(answer).await.unwrap();
+    }
+    assert_eq!(instance.connections(), 4);
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        answers.push(call(&line, "GET", empty()).await);
+    }
+    assert_eq!(instance.connections(), 6, "two of four were kept");
+}
+
+#[tokio::test]
+async fn what_must_not_be_sent_twice_has_a_fresh_connection_if_its_upstream_says_so() {
+    let instance = closing_when_asked_twice().await;
+    let connections = Connections::new().fresh_for_unsafe(true);
+    let line = instance.line_by(Transport::http1().connections(connections));
+    for at in 1..=10 {
+        assert_eq!(text(call(&line, "POST", full("pay")).await).await.unwrap(), "ok");
+        assert_eq!(instance.connections(), at);
+    }
+    assert_eq!(text(call(&line, "GET", empty()).await).await.unwrap(), "ok");
 }
 
 /// Answers once by each connection, and closes it when the second request has come in.
@@ -221,7 +288,7 @@ async fn nobody_at_the_address_means_that_nothing_was_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let line = Line::new(Pool::new(), &address.to_string());
+    let line = Line::new(Pool::new(), &address.to_string(), Arc::default());
     let error = call(&line, "POST", full("body")).await.unwrap_err();
     assert!(kind(&error).is_unsent());
 }
@@ -294,6 +361,40 @@ async fn a_body_that_breaks_off_does_not_end_as_if_it_were_whole() {
         let error = text(call(&instance.line(), "GET", empty()).await).await.unwrap_err();
         assert!(matches!(kind(&error), TransportError::Broken(_)), "{answer}: {error:?}");
     }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_go_on_breaks_off_and_its_connection_with_it() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let instance = instance(move |_, mut stream| {
+        let tell = tell.clone();
+        async move {
+            head(&mut stream).await?;
+            // Each part within the limit, all of them not; then no more.
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n").await?;
+            for _ in 0..8 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                stream.write_all(b"o").await?;
+            }
+            let _ = tell.send(stream.read(&mut [0]).await);
+            Ok(())
+        }
+    })
+    .await;
+    let transport = Transport::http1().answer_idle(Duration::from_millis(300));
+    let line = instance.line_by(transport);
+    let mut body = call(&line, "GET", empty()).await.unwrap().into_body();
+    let mut seen = 0;
+    let error = loop {
+        match timeout(Duration::from_secs(30), body.frame()).await.unwrap().unwrap() {
+            Ok(frame) => seen += frame.into_data().unwrap().len(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(kind(&error), TransportError::Stalled), "{error:?}");
+    assert_eq!(seen, 8);
+    let seen = timeout(Duration::from_secs(30), told.recv()).await.unwrap().unwrap();
+    assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

@@ -1,5 +1,14 @@
 //! Services behind a gateway, on real sockets.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test file uses its part"
+)]
+
+#[cfg(feature = "tls")]
+pub mod certs;
 
 use std::{future::pending, net::SocketAddr, time::Duration};
 
