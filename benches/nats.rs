@@ -9,9 +9,6 @@
 use std::{
     convert::Infallible,
     error::Error,
-    net::TcpListener,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -23,6 +20,7 @@ use async_nats::jetstream::{self, consumer::pull, message::PublishMessage, strea
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::iter};
 use gusset_broker::{Broker, Delivery, Limits, Message, NatsEngine, NatsOptions};
+use gusset_engines::Nats;
 use tokio::sync::Notify;
 use tower::service_fn;
 
@@ -31,33 +29,6 @@ type Failure = Box<dyn Error + Send + Sync>;
 const WINDOW: usize = 256;
 const MESSAGES: usize = 40_000;
 const ROUNDS: usize = 5;
-
-struct Server {
-    child: Child,
-    directory: PathBuf,
-    url: String,
-}
-
-impl Server {
-    fn start() -> Result<Self, Failure> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let directory = std::env::temp_dir().join(format!("gusset-bench-{}", std::process::id()));
-        let child = Command::new("nats-server")
-            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
-            .arg(&directory)
-            .stderr(Stdio::null())
-            .spawn()?;
-        Ok(Self { child, directory, url: format!("nats://127.0.0.1:{port}") })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
 
 /// Counts down what is to be handled.
 #[derive(Default)]
@@ -168,15 +139,15 @@ fn payload(size: usize) -> Bytes {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<(), Failure> {
-    let server = Server::start()?;
+    let server = Nats::start();
     tokio::time::sleep(Duration::from_secs(1)).await;
     for size in [64, 1_024] {
         let (mut bare_rates, mut our_rates, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..ROUNDS {
             let names = (format!("bare-{size}-{round}"), format!("ours-{size}-{round}"));
             let rate = |took: Duration| MESSAGES as f64 / took.as_secs_f64() / 1e3;
-            let theirs = rate(bare(&server.url, &names.0, size).await?);
-            let mine = rate(ours(&server.url, &names.1, size).await?);
+            let theirs = rate(bare(&server.url(), &names.0, size).await?);
+            let mine = rate(ours(&server.url(), &names.1, size).await?);
             bare_rates.push(theirs);
             our_rates.push(mine);
             ratios.push(mine / theirs);

@@ -1,20 +1,21 @@
 use std::{
     fs,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
-/// How long a process may take to stop: longer than any machine that is merely busy needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::comes_true;
 
 /// Sends a signal, such as `"TERM"`, to the process of this id. One that has ended by itself gets nothing.
 ///
 /// # Panics
 /// If there is no `kill` to send it with.
 pub fn signal(id: u32, name: &str) {
+    send(&[id], name);
+}
+
+pub(crate) fn send(ids: &[u32], name: &str) {
     let mut kill = Command::new("kill");
-    kill.arg(format!("-{name}")).arg(id.to_string()).stderr(Stdio::null());
+    kill.arg(format!("-{name}")).args(ids.iter().map(u32::to_string)).stderr(Stdio::null());
     if let Err(error) = kill.status() {
         panic!("cannot run kill ({error}); it is in the package procps");
     }
@@ -28,11 +29,7 @@ pub fn signal(id: u32, name: &str) {
 /// If a thread still runs after a minute.
 pub fn pause(id: u32) {
     signal(id, "STOP");
-    let begin = Instant::now();
-    while !stands_still(id) {
-        assert!(begin.elapsed() < PATIENCE, "process {id} does not stop");
-        thread::park_timeout(Duration::from_millis(1));
-    }
+    assert!(comes_true(|| stands_still(id)), "process {id} does not stop");
     // A process that stands still begins no other.
     children(id).into_iter().for_each(pause);
 }
@@ -50,16 +47,36 @@ pub fn resume(id: u32) {
 fn stands_still(id: u32) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{id}/task")) else { return true };
     threads.flatten().all(|thread| match fs::read_to_string(thread.path().join("stat")) {
-        // Behind the name, which may hold anything.
-        Ok(stat) => {
-            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't', 'X', 'Z']))
-        }
+        Ok(stat) => state_in(&stat).is_some_and(|state| "TtXZ".contains(state)),
         Err(_) => true,
     })
 }
 
+/// It stands behind the name, which may hold anything.
+fn state_in(stat: &str) -> Option<char> {
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Whether it is no more, but for what it leaves to who waits for it.
+pub(crate) fn has_ended(id: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat"));
+    stat.is_err()
+        || stat.is_ok_and(|stat| state_in(&stat).is_some_and(|state| "XZ".contains(state)))
+}
+
+/// All below this process.
+pub(crate) fn descendants(id: u32) -> Vec<u32> {
+    let mut all = children(id);
+    let mut next = 0;
+    while let Some(&id) = all.get(next) {
+        all.extend(children(id));
+        next += 1;
+    }
+    all
+}
+
 /// The processes that this one has started and that are there.
-pub(crate) fn children(id: u32) -> Vec<u32> {
+fn children(id: u32) -> Vec<u32> {
     let Ok(threads) = fs::read_dir(format!("/proc/{id}/task")) else { return Vec::new() };
     let of_each =
         threads.flatten().map(|thread| fs::read_to_string(thread.path().join("children")));

@@ -6,18 +6,15 @@ mod common;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    env, fs,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
+    env,
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use gusset::saga::State;
+use gusset_engines::{Folder, Process};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -35,40 +32,27 @@ const TIMES: Times = Times {
 
 /// A demo that runs until it is killed.
 struct Demo {
-    child: Child,
+    process: Process,
     gateway: String,
-    /// Sagas that an earlier process had left.
-    left: Arc<AtomicU64>,
 }
 
 impl Demo {
     fn start(folder: &Path) -> Self {
-        let mut child = Command::new(common::program("ecommerce_demo"))
-            .args(["--headless", "--port", "0", "--seconds", "10", "--rps", "60", "--data-dir"])
-            .arg(folder)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let first = lines.find(|line| line.contains("behind http://")).expect("it opens");
-        let gateway = first[first.find("http://").unwrap()..].to_owned();
-        let left = Arc::<AtomicU64>::default();
-        let seen = left.clone();
-        // Who does not read on stops the demo.
-        std::thread::spawn(move || {
-            for line in lines {
-                let Some((_, rest)) = line.split_once("sagas were under way: ") else { continue };
-                seen.store(rest.trim().parse().unwrap(), SeqCst);
-            }
-        });
-        Self { child, gateway, left }
+        let mut command = Command::new(common::program("ecommerce_demo"));
+        command.args(["--headless", "--port", "0", "--seconds", "10", "--rps", "60", "--data-dir"]);
+        command.arg(folder);
+        let mut process = Process::started("demo", command);
+        let said = process.says("behind http://");
+        Self { process, gateway: said["behind ".len()..].to_owned() }
     }
 
+    /// How many sagas that an earlier process had left it has taken up.
     fn kill(mut self) -> u64 {
-        self.child.kill().unwrap();
-        let ended = self.child.wait().unwrap();
-        assert_eq!(ended.code(), None, "it ended by itself before it was killed");
-        self.left.load(SeqCst)
+        assert!(self.process.has_ended().is_none(), "it ended by itself before it was killed");
+        self.process.kill();
+        let log = self.process.log();
+        let left = log.lines().find_map(|line| Some(line.split_once("sagas were under way: ")?.1));
+        left.map_or(0, |left| left.trim().parse().unwrap())
     }
 }
 
@@ -132,15 +116,6 @@ impl Customer {
     }
 }
 
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_demo_that_is_killed_at_any_time_finishes_or_undoes_every_order() {
     let seed =
@@ -148,12 +123,12 @@ async fn a_demo_that_is_killed_at_any_time_finishes_or_undoes_every_order() {
     println!("GUSSET_SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
     let kills = if env::var_os("GUSSET_DEEP").is_some() { 50 } else { 3 };
-    let folder = Folder(env::temp_dir().join(format!("gusset-demo-kill-{}", Uuid::now_v7())));
+    let folder = Folder::new("demo-kill");
     let sent = Arc::<Mutex<Vec<Sent>>>::default();
 
     let mut left = 0;
     for run in 0..kills {
-        let demo = Demo::start(&folder.0);
+        let demo = Demo::start(&folder);
         let mut customers = JoinSet::new();
         for number in 0..CUSTOMERS {
             let (gateway, sent) = (demo.gateway.clone(), sent.clone());
@@ -171,12 +146,12 @@ async fn a_demo_that_is_killed_at_any_time_finishes_or_undoes_every_order() {
 
     let story = Command::new(common::program("ecommerce_demo"))
         .args(["--headless", "--port", "0", "--seconds", "10", "--data-dir"])
-        .arg(&folder.0)
+        .arg(&*folder)
         .output()
         .unwrap();
     assert!(story.status.success(), "{}", String::from_utf8_lossy(&story.stdout));
     let sent = std::mem::take(&mut *sent.lock().unwrap());
-    nothing_is_half_done(&folder.0, sent).await;
+    nothing_is_half_done(&folder, sent).await;
 }
 
 /// Opens the folder in this process, and looks into every store.
@@ -256,11 +231,11 @@ async fn the_stores_agree(shop: &Shop) {
 
 #[test]
 fn a_folder_that_is_open_elsewhere_is_refused_before_anything_happens() {
-    let folder = Folder(env::temp_dir().join(format!("gusset-demo-twice-{}", Uuid::now_v7())));
-    let first = Demo::start(&folder.0);
+    let folder = Folder::new("demo-twice");
+    let first = Demo::start(&folder);
     let second = Command::new(common::program("ecommerce_demo"))
         .args(["--headless", "--port", "0", "--data-dir"])
-        .arg(&folder.0)
+        .arg(&*folder)
         .output()
         .unwrap();
     first.kill();

@@ -3,65 +3,26 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(clippy::disallowed_methods, reason = "a bound for a real process")]
 
+mod common;
+
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     time::{Duration, Instant},
 };
+
+use common::{Registry, gusset};
+use gusset_engines::{Folder, Port, Process};
 
 const SOON: Duration = Duration::from_secs(30);
 const SERVICES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        Self(std::env::temp_dir().join(format!("gusset-{name}-{}", std::process::id())))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-struct Registry {
-    process: Child,
-    address: String,
-}
-
-impl Registry {
-    fn start(listen: &str, folder: &Path) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_gusset"))
-            .args(["registry", "--listen", listen, "--data-dir"])
-            .arg(folder)
-            .env_remove("GUSSET_TOKEN")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).unwrap().split(';').next().unwrap().to_owned();
-        Self { process, address }
-    }
-
-    fn kill(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// With all that it has in that folder.
+fn registry(port: &Port, folder: &Folder) -> Registry {
+    Registry::at(&port.address(), &["--data-dir", folder.to_str().unwrap()])
 }
 
 /// Head and body of the answer; `None` if there is none, or not all of it.
@@ -114,7 +75,8 @@ fn follow(address: &str, service: &str) -> Vec<u64> {
 #[test]
 fn a_killed_registry_comes_back_with_every_instance_and_its_watchers_converge() {
     let folder = Folder::new("crash-instances");
-    let registry = Registry::start("127.0.0.1:0", &folder.0);
+    let port = Port::free();
+    let mut registry = registry(&port, &folder);
     let address = registry.address.clone();
     for n in 0..SERVICES {
         let body = format!(
@@ -123,7 +85,7 @@ fn a_killed_registry_comes_back_with_every_instance_and_its_watchers_converge() 
         call(&address, "PUT", "agent/service/register", &body).unwrap();
     }
     wait_for("saved", || {
-        let saved = fs::read_to_string(folder.0.join("catalog.json")).unwrap_or_default();
+        let saved = fs::read_to_string(folder.join("catalog.json")).unwrap_or_default();
         (0..SERVICES).all(|n| saved.contains(&format!("\"i{n}\"")))
     });
     std::thread::scope(|scope| {
@@ -136,8 +98,8 @@ fn a_killed_registry_comes_back_with_every_instance_and_its_watchers_converge() 
             })
             .collect();
         let before = index(&call(&address, "GET", "catalog/services", "").unwrap().0);
-        registry.kill();
-        let registry = Registry::start(&address, &folder.0);
+        registry.process.restart();
+        registry.process.says("://");
         let (head, services) = call(&address, "GET", "catalog/services", "").unwrap();
         assert!(index(&head) > before);
         for n in 0..SERVICES {
@@ -154,14 +116,14 @@ fn a_killed_registry_comes_back_with_every_instance_and_its_watchers_converge() 
         for watcher in watchers {
             assert!(watcher.join().unwrap().is_sorted(), "an index went backwards");
         }
-        drop(registry);
     });
 }
 
 #[test]
 fn what_was_acknowledged_of_the_keys_is_there_however_often_it_is_killed() {
     let folder = Folder::new("crash-keys");
-    let mut registry = Registry::start("127.0.0.1:0", &folder.0);
+    let port = Port::free();
+    let mut registry = registry(&port, &folder);
     let address = registry.address.clone();
     let mut acknowledged = [0_u32; 4];
     for round in 1..=5 {
@@ -193,16 +155,13 @@ fn what_was_acknowledged_of_the_keys_is_there_however_often_it_is_killed() {
                 value.and_then(|value| value.parse().ok()).is_some_and(|n: u32| n >= round * 20)
             };
             wait_for("written", enough);
-            let dead = std::mem::replace(
-                &mut registry,
-                Registry { process: Command::new("true").spawn().unwrap(), address: String::new() },
-            );
-            dead.kill();
+            registry.process.kill();
             stop.store(true, SeqCst);
             let ends: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
             ends.try_into().unwrap()
         });
-        registry = Registry::start(&address, &folder.0);
+        registry.process.start();
+        registry.process.says("://");
         for (key, last) in acknowledged.iter_mut().enumerate() {
             let (_, value) = call(&address, "GET", &format!("kv/count/{key}?raw"), "").unwrap();
             let value: u32 = value.parse().unwrap();
@@ -216,35 +175,29 @@ fn what_was_acknowledged_of_the_keys_is_there_however_often_it_is_killed() {
 #[test]
 fn a_second_process_in_the_folder_is_refused_and_a_torn_log_is_told() {
     let folder = Folder::new("crash-folder");
-    let registry = Registry::start("127.0.0.1:0", &folder.0);
+    let port = Port::free();
+    let mut registry = registry(&port, &folder);
     call(&registry.address, "PUT", "kv/a", "1").unwrap();
     let start = |log: &str| {
-        Command::new(env!("CARGO_BIN_EXE_gusset"))
-            .args(["registry", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(&folder.0)
-            .env_remove("GUSSET_TOKEN")
-            .env("GUSSET_LOG", log)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+        let mut command = gusset();
+        command.args(["registry", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&*folder);
+        command.env("GUSSET_LOG", log);
+        Process::started("gusset", command)
     };
-    let refused = start("info").wait_with_output().unwrap();
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(said.contains("is in use by another registry"), "{said}");
-    registry.kill();
+    let mut refused = start("info");
+    assert_eq!(refused.ends().code(), Some(2));
+    assert!(refused.log().contains("is in use by another registry"), "{}", refused.log());
+    registry.process.kill();
 
-    let mut log = fs::OpenOptions::new().append(true).open(folder.0.join("kv.log")).unwrap();
+    let mut log = fs::OpenOptions::new().append(true).open(folder.join("kv.log")).unwrap();
     log.write_all(b"torn").unwrap();
     let mut mended = start("info");
-    let mut line = String::new();
-    BufReader::new(mended.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
-    mended.kill().unwrap();
-    mended.wait().unwrap();
-    assert!(line.contains("WARN") && line.contains("the end of the log was torn off"), "{line}");
+    mended.says("the end of the log was torn off");
+    assert!(mended.log().contains("WARN"), "{}", mended.log());
+    mended.kill();
 
-    let wrong = start("loud").wait_with_output().unwrap();
-    let said = String::from_utf8(wrong.stderr).unwrap();
+    let mut wrong = start("loud");
+    wrong.ends();
+    let said = wrong.log();
     assert!(said.starts_with("gusset: GUSSET_LOG: \"loud\" is none of off"), "{said}");
 }

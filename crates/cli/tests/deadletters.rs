@@ -1,56 +1,24 @@
 //! The process, as its operator sees it, beside a real NATS server.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-#![allow(clippy::disallowed_methods, reason = "a bound for a real process")]
 
 use std::{
-    io::{BufRead, BufReader},
-    net::{TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
 use gusset_broker::{Broker, Delivery, Limits, NatsEngine, NatsOptions, Policy};
+use gusset_engines::Nats;
 use tower::service_fn;
 
-struct Server {
-    child: Child,
-    directory: PathBuf,
-    url: String,
-}
+struct Server(Nats);
 
 impl Server {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let directory =
-            std::env::temp_dir().join(format!("gusset-cli-nats-{}", std::process::id()));
-        let child = Command::new("nats-server")
-            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
-            .arg(&directory)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot run nats-server ({error}); ./test installs it"));
-        let server = Self { child, directory, url: format!("nats://127.0.0.1:{port}") };
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(30) {
-            if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
-                let mut line = String::new();
-                if BufReader::new(stream).read_line(&mut line).is_ok_and(|n| n > 0) {
-                    return server;
-                }
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("nats-server does not answer");
-    }
-
     fn gusset(&self, args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_gusset"))
             .arg("deadletters")
             .args(args)
-            .env("GUSSET_NATS", &self.url)
+            .env("GUSSET_NATS", self.0.url())
             .output()
             .unwrap()
     }
@@ -63,22 +31,14 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
 async fn broker(server: &Server) -> Broker {
-    let options = NatsOptions::new(&*server.url);
+    let options = NatsOptions::new(server.0.url());
     Broker::on(NatsEngine::connect(options, Limits::new()).await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sees_what_died_gives_it_back_and_deletes_the_rest() {
-    let server = Server::start();
+    let server = Server(Nats::start());
     let nobody = server.gusset(&["list"]);
     assert_eq!(nobody.status.code(), Some(2));
     assert!(

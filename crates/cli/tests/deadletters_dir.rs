@@ -13,16 +13,20 @@ use gusset_broker::{Broker, Delivery, FileEngine, FileOptions, MessageId, Policy
 use gusset_call::{BoxError, Deadline};
 use tower::service_fn;
 
-struct Folder(PathBuf);
+/// That a broker has, once there is one.
+struct Folder(gusset_engines::Folder);
 
 impl Folder {
     fn new() -> Self {
-        let id = gusset_broker::Message::new("a", "").unwrap().id();
-        Self(std::env::temp_dir().join(format!("gusset-cli-dir-{id}")))
+        Self(gusset_engines::Folder::new("cli-dir"))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.join("broker")
     }
 
     fn gusset(&self, args: &[&str]) -> Output {
-        gusset(&self.0, args)
+        gusset(&self.path(), args)
     }
 
     /// What it says, if it went well.
@@ -41,13 +45,7 @@ impl Folder {
     }
 
     fn open(&self) -> Broker {
-        Broker::on(FileEngine::open(&self.0, FileOptions::new()).unwrap())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        Broker::on(FileEngine::open(self.path(), FileOptions::new()).unwrap())
     }
 }
 
@@ -109,7 +107,7 @@ async fn fails(folder: &Folder) -> MessageId {
 async fn an_operator_sees_what_died_gives_it_back_and_deletes_the_rest() {
     let folder = Folder::new();
     assert!(folder.refuses(&["list"]).contains("no broker in"));
-    assert!(!folder.0.exists());
+    assert!(!folder.path().exists());
     let published = fails(&folder).await;
 
     let list = folder.says(&["list", "--group", "mails", "--limit", "2"]);

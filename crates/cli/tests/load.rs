@@ -4,35 +4,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+
+use common::Registry;
 
 const RELEASE: bool = !cfg!(debug_assertions);
 const WATCHERS: usize = 2_000;
 
-struct Registry {
-    process: Child,
-    address: String,
-}
-
 impl Registry {
-    fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_gusset"))
-            .args(["registry", "--listen", "127.0.0.1:0"])
-            .env_remove("GUSSET_TOKEN")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).unwrap().split(';').next().unwrap().to_owned();
-        Self { process, address }
-    }
-
     fn connect(&self) -> Connection {
         let stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -46,13 +31,6 @@ impl Registry {
         let status = std::fs::read_to_string(status).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -104,7 +82,7 @@ fn registration(n: usize) -> String {
 
 #[test]
 fn two_thousand_blocked_watchers_are_told_of_one_change_at_once() {
-    let registry = Registry::start();
+    let registry = Registry::start(&[]);
     let mut writer = registry.connect();
     for n in 0..10 {
         writer.call("PUT", "agent/service/register", &registration(n));
@@ -139,7 +117,7 @@ fn two_thousand_blocked_watchers_are_told_of_one_change_at_once() {
 #[test]
 fn heartbeats_over_kept_connections() {
     let instances = if RELEASE { 100_000 } else { 2_000 };
-    let registry = Registry::start();
+    let registry = Registry::start(&[]);
     let mut connections: Vec<_> = (0..32).map(|_| registry.connect()).collect();
     let all = |connections: &mut Vec<Connection>, request: &dyn Fn(usize) -> (String, String)| {
         let since = Instant::now();

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
-};
+mod common;
+
+use std::process::Command;
+
+use common::Registry;
 
 /// The lines of the first block of commands behind `words`.
 fn lines_behind(words: &str) -> &'static str {
@@ -15,19 +16,9 @@ fn lines_behind(words: &str) -> &'static str {
 
 /// What the commands print when a server of their own answers them.
 fn printed(lines: &str) -> String {
-    let mut registry = Command::new(env!("CARGO_BIN_EXE_gusset"))
-        .args(["registry", "--listen", "127.0.0.1:0"])
-        .env_remove("GUSSET_TOKEN")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(registry.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let address = line.split("http://").nth(1).unwrap().split(';').next().unwrap();
+    let Registry { process: _process, address } = &Registry::start(&[]);
     let script = format!("set -euo pipefail\nC=http://{address}/v1\n{lines}wait\n");
     let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-    registry.kill().unwrap();
-    registry.wait().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}");
     said

@@ -1,35 +1,19 @@
 //! The process, as its user sees it.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
-#![allow(clippy::disallowed_methods, reason = "a bound for a real process")]
+
+mod common;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    process::Output,
+    time::Duration,
 };
 
-struct Registry {
-    process: Child,
-    address: String,
-}
+use common::Registry;
 
 impl Registry {
-    fn start(args: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_gusset"))
-            .args(["registry", "--listen", "127.0.0.1:0"])
-            .args(args)
-            .env_remove("GUSSET_TOKEN")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).unwrap().split(';').next().unwrap().to_owned();
-        Self { process, address }
-    }
-
     /// Sends a request and reads its answer to the end.
     fn call(&self, method: &str, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
@@ -44,37 +28,10 @@ impl Registry {
         stream.read_to_string(&mut answer).unwrap();
         answer
     }
-
-    fn signal(&self, signal: &str) {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
-    }
-
-    fn ends_within(&mut self, bound: Duration) -> Option<i32> {
-        let since = Instant::now();
-        while since.elapsed() < bound {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        None
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 fn gusset(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gusset"))
-        .args(args)
-        .env_remove("GUSSET_TOKEN")
-        .output()
-        .unwrap()
+    common::gusset().args(args).output().unwrap()
 }
 
 fn index(answer: &str) -> &str {
@@ -108,11 +65,11 @@ fn sigterm_answers_who_is_blocked_and_ends_with_0() {
     write!(blocked, "GET /v1/kv/a?index={} HTTP/1.1\r\nHost: h\r\n\r\n", index(&answer)).unwrap();
     // Over the same listener, and therefore after the other was accepted.
     registry.call("GET", "/v1/status/leader", "");
-    registry.signal("-TERM");
+    registry.process.signal("TERM");
     let mut answer = String::new();
     blocked.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
-    assert_eq!(registry.ends_within(Duration::from_secs(5)), Some(0));
+    assert_eq!(registry.process.ends().code(), Some(0));
 }
 
 #[test]

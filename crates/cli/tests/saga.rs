@@ -2,10 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-#[allow(dead_code, reason = "shared with the tests of the store")]
-#[path = "../../saga/tests/postgres/harness.rs"]
-mod harness;
-
 use std::{
     future::pending,
     path::Path,
@@ -14,9 +10,10 @@ use std::{
     time::Duration,
 };
 
+use gusset_engines::{Folder, Postgres};
 use gusset_saga::{
-    Definition, Effect, Options, Orchestrator, Policy, Recovery, Saga, SagaId, SqliteStore, State,
-    StepContext, StepError, Store,
+    Definition, Effect, Options, Orchestrator, Policy, PostgresOptions, PostgresStore, Recovery,
+    Saga, SagaId, SqliteStore, State, StepContext, StepError, Store,
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -239,8 +236,7 @@ async fn orders_wait_for_the_program(store: Arc<dyn Store>, gusset: &Gusset) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sagas_in_a_file_are_seen_and_mended_from_a_shell() {
-    let folder = std::env::temp_dir().join(format!("gusset-cli-saga-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new("cli-saga");
     let file = folder.join("sagas.db");
     let gusset = Gusset(vec!["--sqlite".into(), file.display().to_string()]);
     gusset.refuses(&["list"], 2, "there is no such file of sagas").await;
@@ -251,10 +247,15 @@ async fn sagas_in_a_file_are_seen_and_mended_from_a_shell() {
     orders_wait_for_the_program(store, &gusset).await;
 
     newer(&file, &gusset).await;
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 async fn newer(file: &Path, gusset: &Gusset) {
+    // What was written last is in the file when the store is closed, which its own thread does.
+    let (log, begin) = (file.with_extension("db-wal"), Instant::now());
+    while log.exists() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the store is not closed");
+        sleep(Duration::from_millis(5)).await;
+    }
     let later = file.with_extension("later");
     // The header of a SQLite file has its user version in four bytes from 60 on.
     let mut bytes = std::fs::read(file).unwrap();
@@ -268,13 +269,16 @@ async fn newer(file: &Path, gusset: &Gusset) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sagas_in_a_database_are_seen_and_mended_from_a_shell() {
-    let server = harness::Server::start();
+    let server = Postgres::start();
     let gusset = Gusset(vec!["--postgres".into(), server.url()]);
     gusset.refuses(&["list"], 2, "there are no tables of sagas in schema gusset").await;
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'gusset'";
     assert_eq!(server.psql(schemas), "0", "they were not made");
 
-    let store = Arc::new(server.store().await);
+    let store = {
+        let options = PostgresOptions::new(&server.url()).unwrap();
+        Arc::new(PostgresStore::connect(options).await.unwrap())
+    };
     an_operator_sees_and_mends(store.clone(), &gusset).await;
     orders_wait_for_the_program(store, &gusset).await;
 

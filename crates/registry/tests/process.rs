@@ -7,17 +7,13 @@
 
 use std::{
     fs,
-    io::Read,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_core::future::BoxFuture;
+use gusset_engines::{Process, again};
 use gusset_registry::{
     Error, Health, Instance, InstanceKey, MemoryRegistry, Policy, Registration, RegistrationState,
     Registry, Snapshot, Watch,
@@ -30,56 +26,32 @@ use tokio::{
 
 const TTL: Duration = Duration::from_secs(3);
 
-/// A server, and the folder that it has its file and its socket in.
-struct Server {
-    folder: PathBuf,
-    child: Child,
-}
+/// A server, with its file and its socket in its folder.
+struct Server(Process);
 
 impl Server {
     fn start() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("gusset-process-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir(&folder).unwrap();
-        Self { child: Self::spawn(&folder), folder }
-    }
-
-    fn spawn(folder: &Path) -> Child {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "as_the_server"])
-            .env("GUSSET_REGISTRY_PROCESS", folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null());
-        command.spawn().unwrap()
-    }
-
-    /// `kill -9`.
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.child = Self::spawn(&self.folder);
+        let mut process = Process::new("process", |folder| {
+            let mut command = again("as_the_server");
+            command.env("GUSSET_REGISTRY_PROCESS", folder);
+            command
+        });
+        process.start();
+        Self(process)
     }
 
     fn client(&self) -> Client {
-        Client { socket: self.folder.join("socket") }
+        Client { socket: self.0.folder().join("socket") }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.folder().join("registry.json")
     }
 
     fn saved(&self) -> usize {
-        let file = fs::read(self.folder.join("registry.json")).unwrap_or_default();
+        let file = fs::read(self.file()).unwrap_or_default();
         let saved = serde_json::from_slice(&file).unwrap_or(Value::Null);
         saved["instances"].as_array().map_or(0, Vec::len)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -103,9 +75,8 @@ async fn as_the_server() {
             tokio::spawn(async move { drop(serve(stream, &registry).await) });
         }
     });
-    // Until whoever started it is gone.
-    let end = || std::io::stdin().read(&mut [0]);
-    tokio::task::spawn_blocking(end).await.unwrap().unwrap();
+    // Until it is killed.
+    std::future::pending::<()>().await;
 }
 
 async fn serve(stream: UnixStream, registry: &MemoryRegistry) -> std::io::Result<()> {
@@ -252,9 +223,9 @@ async fn twenty_services_survive_a_killed_server_and_none_is_ever_absent() {
     let registrations = twenty(&server).await;
     eventually("all are in the file", async || server.saved() == 20).await;
     for _ in 0..2 {
-        server.kill();
+        server.0.kill();
         eventually("all noticed", async || all_are(&registrations, is_retrying)).await;
-        server.restart();
+        server.0.restart();
         let mut first = None;
         let answered = async || {
             first = client.looks().await;
@@ -278,9 +249,9 @@ async fn a_server_that_loses_its_file_has_all_back_within_a_heartbeat() {
     let client = server.client();
     eventually("the server answers", async || client.looks().await.is_some()).await;
     let registrations = twenty(&server).await;
-    server.kill();
-    let _ = fs::remove_file(server.folder.join("registry.json"));
-    server.restart();
+    server.0.kill();
+    let _ = fs::remove_file(server.file());
+    server.0.restart();
     eventually("it answers", async || client.looks().await.is_some()).await;
     let back = eventually("all are back", async || {
         client.looks().await == Some((20, 0, 0)) && all_are(&registrations, is_registered)
@@ -295,11 +266,11 @@ async fn a_server_that_was_stopped_for_longer_than_the_ttl_expires_nobody() {
     let client = server.client();
     eventually("the server answers", async || client.looks().await.is_some()).await;
     let registrations = twenty(&server).await;
-    gusset_engines::pause(server.child.id());
+    server.0.pause();
     let stopped = Instant::now();
     let over = async || all_are(&registrations, is_retrying) && stopped.elapsed() > TTL * 3 / 2;
     eventually("the TTL is over", over).await;
-    gusset_engines::resume(server.child.id());
+    server.0.resume();
     eventually("all are registered", async || all_are(&registrations, is_registered)).await;
     // Another TTL, in which whoever was held to be silent would go.
     let resumed = Instant::now();

@@ -4,14 +4,14 @@
 
 use std::{
     convert::Infallible,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     net::SocketAddr,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use bytes::Bytes;
+use gusset_engines::Process;
 use gusset_sidecar::{Histogram, Metrics, ReplayBody, Route, Sidecar};
 use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
@@ -120,47 +120,29 @@ async fn serve(metrics: &Metrics) -> SocketAddr {
 
 /// A Prometheus that scrapes one target. It ends with this.
 struct Prometheus {
-    process: Child,
-    folder: PathBuf,
+    _process: Process,
     address: String,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
 }
 
 impl Prometheus {
     fn start(target: SocketAddr) -> Self {
-        let name = format!("gusset-prometheus-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
         let config = format!(
             "scrape_configs: [{{job_name: shop, scrape_interval: 200ms, scrape_timeout: 200ms, \
              static_configs: [{{targets: ['{target}'], labels: {{zone: a}}}}]}}]\n"
         );
-        std::fs::write(folder.join("prometheus.yml"), config).unwrap();
-        let mut process = Command::new("prometheus")
-            .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
-            .args(["--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the Debian package `prometheus`");
-        let mut log = BufReader::new(process.stderr.take().unwrap());
-        let (mut said, mut address) = (String::new(), None);
-        while address.is_none() && log.read_line(&mut said).unwrap() > 0 {
-            let line = said.lines().last().unwrap_or_default();
-            let found = line.split_once("msg=\"Listening on\" address=");
-            address = found.map(|(_, address)| address.trim().to_owned());
-        }
-        // Whoever writes to a pipe that nobody reads stands still.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { process, folder, address: address.unwrap_or_else(|| panic!("{said}")) }
+        let mut process = Process::new("prometheus", |folder| {
+            std::fs::write(folder.join("prometheus.yml"), config).unwrap();
+            let mut command = Command::new("prometheus");
+            command
+                .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
+                .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+                .args(["--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage"]);
+            command
+        });
+        process.start();
+        let words = "msg=\"Listening on\" address=";
+        let address = process.says(words)[words.len()..].trim().to_owned();
+        Self { _process: process, address }
     }
 
     async fn get(&self, path: &str) -> Value {

@@ -30,7 +30,7 @@ async fn leader(operator: &Operator, of: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_loses_its_leader_loses_no_message() {
     let mut servers = Server::cluster();
-    let all = servers.iter().map(Server::url).collect::<Vec<_>>().join(",");
+    let all = servers.iter().map(|server| server.url()).collect::<Vec<_>>().join(",");
     let options = || {
         NatsOptions::new(&*all)
             .replicas(3)

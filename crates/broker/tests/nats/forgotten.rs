@@ -2,12 +2,9 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use crate::harness::{Server, connect, listen, until};
 use gusset_broker::{NatsOptions, Policy};
-
-use crate::{
-    harness::{Server, connect, listen, until},
-    proxy::Proxy,
-};
+use gusset_engines::Proxy;
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -53,8 +50,8 @@ async fn what_was_settled_and_not_deleted_when_the_server_was_killed_is_deleted_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_is_ahead_of_its_stream_after_a_crash_misses_nothing() {
     let mut server = Server::start();
-    let proxy = Proxy::before(server.port).await;
-    let broker = connect(NatsOptions::new(proxy.url()).max_bytes(16 << 20)).await;
+    let proxy = Proxy::before(server.port());
+    let broker = connect(NatsOptions::new(proxy.url("nats")).max_bytes(16 << 20)).await;
     let (_subscription, log) = listen(&broker, ">", "g").await;
     let publisher = server.broker().await;
     // The second time the numbers have caught up before the group is looked after.
@@ -67,7 +64,7 @@ async fn a_group_that_is_ahead_of_its_stream_after_a_crash_misses_nothing() {
         let seen = async |n: u32| log.all().contains(&n);
         until("the last is here", async || seen(first + 9).await).await;
         until("all are settled", async || operator.messages("gusset").await == 0).await;
-        proxy.open(false);
+        proxy.cut();
         server.stop();
         std::fs::remove_dir_all(server.messages_on_disk()).unwrap();
         server.restart();
@@ -75,7 +72,7 @@ async fn a_group_that_is_ahead_of_its_stream_after_a_crash_misses_nothing() {
         for n in later.clone() {
             publisher.publish("a", &n).await.unwrap();
         }
-        proxy.open(true);
+        proxy.mend();
         until("all are handled", async || {
             let handled: BTreeSet<_> = log.all().into_iter().collect();
             later.clone().all(|n| handled.contains(&n))

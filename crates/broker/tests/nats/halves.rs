@@ -2,20 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::{Server, connect, listen, until};
 use gusset_broker::{Broker, Error, NatsOptions};
+use gusset_engines::{Faults, Proxy};
 use tokio::time::sleep;
 
-use crate::{
-    harness::{Server, connect, listen, until},
-    proxy::{Proxy, Rules},
-};
-
-const DEAF: Rules = Rules { deaf: true, mute: false, until: None };
-const MUTE: Rules = Rules { deaf: false, mute: true, until: None };
-const DEAD: Rules = Rules { deaf: true, mute: true, until: None };
+const NONE: Faults = Faults { deaf: false, mute: false, deaf_from: None, delay: Duration::ZERO };
+const DEAF: Faults = Faults { deaf: true, ..NONE };
+const MUTE: Faults = Faults { mute: true, ..NONE };
+const DEAD: Faults = Faults { deaf: true, ..MUTE };
 
 async fn behind(proxy: &Proxy) -> Broker {
-    let options = NatsOptions::new(proxy.url())
+    let options = NatsOptions::new(proxy.url("nats"))
         .max_bytes(16 << 20)
         .ping_interval(Duration::from_millis(200))
         .request_timeout(Duration::from_secs(10));
@@ -25,45 +23,45 @@ async fn behind(proxy: &Proxy) -> Broker {
 /// A firewall that forgot the connection, a cable that was cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_dead_without_a_word_is_made_anew_and_all_goes_on() {
-    for rules in [DEAF, MUTE, DEAD] {
+    for faults in [DEAF, MUTE, DEAD] {
         let server = Server::start();
-        let proxy = Proxy::before(server.port).await;
+        let proxy = Proxy::before(server.port());
         let (broker, direct) = (behind(&proxy).await, server.broker().await);
         let (_subscription, log) = listen(&broker, ">", "g").await;
         broker.publish("a", &0).await.unwrap();
         log.has(1).await;
         let operator = server.operator().await;
         until("it is settled", async || operator.messages("gusset").await == 0).await;
-        proxy.set(rules.clone());
+        proxy.set_present(faults);
         let begin = Instant::now();
         // Mute, the server has it and its word does not arrive: asked again, it says that it had it.
         broker.publish("a", &1).await.unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(5), "{rules:?}: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(5), "{faults:?}: {:?}", begin.elapsed());
         direct.publish("a", &2).await.unwrap();
         log.has(3).await;
         until("all are settled", async || operator.messages("gusset").await == 0).await;
         let mut all = log.all();
         all.sort_unstable();
-        assert_eq!(all, [0, 1, 2], "{rules:?}");
+        assert_eq!(all, [0, 1, 2], "{faults:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_nothing_passes_calls_end_in_time() {
     let server = Server::start();
-    let proxy = Proxy::before(server.port).await;
-    let options = NatsOptions::new(proxy.url())
+    let proxy = Proxy::before(server.port());
+    let options = NatsOptions::new(proxy.url("nats"))
         .max_bytes(16 << 20)
         .ping_interval(Duration::from_millis(200))
         .request_timeout(Duration::from_secs(1));
     let broker = connect(options).await;
     let (_subscription, log) = listen(&broker, ">", "g").await;
-    proxy.set_for_all(DEAD);
+    proxy.set(DEAD);
     let begin = Instant::now();
     let late = broker.publish("a", &1).await;
     assert!(matches!(late, Err(Error::Engine(_))), "{late:?}");
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
-    proxy.set_for_all(Rules::default());
+    proxy.mend();
     until("it is through", async || broker.publish("a", &2).await.is_ok()).await;
     until("2 is here", async || log.all().contains(&2)).await;
 }
@@ -72,14 +70,14 @@ async fn while_nothing_passes_calls_end_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_publishes_are_under_way_than_the_window_allows() {
     let server = Server::start();
-    let proxy = Proxy::before(server.port).await;
-    let options = NatsOptions::new(proxy.url())
+    let proxy = Proxy::before(server.port());
+    let options = NatsOptions::new(proxy.url("nats"))
         .max_bytes(16 << 20)
         .publish_window(4)
         .request_timeout(Duration::from_secs(3));
     let broker = connect(options).await;
     server.broker().await.declare("g", ">", gusset_broker::Policy::new()).await.unwrap();
-    proxy.set_for_all(MUTE);
+    proxy.set(MUTE);
     let publishes: Vec<_> = (0..20)
         .map(|n| {
             let broker = broker.clone();

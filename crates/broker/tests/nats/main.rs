@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on shall fail")]
 
 mod harness;
-mod proxy;
 
 mod cluster;
 mod conformance;

@@ -1,6 +1,5 @@
 use std::{
     collections::{BTreeMap, HashSet},
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -10,6 +9,7 @@ use std::{
 
 use gusset_broker::{Delivery, Error, Policy, Reason};
 use gusset_call::{BoxError, Context, Deadline};
+use gusset_engines::{Process, again};
 use serde_json::json;
 use tokio::time::sleep;
 use tower::service_fn;
@@ -191,30 +191,10 @@ async fn as_another_process() {
     sleep(Duration::from_secs(300)).await;
 }
 
-struct Process(Child);
-
-impl Process {
-    fn start(url: &str) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "outage::as_another_process"])
-            .env("GUSSET_NATS_PROCESS", url)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_some()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn process(url: &str) -> Process {
+    let mut command = again("outage::as_another_process");
+    command.env("GUSSET_NATS_PROCESS", url);
+    Process::started("nats-process", command)
 }
 
 /// Where a process dies of its message, an attempt that is counted by who failed is never counted.
@@ -228,15 +208,10 @@ async fn a_message_that_kills_its_process_each_time_becomes_a_dead_letter() {
     }
     let mut deaths = 0;
     for _ in 0..3 {
-        let mut process = Process::start(&server.url());
-        let begin = Instant::now();
-        while !process.has_ended() {
-            assert!(begin.elapsed() < Duration::from_secs(60), "it does not die");
-            sleep(Duration::from_millis(10)).await;
-        }
+        tokio::task::block_in_place(|| process(&server.url()).ends());
         deaths += 1;
     }
-    let _fourth = Process::start(&server.url());
+    let _fourth = process(&server.url());
     let letter = dead(&broker, 1).await.remove(0);
     assert_eq!((deaths, letter.message.payload().as_ref()), (3, &b"13"[..]));
     assert_eq!((letter.reason.clone(), letter.attempts), (Reason::Exhausted, 4));

@@ -2,28 +2,25 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use crate::harness::{Log, Server, connect, dead, fail, hasty, listen, until};
 use gusset_broker::{Delivery, Filter, NatsOptions, Reason};
 use gusset_call::{BoxError, Deadline};
+use gusset_engines::{Faults, Proxy};
 use tower::service_fn;
-
-use crate::{
-    harness::{Log, Server, connect, dead, fail, hasty, listen, until},
-    proxy::{Proxy, Rules},
-};
 
 /// The record is written before the original goes: a program that dies between the two loses nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_dies_between_the_dead_letter_and_the_end_of_the_original_leaves_one_letter()
 {
     let server = Server::start();
-    let proxy = Proxy::before(server.port).await;
+    let proxy = Proxy::before(server.port());
     let quick = |options: NatsOptions| options.ack_wait(Duration::from_secs(1)).max_bytes(16 << 20);
-    let dying = connect(quick(NatsOptions::new(proxy.url()))).await;
+    let dying = connect(quick(NatsOptions::new(proxy.url("nats")))).await;
     let policy = hasty().max_attempts(1);
     let (subscription, _) = fail(&dying, "g", policy).await;
-    proxy.set_for_all(Rules { until: Some(b"+TERM"), ..Rules::default() });
+    proxy.set(Faults { deaf_from: Some(b"+TERM"), ..Faults::default() });
     dying.publish("a", &7).await.unwrap();
-    until("it would end the original", async || proxy.has_cut()).await;
+    until("it would end the original", async || proxy.is_deaf()).await;
     let operator = server.operator().await;
     assert_eq!(operator.messages("gusset_dead").await, 1, "the letter is there");
     assert_eq!(operator.messages("gusset").await, 1, "and the original as well");

@@ -29,7 +29,7 @@ async fn who_cannot_serve_is_refused_at_once_and_says_why() {
     let error = refusal(server.options()).await;
     assert!(matches!(error, NatsError::NoJetStream), "{error:?}");
 
-    let nobody = Server::down(&[]);
+    let nobody = Server::down();
     assert!(matches!(refusal(nobody.options()).await, NatsError::Unreachable(_)));
 
     let strange = NatsOptions::new(server.url()).namespace("a.b");

@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, time::Duration};
 
+use gusset_engines::Redis;
 use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::{
@@ -13,12 +14,6 @@ use crate::{
     gcra::{Gcra, Scale},
 };
 
-#[path = "../../tests/redis/harness.rs"]
-#[allow(dead_code, reason = "others use the rest")]
-mod harness;
-
-use harness::Server;
-
 /// Some moment of the year 2026.
 const BEGIN: u64 = 1_790_000_000_000_000;
 
@@ -26,19 +21,23 @@ const BEGIN: u64 = 1_790_000_000_000_000;
 struct Script {
     connection: redis::Connection,
     script: String,
-    _server: Server,
+    _server: Redis,
 }
 
 impl Script {
     fn new() -> Self {
-        let server = Server::start();
+        let server = Redis::start();
         let read = "tonumber(clock[1]) * 1000000 + tonumber(clock[2])";
         assert_eq!(SCRIPT.matches(read).count(), 1);
         // Nothing may expire by the real clock meanwhile.
         let expiry = "'PX', string.format('%.0f', millis)";
         assert_eq!(SCRIPT.matches(expiry).count(), 1);
         let script = SCRIPT.replace(read, "tonumber(ARGV[5])").replace(expiry, "'PX', 1e12");
-        Self { connection: server.connection(), script, _server: server }
+        Self {
+            connection: redis::Client::open(server.url()).unwrap().get_connection().unwrap(),
+            script,
+            _server: server,
+        }
     }
 
     fn take(&mut self, key: &str, take: Take, now: u64) -> Answer {

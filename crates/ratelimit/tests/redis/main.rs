@@ -8,10 +8,8 @@
     reason = "a test"
 )]
 
-mod harness;
 mod outage;
 mod places;
-mod proxy;
 mod sharing;
 
 use std::{
@@ -19,8 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gusset_engines::Redis;
 use gusset_ratelimit::{Quota, RedisPolicy, RedisServer, RedisState, WhenAway};
-use harness::Server;
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -35,12 +33,17 @@ fn local(instances: u32) -> WhenAway {
     WhenAway::local(NonZeroU32::new(instances).unwrap())
 }
 
-fn server_at(server: &Server) -> RedisServer {
+/// A connection beside that of the limiter.
+fn connection(server: &Redis) -> redis::Connection {
+    redis::Client::open(server.url()).unwrap().get_connection().unwrap()
+}
+
+fn server_at(server: &Redis) -> RedisServer {
     RedisServer::new(&server.url()).unwrap()
 }
 
 /// With a wait so long that a busy machine does not decide what happens.
-fn patient(server: &Server) -> RedisServer {
+fn patient(server: &Redis) -> RedisServer {
     patient_at(&server.url())
 }
 

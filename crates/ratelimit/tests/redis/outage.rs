@@ -10,14 +10,14 @@ use std::{
 };
 
 use gusset_call::{Overloaded, Refusal, refusal_in};
+use gusset_engines::{Faults, Proxy, Redis};
 use gusset_ratelimit::{
     Judge, Quota, RedisDenied, RedisLimiter, RedisPolicy, RedisServer, RedisState, WhenAway,
 };
 use tokio::task::JoinHandle;
 
 use super::{
-    at_once, eventually, harness::Server, is_away, local, ms, patient, patient_at, proxy::Proxy,
-    room, server_at,
+    at_once, connection, eventually, is_away, local, ms, patient, patient_at, room, server_at,
 };
 
 const WAIT: Duration = Duration::from_millis(20);
@@ -115,7 +115,7 @@ fn of_each_mode(redis: &RedisServer) -> [RedisLimiter; 3] {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_killed_and_restarted_empty_in_mid_load_costs_no_call_more_than_the_bounded_wait()
 {
-    let mut server = Server::start();
+    let mut server = Redis::start();
     let redis = server_at(&server);
     let load = Load::on(&of_each_mode(&redis));
     for _ in 0..2 {
@@ -134,7 +134,7 @@ async fn a_server_killed_and_restarted_empty_in_mid_load_costs_no_call_more_than
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_stopped_in_mid_load_is_noticed_and_so_is_its_return() {
-    let mut server = Server::start();
+    let mut server = Redis::start();
     let redis = server_at(&server);
     let load = Load::on(&of_each_mode(&redis));
     load.sees(0).await;
@@ -149,7 +149,7 @@ async fn a_server_stopped_in_mid_load_is_noticed_and_so_is_its_return() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_server_costs_the_wait_a_few_times_and_then_nothing() {
-    let server = Server::start();
+    let server = Redis::start();
     let redis = server_at(&server);
     let load = Load::on(&of_each_mode(&redis));
     load.sees(0).await;
@@ -174,7 +174,7 @@ async fn a_paused_server_costs_the_wait_a_few_times_and_then_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_do_not_storm_a_server_that_comes_back() {
-    let mut server = Server::start();
+    let mut server = Redis::start();
     let redis = server_at(&server);
     let limiter = RedisLimiter::new(&redis, "k", at_once(u32::MAX / 2));
     redis.connect().await;
@@ -187,14 +187,14 @@ async fn callers_do_not_storm_a_server_that_comes_back() {
     let connects = redis.stats().connects;
     load.end().await;
     assert_eq!(connects, redis.stats().connects, "and one connection is enough");
-    let mut beside = server.connection();
+    let mut beside = connection(&server);
     let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut beside).unwrap();
     assert_eq!(clients.lines().count(), 2, "{clients}");
 }
 
 #[tokio::test]
 async fn a_limiter_can_be_made_while_the_server_is_down() {
-    let mut server = Server::down(&[]);
+    let mut server = Redis::down(&[]);
     let redis = patient(&server);
     assert_eq!(redis.state(), RedisState::New);
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000_000));
@@ -227,7 +227,7 @@ async fn an_address_that_never_answers_costs_the_first_calls_only() {
 #[tokio::test]
 async fn when_redis_is_away_a_local_limiter_with_its_share_decides() {
     // Wanted of httprate-redis (15) and of Kong's scalable rate limiter (14).
-    let redis = server_at(&Server::down(&[]));
+    let redis = server_at(&Redis::down(&[]));
     let limiter = RedisLimiter::new(&redis, "api", at_once(100)).when_away(local(4));
     let mut allowed = 0;
     for _ in 0..100 {
@@ -249,7 +249,7 @@ async fn when_redis_is_away_a_local_limiter_with_its_share_decides() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_local_share_is_exact_under_concurrency() {
-    let redis = server_at(&Server::down(&[]));
+    let redis = server_at(&Redis::down(&[]));
     let mode = WhenAway::Local { instances: 3.try_into().unwrap(), capacity: room(16) };
     let limiter = RedisLimiter::new(&redis, "api", at_once(3_000)).when_away(mode);
     let callers: Vec<_> = (0..64)
@@ -274,7 +274,7 @@ async fn the_local_share_is_exact_under_concurrency() {
 #[tokio::test]
 async fn a_redis_that_is_down_refuses_nobody_unless_that_was_chosen() {
     // istio 12115: 429 for all while Redis was down.
-    let redis = server_at(&Server::down(&[]));
+    let redis = server_at(&Redis::down(&[]));
     let limiter = RedisLimiter::new(&redis, "api", Quota::per_second(10));
     assert!(limiter.check("k").await.is_ok());
     let open = RedisLimiter::new(&redis, "api", Quota::per_second(1)).when_away(WhenAway::Open);
@@ -287,7 +287,7 @@ async fn a_redis_that_is_down_refuses_nobody_unless_that_was_chosen() {
 #[tokio::test]
 async fn a_closed_limit_answers_503_with_a_time_to_come_back_and_neither_429_nor_500() {
     // traefik 13529: 500 while Redis was down.
-    let redis = server_at(&Server::down(&[]));
+    let redis = server_at(&Redis::down(&[]));
     let limiter = RedisLimiter::new(&redis, "api", at_once(10)).when_away(WhenAway::Closed);
     for _ in 0..10 {
         let refusal = limiter.check("k").await.unwrap_err().into_refusal();
@@ -301,7 +301,7 @@ async fn a_closed_limit_answers_503_with_a_time_to_come_back_and_neither_429_nor
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_down_costs_no_call_a_second() {
     // Envoy's ratelimit 462: one to ten seconds for each request, though it was to fail open.
-    let redis = server_at(&Server::down(&[]));
+    let redis = server_at(&Redis::down(&[]));
     let limiter = RedisLimiter::new(&redis, "api", at_once(10)).when_away(WhenAway::Open);
     let begin = Instant::now();
     for _ in 0..10_000 {
@@ -313,7 +313,7 @@ async fn redis_down_costs_no_call_a_second() {
 
 #[tokio::test]
 async fn a_missing_password_is_told_as_what_it_is() {
-    let server = Server::with(&["--requirepass", "secret"]);
+    let server = Redis::start_with(&["--requirepass", "secret"]);
     let redis = patient(&server);
     let limiter = RedisLimiter::new(&redis, "api", at_once(10));
     assert_eq!(limiter.check("k").await.unwrap().by(), Judge::ThisProcess);
@@ -331,8 +331,8 @@ async fn a_missing_password_is_told_as_what_it_is() {
 
 #[tokio::test]
 async fn a_forbidden_command_is_told_as_what_it_is_and_stops_the_asking() {
-    let server = Server::start();
-    let mut beside = server.connection();
+    let server = Redis::start();
+    let mut beside = connection(&server);
     let mut rule = redis::cmd("ACL");
     let rule = rule.arg("SETUSER").arg("limiter").arg("on").arg(">secret").arg("~gusset:rl:1:*");
     let few = ["+evalsha", "+script|load", "+get", "+time"];
@@ -361,11 +361,11 @@ async fn a_forbidden_command_is_told_as_what_it_is_and_stops_the_asking() {
 
 #[tokio::test]
 async fn a_connection_closed_in_a_quiet_hour_costs_the_next_call_nothing() {
-    let server = Server::start();
+    let server = Redis::start();
     let redis = patient(&server);
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Closed);
     limiter.check("k").await.unwrap();
-    let mut beside = server.connection();
+    let mut beside = connection(&server);
     for _ in 0..5 {
         let mut kill = redis::cmd("CLIENT");
         let _: u32 = kill.arg("KILL").arg("TYPE").arg("normal").query(&mut beside).unwrap();
@@ -376,15 +376,15 @@ async fn a_connection_closed_in_a_quiet_hour_costs_the_next_call_nothing() {
 
 #[tokio::test]
 async fn a_connection_from_which_nothing_comes_back_is_given_up_for_a_new_one() {
-    let server = Server::start();
-    let proxy = Proxy::before(server.port).await;
+    let server = Redis::start();
+    let proxy = Proxy::before(server.port());
     let policy = RedisPolicy::default().wait(SLOW);
-    let redis = RedisServer::with_policy(&proxy.url(), policy).unwrap();
+    let redis = RedisServer::with_policy(&proxy.url("redis"), policy).unwrap();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Open);
     let by_redis = async || limiter.check("k").await.unwrap().by() == Judge::Redis;
     eventually("it answers", by_redis).await;
     let connects = redis.stats().connects;
-    proxy.swallow();
+    proxy.set_present(Faults { mute: true, ..Faults::default() });
     for _ in 0..5 {
         assert_eq!(limiter.check("k").await.unwrap().by(), Judge::Nobody);
     }
@@ -396,15 +396,15 @@ async fn a_connection_from_which_nothing_comes_back_is_given_up_for_a_new_one() 
 
 #[tokio::test]
 async fn a_server_that_answers_too_late_is_not_taken_back_just_because_it_can_be_reached() {
-    let server = Server::start();
-    let proxy = Proxy::before(server.port).await;
+    let server = Redis::start();
+    let proxy = Proxy::before(server.port());
     let policy = RedisPolicy::default().wait(SLOW);
-    let redis = RedisServer::with_policy(&proxy.url(), policy).unwrap();
+    let redis = RedisServer::with_policy(&proxy.url("redis"), policy).unwrap();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000_000)).when_away(WhenAway::Open);
     let by_redis = async || limiter.check("k").await.unwrap().by() == Judge::Redis;
     eventually("it answers", by_redis).await;
     let connects = redis.stats().connects;
-    proxy.delay(2 * SLOW);
+    proxy.set(Faults { delay: 2 * SLOW, ..Faults::default() });
     let begin = Instant::now();
     while begin.elapsed() < ms(1_000) {
         assert_eq!(limiter.check("k").await.unwrap().by(), Judge::Nobody);
@@ -413,13 +413,13 @@ async fn a_server_that_answers_too_late_is_not_taken_back_just_because_it_can_be
     let stats = redis.stats();
     assert!(stats.timeouts <= 10 + stats.connects, "{stats:?}");
     assert!(stats.connects <= connects + 6, "{stats:?}");
-    proxy.delay(Duration::ZERO);
+    proxy.mend();
     eventually("it is back", async || limiter.check("k").await.unwrap().by() == Judge::Redis).await;
 }
 
 #[tokio::test]
 async fn callers_less_patient_than_the_policy_do_not_hide_that_nothing_answers() {
-    let server = Server::start();
+    let server = Redis::start();
     let policy = RedisPolicy::default().wait(ms(200)).failures(NonZeroU8::new(3).unwrap());
     let redis = RedisServer::with_policy(&server.url(), policy).unwrap();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Open);
@@ -443,7 +443,7 @@ async fn callers_less_patient_than_the_policy_do_not_hide_that_nothing_answers()
 
 #[test]
 fn a_runtime_that_ended_takes_the_connection_with_it_and_the_next_one_opens_another() {
-    let server = Server::start();
+    let server = Redis::start();
     let redis = patient(&server);
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Closed);
     for round in 1..4 {
@@ -456,12 +456,12 @@ fn a_runtime_that_ended_takes_the_connection_with_it_and_the_next_one_opens_anot
 
 #[tokio::test]
 async fn the_connection_ends_with_the_last_limiter() {
-    let server = Server::start();
+    let server = Redis::start();
     let redis = patient(&server);
     let mut states = redis.subscribe();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000));
     limiter.check("k").await.unwrap();
-    let mut beside = server.connection();
+    let mut beside = connection(&server);
     let mut clients = || {
         let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut beside).unwrap();
         list.lines().count()
@@ -477,9 +477,9 @@ async fn the_connection_ends_with_the_last_limiter() {
 
 #[test]
 fn a_runtime_that_ended_in_the_middle_of_connecting_is_in_nobodys_way() {
-    let mut server = Server::down(&[]);
+    let mut server = Redis::down(&[]);
     // The kernel accepts, and nobody reads.
-    let silent = std::net::TcpListener::bind(("127.0.0.1", server.port)).unwrap();
+    let silent = std::net::TcpListener::bind(("127.0.0.1", server.port())).unwrap();
     let redis = patient(&server);
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Closed);
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -497,11 +497,11 @@ fn a_runtime_that_ended_in_the_middle_of_connecting_is_in_nobodys_way() {
 #[tokio::test]
 async fn a_server_that_may_only_be_read_is_left_until_it_may_be_written_again() {
     // As after a fail-over: the address still leads to the old one.
-    let server = Server::start();
+    let server = Redis::start();
     let redis = patient(&server);
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Open);
     assert_eq!(limiter.check("k").await.unwrap().by(), Judge::Redis);
-    let mut beside = server.connection();
+    let mut beside = connection(&server);
     let mut replica = |host: &str, port: &str| {
         redis::cmd("REPLICAOF").arg(host).arg(port).exec(&mut beside).unwrap();
     };
@@ -518,7 +518,7 @@ async fn a_server_that_may_only_be_read_is_left_until_it_may_be_written_again() 
 
 #[tokio::test]
 async fn each_change_of_the_state_is_seen_once() {
-    let mut server = Server::start();
+    let mut server = Redis::start();
     let redis = patient(&server);
     let mut states = redis.subscribe();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000_000));

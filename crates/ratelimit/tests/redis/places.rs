@@ -9,13 +9,14 @@ use std::{
 };
 
 use gusset_call::{BoxError, Inadmissible, Limited, Overloaded};
+use gusset_engines::Redis;
 use gusset_ratelimit::{RedisLimitLayer, RedisLimiter, WhenAway, WithoutKey};
 use tokio::sync::Semaphore;
 use tower::{
     Layer, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer, service_fn,
 };
 
-use super::{at_once, eventually, harness::Server, ms, patient, server_at};
+use super::{at_once, eventually, ms, patient, server_at};
 
 async fn echo(request: u32) -> Result<u32, BoxError> {
     Ok(request)
@@ -23,7 +24,7 @@ async fn echo(request: u32) -> Result<u32, BoxError> {
 
 #[tokio::test]
 async fn the_layer_refuses_what_the_bucket_of_all_lacks() {
-    let server = Server::start();
+    let server = Redis::start();
     let limiter = RedisLimiter::new(&patient(&server), "mail", at_once(2));
     let layer = RedisLimitLayer::new(limiter.clone());
     let (mut one, mut two) = (layer.layer(service_fn(echo)), layer.layer(service_fn(echo)));
@@ -38,7 +39,7 @@ async fn the_layer_refuses_what_the_bucket_of_all_lacks() {
 
 #[tokio::test]
 async fn each_key_has_a_bucket_and_what_has_none_shares_one_or_passes() {
-    let server = Server::start();
+    let server = Redis::start();
     let limiter = RedisLimiter::new(&patient(&server), "api", at_once(1));
     let odd = |request: &u32| (request % 2 == 1).then_some(*request);
     let layer = RedisLimitLayer::keyed(limiter, odd);
@@ -58,7 +59,7 @@ async fn each_key_has_a_bucket_and_what_has_none_shares_one_or_passes() {
 
 #[tokio::test]
 async fn a_closed_layer_without_its_server_is_overloaded() {
-    let limiter = RedisLimiter::new(&server_at(&Server::down(&[])), "api", at_once(1));
+    let limiter = RedisLimiter::new(&server_at(&Redis::down(&[])), "api", at_once(1));
     let layer = RedisLimitLayer::new(limiter.when_away(WhenAway::Closed));
     let error = layer.layer(service_fn(echo)).oneshot(1).await.unwrap_err();
     assert!(error.is::<Overloaded>(), "{error}");
@@ -66,7 +67,7 @@ async fn a_closed_layer_without_its_server_is_overloaded() {
 
 #[tokio::test]
 async fn what_the_inner_service_reserved_is_held_no_longer_than_the_bounded_wait() {
-    let server = Server::start();
+    let server = Redis::start();
     let redis = server_at(&server);
     let limiter = RedisLimiter::new(&redis, "api", at_once(1)).when_away(WhenAway::Closed);
     redis.connect().await;
@@ -95,7 +96,7 @@ async fn what_the_inner_service_reserved_is_held_no_longer_than_the_bounded_wait
 
 #[tokio::test]
 async fn a_call_dropped_while_redis_is_asked_does_not_reach_the_service() {
-    let server = Server::start();
+    let server = Redis::start();
     let redis = server_at(&server);
     redis.connect().await;
     let called = Arc::new(AtomicU32::new(0));
@@ -134,7 +135,7 @@ async fn clients_are_told_when_admitted_and_when_refused_but_not_where_nobody_de
         (answer.status().as_u16(), fields.map(field))
     }
 
-    let server = Server::start();
+    let server = Redis::start();
     let redis = patient(&server);
     let text = |text: &str| Some(text.to_owned());
     for left in ["1", "0"] {
@@ -148,7 +149,7 @@ async fn clients_are_told_when_admitted_and_when_refused_but_not_where_nobody_de
     assert_eq!((status, policy), (429, text("\"all\";q=100;w=1000")));
     assert_eq!((limit, left), (wait.as_ref().map(|s| format!("\"all\";r=0;t={s}")), text("0")));
 
-    let down = server_at(&Server::down(&[]));
+    let down = server_at(&Redis::down(&[]));
     assert_eq!(told(&down, WhenAway::Open).await, (200, [const { None }; 4]));
     let (status, [policy, ..]) = told(&down, WhenAway::Closed).await;
     assert_eq!((status, policy), (503, None));

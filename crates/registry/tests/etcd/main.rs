@@ -7,7 +7,6 @@ mod conformance;
 mod harness;
 mod outage;
 mod ownership;
-mod proxy;
 #[cfg(feature = "http")]
 #[path = "../rolling/mod.rs"]
 mod rolling;
@@ -20,12 +19,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gusset_engines::{Etcd, Faults, Proxy};
 use gusset_registry::{
     EtcdPolicy, EtcdRegistry, Health, Instance, InstanceKey, Registration, RegistrationState,
     Registry, Watch,
 };
-use harness::{Process, Server};
-use proxy::Proxy;
+use harness::{ask, is_leader, process};
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -36,12 +35,12 @@ fn policy() -> EtcdPolicy {
     EtcdPolicy::default().ttl(ms(3_000)).ask_every(ms(200))
 }
 
-fn registry_at(servers: &[Server]) -> EtcdRegistry {
+fn registry_at(servers: &[Etcd]) -> EtcdRegistry {
     registry_with(servers, policy())
 }
 
-fn registry_with(servers: &[Server], policy: EtcdPolicy) -> EtcdRegistry {
-    EtcdRegistry::spawn(servers.iter().map(Server::address), policy).unwrap()
+fn registry_with(servers: &[Etcd], policy: EtcdPolicy) -> EtcdRegistry {
+    EtcdRegistry::spawn(servers.iter().map(Etcd::address), policy).unwrap()
 }
 
 fn instance(service: &str, id: &str) -> Instance {
@@ -70,7 +69,7 @@ async fn shows(watch: &Watch, wanted: &str) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_conforms() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let connect = async || Arc::new(registry_at(&servers)) as conformance::Engine;
     conformance::holds(connect).await;
 }
@@ -78,6 +77,6 @@ async fn it_conforms() {
 #[cfg(feature = "http")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_of_real_servers_loses_no_request() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     rolling::loses_no_request(Arc::new(registry_at(&servers))).await;
 }

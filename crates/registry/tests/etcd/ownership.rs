@@ -8,7 +8,7 @@ use super::*;
 
 #[tokio::test]
 async fn what_one_process_registers_another_watches() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let (one, other) = (registry_at(&servers), registry_at(&servers));
     let watch = other.watch("cart");
     one.register(instance("cart", "a").with_zone("z")).await.unwrap();
@@ -24,7 +24,7 @@ async fn what_one_process_registers_another_watches() {
 /// An operator takes an instance out, from elsewhere. Its own process has to know, or it would be back with the next lease.
 #[tokio::test]
 async fn a_drain_by_another_process_lasts_until_the_instance_registers_again() {
-    let mut servers = [Server::start()];
+    let mut servers = [Etcd::start()];
     let (owner, other) = (registry_at(&servers), registry_at(&servers));
     let kept = Registration::spawn(owner.clone(), instance("cart", "a"));
     kept.registered().await;
@@ -45,11 +45,11 @@ async fn a_drain_by_another_process_lasts_until_the_instance_registers_again() {
 
 #[tokio::test]
 async fn keys_and_values_are_those_of_version_one() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let registry = registry_with(&servers, policy().prefix("/shop"));
     registry.register(instance("eu/cart", "10.0.0.1:80")).await.unwrap();
     let key = STANDARD.encode("/shop/1/eu/cart/10.0.0.1:80");
-    let answer = servers[0].json("/v3/kv/range", &json!({ "key": key }));
+    let answer = ask(&servers[0], "/v3/kv/range", &json!({ "key": key }));
     let value = answer["kvs"][0]["value"].as_str().unwrap();
     let value: serde_json::Value =
         serde_json::from_slice(&STANDARD.decode(value).unwrap()).unwrap();
@@ -60,7 +60,7 @@ async fn keys_and_values_are_those_of_version_one() {
 
 #[tokio::test]
 async fn registries_with_different_prefixes_do_not_see_each_other() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let one = registry_with(&servers, policy().prefix("/a"));
     let other = registry_with(&servers, policy().prefix("/a/1"));
     one.register(instance("cart", "x")).await.unwrap();
@@ -70,7 +70,7 @@ async fn registries_with_different_prefixes_do_not_see_each_other() {
 
 #[tokio::test]
 async fn a_process_that_is_started_again_takes_over_and_the_old_one_does_not_fight() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let old = registry_at(&servers);
     let kept = Registration::spawn(old.clone(), instance("cart", "a").with_version("old"));
     kept.registered().await;
@@ -95,7 +95,7 @@ async fn a_process_that_is_started_again_takes_over_and_the_old_one_does_not_fig
 
 #[tokio::test]
 async fn what_somebody_deletes_by_hand_is_put_again_within_a_heartbeat() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let (registry, other) = (registry_at(&servers), registry_at(&servers));
     let kept = Registration::spawn(registry.clone(), instance("cart", "a"));
     kept.registered().await;
@@ -111,7 +111,7 @@ async fn what_somebody_deletes_by_hand_is_put_again_within_a_heartbeat() {
 
 #[tokio::test]
 async fn the_instances_of_a_process_that_is_gone_are_gone_within_a_ttl() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let (gone, other) = (registry_at(&servers), registry_at(&servers));
     gone.register(instance("cart", "a")).await.unwrap();
     let watch = other.watch("cart");
@@ -123,7 +123,7 @@ async fn the_instances_of_a_process_that_is_gone_are_gone_within_a_ttl() {
 
 #[tokio::test]
 async fn closing_takes_all_instances_out_at_once() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let (registry, other) = (registry_at(&servers), registry_at(&servers));
     for id in ["a", "b"] {
         registry.register(instance("cart", id)).await.unwrap();
@@ -136,19 +136,19 @@ async fn closing_takes_all_instances_out_at_once() {
 
 #[tokio::test]
 async fn a_value_that_is_no_instance_is_passed_over_and_counted() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let registry = registry_at(&servers);
     registry.register(instance("cart", "a")).await.unwrap();
     let put =
         json!({ "key": STANDARD.encode("/gusset/1//cart/x"), "value": STANDARD.encode("hello") });
-    servers[0].json("/v3/kv/put", &put);
+    ask(&servers[0], "/v3/kv/put", &put);
     assert_eq!(registry.instances("cart").await.unwrap().instances().len(), 1);
     assert!(registry.stats().unreadable > 0);
 }
 
 #[tokio::test]
 async fn the_services_of_one_namespace_are_asked_for_alone_and_remembered() {
-    let mut servers = [Server::start()];
+    let mut servers = [Etcd::start()];
     let registry = registry_at(&servers);
     for service in ["cart", "eu/cart", "eu/till", "eu-west/cart", "e%u/x"] {
         registry.register(instance(service, "a")).await.unwrap();
@@ -180,7 +180,7 @@ async fn the_services_of_one_namespace_are_asked_for_alone_and_remembered() {
 /// More keys than one answer has that are none of ours, between those that are.
 #[tokio::test]
 async fn keys_of_others_under_the_prefix_hold_nobody_up() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let registry = registry_at(&servers);
     for service in ["a", "z"] {
         registry.register(instance(service, "1")).await.unwrap();
@@ -191,7 +191,7 @@ async fn keys_of_others_under_the_prefix_hold_nobody_up() {
             json!({ "requestPut": { "key": key, "value": "" } })
         };
         let puts: Vec<_> = (chunk * 100..(chunk + 1) * 100).map(put).collect();
-        servers[0].json("/v3/kv/txn", &json!({ "success": puts }));
+        ask(&servers[0], "/v3/kv/txn", &json!({ "success": puts }));
     }
     let services = registry.services().await.unwrap();
     assert_eq!(services.iter().map(|name| &**name).collect::<Vec<_>>(), ["a", "z"]);
@@ -200,7 +200,7 @@ async fn keys_of_others_under_the_prefix_hold_nobody_up() {
 /// etcd 9360 and 18069: hundreds of leases that expire at once paralysed it. However many instances a process has, they are on one.
 #[tokio::test]
 async fn a_thousand_instances_of_a_process_are_one_lease() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let registry = registry_at(&servers);
     let all = (0..1_000).map(|n| {
         let registry = registry.clone();
@@ -210,13 +210,13 @@ async fn a_thousand_instances_of_a_process_are_one_lease() {
         registered.unwrap();
     }
     assert_eq!(registry.stats().leases, 1);
-    let leases = servers[0].json("/v3/lease/leases", &json!({}));
+    let leases = ask(&servers[0], "/v3/lease/leases", &json!({}));
     assert_eq!(leases["leases"].as_array().map(Vec::len), Some(1));
 }
 
 #[tokio::test]
 async fn a_listing_of_many_pages_is_whole_and_of_one_moment() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let (registry, other) = (registry_at(&servers), registry_at(&servers));
     let all = (0..1_234).map(|n| {
         let registry = registry.clone();
@@ -229,7 +229,7 @@ async fn a_listing_of_many_pages_is_whole_and_of_one_moment() {
 
 #[tokio::test]
 async fn beyond_the_bound_instances_are_left_out_and_come_in_when_there_is_room() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let registry = registry_at(&servers);
     for id in ["a", "b", "c"] {
         registry.register(instance("cart", id)).await.unwrap();

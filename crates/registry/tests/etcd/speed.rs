@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_reaches_a_watcher_within_milliseconds() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let (registry, other) = (registry_at(&servers), registry_at(&servers));
     let mut watch = other.watch("cart");
     registry.register(instance("cart", "a")).await.unwrap();
@@ -32,7 +32,7 @@ async fn a_change_reaches_a_watcher_within_milliseconds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_instances_are_listed_within_milliseconds_and_read_without_asking() {
-    let servers = [Server::start()];
+    let servers = [Etcd::start()];
     let (registry, other) = (registry_at(&servers), registry_at(&servers));
     let all = (0..1_000).map(|n| {
         let registry = registry.clone();

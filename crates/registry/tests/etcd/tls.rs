@@ -1,24 +1,18 @@
 //! etcd that speaks TLS and asks for certificates.
 
-use std::{
-    path::PathBuf,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-};
+use std::process::Command;
 
+use gusset_engines::{Folder, run};
 use gusset_registry::{Error, EtcdTls};
 
 use super::*;
 
 /// An authority, a certificate for etcd and one for a client, gone with the value.
-struct Certificates(PathBuf);
+struct Certificates(Folder);
 
 impl Certificates {
     fn make() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("gusset-tls-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
-        let made = Self(std::env::temp_dir().join(name));
-        std::fs::create_dir(&made.0).unwrap();
+        let made = Self(Folder::new("tls"));
         for authority in ["ca", "stranger"] {
             made.openssl(&format!(
                 "req -x509 -days 2 {KEY} -keyout {authority}.key -out {authority}.pem -subj /CN={authority}"
@@ -36,12 +30,7 @@ impl Certificates {
     }
 
     fn openssl(&self, arguments: &str) {
-        let mut command = Command::new("openssl");
-        let done = command.args(arguments.split(' ')).current_dir(&self.0).output();
-        let done = done.unwrap_or_else(|error| {
-            panic!("cannot run openssl ({error}); ./test installs it: apt-get install openssl")
-        });
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        run(Command::new("openssl").args(arguments.split(' ')).current_dir(&self.0));
     }
 
     fn read(&self, file: &str) -> Vec<u8> {
@@ -56,16 +45,10 @@ impl Certificates {
 
 const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
 
-impl Drop for Certificates {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_tls_everything_works_and_outlives_a_restart() {
     let certificates = Certificates::make();
-    let mut server = Server::start_with_tls(certificates.0.clone());
+    let mut server = Etcd::start_with_tls(&certificates.0);
     let policy = policy().tls(certificates.tls("ca.pem", "client"));
     let registry = EtcdRegistry::spawn([server.tls_address()], policy).unwrap();
     let registration = Registration::spawn(registry.clone(), instance("cart", "a"));
@@ -85,7 +68,7 @@ async fn over_tls_everything_works_and_outlives_a_restart() {
 #[tokio::test]
 async fn who_is_not_known_is_not_spoken_to_in_either_direction() {
     let certificates = Certificates::make();
-    let server = Server::start_with_tls(certificates.0.clone());
+    let server = Etcd::start_with_tls(&certificates.0);
     let connects = async |tls: EtcdTls| {
         let policy = policy().tls(tls);
         let registry = EtcdRegistry::spawn([server.tls_address()], policy).unwrap();

@@ -1,8 +1,7 @@
 //! A registry of one's own on a free port: in this process, or as a process that can be killed and stopped.
 
 use std::{
-    io::{BufRead, BufReader},
-    process::{Child, ChildStdin, Command, Stdio},
+    ops::{Deref, DerefMut},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -10,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use gusset_engines::{Port, again};
 use gusset_registry::{ConsulPolicy, ConsulServer, ConsulTicker};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
@@ -22,6 +22,8 @@ use tower::{ServiceExt as _, service_fn};
 /// In this process.
 pub(crate) struct Server {
     pub(crate) port: u16,
+    /// So that it can come back there.
+    _held: Option<Port>,
     pub(crate) consul: ConsulServer,
     /// When each request came.
     pub(crate) requests: Arc<Mutex<Vec<Instant>>>,
@@ -36,9 +38,11 @@ impl Server {
     }
 
     pub(crate) async fn with(policy: ConsulPolicy) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = Port::free();
+        let listener = TcpListener::bind(port.address()).await.unwrap();
         let mut server = Self {
-            port: listener.local_addr().unwrap().port(),
+            port: port.number(),
+            _held: Some(port),
             consul: ConsulServer::new(policy.clone()),
             requests: Arc::default(),
             connections: Arc::default(),
@@ -135,56 +139,41 @@ async fn serve(stream: TcpStream, consul: ConsulServer, requests: Arc<Mutex<Vec<
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// As another process, which runs one of these tests. It ends with this one.
+/// As another process, which runs one of these tests. Each start of it is at the same address, with nothing of what it knew.
 pub(crate) struct Process {
-    child: Child,
-    _input: ChildStdin,
-    pub(crate) port: u16,
+    process: gusset_engines::Process,
+    port: Port,
 }
 
 impl Process {
     pub(crate) fn start() -> Self {
-        Self::at(0)
-    }
-
-    /// Ended as by `kill -9`, and started again at the same address, with nothing of what it knew.
-    pub(crate) fn restart(&mut self) {
-        let port = self.port;
-        self.end();
-        *self = Self::at(port);
-    }
-
-    fn at(port: u16) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "harness::as_a_registry", "--nocapture"])
-            .env("GUSSET_REGISTRY_PROCESS", port.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let port = lines.find_map(|line| line.unwrap().split_once("serving at ")?.1.parse().ok());
-        let input = child.stdin.take().unwrap();
-        Self { port: port.unwrap(), child, _input: input }
+        let port = Port::free();
+        let number = port.number();
+        let mut command = again("harness::as_a_registry");
+        command.env("GUSSET_REGISTRY_PROCESS", number.to_string());
+        let process = gusset_engines::Process::new("registry", |_| command);
+        let serves = move || std::net::TcpStream::connect(("127.0.0.1", number)).is_ok();
+        let mut process = process.ready_when(serves);
+        process.start();
+        Self { process, port }
     }
 
     pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    pub(crate) fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+        self.port.address()
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.end();
+impl Deref for Process {
+    type Target = gusset_engines::Process;
+
+    fn deref(&self) -> &Self::Target {
+        &self.process
+    }
+}
+
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.process
     }
 }
 
@@ -192,17 +181,13 @@ impl Drop for Process {
 #[test]
 fn as_a_registry() {
     let Ok(port) = std::env::var("GUSSET_REGISTRY_PROCESS") else { return };
-    std::thread::spawn(|| {
-        // Until the process that started this one is gone.
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(0);
-    });
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let port: u16 = port.parse().unwrap();
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let mut server = Server {
-            port: listener.local_addr().unwrap().port(),
+            port,
+            _held: None,
             consul: ConsulServer::new(ConsulPolicy::default()),
             requests: Arc::default(),
             connections: Arc::default(),
@@ -210,7 +195,6 @@ fn as_a_registry() {
             policy: ConsulPolicy::default(),
         };
         server.serve(listener);
-        println!("\nserving at {}", server.port);
         std::future::pending::<()>().await;
     });
 }

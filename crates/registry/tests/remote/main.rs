@@ -9,8 +9,6 @@ mod harness;
 mod herd;
 mod kv;
 mod outage;
-#[path = "../etcd/proxy.rs"]
-mod proxy;
 mod registry;
 mod speed;
 

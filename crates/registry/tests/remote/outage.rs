@@ -2,15 +2,14 @@
 
 use std::time::Instant;
 
+use gusset_engines::{Faults, Proxy};
 use gusset_registry::{Registration, RegistrationState, Registry, RemoteRegistry};
 use tokio::time::timeout;
 
 use super::{
     eventually,
     harness::{Process, Server},
-    ids, instance, ms, policy,
-    proxy::Proxy,
-    registry_at, shows,
+    ids, instance, ms, policy, registry_at, shows,
 };
 
 fn twenty(registry: &RemoteRegistry) -> Vec<Registration> {
@@ -41,7 +40,7 @@ async fn all_are_back_within_a_heartbeat_and_backoff_after_the_registry_was_kill
         eventually("seen", async || watch.snapshot().healthy().count() == 5).await;
     }
     for _ in 0..2 {
-        server.end();
+        server.kill();
         let since = Instant::now();
         eventually("noticed", async || registry.state().is_away()).await;
         // Longer than a TTL: to nobody's harm.
@@ -87,7 +86,7 @@ async fn a_frozen_registry_is_waited_for_with_what_was_known() {
     eventually("registered", async || all_registered(&registry).await).await;
     eventually("seen", async || watch.snapshot().healthy().count() == 5).await;
 
-    gusset_engines::pause(server.id());
+    server.pause();
     eventually("noticed", async || registry.state().is_away()).await;
     eventually("suspect", async || watch.snapshot().is_suspect()).await;
     let read = timeout(ms(5_000), registry.discover("s0")).await.unwrap().unwrap();
@@ -96,7 +95,7 @@ async fn a_frozen_registry_is_waited_for_with_what_was_known() {
         let retrying = async || matches!(registration.state(), RegistrationState::Retrying { .. });
         eventually("retrying", retrying).await;
     }
-    gusset_engines::resume(server.id());
+    server.resume();
     eventually("back", async || all_registered(&registry).await).await;
     eventually("believed", async || !watch.snapshot().is_suspect()).await;
 }
@@ -104,7 +103,7 @@ async fn a_frozen_registry_is_waited_for_with_what_was_known() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_a_network_that_swallows_answers_calls_end_and_all_is_well_after_it() {
     let server = Server::start().await;
-    let proxy = Proxy::start(server.port).await;
+    let proxy = Proxy::before(server.port);
     let quick = policy().call_within(ms(300)).connect_within(ms(300)).wait(ms(300));
     let registry = RemoteRegistry::new(&proxy.address(), quick).unwrap();
     let beside = registry_at(&server.address());
@@ -113,7 +112,7 @@ async fn through_a_network_that_swallows_answers_calls_end_and_all_is_well_after
     eventually("registered", async || all_registered(&beside).await).await;
     eventually("seen", async || watch.snapshot().healthy().count() == 5).await;
 
-    proxy.swallow_answers();
+    proxy.set(Faults { mute: true, ..Faults::default() });
     eventually("noticed", async || registry.state().is_away()).await;
     eventually("suspect", async || watch.snapshot().is_suspect()).await;
     assert_eq!(watch.snapshot().healthy().count(), 5);

@@ -162,7 +162,8 @@ async fn more_watches_than_connections_take_turns_and_all_see_the_change() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heartbeats_of_many_registrations_share_few_connections() {
     let server = Server::start().await;
-    let few = policy().connections(4.try_into().unwrap());
+    // A TTL so long that none lapses on a busy machine.
+    let few = policy().ttl(ms(60_000)).connections(4.try_into().unwrap());
     let registry = RemoteRegistry::new(&server.address(), few).unwrap();
     let registrations: Vec<_> = (0..200)
         .map(|n| Registration::spawn(registry.clone(), instance("cart", &n.to_string())))

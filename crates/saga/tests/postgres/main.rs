@@ -4,7 +4,6 @@
 
 mod harness;
 mod orders;
-mod proxy;
 
 mod inbox;
 mod nodes;

@@ -2,13 +2,9 @@
 //!
 //! This program is the node as well: it runs one of its tests, which otherwise does nothing.
 
-use std::{
-    io::Read,
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use gusset_engines::{Process, again};
 use gusset_saga::{PostgresOptions, PostgresStore};
 use tokio::{
     task::JoinSet,
@@ -23,49 +19,11 @@ use crate::{
 const URL: &str = "GUSSET_SAGA_NODE";
 
 /// A process that places all orders that are `number` modulo `nodes`, and takes over what others leave.
-struct Node {
-    child: Child,
-    arguments: [String; 2],
-}
-
-impl Node {
-    fn start(server: &Server, number: usize, nodes: usize, orders: usize) -> Self {
-        let arguments = [server.url(), format!("{number} {nodes} {orders}")];
-        Self { child: Self::spawn(&arguments), arguments }
-    }
-
-    fn spawn(arguments: &[String; 2]) -> Child {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "nodes::as_a_node", "--nocapture"])
-            .env(URL, &arguments[0])
-            .env("GUSSET_SAGA_ORDERS", &arguments[1])
-            // It ends with this process, which holds the other end.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null());
-        command.spawn().unwrap()
-    }
-
-    /// Once or again.
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.kill();
-        self.child = Self::spawn(&self.arguments);
-    }
-
-    fn id(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.kill();
-    }
+fn node(server: &Server, number: usize, nodes: usize, orders: usize) -> Process {
+    let mut command = again("nodes::as_a_node");
+    command.env(URL, server.url());
+    command.env("GUSSET_SAGA_ORDERS", format!("{number} {nodes} {orders}"));
+    Process::started("node", command)
 }
 
 #[test]
@@ -91,11 +49,7 @@ fn as_a_node() {
                 place(sagas, definition, order).await;
             });
         }
-        // Until the end of who began it.
-        std::thread::spawn(|| {
-            let _ = std::io::stdin().read(&mut [0]);
-            std::process::exit(0);
-        });
+        // Until it is killed.
         std::future::pending::<()>().await;
     });
 }
@@ -157,7 +111,7 @@ async fn a_process_that_is_killed_again_and_again_leaves_balanced_ledgers() {
     drop(PostgresStore::connect(PostgresOptions::new(&server.url()).unwrap()).await.unwrap());
     let kills = times(20, 200);
     let orders = 30 * kills;
-    let mut node = Node::start(&server, 0, 1, orders);
+    let mut node = node(&server, 0, 1, orders);
     let mut written = "0".to_owned();
     for kill in 0..kills as u64 {
         // At any time, from its first steps on; how long it takes to come to them is the machine's business.
@@ -174,16 +128,15 @@ async fn a_process_that_is_killed_again_and_again_leaves_balanced_ledgers() {
 
 async fn nodes_share(nodes: usize, orders: usize) {
     let server = server();
-    let mut all: Vec<_> =
-        (0..nodes).map(|number| Node::start(&server, number, nodes, orders)).collect();
+    let mut all: Vec<_> = (0..nodes).map(|number| node(&server, number, nodes, orders)).collect();
     for round in 0..times(4, 40) {
         sleep(Duration::from_millis(500)).await;
         let (frozen, killed) = (round % nodes, (round + 1) % nodes);
-        gusset_engines::pause(all[frozen].id());
+        all[frozen].pause();
         all[killed].restart();
         sleep(LEASE * 3 / 2).await;
         // Whatever it was about to do it does now, on sagas that others have taken over.
-        gusset_engines::resume(all[frozen].id());
+        all[frozen].resume();
     }
     all_end(&server, orders).await;
 }

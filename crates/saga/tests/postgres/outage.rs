@@ -1,7 +1,8 @@
 //! The database is killed, frozen, cut off, full, and read-only.
 
-use std::{error::Error, fmt::Debug, path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{error::Error, fmt::Debug, process::Command, sync::Arc, time::Duration};
 
+use gusset_engines::{Faults, Folder, Postgres, Proxy, is_root, run};
 use gusset_saga::{PostgresOptions, PostgresStore, Store, StoreError};
 use tokio::{
     task::JoinSet,
@@ -9,9 +10,8 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Server, folder, give_to_postgres, root, run, times},
+    harness::{Server, times},
     orders::{self, Ledger, definition, orchestrator, place},
-    proxy::Proxy,
 };
 
 /// All orders come to their end while `trouble` happens, and the ledger balances.
@@ -69,13 +69,13 @@ async fn orders_survive_a_database_that_stands_still_for_longer_than_a_lease() {
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_survive_connections_whose_answers_are_lost() {
     let server = Server::start();
-    let proxy = Proxy::start(server.socket()).await;
+    let proxy = Proxy::before(server.port());
     let url = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", proxy.port());
     orders_survive(PostgresOptions::new(&url).unwrap(), 200, async || {
         for _ in 0..times(6, 60) {
             sleep(Duration::from_millis(120)).await;
             // What was asked reaches the database, which carries it out; nobody hears of it.
-            proxy.swallow_answers();
+            proxy.set(Faults { mute: true, ..Faults::default() });
             sleep(Duration::from_millis(60)).await;
             proxy.cut();
             sleep(Duration::from_millis(30)).await;
@@ -164,13 +164,13 @@ async fn a_database_without_a_free_connection_says_so_and_is_asked_again() {
 }
 
 /// A disk of 8 MiB.
-struct Disk(PathBuf);
+struct Disk(Folder);
 
 impl Disk {
     fn new() -> Self {
-        let disk = Self(folder("pg-disk"));
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&disk.0));
-        give_to_postgres(&disk.0);
+        let disk = Self(Folder::new("pg-disk"));
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&*disk.0));
+        Postgres::give(&disk.0);
         disk
     }
 
@@ -187,14 +187,13 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: the database may not have closed its files yet.
-        run(Command::new("umount").arg("-l").arg(&self.0));
-        let _ = std::fs::remove_dir(&self.0);
+        run(Command::new("umount").arg("-l").arg(&*self.0));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_says_so_and_orders_go_on_when_there_is_room() {
-    if !root() {
+    if !is_root() {
         eprintln!("NOT RUN: only root can mount a small disk");
         return;
     }
