@@ -29,7 +29,13 @@ pub(crate) struct Origin {
     /// The client's address: the peer's own, or what a trusted peer says of it.
     pub(crate) client: Option<IpAddr>,
     pub(crate) trusted: bool,
+    /// Whether the peer's connection was encrypted up to here.
+    pub(crate) secure: bool,
 }
+
+/// In the extensions of a request that came over TLS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OverTls;
 
 impl Origin {
     pub(crate) fn of(headers: &HeaderMap, extensions: &Extensions, proxies: &Proxies) -> Self {
@@ -37,7 +43,8 @@ impl Origin {
         let is_one = |address| proxies.networks.iter().any(|range| range.contains(address));
         let trusted = peer.is_some_and(is_one);
         let client = if trusted { proxies.walk.address(headers, extensions) } else { peer };
-        Self { peer, client, trusted }
+        let secure = extensions.get::<OverTls>().is_some();
+        Self { peer, client, trusted, secure }
     }
 
     /// Makes the forwarding fields tell what the gateway knows, and what a trusted peer said before; those of another must be
@@ -53,7 +60,8 @@ impl Origin {
             }
         }
         headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
-        headers.entry(X_FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static("http"));
+        let proto = if self.secure { "https" } else { "http" };
+        headers.entry(X_FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static(proto));
         headers.remove(header::FORWARDED);
     }
 }

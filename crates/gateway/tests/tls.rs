@@ -30,12 +30,18 @@ async fn front_of(tls: Tls) -> (Running, Front) {
         let subject = headers.get("x-gusset-subject").map(|subject| subject.to_str().unwrap());
         subject.unwrap_or("nobody").to_owned()
     };
-    let router = Router::new().route("/a", get(async || "hello")).route("/who", get(subject));
+    let proto =
+        async |headers: HeaderMap| headers["x-forwarded-proto"].to_str().unwrap().to_owned();
+    let router = Router::new()
+        .route("/a", get(async || "hello"))
+        .route("/proto", get(proto))
+        .route("/who", get(subject));
     let service = upstream(router).await;
     let upstream = Upstream::fixed([service.address]);
     let gateway = Gateway::builder(MemoryRegistry::default())
         .authenticate(ByCertificate::new())
         .route(Route::new("/a").to(upstream.clone()))
+        .route(Route::new("/proto").to(upstream.clone()))
         .route(Route::new("/who").to(upstream).authenticated())
         .build()
         .unwrap();
@@ -111,6 +117,15 @@ async fn each_name_has_its_certificate_and_who_asks_for_another_gets_the_first()
             "it is shop's: {error}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_instance_is_told_that_the_client_came_over_tls() {
+    let folder = Folder::new("proto");
+    folder.certificate("shop", "shop.example");
+    let (_service, front) = front_of(folder.files("shop").read().unwrap()).await;
+    let mut stream = connect(&folder, &front, "shop.example", None, &[]).await.unwrap();
+    assert!(get_at(&mut stream, "/proto").await.unwrap().ends_with("\r\nhttps"));
 }
 
 #[tokio::test]

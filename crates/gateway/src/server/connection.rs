@@ -43,11 +43,12 @@ pub(super) async fn serve_connection<S, B>(
         () = lingered(&server, &mut stopped) => return,
     };
     let too_slow = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"));
-    let Begun { wire, http2: speaks_http2, certificate } = match begun.unwrap_or_else(too_slow) {
-        Ok(begun) => begun,
-        Err(error) => return ended(&error),
-    };
-    service.certificate = certificate;
+    let Begun { wire, http2: speaks_http2, certificate, secure } =
+        match begun.unwrap_or_else(too_slow) {
+            Ok(begun) => begun,
+            Err(error) => return ended(&error),
+        };
+    (service.certificate, service.secure) = (certificate, secure);
     if speaks_http2 {
         #[cfg(feature = "http2")]
         {
@@ -73,6 +74,7 @@ struct Begun {
     wire: Wire<Stream>,
     http2: bool,
     certificate: Option<PeerCertificate>,
+    secure: bool,
 }
 
 async fn begin(server: &Server, stream: TcpStream) -> io::Result<Begun> {
@@ -84,12 +86,13 @@ async fn begin(server: &Server, stream: TcpStream) -> io::Result<Begun> {
     #[cfg(not(feature = "tls"))]
     let stream = Stream::Plain(stream);
     let (agreed, certificate) = (stream.agreed_on_http2(), stream.certificate()?);
+    let secure = stream.is_encrypted();
     let mut wire = Wire::new(stream, server.send_timeout);
     let http2 = match agreed {
         Some(http2) => http2,
         None => wire.begins_as_http2().await?,
     };
-    Ok(Begun { wire, http2, certificate })
+    Ok(Begun { wire, http2, certificate, secure })
 }
 
 /// For connections that may become another protocol's, which is between hyper and those who know it.

@@ -18,7 +18,7 @@ use super::{
     body::{ClientBody, Source},
     hub::Held,
 };
-use crate::{PeerAddr, PeerCertificate};
+use crate::{PeerAddr, PeerCertificate, client::OverTls};
 
 /// Tells requests their peer, and the peer when to leave.
 #[derive(Clone)]
@@ -29,6 +29,7 @@ pub(super) struct OfPeer<S> {
     held: Option<Held>,
     body_timeout: Duration,
     pub(super) certificate: Option<PeerCertificate>,
+    pub(super) secure: bool,
 }
 
 impl<S> OfPeer<S> {
@@ -39,7 +40,7 @@ impl<S> OfPeer<S> {
         held: Option<Held>,
         body_timeout: Duration,
     ) -> Self {
-        Self { inner, peer, leaving, held, body_timeout, certificate: None }
+        Self { inner, peer, leaving, held, body_timeout, certificate: None, secure: false }
     }
 }
 
@@ -59,6 +60,9 @@ where
     fn call(&mut self, request: Request<R>) -> Self::Future {
         let mut request = request.map(|body| ClientBody::new(body.into(), self.body_timeout));
         request.extensions_mut().insert(PeerAddr(self.peer));
+        if self.secure {
+            request.extensions_mut().insert(OverTls);
+        }
         if let Some(certificate) = &self.certificate {
             request.extensions_mut().insert(certificate.clone());
         }

@@ -29,6 +29,10 @@ impl Stream {
         }
     }
 
+    pub(super) const fn is_encrypted(&self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+
     /// What the client has proved to be.
     pub(super) fn certificate(&self) -> io::Result<Option<PeerCertificate>> {
         match self {

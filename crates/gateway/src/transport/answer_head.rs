@@ -72,7 +72,8 @@ fn fields_at(
     head: &Bytes,
     places: &[(Range<u32>, Range<u32>)],
 ) -> Result<HeaderMap, TransportError> {
-    let mut headers = HeaderMap::with_capacity(places.len());
+    // With room for what is said of it on its way.
+    let mut headers = HeaderMap::with_capacity(places.len() + 4);
     let part = |range: &Range<u32>| head.slice(range.start as usize..range.end as usize);
     for (name, value) in places {
         let name = &head[name.start as usize..name.end as usize];

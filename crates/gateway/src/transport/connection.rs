@@ -14,6 +14,9 @@ use super::{dial::dial, line::Place, socket::Socket};
 const READ: usize = 8 * 1024;
 const READ_MOST: usize = 64 * 1024;
 
+/// Room that is enough for a head.
+const ENOUGH: usize = 2 * 1024;
+
 /// A connection to an instance, and what was read of it and not looked at yet.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -45,7 +48,11 @@ impl Connection {
 
     /// Reads what is there; 0 bytes are the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.read.reserve(self.at_once);
+        let room = self.read.capacity() - self.read.len();
+        // Memory of which a head took its part serves the next ones, as long as it is enough for them.
+        if room < self.at_once && (room < ENOUGH || self.at_once > READ) {
+            self.read.reserve(self.at_once);
+        }
         let room = self.read.capacity() - self.read.len();
         let read = pin!(self.socket.read_buf(&mut self.read)).poll(cx);
         if let Poll::Ready(Ok(count)) = read {

@@ -154,7 +154,8 @@ fn uri(method: &Method, target: Bytes) -> Result<Uri, Refusal> {
 
 /// Values are parts of what was read, and need no memory of their own.
 fn headers(bytes: &Bytes, places: &[(Range<u32>, Range<u32>)]) -> Result<HeaderMap, Refusal> {
-    let mut headers = HeaderMap::with_capacity(places.len());
+    // With room for what a gateway says of a client: to grow would be to allocate and hash once more.
+    let mut headers = HeaderMap::with_capacity(places.len() + 8);
     for (name, value) in places {
         let name = HeaderName::from_bytes(&bytes[name.start as usize..name.end as usize]);
         let value = HeaderValue::from_maybe_shared(part(bytes, value));
