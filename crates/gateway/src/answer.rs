@@ -23,6 +23,12 @@ pub(crate) enum Answer {
     BadBody,
     /// A transfer coding other than chunks.
     Coding,
+    /// The request does not fit the message that it is to become, for this reason.
+    #[cfg(feature = "grpc-json")]
+    Unfit(String),
+    /// The body is something else than JSON.
+    #[cfg(feature = "grpc-json")]
+    WrongMedia,
     SlowBody,
     NotFound,
     WrongMethod(Allowed),
@@ -65,6 +71,10 @@ impl Answer {
         match self {
             Self::BadHost | Self::BadPath(_) | Self::BadBody => StatusCode::BAD_REQUEST,
             Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            #[cfg(feature = "grpc-json")]
+            Self::Unfit(_) => StatusCode::BAD_REQUEST,
+            #[cfg(feature = "grpc-json")]
+            Self::WrongMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -90,6 +100,10 @@ impl Answer {
             Self::BadPath(BadPath::Ambiguous) => "the path can be read in more than one way".into(),
             Self::BadBody => "the request body could not be read".into(),
             Self::Coding => "the only transfer coding that is taken is chunked".into(),
+            #[cfg(feature = "grpc-json")]
+            Self::Unfit(why) => why.clone(),
+            #[cfg(feature = "grpc-json")]
+            Self::WrongMedia => "the body must be JSON, and say so in Content-Type".into(),
             Self::SlowBody => "the request body took too long".into(),
             Self::NotFound => "nothing is served at this path".into(),
             Self::WrongMethod(allowed) => format!("this path takes {allowed}"),

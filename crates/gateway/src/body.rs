@@ -224,6 +224,10 @@ pub(crate) enum ClientFault {
 impl ClientFault {
     /// That of a body which ended in `error`.
     fn of(error: BoxError) -> Self {
+        let error = match error.downcast() {
+            Ok(fault) => return *fault,
+            Err(error) => error,
+        };
         let kind = error.downcast_ref().map(io::Error::kind);
         if kind == Some(io::ErrorKind::TimedOut) { Self::Slow } else { Self::Broken(error) }
     }

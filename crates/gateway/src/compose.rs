@@ -2,6 +2,10 @@
 //!
 //! A `FanOut` asks several upstreams at once (`fan`), each at an address made of the request's (`address`); of each answer it takes a value
 //! (`select`), and writes them into one object (`merge`).
+//!
+//! A `GrpcMethod` is asked in the name of a client that sends JSON (`transcoder`): path, query and body become the fields of a message (`fields`), the messages of the
+//! answer JSON (`shape`), one or a stream of them (`frames`, `json_stream`), its status one of HTTP (`status`). What stands for a method may be said by its annotation
+//! (`descriptors`, `http_rule`).
 
 #[cfg(feature = "compose")]
 mod address;
@@ -16,10 +20,34 @@ mod merge;
 #[cfg(feature = "compose")]
 mod select;
 
+#[cfg(feature = "grpc-json")]
+mod descriptors;
+#[cfg(feature = "grpc-json")]
+mod fields;
+#[cfg(feature = "grpc-json")]
+mod frames;
+#[cfg(feature = "grpc-json")]
+mod grpc_method;
+#[cfg(feature = "grpc-json")]
+mod http_rule;
+#[cfg(feature = "grpc-json")]
+mod json_stream;
+#[cfg(feature = "grpc-json")]
+mod shape;
+#[cfg(feature = "grpc-json")]
+mod status;
+#[cfg(feature = "grpc-json")]
+mod transcoder;
+
 #[cfg(feature = "compose")]
 pub use {
     branch::{Branch, BranchStats},
     fan_out::FanOut,
+};
+#[cfg(feature = "grpc-json")]
+pub use {
+    descriptors::{Descriptors, DescriptorsError},
+    grpc_method::GrpcMethod,
 };
 
 use std::{future::Future, pin::Pin, time::Duration};
@@ -35,12 +63,16 @@ use crate::{
 pub(crate) enum Composition {
     #[cfg(feature = "compose")]
     FanOut(FanOut),
+    #[cfg(feature = "grpc-json")]
+    Grpc(GrpcMethod),
 }
 
 /// The same, checked.
 pub(crate) enum Composed {
     #[cfg(feature = "compose")]
     FanOut(std::sync::Arc<fan::Fan>),
+    #[cfg(feature = "grpc-json")]
+    Grpc(std::sync::Arc<transcoder::Transcoder>),
 }
 
 /// The call of an upstream within a limit, with the retries of the route.
@@ -65,16 +97,32 @@ impl Composition {
                 let fan = fan::Fan::compile(route, of, make_caller)?;
                 Ok(Composed::FanOut(std::sync::Arc::new(fan)))
             }
+            #[cfg(feature = "grpc-json")]
+            Self::Grpc(ref of) => {
+                let transcoder = transcoder::Transcoder::compile(route, of)?;
+                Ok(Composed::Grpc(std::sync::Arc::new(transcoder)))
+            }
         }
     }
 }
 
 impl Composed {
-    pub(crate) fn answer(&self, request: Request<RequestBody>) -> Answering {
-        let _ = &request;
+    /// The answer to `request`; `caller` leads to the upstream of the route, if it has one itself.
+    pub(crate) fn answer(
+        &self,
+        caller: Option<&Caller>,
+        request: Request<RequestBody>,
+    ) -> Answering {
+        let _ = (caller, &request);
         match *self {
             #[cfg(feature = "compose")]
             Self::FanOut(ref fan) => Box::pin(fan.clone().answer(request.into_parts().0)),
+            #[cfg(feature = "grpc-json")]
+            Self::Grpc(ref transcoder) => match caller {
+                Some(caller) => Box::pin(transcoder.clone().answer(caller.clone(), request)),
+                // None is built without an upstream.
+                None => Box::pin(std::future::ready(Err(Answer::NotFound))),
+            },
         }
     }
 
@@ -83,6 +131,8 @@ impl Composed {
     pub(crate) fn branches(&self) -> Vec<BranchStats> {
         match self {
             Self::FanOut(fan) => fan.stats(),
+            #[cfg(feature = "grpc-json")]
+            Self::Grpc(_) => Vec::new(),
         }
     }
 }

@@ -107,10 +107,10 @@ impl Code {
     /// As gRPC reads statuses of HTTP, but for those of which the gateway knows more.
     fn of(answer: &Answer) -> Self {
         match answer.status().as_u16() {
-            400 => Self::InvalidArgument,
+            400 | 415 => Self::InvalidArgument,
             401 => Self::Unauthenticated,
             403 => Self::PermissionDenied,
-            404 | 405 => Self::Unimplemented,
+            404 | 405 | 501 => Self::Unimplemented,
             408 | 504 => Self::DeadlineExceeded,
             409 => Self::Aborted,
             413 | 429 => Self::ResourceExhausted,

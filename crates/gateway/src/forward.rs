@@ -39,7 +39,11 @@ use crate::{
 pub(crate) type UpstreamBody = PeekedBody<Watched<AnswerBody<AttemptBody>, ActiveSpan>>;
 
 /// The upstream's body, or that of a problem.
-pub(crate) type AnyBody = Either<UpstreamBody, Either<Full<Bytes>, Gathered<UpstreamBody>>>;
+pub(crate) type AnyBody =
+    Either<UpstreamBody, Either<Full<Bytes>, Either<Gathered<UpstreamBody>, MadeBody>>>;
+
+/// A stream that a composition makes.
+pub(crate) type MadeBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
 /// What all clones of a gateway share.
 pub(crate) struct Shared {
@@ -138,8 +142,8 @@ impl Future for ForwardFuture {
                     if let (Err(Answer::Key(_)), Some(route)) = (&result, *this.route) {
                         this.shared.targets[route].counters.refused();
                     }
-                    break result
-                        .map(|response| response.map(|body| Either::Right(Either::Right(body))));
+                    let body = |body| Either::Right(Either::Right(Either::Left(body)));
+                    break result.map(|response| response.map(body));
                 }
                 StateProj::Waiting { waiting } => {
                     let Some(polled) = waiting.as_mut() else { return Poll::Pending };
@@ -186,9 +190,15 @@ impl Shared {
         let way = target.and_then(|target| target.ways.first());
         let composed = target.and_then(|target| target.composed.as_ref());
         match (admission, way) {
-            (Admission::Admitted(request), Some(way)) => {
-                State::Calling { call: Oneshot::new(way.caller.clone(), request) }
-            }
+            (Admission::Admitted(request), way) => match (composed, way) {
+                (Some(composed), way) => {
+                    State::Composing { run: composed.answer(way.map(|way| &way.caller), request) }
+                }
+                (None, Some(way)) => {
+                    State::Calling { call: Oneshot::new(way.caller.clone(), request) }
+                }
+                (None, None) => State::Refused { answer: Some(Answer::NotFound) },
+            },
             (Admission::Once(once, request), Some(way)) => {
                 let (head, body) = request.into_parts();
                 let (shared, caller) = (self.clone(), way.caller.clone());
@@ -198,14 +208,8 @@ impl Shared {
                 });
                 State::Once { run: Run::new(run) }
             }
-            (Admission::Admitted(request), None) if composed.is_some() => match composed {
-                Some(composed) => State::Composing { run: composed.answer(request) },
-                None => State::Refused { answer: Some(Answer::NotFound) },
-            },
             // None is admitted without a way.
-            (Admission::Admitted(_) | Admission::Once(..), None) => {
-                State::Refused { answer: Some(Answer::NotFound) }
-            }
+            (Admission::Once(..), None) => State::Refused { answer: Some(Answer::NotFound) },
             (Admission::Waiting(waiting), _) => State::Waiting { waiting: Some(waiting) },
             (Admission::Refused(answer), _) => {
                 if let Some(target) = target.filter(|_| answer.is_refusal()) {

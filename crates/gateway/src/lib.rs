@@ -37,6 +37,7 @@
 //! | [`ApiKeys`], [`ByCertificate`], `Jwt` (feature `jwt`) | ways to find that out |
 //! | [`IdentityHeaders`] | how upstreams are told |
 //! | `FanOut`, `Branch` (feature `compose`) | one request that becomes several, and their answers one |
+//! | `Descriptors`, `GrpcMethod` (feature `grpc-json`) | clients that send JSON ask services that speak gRPC |
 //! | [`Cors`] | which web pages may read answers |
 //! | [`Idempotency`], [`IdempotencyStore`], [`AnswersInMemory`] | what `Idempotency-Key` means, and where answers are kept |
 //! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
@@ -67,6 +68,7 @@
 //! | 408 | the deadline passed while the client was still sending its body | |
 //! | 409, 422 | a request with its [`Idempotency`] key is under way, or was another one | `Retry-After` |
 //! | 413 | the body is larger than [`Route::body_limit`] | |
+//! | 415 | the body of a `GrpcMethod` is no JSON by its media type | |
 //! | 429 | the client is above its [`Route::quota`] | `Retry-After`, `RateLimit-Policy`, `RateLimit` |
 //! | 501 | a transfer coding other than chunks | |
 //! | 502 | an instance cannot be reached, breaks off, or answers nonsense | |
@@ -146,6 +148,12 @@
 //! | what is missing is named with its status, and the rest is there | `what_is_missing_is_named_with_its_status_and_the_rest_is_there` |
 //! | a required branch that refuses is the answer, and ends the others | `a_required_branch_that_refuses_is_the_answer_and_the_others_are_cancelled` |
 //! | values are copied byte by byte: numbers keep their digits | `answers_become_members_in_the_order_of_the_branches_byte_by_byte` |
+//! | path, query and body become fields of every kind | `path_and_query_become_fields_of_every_kind` |
+//! | what the path says, nothing else can say | `nothing_says_what_the_path_says_but_the_path` |
+//! | what does not fit a message is refused and named | `what_does_not_fit_is_refused_and_named` |
+//! | messages of a stream go out as they come in, and a reader that leaves ends the call | `messages_of_a_stream_are_lines_or_events_that_go_out_as_they_come_in` |
+//! | a stream that fails does not end as if it were whole | `a_stream_ends_as_its_status_says` |
+//! | lines of a body are messages of a stream, in both directions at once | `both_directions_of_a_stream_flow_at_once` |
 //! | a segment of the path cannot become another parameter of a query | `whatever_stands_in_the_path_a_query_keeps_its_parameters` |
 //!
 //! # What passes through
@@ -185,6 +193,7 @@
 //!
 //! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface, and instances are called by it where [`Transport`] says so, for gRPC always. It brings the crate h2.
 //! - `compose`: `FanOut`. It brings futures-util, serde and serde_json.
+//! - `grpc-json`: `GrpcMethod`, and what `compose` is. It brings prost and prost-reflect.
 //! - `config`: `config`, a gateway out of a TOML file. It brings `jwt`, `tls` and the crate toml.
 //! - `tls`: `Server::tls`, with certificates by name that are read again when they change, and certificates of clients; `UpstreamTls` the other way. Adds rustls with ring.
 //! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
@@ -232,6 +241,8 @@ mod upstream;
 pub use builder::{BuildError, Builder};
 #[cfg(feature = "compose")]
 pub use compose::{Branch, BranchStats, FanOut};
+#[cfg(feature = "grpc-json")]
+pub use compose::{Descriptors, DescriptorsError, GrpcMethod};
 pub use cors::Cors;
 pub use gateway::{Gateway, GatewayBody, ResponseFuture};
 pub use gusset_ratelimit::{MalformedNetwork, Network, PeerAddr};

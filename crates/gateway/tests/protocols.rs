@@ -105,10 +105,10 @@ async fn echo(request: Request) -> Response<Body> {
     let (answers, body) = sent();
     let kind = request.headers()["content-type"].clone();
     tokio::spawn(async move {
-        let mut frames = 0;
+        let mut frames = 0u64;
         let mut body = request.into_body();
         while let Some(Ok(frame)) = body.frame().await {
-            frames += 1;
+            frames += u64::from(frame.data_ref().is_some_and(|data| !data.is_empty()));
             if answers.send(frame).await.is_err() {
                 return;
             }

@@ -81,6 +81,7 @@ impl Pattern {
     }
 
     /// What the parameters stand for in `path`, if it has this pattern.
+    #[cfg(any(test, feature = "compose"))]
     pub(crate) fn captures(&self, path: &str) -> Option<Captures> {
         let mut captures = Captures::default();
         let mut from = 1;
@@ -124,6 +125,7 @@ impl Pattern {
 }
 
 impl Segment {
+    #[cfg(any(test, feature = "compose"))]
     fn fits(&self, text: &str) -> bool {
         match self {
             Self::Literal(literal) => literal == text,

@@ -126,6 +126,14 @@ impl Route {
         self
     }
 
+    /// Its requests, in JSON, become calls of this method; of how, see [`GrpcMethod`](crate::GrpcMethod). It needs [`methods`](Self::methods).
+    #[cfg(feature = "grpc-json")]
+    #[must_use]
+    pub fn grpc(mut self, method: crate::GrpcMethod) -> Self {
+        self.composition = Some(Composition::Grpc(method));
+        self
+    }
+
     /// Whether upstreams see another path.
     #[cfg(feature = "compose")]
     pub(crate) fn rewrites(&self) -> bool {

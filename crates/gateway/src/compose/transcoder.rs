@@ -1,0 +1,455 @@
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use gusset_call::{Context, Deadline};
+use gusset_sidecar::Idempotent;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header, request::Parts,
+    uri::PathAndQuery,
+};
+use http_body_util::{BodyExt, Either, Full, combinators::UnsyncBoxBody};
+use prost_reflect::{DynamicMessage, FieldDescriptor, MethodDescriptor};
+use serde_json::{Map, Value};
+use tokio::time::timeout_at;
+use tower::util::Oneshot;
+
+use super::{
+    GrpcMethod,
+    descriptors::Options,
+    fields::{How, Unfit, decode, find, is_sayable, put},
+    frames::{Frames, frame},
+    grpc_method::{BodyField, Piece},
+    json_stream::{Lines, Values},
+    shape::Shape,
+    status::Status,
+};
+use crate::{
+    Route,
+    answer::Answer,
+    body::{RequestBody, Upload},
+    forward::{AnyBody, UpstreamBody, passed_back},
+    headers::{begins, has_member, remove_where},
+    routes::{Leads, Methods, Pattern},
+    upstream::Caller,
+};
+
+/// Fields of a request that speak of its body or of the form of its answer, which are others for the method.
+const NOT_FOR_METHODS: [HeaderName; 9] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::RANGE,
+    header::TRAILER,
+];
+
+/// The same of an answer.
+const NOT_FOR_CLIENTS: [HeaderName; 5] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::ACCEPT_RANGES,
+    header::TRAILER,
+];
+
+/// A [`GrpcMethod`] that was checked.
+pub(crate) struct Transcoder {
+    /// The path of the route, to find what its parameters stand for.
+    pattern: Pattern,
+    method: MethodDescriptor,
+    target: Uri,
+    paths: Vec<Bound>,
+    body: Taken,
+    shape: Arc<Shape>,
+    max_message: usize,
+    limit: Duration,
+    idempotent: bool,
+}
+
+/// A field, and what it is said to be.
+struct Said<'f> {
+    how: How,
+    fields: Cow<'f, [FieldDescriptor]>,
+    text: String,
+}
+
+/// A field that the path says, and what it is made of.
+type Bound = (Vec<FieldDescriptor>, Vec<Placed>);
+
+enum Placed {
+    Literal(String),
+    /// By its place in the path.
+    Parameter(usize),
+}
+
+/// What the body of a request is.
+enum Taken {
+    Nothing,
+    Message,
+    Field(FieldDescriptor),
+}
+
+impl Transcoder {
+    pub(super) fn compile(route: &Route, of: &GrpcMethod) -> Result<Self, String> {
+        if route.rewrites() || route.idempotency.is_some() || !route.upgrades.is_empty() {
+            let reason =
+                "a method of gRPC has the path of its own, no idempotency key and no upgrade";
+            return Err(reason.into());
+        }
+        if !matches!(route.leads, Leads::To(_)) {
+            return Err("a method of gRPC is one of an upstream: to(…)".into());
+        }
+        let method = of.method.clone();
+        let body = taken(route, of)?;
+        let pattern = Pattern::parse(&route.path)?;
+        let paths = paths(route, of, &pattern)?;
+        if method.is_client_streaming() && (!matches!(body, Taken::Message) || !paths.is_empty()) {
+            return Err(format!(
+                "{} takes a stream, which is the body: no parameters, methods([POST])",
+                method.full_name()
+            ));
+        }
+        let known = |name: &str| find(&of.method.output(), name).map(|mut found| found.pop());
+        let field = of.response_body.as_deref().map(known).transpose()?.flatten();
+        let target = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let target = PathAndQuery::try_from(target).map_err(|error| error.to_string())?;
+        Ok(Self {
+            pattern,
+            target: target.into(),
+            paths,
+            body,
+            shape: Arc::new(Shape { message: method.output(), field, defaults: of.defaults }),
+            max_message: of.max_message,
+            limit: route.timeout,
+            idempotent: Options::of(&method).idempotency > 0,
+            method,
+        })
+    }
+
+    /// The answer to `request`, which is as an upstream would see it, by a call of `caller`.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        caller: Caller,
+        request: Request<RequestBody>,
+    ) -> Result<Response<AnyBody>, Answer> {
+        // The body is read before the call begins, within the same limit.
+        let deadline = Deadline::after(self.limit);
+        Context::current().with_deadline(deadline).scope(self.run(caller, request, deadline)).await
+    }
+
+    async fn run(
+        &self,
+        caller: Caller,
+        request: Request<RequestBody>,
+        deadline: Deadline,
+    ) -> Result<Response<AnyBody>, Answer> {
+        let (head, body) = request.into_parts();
+        let limit = body.limit();
+        self.check_media(&head, &body)?;
+        let body = if self.method.is_client_streaming() {
+            let lines = Lines::new(body, self.method.input(), self.max_message);
+            RequestBody::new(lines, u64::MAX)
+        } else {
+            let read = timeout_at(deadline.instant(), body.collect()).await;
+            let read = read.map_err(|_| Answer::SlowBody)?;
+            let text = read.map_err(|error| Answer::to_error(&error, limit))?.to_bytes();
+            let message = self.message(&head, &text).map_err(|Unfit(why)| Answer::Unfit(why))?;
+            RequestBody::new(Full::from(frame(&message)), u64::MAX)
+        };
+        let response = Oneshot::new(caller, self.request(&head, body)).await.map_err(|error| {
+            let answer = Answer::to_error(&error, limit);
+            let error = &*error as &dyn std::error::Error;
+            tracing::debug!(method = self.method.full_name(), error, "no answer of a method");
+            answer
+        })?;
+        self.translate(&head, passed_back(response)?, deadline).await
+    }
+
+    /// A web page may send other media without asking.
+    fn check_media(&self, head: &Parts, body: &RequestBody) -> Result<(), Answer> {
+        use http_body::Body;
+        if body.is_end_stream() || matches!(self.body, Taken::Nothing) {
+            return Ok(());
+        }
+        let kind = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let kind = kind.unwrap_or_default().split(|byte| *byte == b';').next().unwrap_or_default();
+        let kind = kind.trim_ascii().to_ascii_lowercase();
+        let lines: &[&[u8]] = &[b"application/x-ndjson", b"application/jsonl"];
+        let is_json = kind == b"application/json"
+            || (kind.starts_with(b"application/") && kind.ends_with(b"+json"))
+            || (self.method.is_client_streaming() && lines.contains(&&*kind));
+        if is_json { Ok(()) } else { Err(Answer::WrongMedia) }
+    }
+
+    /// What the method is asked, by the path, the query and the body.
+    fn message(&self, head: &Parts, text: &Bytes) -> Result<DynamicMessage, Unfit> {
+        let mut whole = self.of_body(text)?;
+        let mut said = self.of_query(head.uri.query().unwrap_or_default())?;
+        said.extend(self.of_path(head.uri.path())?);
+        for Said { how, fields, text } in &said {
+            put(&mut whole, fields, text.clone(), *how)?;
+        }
+        let message = DynamicMessage::deserialize(self.method.input(), Value::Object(whole));
+        message.map_err(|error| self.blame(&said, text, &error))
+    }
+
+    fn of_query(&self, query: &str) -> Result<Vec<Said<'_>>, Unfit> {
+        let mut said = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, text) = pair.split_once('=').unwrap_or((pair, ""));
+            let encoded = || Unfit("the query is not well encoded".into());
+            let name = decode(name, true).ok_or_else(encoded)?;
+            let text = decode(text, true).ok_or_else(encoded)?;
+            let fields = find(&self.method.input(), &name);
+            let fields = fields.map_err(|why| Unfit(format!("query: {why}")))?;
+            let of_body = match &self.body {
+                Taken::Nothing => false,
+                Taken::Message => true,
+                Taken::Field(field) => fields.first() == Some(field),
+            };
+            if of_body || self.paths.iter().any(|(of_path, _)| *of_path == fields) {
+                return Err(Unfit(format!("query: {name:?} is said elsewhere")));
+            }
+            said.push(Said { how: How::Query, fields: fields.into(), text });
+        }
+        Ok(said)
+    }
+
+    fn of_path<'f>(&'f self, path: &str) -> Result<Vec<Said<'f>>, Unfit> {
+        let captures = self.pattern.captures(path);
+        let said = |(fields, pieces): &'f Bound| {
+            let text = pieces.iter().map(|piece| match (piece, &captures) {
+                (Placed::Literal(literal), _) => Some(literal.clone()),
+                (Placed::Parameter(at), Some(captures)) => decode(captures.get(path, *at), false),
+                (Placed::Parameter(_), None) => None,
+            });
+            let text = text.collect::<Option<String>>();
+            let text = text.ok_or_else(|| Unfit("the path is no text".into()))?;
+            Ok(Said { how: How::Path, fields: Cow::Borrowed(fields), text })
+        };
+        self.paths.iter().map(said).collect()
+    }
+
+    /// Finds out which part of a request does not fit: errors of values do not tell where they stand.
+    fn blame(&self, said: &[Said<'_>], text: &[u8], error: &serde_json::Error) -> Unfit {
+        for Said { how, fields, text } in said {
+            let mut alone = Map::new();
+            let put = put(&mut alone, fields, text.clone(), *how);
+            let read = DynamicMessage::deserialize(self.method.input(), Value::Object(alone));
+            if let (Ok(()), Err(error)) = (put, read) {
+                let names: Vec<_> = fields.iter().map(FieldDescriptor::name).collect();
+                return Unfit(format!("{}: {error}", names.join(".")));
+            }
+        }
+        let mut json = serde_json::Deserializer::from_slice(text);
+        let message = match (&self.body, &self.body_kind()) {
+            (Taken::Message, _) => self.method.input(),
+            (Taken::Field(_), Some(message)) => message.clone(),
+            _ => return Unfit(format!("body: {error}")),
+        };
+        match DynamicMessage::deserialize(message, &mut json) {
+            Err(error) => Unfit(format!("body: {error}")),
+            Ok(_) => Unfit(error.to_string()),
+        }
+    }
+
+    /// The message that the body is, where it is a field of one.
+    fn body_kind(&self) -> Option<prost_reflect::MessageDescriptor> {
+        match &self.body {
+            Taken::Field(field) if !field.is_list() && !field.is_map() => {
+                field.kind().as_message().cloned()
+            }
+            _ => None,
+        }
+    }
+
+    fn of_body(&self, text: &[u8]) -> Result<Map<String, Value>, Unfit> {
+        let empty = text.trim_ascii().is_empty();
+        let value =
+            || serde_json::from_slice(text).map_err(|error| Unfit(format!("body: {error}")));
+        match &self.body {
+            Taken::Nothing if empty => Ok(Map::new()),
+            Taken::Nothing => Err(Unfit("body: there is none here".into())),
+            Taken::Field(_) | Taken::Message if empty => Ok(Map::new()),
+            Taken::Field(field) => Ok(Map::from_iter([(field.json_name().to_owned(), value()?)])),
+            Taken::Message => match value()? {
+                Value::Object(map) => Ok(map),
+                _ => Err(Unfit("body: it is an object".into())),
+            },
+        }
+    }
+
+    fn request(&self, head: &Parts, body: RequestBody) -> Request<RequestBody> {
+        let mut headers = head.headers.clone();
+        for name in &NOT_FOR_METHODS {
+            headers.remove(name);
+        }
+        remove_where(&mut headers, |name| begins(name, "grpc-"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.target.clone();
+        *request.headers_mut() = headers;
+        let extensions = request.extensions_mut();
+        // The upload of a stream goes on while the call does.
+        if let (true, Some(upload)) =
+            (self.method.is_client_streaming(), head.extensions.get::<Upload>())
+        {
+            extensions.insert(upload.clone());
+        }
+        // Whoever may try again waits for the first message, of which a stream may have none for long.
+        let again = self.idempotent || head.method.is_idempotent();
+        extensions.insert(Idempotent(again && !self.method.is_server_streaming()));
+        request
+    }
+
+    async fn translate(
+        &self,
+        head: &Parts,
+        response: Response<UpstreamBody>,
+        deadline: Deadline,
+    ) -> Result<Response<AnyBody>, Answer> {
+        let (mut answer, body) = response.into_parts();
+        let kind = answer.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if answer.status != 200 || !kind.unwrap_or_default().starts_with(b"application/grpc") {
+            tracing::warn!(method = self.method.full_name(), status = %answer.status, "an answer that is not gRPC");
+            return Err(Answer::BadGateway);
+        }
+        let early = Status::of(&answer.headers);
+        remove_where(&mut answer.headers, |name| {
+            begins(name, "grpc-") || NOT_FOR_CLIENTS.contains(name)
+        });
+        let early = match early {
+            Some(status) if !status.is_ok() => return Ok(told(status)),
+            early => early,
+        };
+        let frames = Frames::new(self.max_message);
+        if self.method.is_server_streaming() {
+            let events = is_accepted(&head.headers, b"text/event-stream");
+            let kind = if events { "text/event-stream" } else { "application/x-ndjson" };
+            answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            let values = Values::new(body, frames, self.shape.clone());
+            let values = values.like(events, early.is_some());
+            let body = Either::Right(Either::Right(Either::Right(UnsyncBoxBody::new(values))));
+            return Ok(Response::from_parts(answer, body));
+        }
+        let read = timeout_at(deadline.instant(), unary(body, frames, early)).await;
+        let (message, status) =
+            read.map_err(|_| Answer::Timeout)?.map_err(|fault| self.failed(fault))?;
+        if !status.is_ok() {
+            return Ok(told(status));
+        }
+        let message = message.ok_or_else(|| self.failed("OK without a message"))?;
+        let text = self.shape.json(&message).map_err(|why| self.failed(&why))?;
+        let (json, length) = (HeaderValue::from_static("application/json"), text.len());
+        answer.headers.insert(header::CONTENT_TYPE, json);
+        answer.headers.insert(header::CONTENT_LENGTH, length.into());
+        let text = if head.method == Method::HEAD { Full::default() } else { Full::from(text) };
+        Ok(Response::from_parts(answer, Either::Right(Either::Left(text))))
+    }
+
+    fn failed(&self, fault: &str) -> Answer {
+        tracing::warn!(method = self.method.full_name(), fault, "an answer that cannot be read");
+        Answer::BadGateway
+    }
+}
+
+fn told(status: Status) -> Response<AnyBody> {
+    status.answer().map(|body| Either::Right(Either::Left(body)))
+}
+
+/// What the body of a request on this route is.
+fn taken(route: &Route, of: &GrpcMethod) -> Result<Taken, String> {
+    let has_body = |method: &Method| matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+    let Methods::These(methods) = &route.methods else {
+        return Err("a method of gRPC is asked for by one of HTTP: methods([…])".into());
+    };
+    match &of.body {
+        BodyField::Nothing => Ok(Taken::Nothing),
+        BodyField::All => Ok(Taken::Message),
+        BodyField::ByMethod if methods.iter().all(has_body) => Ok(Taken::Message),
+        BodyField::ByMethod if !methods.iter().any(has_body) => Ok(Taken::Nothing),
+        BodyField::ByMethod => {
+            Err("some of its methods have a body and some have none: two routes".into())
+        }
+        BodyField::Field(name) => match find(&of.method.input(), name)?.as_slice() {
+            [field] => Ok(Taken::Field(field.clone())),
+            _ => Err(format!("the body {name:?} is no field of the message itself")),
+        },
+    }
+}
+
+/// The fields that the path says.
+fn paths(route: &Route, of: &GrpcMethod, pattern: &Pattern) -> Result<Vec<Bound>, String> {
+    let each = || {
+        let names = route.path.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
+        let names = names.map(|(name, _)| name.trim_start_matches('*').to_owned());
+        let field = |name: String| {
+            let renamed = of.renamed.iter().find(|(parameter, _)| **parameter == *name);
+            let field = renamed.map_or_else(|| name.clone(), |(_, field)| field.to_string());
+            (field, vec![Piece::Parameter(name)])
+        };
+        names.map(field).collect::<Vec<_>>()
+    };
+    let placed = |piece| match piece {
+        Piece::Literal(literal) => Ok(Placed::Literal(literal)),
+        Piece::Parameter(name) => match pattern.place(&name) {
+            Some(place) => Ok(Placed::Parameter(place)),
+            None => Err(format!("the path has no parameter {name:?}")),
+        },
+    };
+    for (parameter, _) in &of.renamed {
+        if pattern.place(parameter).is_none() {
+            return Err(format!("the path has no parameter {parameter:?}"));
+        }
+    }
+    let named = of.paths.clone().unwrap_or_else(each);
+    let found = named.into_iter().map(|(name, pieces)| {
+        let fields = find(&of.method.input(), &name)?;
+        match fields.last() {
+            Some(field) if is_sayable(field) && !field.is_list() => {
+                let pieces = pieces.into_iter().map(placed).collect::<Result<_, _>>()?;
+                Ok((fields, pieces))
+            }
+            _ => Err(format!("{name:?} is nothing that a path can say")),
+        }
+    });
+    found.collect()
+}
+
+fn is_accepted(headers: &HeaderMap, kind: &[u8]) -> bool {
+    headers.get_all(header::ACCEPT).iter().any(|accepts| has_member(accepts, kind))
+}
+
+/// The only message of an answer, and how it ended.
+async fn unary(
+    mut body: UpstreamBody,
+    mut frames: Frames,
+    mut status: Option<Status>,
+) -> Result<(Option<Bytes>, Status), &'static str> {
+    let mut message = None;
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(|_| "it broke off")?.into_data() {
+            Ok(data) => frames.push(&data),
+            Err(frame) => status = frame.trailers_ref().and_then(Status::of).or(status),
+        }
+        while let Some(next) =
+            frames.next().map_err(|_| "its message is too large, or compressed")?
+        {
+            if message.replace(next).is_some() {
+                return Err("it has more than one message");
+            }
+        }
+    }
+    if !frames.is_empty() {
+        return Err("it ended within a message");
+    }
+    status.map(|status| (message, status)).ok_or("it ended without a status")
+}
+
+#[cfg(test)]
+mod tests;
