@@ -7,8 +7,10 @@
 //! - `trace_metrics`: gusset records each call (the last 10,000) and counts it by method and status. `passed` is a server whose caller sent a
 //!   `traceparent` that is not sampled, `root` one whose caller sent none; `sent` a client that sends a new span's identifier on, `sampled` the same within
 //!   a sampled trace. `two_layers` has a layer each for traces and metrics in place of one for both. `tower-http` is its `TraceLayer` with
-//!   nobody listening: it records and counts nothing. `tower-otel` (feature `otel`) is its trace and metrics layers with the OpenTelemetry
-//!   SDK behind: every span is sampled and handed to a processor that drops it, and the metrics are read by nobody.
+//!   nobody listening: it records and counts nothing.
+//! - `trace_one_percent` (feature `otel`): a server that begins traces, of which 1 % are sampled; gusset records and counts every call. The others have the OpenTelemetry
+//!   SDK behind: sampled spans go to a processor that drops them, and metrics are read by nobody. `tower-http` is its `TraceLayer` with tracing-opentelemetry, without
+//!   metrics; `tower-otel` its trace and metrics layers, the same way; `instrumentation` opentelemetry-instrumentation-tower, which does both without `tracing`.
 //! - `retry_first_succeeds`: the policy is asked once, the budget gets its deposit. `tower` is its `Retry` with a `TpsBudget`
 //!   of the same numbers (20 %, 10 per second, over 10 s); `tower-resilience` has a token bucket of 100. `retry_6_headers` is the same with six
 //!   headers, `retry_static_uri` without, by a URI whose copies count no references.
@@ -124,10 +126,6 @@ fn trace_metrics(criterion: &mut Criterion) {
     group.bench_function("trace_metrics_root/bare", |b| b.iter(calls(Hello)));
     let service = tower_http::trace::TraceLayer::new_for_http().layer(Hello);
     group.bench_function("trace_metrics_root/tower-http", |b| b.iter(calls(service.clone())));
-    #[cfg(feature = "otel")]
-    otel::with_sdk(|service| {
-        group.bench_function("trace_metrics_root/tower-otel", |b| b.iter(calls(service.clone())));
-    });
     group.finish();
 }
 
@@ -242,17 +240,20 @@ fn deadline(criterion: &mut Criterion) {
 mod otel {
     use std::time::Duration;
 
-    use opentelemetry::{Context, metrics::MeterProvider, trace::TracerProvider};
+    use criterion::Criterion;
+    use gusset_sidecar::{Metrics, Ratio, Recorder, TraceLayer};
+    use opentelemetry::{Context, global, metrics::MeterProvider, trace::TracerProvider};
+    use opentelemetry_instrumentation_tower::http::server::LayerBuilder;
     use opentelemetry_sdk::{
         error::OTelSdkResult,
         metrics::{ManualReader, SdkMeterProvider},
-        trace::{SdkTracerProvider, Span, SpanData, SpanProcessor},
+        trace::{Sampler, SdkTracerProvider, Span, SpanData, SpanProcessor},
     };
-    use tower::ServiceBuilder;
+    use tower::{Layer, ServiceBuilder};
     use tower_otel::{metrics, trace};
     use tracing_subscriber::layer::SubscriberExt;
 
-    use super::Hello;
+    use super::{Hello, calls};
 
     /// Takes every span and drops it.
     #[derive(Debug)]
@@ -274,25 +275,46 @@ mod otel {
         }
     }
 
-    /// Runs `bench` where spans go to OpenTelemetry.
-    pub(crate) fn with_sdk(bench: impl FnOnce(metrics::Http<trace::Http<Hello>>)) {
-        let tracer = SdkTracerProvider::builder().with_span_processor(Drops).build();
-        let layer = tracing_opentelemetry::layer().with_tracer(tracer.tracer("bench"));
+    pub(crate) fn one_percent(criterion: &mut Criterion) {
+        let mut group = criterion.benchmark_group("sidecar");
+        let mut run = |who: &str, call: &mut dyn FnMut()| {
+            group.bench_function(format!("trace_one_percent/{who}"), |b| b.iter(&mut *call));
+        };
+        let ours = TraceLayer::server(Recorder::new("bench")).metrics(Metrics::new());
+        run("gusset", &mut calls(ours.sample(Ratio::percent(1)).layer(Hello)));
+        run("bare", &mut calls(Hello));
+
+        let share = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(0.01)));
+        let tracers = SdkTracerProvider::builder().with_sampler(share).with_span_processor(Drops);
+        let tracers = tracers.build();
         let reader = ManualReader::builder().build();
-        let meter = SdkMeterProvider::builder().with_reader(reader).build().meter("bench");
-        let service = ServiceBuilder::new()
-            .layer(metrics::HttpLayer::server(&meter))
-            .layer(trace::HttpLayer::server(tracing::Level::INFO))
-            .service(Hello);
+        let meters = SdkMeterProvider::builder().with_reader(reader).build();
+        let layer = tracing_opentelemetry::layer().with_tracer(tracers.tracer("bench"));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            bench(service);
+            let layer = tower_http::trace::TraceLayer::new_for_http();
+            run("tower-http", &mut calls(layer.layer(Hello)));
+            let both = ServiceBuilder::new()
+                .layer(metrics::HttpLayer::server(&meters.meter("bench")))
+                .layer(trace::HttpLayer::server(tracing::Level::INFO));
+            run("tower-otel", &mut calls(both.service(Hello)));
         });
+        // It knows the global ones only.
+        global::set_tracer_provider(tracers);
+        global::set_meter_provider(meters);
+        let layer = LayerBuilder::builder().build().expect("it has all that it needs");
+        run("instrumentation", &mut calls(layer.layer(Hello)));
+        group.finish();
     }
+}
+
+#[cfg(not(feature = "otel"))]
+mod otel {
+    pub(crate) fn one_percent(_: &mut criterion::Criterion) {}
 }
 
 criterion_group! {
     name = benches;
     config = common::config();
-    targets = trace_metrics, retry, hedge, deadline
+    targets = trace_metrics, otel::one_percent, retry, hedge, deadline
 }
 criterion_main!(benches);
