@@ -16,7 +16,7 @@ use crate::{
     blame::Blame,
     body::{AttemptBody, ClientFault},
     routes::HostAs,
-    transport::{HostHeader, Line, Pool, Transport},
+    transport::{HostHeader, Line, Pool, Transport, TransportError},
 };
 
 /// From the inside: a connection; the attempt's span; the deadline, within the circuit so that an instance which lets it pass has
@@ -85,7 +85,8 @@ impl Service<Request<AttemptBody>> for Endpoint {
     }
 }
 
-/// What a result says about an instance: as [`HttpStatus`], but what the client did wrong says nothing.
+/// What a result says about an instance: as [`HttpStatus`], but what the client did wrong says nothing, nor does a connection that had been closed while it was idle: if the instance
+/// has gone, the next connection cannot be made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Verdict;
 
@@ -93,6 +94,9 @@ impl<B> Classify<Response<B>, BoxError> for Verdict {
     fn classify(&self, result: &Result<Response<B>, BoxError>) -> Outcome {
         match result {
             Err(error) if ClientFault::in_error(&**error).is_some() => Outcome::Ignored,
+            Err(error) if matches!(error.downcast_ref(), Some(TransportError::Stale(_))) => {
+                Outcome::Ignored
+            }
             _ => HttpStatus.classify(result),
         }
     }

@@ -1,11 +1,12 @@
 //! Instances that answer what is no HTTP/1.1, or more than they were asked.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use gusset_gateway::Server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Barrier,
 };
 
 use crate::{
@@ -195,6 +196,44 @@ async fn an_answer_without_a_length_ends_with_its_connection_or_in_chunks() {
         assert_eq!(said.targets(), ["all there is"], "{said:?}");
         assert_eq!(said.answers[0].chunked, chunked);
     }
+}
+
+/// POSTs that fail by them are not sent again. But the instance is well, and its circuit stays closed.
+#[tokio::test]
+async fn idle_connections_that_were_closed_do_not_open_a_circuit() {
+    const AT_ONCE: usize = 10;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let all_there = Arc::new(Barrier::new(AT_ONCE));
+    tokio::spawn(async move {
+        let mut count = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count += 1;
+            let all_there = (count <= AT_ONCE).then(|| all_there.clone());
+            tokio::spawn(async move {
+                let mut read = [0; 4096];
+                let _ = stream.read(&mut read).await;
+                if let Some(all_there) = all_there {
+                    all_there.wait().await;
+                }
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood").await;
+                // The next request finds it closed.
+                let _ = stream.read(&mut read).await;
+            });
+        }
+    });
+    let front = serve(Server::new(), gateway(address)).await;
+    let request = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let first = (0..AT_ONCE).map(|_| tokio::spawn(said(front, request, SOON)));
+    for first in first.collect::<Vec<_>>() {
+        assert_eq!(first.await.unwrap().statuses(), [200]);
+    }
+    let mut statuses = Vec::new();
+    for _ in 0..=AT_ONCE {
+        statuses.extend(said(front, request, SOON).await.statuses());
+    }
+    assert!(!statuses.contains(&503) && statuses.last() == Some(&200), "{statuses:?}");
+    assert!(statuses.iter().filter(|status| **status == 502).count() > 5, "{statuses:?}");
 }
 
 /// An instance that closes idle connections without notice costs no GET.
