@@ -238,6 +238,11 @@ mod endpoint;
 mod transport;
 mod upstream;
 
+/// What the fuzz targets of the workspace's folder `fuzz` call.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use builder::{BuildError, Builder};
 #[cfg(feature = "compose")]
 pub use compose::{Branch, BranchStats, FanOut};

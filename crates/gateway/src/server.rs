@@ -25,6 +25,8 @@ use tokio::net::TcpListener;
 use tower_service::Service;
 
 pub use body::ClientBody;
+#[cfg(any(test, fuzzing))]
+pub(crate) use http1::fuzz;
 pub(crate) use hub::Held;
 use hub::Hub;
 pub use listener::Listeners;

@@ -52,6 +52,8 @@ pub(crate) use request_head::{Framing, put_field, put_length};
 pub(crate) use sending::Sending;
 pub(crate) use upgrade::{Switched, Wanted};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(feature = "http2")]
 #[cfg(test)]
 mod h2_tests;

@@ -215,8 +215,12 @@ impl Captures {
         }
     }
 
-    pub(super) const fn pop(&mut self) {
+    pub(super) fn pop(&mut self) {
         self.len = self.len.saturating_sub(1);
+        // Equal ones are equal whatever was tried before.
+        if let Some(span) = self.spans.get_mut(self.len) {
+            *span = (0, 0);
+        }
     }
 }
 

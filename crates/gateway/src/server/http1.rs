@@ -12,5 +12,8 @@ mod refusal;
 mod request_head;
 mod upload;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 pub(super) use connection::{Ended, serve};
 pub(super) use upload::Upload;
