@@ -43,6 +43,8 @@ pub(crate) enum Answer {
     },
     Limited(Limited),
     BadGateway,
+    /// The gateway has too much to do, or the route.
+    Overloaded,
     Unavailable {
         retry_after: Option<Duration>,
     },
@@ -87,7 +89,7 @@ impl Answer {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
-            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -120,6 +122,7 @@ impl Answer {
             Self::TooLarge { limit } => format!("at most {limit} bytes are taken here"),
             Self::Limited(_) => "too many requests of this client".into(),
             Self::BadGateway => "the service did not answer properly".into(),
+            Self::Overloaded => "there is too much to do at present".into(),
             Self::Unavailable { .. } => "the service cannot answer at present".into(),
             Self::Timeout => "the service did not answer in time".into(),
         }
@@ -159,7 +162,7 @@ impl Answer {
                 }
             }
             Self::Denied(denied) => denied.describe(headers),
-            Self::Key(KeyFault::Running) => {
+            Self::Key(KeyFault::Running) | Self::Overloaded => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             // What is left of the body is not going to be read.

@@ -1,6 +1,7 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use gusset_breaker::Policy;
+use gusset_ratelimit::{Concurrency, ConcurrencyLimiter};
 use gusset_registry::{Fleet, Registry};
 use gusset_sidecar::{Metrics, Recorder, TraceLayer};
 use thiserror::Error;
@@ -18,6 +19,7 @@ use crate::{
     limit::{KeyOf, Limit},
     path::{BadPath, normalise},
     routes::{Entry, Leads, Methods, NewPath, Pattern, Rewrite, Table, Template, is_host_pattern},
+    traffic::{Places, Split},
     transport::Pool,
     upstream::{self, Setup},
 };
@@ -30,6 +32,7 @@ pub struct Builder {
     identity_headers: IdentityHeaders,
     cors: Option<Cors>,
     trusted: Vec<Network>,
+    shed: Option<ConcurrencyLimiter>,
     breaker: Policy,
     pick: Picker,
     fleet: Fleet,
@@ -50,6 +53,7 @@ impl Builder {
             identity_headers: IdentityHeaders::new(),
             cors: None,
             trusted: Vec::new(),
+            shed: None,
             breaker: Policy::default().slow_after(Duration::MAX),
             pick: Picker::default(),
             policies: HashMap::new(),
@@ -95,6 +99,14 @@ impl Builder {
     #[must_use]
     pub fn trusted_proxies(mut self, ranges: impl IntoIterator<Item = Network>) -> Self {
         self.trusted = ranges.into_iter().collect();
+        self
+    }
+
+    /// How many requests may wait for upstreams at once, over all routes: fixed, or found by latency and overload ([`Concurrency::gradient`]). Above that they are answered with 503 at once,
+    /// those of routes of low [priority](Route::priority) from four fifths of it on. Answers of the gateway's own do not count, so health can always be asked for. Default: no limit.
+    #[must_use]
+    pub fn shed(mut self, limit: Concurrency) -> Self {
+        self.shed = Some(ConcurrencyLimiter::new("gateway", limit));
         self
     }
 
@@ -194,7 +206,7 @@ impl Builder {
         let cors = self.cors.as_ref().map(compiled).transpose();
         let cors = cors.map_err(|reason| vec![Fault::of(None, BuildError::Cors { reason })])?;
         let (upstreams, table) = (self.known, Table::default());
-        let mut parts = Parts { setup, cors, upstreams, table };
+        let mut parts = Parts { setup, cors, shed: self.shed, upstreams, table };
         let (mut gates, mut targets, mut faults) = (Vec::new(), Vec::new(), Vec::new());
         let can_authenticate = !self.authenticate.is_empty();
         for (number, route) in self.routes.into_iter().enumerate() {
@@ -241,6 +253,7 @@ impl Fault {
 struct Parts {
     setup: Setup,
     cors: Option<Arc<CorsPolicy>>,
+    shed: Option<ConcurrencyLimiter>,
     upstreams: HashMap<Upstream, upstream::Shared>,
     table: Table,
 }
@@ -258,7 +271,7 @@ impl Parts {
         let entry = entry(&route, number).map_err(wrong)?;
         let inserted = self.table.insert(route.host.as_deref(), &pattern, entry);
         inserted.map_err(|_| BuildError::Taken { path: route.path.clone() })?;
-        let gate = gate(&route, &pattern, self.cors.as_ref())?;
+        let gate = gate(&route, &pattern, self.cors.as_ref(), self.shed.as_ref())?;
         let mut make_caller = |to: &Upstream, limit| {
             let new = || upstream::Shared::new(to, &self.setup);
             let upstream = self.upstreams.entry(to.clone()).or_insert_with(new);
@@ -267,14 +280,24 @@ impl Parts {
         let composed = route.composition.as_ref();
         let composed = composed.map(|to| to.compile(&route, &mut make_caller)).transpose();
         let composed = composed.map_err(wrong)?;
-        let way = |to| Way { caller: make_caller(&to, route.timeout), upstream: to };
-        let ways = leads_to(&route)?.into_iter().map(way).collect();
+        let mut ways = Vec::new();
+        for upstream in leads_to(&route)? {
+            let caller = make_caller(&upstream, route.timeout);
+            ways.push((upstream, caller));
+        }
+        let way = |(upstream, caller): (Upstream, _)| {
+            let new = || upstream::Shared::new(&upstream, &self.setup);
+            let shared = self.upstreams.entry(upstream.clone()).or_insert_with(new).clone();
+            Way { upstream, caller, shared }
+        };
+        let ways = ways.into_iter().map(way).collect();
         let path: Arc<str> = route.path.into();
         let target = Target {
             name: path.clone().into(),
             path,
             host: route.host.map(Into::into),
             ways,
+            split: route.leads.split().cloned(),
             composed,
             counters: route.counters.unwrap_or_default(),
         };
@@ -288,6 +311,7 @@ fn checked(route: &Route, can_authenticate: bool) -> Result<(), BuildError> {
         return Err(BuildError::NoAuthenticate { path: route.path.clone() });
     }
     let mistake = route.requires.as_ref().and_then(Requirement::mistake);
+    let mistake = mistake.or_else(|| route.leads.split().and_then(Split::mistake));
     if let Some(reason) = mistake.or_else(|| matches_nothing(route)) {
         return Err(BuildError::path(&route.path, reason));
     }
@@ -298,6 +322,7 @@ fn checked(route: &Route, can_authenticate: bool) -> Result<(), BuildError> {
 fn leads_to(route: &Route) -> Result<Vec<Upstream>, BuildError> {
     let upstreams = match &route.leads {
         Leads::To(upstream) => vec![upstream.clone()],
+        Leads::Split(split) => split.upstreams(),
         Leads::Redirect(_) | Leads::Answer(_) => return Ok(Vec::new()),
         Leads::Nowhere if route.composition.is_some() => return Ok(Vec::new()),
         Leads::Nowhere => Vec::new(),
@@ -356,7 +381,13 @@ fn gate(
     route: &Route,
     pattern: &Pattern,
     cors: Option<&Arc<CorsPolicy>>,
+    shed: Option<&ConcurrencyLimiter>,
 ) -> Result<Gate, BuildError> {
+    let places = Places {
+        gateway: shed.cloned(),
+        route: Places::of_route(route.in_flight),
+        priority: route.priority,
+    };
     let rewrite = match &route.new_path {
         NewPath::Same => Ok(Rewrite::Keep),
         NewPath::Without(prefix) => Rewrite::strip_prefix(&route.path, prefix),
@@ -374,6 +405,8 @@ fn gate(
         rewrite: rewrite.map_err(wrong)?,
         edits: edits(route, pattern).map_err(wrong)?,
         answers: answers(route, pattern).map_err(wrong)?,
+        split: route.leads.split().cloned(),
+        places,
         limit,
         body_limit: route.body_limit,
         sender: route.requires.as_ref().map(sender),
@@ -411,7 +444,7 @@ fn answers(route: &Route, pattern: &Pattern) -> Result<Option<Box<Answers>>, Str
             Some(mistake) => return Err(mistake),
             None => Some(Box::new(Answers::Always(Box::new(answer.0.clone())))),
         },
-        Leads::Nowhere | Leads::To(_) => None,
+        Leads::Nowhere | Leads::To(_) | Leads::Split(_) => None,
     })
 }
 

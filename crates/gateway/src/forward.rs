@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use gusset_call::BoxError;
+use gusset_registry::{Http, Protocol};
 use gusset_sidecar::{ActiveSpan, Metrics, PeekedBody, Watched};
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
@@ -32,6 +33,7 @@ use crate::{
     idempotency::{Gathered, Run},
     routes::Filled,
     stats::Counters,
+    traffic::{Held, Outcome, Placed, Split},
     transport::{AnswerBody, Switched},
     upstream::{self, Caller},
 };
@@ -62,6 +64,8 @@ pub(crate) struct Target {
     pub(crate) host: Option<Arc<str>>,
     /// None where the gateway answers itself.
     pub(crate) ways: Vec<Way>,
+    /// What chooses among several.
+    pub(crate) split: Option<Split>,
     /// What it does instead of passing on.
     pub(crate) composed: Option<Composed>,
     pub(crate) counters: Arc<Counters>,
@@ -71,6 +75,7 @@ pub(crate) struct Target {
 pub(crate) struct Way {
     pub(crate) upstream: Upstream,
     pub(crate) caller: Caller,
+    pub(crate) shared: upstream::Shared,
 }
 
 /// Admits requests and calls the upstreams, or answers itself.
@@ -82,7 +87,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    type Response = Response<AnyBody>;
+    type Response = Response<Placed<AnyBody>>;
     type Error = Infallible;
     type Future = ForwardFuture;
 
@@ -93,9 +98,10 @@ where
     fn call(&mut self, request: Request<B>) -> ForwardFuture {
         let started = Instant::now();
         let dialect = Dialect::of(request.method(), request.headers());
-        let Admitted { route, grant, edits, admission } = self.0.front.admit(request);
-        let state = self.0.state(route, admission);
-        ForwardFuture { state, shared: self.0.clone(), route, grant, edits, dialect, started }
+        let Admitted { route, grant, edits, held, admission } = self.0.front.admit(request);
+        let (state, way) = self.0.state(route, admission);
+        let shared = self.0.clone();
+        ForwardFuture { state, shared, route, way, grant, edits, held, dialect, started }
     }
 }
 
@@ -106,8 +112,10 @@ pin_project! {
         state: State,
         shared: Arc<Shared>,
         route: Option<usize>,
+        way: usize,
         grant: Option<Grant>,
         edits: Option<Filled>,
+        held: Held,
         dialect: Dialect,
         started: Instant,
     }
@@ -125,15 +133,17 @@ pin_project! {
 }
 
 impl Future for ForwardFuture {
-    type Output = Result<Response<AnyBody>, Infallible>;
+    type Output = Result<Response<Placed<AnyBody>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let mut asked = true;
         let outcome = loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Calling { call } => {
                     let result = ready!(call.poll(cx));
                     let result = result.map_err(|error| this.shared.explain(*this.route, &error));
+                    this.shared.judge(*this.route, *this.way, *this.started, &result);
                     break result.and_then(passed_back).map(|response| response.map(Either::Left));
                 }
                 StateProj::Composing { run } => break ready!(run.as_mut().poll(cx)),
@@ -152,10 +162,15 @@ impl Future for ForwardFuture {
                         return Poll::Pending;
                     };
                     let admission = this.shared.front.enter(arrival, found, by);
-                    this.shared.state(*this.route, admission)
+                    let (state, way) = this.shared.state(*this.route, admission);
+                    *this.way = way;
+                    state
                 }
                 StateProj::Refused { answer } => match answer.take() {
-                    Some(answer) => break Err(answer),
+                    Some(answer) => {
+                        asked = false;
+                        break Err(answer);
+                    }
                     // Polled again after it was ready, which only a broken caller does.
                     None => return Poll::Pending,
                 },
@@ -179,15 +194,34 @@ impl Future for ForwardFuture {
                 _ => grant.replace(response.headers_mut()),
             }
         }
-        Poll::Ready(Ok(response))
+        let place = this.held.answered(asked.then_some(status));
+        Poll::Ready(Ok(response.map(|body| Placed::new(body, place))))
+    }
+}
+
+impl Target {
+    /// Which way a request goes.
+    fn choose(&self, admission: &Admission) -> usize {
+        let (Some(split), Admission::Admitted(request) | Admission::Once(_, request)) =
+            (&self.split, admission)
+        else {
+            return 0;
+        };
+        let has_instances = |way: usize| self.ways[way].shared.has_instances();
+        split.choose(request.extensions().get().copied(), has_instances)
     }
 }
 
 impl Shared {
-    /// How a request goes on, of the route with this number if it has one.
-    fn state(self: &Arc<Self>, route: Option<usize>, admission: Admission) -> State {
+    /// How a request goes on, of the route with this number if it has one, and which way.
+    fn state(self: &Arc<Self>, route: Option<usize>, admission: Admission) -> (State, usize) {
+        let way = self.target(route).map_or(0, |target| target.choose(&admission));
+        (self.state_by(route, way, admission), way)
+    }
+
+    fn state_by(self: &Arc<Self>, route: Option<usize>, at: usize, admission: Admission) -> State {
         let target = self.target(route);
-        let way = target.and_then(|target| target.ways.first());
+        let way = target.and_then(|target| target.ways.get(at));
         let composed = target.and_then(|target| target.composed.as_ref());
         match (admission, way) {
             (Admission::Admitted(request), way) => match (composed, way) {
@@ -203,8 +237,11 @@ impl Shared {
                 let (head, body) = request.into_parts();
                 let (shared, caller) = (self.clone(), way.caller.clone());
                 let run = once.answer(body, move |body| async move {
+                    let started = Instant::now();
                     let called = Oneshot::new(caller, Request::from_parts(head, body)).await;
-                    called.map_err(|error| shared.explain(route, &error)).and_then(passed_back)
+                    let called = called.map_err(|error| shared.explain(route, &error));
+                    shared.judge(route, at, started, &called);
+                    called.and_then(passed_back)
                 });
                 State::Once { run: Run::new(run) }
             }
@@ -222,6 +259,30 @@ impl Shared {
 
     fn target(&self, route: Option<usize>) -> Option<&Target> {
         route.and_then(|number| self.targets.get(number))
+    }
+
+    /// Tells the split of a route, if it has one, how the call of a way ended.
+    fn judge<B>(
+        &self,
+        route: Option<usize>,
+        way: usize,
+        started: Instant,
+        result: &Result<Response<B>, Answer>,
+    ) {
+        let Some(split) = self.target(route).and_then(|target| target.split.as_ref()) else {
+            return;
+        };
+        let failed = match result {
+            // It knows what failures of gRPC are as well.
+            Ok(response) => Protocol::<Request<()>, _>::is_failure(&Http, response),
+            Err(answer) => match answer.status().as_u16() {
+                502..=504 => true,
+                // The client's fault says nothing of the variant.
+                _ => return,
+            },
+        };
+        let outcome = if failed { Outcome::Failed } else { Outcome::Served };
+        split.record(way, outcome, started.elapsed());
     }
 
     /// The log says what the client is not told.

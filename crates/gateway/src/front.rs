@@ -4,6 +4,8 @@ use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gusset_call::BoxError;
+use gusset_ratelimit::network;
+use gusset_registry::hash_key;
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, request::Parts,
     uri::PathAndQuery,
@@ -29,6 +31,7 @@ use crate::{
         Asked, Captures, Edits, Filled, Given, HostAs, Lookup, Moved, Rewrite, Table, Template,
         View,
     },
+    traffic::{Held, Places, Split, SplitKey},
     transport::Wanted,
 };
 
@@ -48,6 +51,8 @@ pub(crate) struct Front {
 pub(crate) struct Gate {
     pub(crate) rewrite: Rewrite,
     pub(crate) edits: Option<Box<GateEdits>>,
+    pub(crate) split: Option<Split>,
+    pub(crate) places: Places,
     /// `None` where an upstream is asked.
     pub(crate) answers: Option<Box<Answers>>,
     pub(crate) limit: Option<Limit>,
@@ -101,6 +106,7 @@ pub(crate) struct Arrival {
     host: HeaderValue,
     origin: Origin,
     edits: Option<Filled>,
+    key: Option<SplitKey>,
 }
 
 /// What a request is to lead to.
@@ -118,6 +124,8 @@ pub(crate) struct Admitted {
     pub(crate) grant: Option<Grant>,
     /// What is changed in the fields of the answer.
     pub(crate) edits: Option<Filled>,
+    /// The places that it has.
+    pub(crate) held: Held,
     pub(crate) admission: Admission,
 }
 
@@ -174,16 +182,26 @@ impl Front {
             None => self.cors.as_ref(),
         };
         let grant = policy.map(|policy| Grant::of(policy, &head.headers));
-        let mut edits = None;
+        let (mut edits, mut held) = (None, Held::default());
         let admission = match (located, &grant) {
             (Located::Route(found), _) => {
-                let Found { number, aim, host, host_as, request, answer } = found;
+                let Found { number, aim, host, host_as, request, answer, key } = found;
                 edits = answer;
+                if let Aim::Upstream(_) = aim {
+                    match self.gates[number].places.take() {
+                        Some(places) => held = places,
+                        None => {
+                            let admission = Admission::Refused(Answer::Overloaded);
+                            return Admitted { route, grant, edits, held, admission };
+                        }
+                    }
+                }
                 if let Some(host_as) = host_as {
                     head.extensions.insert(host_as);
                 }
                 let body = RequestBody::new(body, self.gates[number].body_limit);
-                self.arrive(Arrival { number, head, body, aim, host, origin, edits: request })
+                let edits = request;
+                self.arrive(Arrival { number, head, body, aim, host, origin, edits, key })
             }
             (Located::Preflight(_, method), Some(grant)) => {
                 Admission::Refused(Answer::Preflight(grant.preflight(&method, &head.headers)))
@@ -192,7 +210,7 @@ impl Front {
             // Preflights are told apart only where there is a policy.
             (Located::Preflight(..), None) => Admission::Refused(Answer::NotFound),
         };
-        Admitted { route, grant, edits, admission }
+        Admitted { route, grant, edits, held, admission }
     }
 
     fn arrive(&self, arrival: Arrival) -> Admission {
@@ -236,7 +254,7 @@ impl Front {
 
     /// The rest of the way, for a sender who may.
     fn pass(&self, arrival: Arrival, identity: Option<&Identity>) -> Admission {
-        let Arrival { number, mut head, body, aim, host, origin, edits } = arrival;
+        let Arrival { number, mut head, body, aim, host, origin, edits, key } = arrival;
         let gate = &self.gates[number];
         if let Err(answer) = gate.check(origin.client, identity, &head) {
             return Admission::Refused(answer);
@@ -259,6 +277,9 @@ impl Front {
         remove_hop_by_hop(&mut head.headers);
         if let Some(wanted) = wanted {
             head.extensions.insert(wanted);
+        }
+        if let Some(key) = key.or_else(|| gate.sender_key(identity, origin.client)) {
+            head.extensions.insert(key);
         }
         join_cookies(&mut head.headers);
         origin.describe(&mut head.headers, &host);
@@ -342,6 +363,7 @@ struct Found {
     host_as: Option<HostAs>,
     request: Option<Filled>,
     answer: Option<Filled>,
+    key: Option<SplitKey>,
 }
 
 impl Gate {
@@ -357,9 +379,26 @@ impl Gate {
         let host = HeaderValue::try_from(view.host).map_err(|_| Answer::BadHost)?;
         let edits = self.edits.as_deref();
         let request = edits.map(|edits| edits.request.fill(view));
-        let answer = edits.map(|edits| edits.answer.fill(view));
+        let mut answer = edits.map(|edits| edits.answer.fill(view));
+        let split = self.split.as_ref();
+        let (key, cookie) = split.map_or((None, None), |split| split.key(&view.head.headers));
+        if let Some(cookie) = cookie {
+            answer.get_or_insert_default().add(header::SET_COOKIE, cookie);
+        }
         let host_as = self.host_as(view)?;
-        Ok(Found { number, aim, host, host_as, request, answer })
+        Ok(Found { number, aim, host, host_as, request, answer, key })
+    }
+
+    /// Who sends it, where that says which variant it gets.
+    fn sender_key(&self, sender: Option<&Identity>, from: Option<IpAddr>) -> Option<SplitKey> {
+        self.split.as_ref().filter(|split| split.keeps_senders())?;
+        Some(SplitKey(match sender {
+            Some(identity) => hash_key(&**identity.quota_key()),
+            None => match network(from?) {
+                IpAddr::V4(address) => hash_key(address.octets()),
+                IpAddr::V6(address) => hash_key(address.octets()),
+            },
+        }))
     }
 
     fn target(&self, path: &str, captures: &Captures, uri: &Uri) -> Result<Uri, Answer> {

@@ -20,6 +20,7 @@ use tower_service::Service;
 use crate::{
     Breaker, Builder, RouteStats, Upstream,
     forward::{AnyBody, Forward, Shared, Target},
+    traffic::Placed,
     upstream,
 };
 
@@ -147,7 +148,7 @@ pin_project! {
     /// Body of a gateway's answer: the upstream's, streamed, or a problem. If the upstream breaks off, so does this.
     pub struct GatewayBody {
         #[pin]
-        inner: Watched<AnyBody, ActiveSpan>,
+        inner: Watched<Placed<AnyBody>, ActiveSpan>,
     }
 }
 

@@ -29,6 +29,7 @@
 //! | [`Live`] | one that can be exchanged while it serves |
 //! | [`Builder`], [`BuildError`] | what makes one, and checks all of it before |
 //! | [`Route`], [`Condition`], [`Upstream`] | which requests go where, and under which conditions |
+//! | [`Split`], [`Variant`], [`Sticky`], [`Rollout`] | which of several upstreams, and how one takes over from another |
 //! | [`HeaderEdits`], [`Redirect`], [`FixedAnswer`] | what is changed in heads, and what is answered without an upstream |
 //! | [`UpstreamPolicy`], [`Picker`] | how one upstream is called where it differs: breaker, retries, choice and ejection of instances |
 //! | [`Transport`], [`Connections`], [`HostHeader`] | HTTP/1.1 or HTTP/2, TLS, `Host`, how many connections, and how long |
@@ -72,7 +73,7 @@
 //! | 429 | the client is above its [`Route::quota`] | `Retry-After`, `RateLimit-Policy`, `RateLimit` |
 //! | 501 | a transfer coding other than chunks | |
 //! | 502 | an instance cannot be reached, breaks off, or answers nonsense | |
-//! | 503 | no instance is healthy, or all circuits are open; the keys of tokens cannot be had | `Retry-After` where known |
+//! | 503 | too many are under way ([`Route::in_flight`], [`Builder::shed`]); no instance is healthy, or all circuits are open; the keys of tokens cannot be had | `Retry-After` where known |
 //! | 504 | no answer within [`Route::timeout`] | |
 //!
 //! Clients that speak something else over HTTP are told in its way, by the media type of what they send: gRPC and gRPC-Web get a status without messages
@@ -105,6 +106,11 @@
 //! | two routes that chance would tell apart are refused | `two_routes_for_the_same_requests_are_rejected` |
 //! | rewriting makes no dot segments | `parts_of_segments_cannot_be_put_together_to_dot_segments` |
 //! | fields are changed on both sides; those that frame a message are not | `fields_are_changed_on_both_sides`, `a_route_that_makes_no_sense_is_refused_with_its_reason` |
+//! | parts of one service share requests by weight; a part without instances is passed over | `parts_of_one_service_share_its_requests_by_weight`, `a_part_without_a_healthy_instance_is_passed_over` |
+//! | a switch and its revert under load cost no request | `a_switch_and_its_revert_under_load_cost_no_request` |
+//! | clients stay with their variant, and only those move that must | `a_client_stays_with_its_variant_by_a_cookie_and_moves_only_when_it_must`, `a_change_moves_only_the_keys_that_it_must` |
+//! | a rollout goes from 1 to 100 %, and ends by itself where it fails or is slow | `a_rollout_goes_from_one_percent_to_all_by_the_calls_alone`, `a_rollout_that_fails_gives_everything_back_by_itself` and its neighbours |
+//! | a full route refuses at once; a saturated gateway the less important first | `a_full_route_refuses_at_once_and_others_go_on`, `a_saturated_gateway_refuses_the_less_important_first_and_still_tells_its_health` |
 //! | clients do not choose the host of a redirect | `a_target_names_its_host`, `a_redirect_takes_parameters_and_query_along` |
 //!
 //! # How instances are called
@@ -207,6 +213,7 @@ mod builder;
 mod gateway;
 mod live;
 mod routes;
+mod traffic;
 
 mod identity;
 
@@ -250,7 +257,7 @@ pub use compose::{Branch, BranchStats, FanOut};
 pub use compose::{Descriptors, DescriptorsError, GrpcMethod};
 pub use cors::Cors;
 pub use gateway::{Gateway, GatewayBody, ResponseFuture};
-pub use gusset_ratelimit::{MalformedNetwork, Network, PeerAddr};
+pub use gusset_ratelimit::{Concurrency, MalformedNetwork, Network, PeerAddr, Priority};
 pub use idempotency::{
     AnswersInMemory, AnswersStats, Begun, Idempotency, IdempotencyStore, Pending, RequestKey,
     StoredAnswer,
@@ -267,6 +274,10 @@ pub use server::{ClientBody, Listeners, ServeError, Server, Undrained, serve};
 #[cfg(feature = "tls")]
 pub use server::{Tls, TlsError, TlsFiles};
 pub use stats::{Breaker, RouteStats};
+pub use traffic::{
+    Rollout, RolloutAbort, RolloutState, RolloutStatus, Split, SplitError, Sticky, Variant,
+    VariantStats,
+};
 pub use transport::{Connections, HostHeader, Transport};
 #[cfg(feature = "tls")]
 pub use transport::{UpstreamTls, UpstreamTlsFiles};

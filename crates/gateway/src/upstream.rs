@@ -67,7 +67,7 @@ impl Shared {
         let mut balance = Balance::new(watch, instances.clone())
             .protocol(Http)
             .pick(policy.pick.clone().unwrap_or_else(|| setup.pick.clone()))
-            .among(policy.fleet.clone().unwrap_or_else(|| setup.fleet.clone()));
+            .among(upstream.narrow(policy.fleet.clone().unwrap_or_else(|| setup.fleet.clone())));
         if let Some(ejection) = policy.ejection.clone() {
             balance = balance.eject(ejection);
         }
@@ -84,6 +84,11 @@ impl Shared {
     fn default_retry(&self) -> RetryPolicy {
         let backoff = Backoff::exponential(Duration::from_millis(25), Duration::from_secs(1));
         RetryPolicy::default().retries(2).backoff(backoff).budget(self.budget.clone())
+    }
+
+    /// Whether a call would find an instance.
+    pub(crate) fn has_instances(&self) -> bool {
+        self.balance.has_instances()
     }
 
     fn has_eligible(&self) -> bool {

@@ -141,7 +141,7 @@ fn is_not_to_be_edited(name: &HeaderName) -> bool {
 pub(crate) struct Edits(Vec<(Op, HeaderName, Template)>);
 
 /// Edits for one request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Filled(Vec<(Op, HeaderName, HeaderValue)>);
 
 impl Edits {
@@ -158,6 +158,11 @@ impl Edits {
 }
 
 impl Filled {
+    /// Adds another line.
+    pub(crate) fn add(&mut self, name: HeaderName, value: HeaderValue) {
+        self.0.push((Op::Add, name, value));
+    }
+
     pub(crate) fn apply(self, headers: &mut HeaderMap) {
         for (op, name, value) in self.0 {
             match op {

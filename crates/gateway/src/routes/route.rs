@@ -1,16 +1,17 @@
-use std::{fmt, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use gusset_ratelimit::Quota;
+use gusset_ratelimit::{Priority, Quota};
 use gusset_sidecar::RetryPolicy;
 use http::{Method, request::Parts};
 
-use super::{Condition, FixedAnswer, HeaderEdits, Methods, Redirect};
+use super::{Condition, FixedAnswer, HeaderEdits, Methods, Redirect, Upstream};
 use crate::{
     Cors, Idempotency, Identity,
     compose::Composition,
     identity::Requirement,
     limit::{KeyOf, Limit},
     stats::Counters,
+    traffic::Split,
 };
 
 /// Which requests go where, and under which conditions.
@@ -52,6 +53,8 @@ pub struct Route {
     pub(crate) upgrades: Vec<Box<str>>,
     pub(crate) idempotency: Option<Idempotency>,
     pub(crate) retry: Option<RetryPolicy>,
+    pub(crate) in_flight: Option<NonZeroU32>,
+    pub(crate) priority: Priority,
     pub(crate) composition: Option<Composition>,
 }
 
@@ -60,8 +63,18 @@ pub struct Route {
 pub(crate) enum Leads {
     Nowhere,
     To(Upstream),
+    Split(Split),
     Redirect(Redirect),
     Answer(FixedAnswer),
+}
+
+impl Leads {
+    pub(crate) const fn split(&self) -> Option<&Split> {
+        match self {
+            Self::Split(split) => Some(split),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +117,8 @@ impl Route {
             upgrades: Vec::new(),
             idempotency: None,
             retry: None,
+            in_flight: None,
+            priority: Priority::Normal,
             composition: None,
         }
     }
@@ -298,64 +313,6 @@ impl Route {
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = Some(policy);
         self
-    }
-}
-
-/// Where a route leads. Routes to equal upstreams share its balancer and its circuits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Upstream(pub(crate) Place);
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Place {
-    Service(Arc<str>),
-    Fixed(Vec<SocketAddr>),
-}
-
-impl Upstream {
-    /// Whether it names a service, or an address.
-    pub(crate) fn leads_somewhere(&self) -> bool {
-        match &self.0 {
-            Place::Service(name) => !name.is_empty(),
-            Place::Fixed(addresses) => !addresses.is_empty(),
-        }
-    }
-
-    /// The instances of this service in the registry.
-    pub fn service(name: impl Into<Arc<str>>) -> Self {
-        Self(Place::Service(name.into()))
-    }
-
-    /// These addresses, which count as healthy.
-    pub fn fixed(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        Self(Place::Fixed(addresses.into_iter().collect()))
-    }
-}
-
-impl From<&str> for Upstream {
-    fn from(service: &str) -> Self {
-        Self::service(service)
-    }
-}
-
-impl From<String> for Upstream {
-    fn from(service: String) -> Self {
-        Self::service(service)
-    }
-}
-
-/// The name of the service, or the addresses.
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Place::Service(name) => f.write_str(name),
-            Place::Fixed(addresses) => {
-                for (at, address) in addresses.iter().enumerate() {
-                    let separator = if at == 0 { "" } else { "," };
-                    write!(f, "{separator}{address}")?;
-                }
-                Ok(())
-            }
-        }
     }
 }
 

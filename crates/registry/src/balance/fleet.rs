@@ -11,7 +11,7 @@ use crate::{
 ///
 /// It is applied when something changed, not in each call. The steps, in this order:
 ///
-/// 1. [`only`](Self::only) or [`prefer`](Self::prefer) take those of a tag, a version or other metadata.
+/// 1. [`within`](Self::within) says who is of the fleet at all, and [`only`](Self::only) or [`prefer`](Self::prefer) take those of a tag, a version or other metadata.
 /// 2. Of these the healthy ones which are not [ejected](crate::Ejection) are available;
 ///    [`panic_below`](Self::panic_below) adds the others while too few are.
 /// 3. [`subset`](Self::subset) takes some of them.
@@ -31,6 +31,8 @@ use crate::{
 /// ```
 #[derive(Clone, Default)]
 pub struct Fleet {
+    /// Who is of the fleet at all.
+    within: Option<Rule>,
     rule: Option<Rule>,
     /// What to do where the rule leaves nobody.
     or_all: bool,
@@ -57,6 +59,14 @@ impl Fleet {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Nobody else is of the fleet: all that follows, the share of those that are available as well, is about these. For services of which several are made, such as
+    /// the two sides of a switch.
+    #[must_use]
+    pub fn within(mut self, rule: impl Fn(&Instance) -> bool + Send + Sync + 'static) -> Self {
+        self.within = Some(Arc::new(rule));
+        self
     }
 
     /// Those instances only of which `rule` says yes. Where there is none, calls are refused.
@@ -124,13 +134,17 @@ impl Fleet {
 
     /// The plan for these instances.
     pub(crate) fn plan(&self, standings: &[Standing<'_>]) -> Plan {
-        let follows = |s: &&Standing<'_>| self.rule.as_ref().is_none_or(|rule| rule(s.instance));
-        let mut chosen: Vec<bool> = standings.iter().map(|s| follows(&s)).collect();
+        let says = |rule: &Option<Rule>, s: &Standing<'_>| {
+            rule.as_ref().is_none_or(|rule| rule(s.instance))
+        };
+        let is_within = |s: &Standing<'_>| says(&self.within, s);
+        let mut chosen: Vec<bool> =
+            standings.iter().map(|s| is_within(s) && says(&self.rule, s)).collect();
         let anyone = |chosen: &[bool]| {
             standings.iter().zip(chosen).any(|(s, chosen)| *chosen && s.is_available())
         };
         if self.or_all && !anyone(&chosen) {
-            chosen.fill(true);
+            chosen = standings.iter().map(is_within).collect();
         }
         let pool: Vec<usize> = (0..standings.len())
             .filter(|&index| chosen[index] && standings[index].is_in_service())
@@ -248,6 +262,7 @@ pub(crate) fn warmth(age: Duration, window: Duration) -> Option<(f64, Duration)>
 impl fmt::Debug for Fleet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fleet")
+            .field("is_part", &self.within.is_some())
             .field("has_rule", &self.rule.is_some())
             .field("zone", &self.zone)
             .field("subset", &self.subset)

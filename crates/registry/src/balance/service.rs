@@ -189,6 +189,12 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
         endpoint::list(&self.shared.core.hub, &self.shared.current())
     }
 
+    /// Whether an instance takes calls at present, so that a call would not wait for one. It costs as much as a choice.
+    #[must_use]
+    pub fn has_instances(&self) -> bool {
+        !self.shared.current().roster.members.is_empty()
+    }
+
     /// What it did on its own.
     #[must_use]
     pub fn stats(&self) -> BalanceStats {

@@ -53,6 +53,23 @@ fn panic_takes_the_unhealthy_and_the_ejected_but_never_the_draining_or_unheard_o
 }
 
 #[test]
+fn who_is_not_within_the_fleet_takes_no_part_in_preference_or_panic() {
+    let canary = |id: &str, health| instance(id).with_tag("canary").with_health(health);
+    let all = [
+        canary("a", Health::Unhealthy).with_zone("here"),
+        canary("b", Health::Healthy),
+        instance("c").with_zone("here"),
+        instance("d"),
+    ];
+    let within = || Fleet::new().within(|instance| instance.tags.contains("canary"));
+    let is_here = |instance: &Instance| instance.zone.as_deref() == Some("here");
+    assert_eq!(plan(&within(), &all).open, [1]);
+    assert_eq!(plan(&within().prefer(is_here), &all).open, [1], "the preferred one is ill");
+    assert!(plan(&within().only(is_here), &all).open.is_empty());
+    assert_eq!(plan(&within().panic_below(0.6), &all).open, [0, 1]);
+}
+
+#[test]
 fn a_rule_takes_a_subset_and_only_a_preference_gives_way() {
     let all = [instance("a").with_tag("canary").with_health(Health::Unhealthy), instance("b")];
     let is_canary = |instance: &Instance| instance.tags.contains("canary");
