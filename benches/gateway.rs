@@ -23,7 +23,7 @@ use std::{
 use axum::{Router, routing::get};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use gusset_gateway::{Gateway, Route, serve};
+use gusset_gateway::{FixedAnswer, Gateway, Route, serve};
 use gusset_registry::{Health, Instance, MemoryRegistry, Registry};
 use http::{Request, Response, StatusCode, Uri, uri::Scheme};
 use http_body_util::{BodyExt, Empty, Full};
@@ -41,6 +41,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Runtime,
 };
+use tower::ServiceExt;
 
 type Body = Empty<Bytes>;
 
@@ -172,9 +173,45 @@ fn gateway(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A gateway with these many routes, `/service-7/orders/{id}` and so on, that answers itself.
+fn routed(routes: usize) -> Gateway {
+    let builder = Gateway::builder(MemoryRegistry::default());
+    let route = |number| {
+        Route::new(format!("/service-{number}/orders/{{id}}")).answer(FixedAnswer::text("ok"))
+    };
+    let builder = (0..routes).map(route).fold(builder, gusset_gateway::Builder::route);
+    builder.build().expect("the routes are valid")
+}
+
+/// What does it cost to find one of many routes? No sockets: all of it is the gateway's, with metrics and a fixed answer. Requests go to one route after the other, so that
+/// nothing of the table is in a cache by chance.
+fn routes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("gateway_routes");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime: Runtime = runtime.expect("a runtime can be made");
+    for count in [10, 1_000, 10_000] {
+        let gateway = routed(count);
+        // A stride that meets all of them in an order that is none.
+        let target = |turn: usize| format!("/service-{}/orders/7", turn * 7_919 % count);
+        let targets: Vec<Uri> =
+            (0..count).map(|turn| target(turn).parse().expect("it is a path")).collect();
+        let mut turn = 0;
+        group.bench_function(format!("{count}_routes/gusset"), |bencher| {
+            bencher.iter(|| {
+                turn = (turn + 1) % count;
+                let request = Request::get(targets[turn].clone()).header("host", "shop.example");
+                let request = request.body(Body::new()).expect("it is valid");
+                let answer = runtime.block_on(gateway.clone().oneshot(request));
+                assert_eq!(answer.map(|answer| answer.status()), Ok(StatusCode::OK));
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = common::config();
-    targets = gateway
+    targets = gateway, routes
 }
 criterion_main!(benches);

@@ -15,7 +15,7 @@ use gusset_sidecar::ReplayBody;
 use http_body::{Body, Frame, SizeHint};
 use sha2::{Digest, Sha256};
 
-use crate::ClientBody;
+use crate::{ClientBody, traffic::BodyCopy};
 
 /// What the attempts of one call send.
 pub(crate) type AttemptBody = ReplayBody<RequestBody>;
@@ -29,6 +29,8 @@ pub(crate) struct RequestBody {
     upload: Option<Upload>,
     /// Where somebody wants to know it again.
     hash: Option<BodyHash>,
+    /// Where somebody else gets it as well.
+    copy: Option<Box<BodyCopy>>,
 }
 
 /// SHA-256 of a body as it goes by. Clones are one.
@@ -82,14 +84,14 @@ impl RequestBody {
         B::Error: Into<BoxError>,
     {
         if body.is_end_stream() {
-            return Self { source: Source::Empty, left: 0, upload: None, hash: None };
+            return Self { source: Source::Empty, left: 0, upload: None, hash: None, copy: None };
         }
         let mut body = Some(body);
         let source = match (&mut body as &mut dyn Any).downcast_mut::<Option<ClientBody>>() {
             Some(client) => client.take().map_or(Source::Empty, Source::Client),
             None => body.map_or(Source::Empty, |body| Source::Other(Box::pin(Boxable { body }))),
         };
-        Self { source, left: limit, upload: Some(Upload::default()), hash: None }
+        Self { source, left: limit, upload: Some(Upload::default()), hash: None, copy: None }
     }
 
     /// The same, of which `hash` is told.
@@ -97,6 +99,11 @@ impl RequestBody {
         hash.add(None, self.is_end_stream());
         self.hash = Some(hash);
         self
+    }
+
+    /// What comes from now on goes to `copy` as well.
+    pub(crate) fn copy_to(&mut self, copy: BodyCopy) {
+        self.copy = Some(Box::new(copy));
     }
 
     /// Bytes that it may still have.
@@ -131,11 +138,14 @@ impl Body for RequestBody {
                 if let Some(hash) = &self.hash {
                     hash.add(None, true);
                 }
+                if let Some(copy) = self.copy.take() {
+                    copy.end();
+                }
                 return Poll::Ready(None);
             }
             Some(Err(error)) => {
                 // What broke off is no whole body, whatever follows.
-                self.hash = None;
+                (self.hash, self.copy) = (None, None);
                 return Poll::Ready(Some(Err(ClientFault::of(error).into())));
             }
             Some(Ok(frame)) => frame,
@@ -145,12 +155,23 @@ impl Body for RequestBody {
             Some(left) => self.left = left,
             None => {
                 self.source = Source::Empty;
-                self.hash = None;
+                (self.hash, self.copy) = (None, None);
                 return Poll::Ready(Some(Err(ClientFault::TooLarge.into())));
             }
         }
         if let Some(hash) = &self.hash {
             hash.add(frame.data_ref(), self.is_end_stream());
+        }
+        if let Some(copy) = self.copy.take() {
+            let copy = match frame.data_ref() {
+                Some(data) => copy.add(data).map(Box::new),
+                None => Some(copy),
+            };
+            // Whoever knows that it was the last does not ask for more.
+            match copy {
+                Some(copy) if self.is_end_stream() => copy.end(),
+                copy => self.copy = copy,
+            }
         }
         Poll::Ready(Some(Ok(frame)))
     }

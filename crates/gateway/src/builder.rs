@@ -3,7 +3,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use gusset_breaker::Policy;
 use gusset_ratelimit::{Concurrency, ConcurrencyLimiter};
 use gusset_registry::{Fleet, Registry};
-use gusset_sidecar::{Metrics, Recorder, TraceLayer};
+use gusset_sidecar::{Metrics, Recorder, RetryPolicy, TraceLayer};
 use thiserror::Error;
 use tower_layer::Layer;
 
@@ -19,7 +19,7 @@ use crate::{
     limit::{KeyOf, Limit},
     path::{BadPath, normalise},
     routes::{Entry, Leads, Methods, NewPath, Pattern, Rewrite, Table, Template, is_host_pattern},
-    traffic::{Places, Split},
+    traffic::{Mirror, Mirroring, Places, Split},
     transport::Pool,
     upstream::{self, Setup},
 };
@@ -290,7 +290,18 @@ impl Parts {
             let shared = self.upstreams.entry(upstream.clone()).or_insert_with(new).clone();
             Way { upstream, caller, shared }
         };
-        let ways = ways.into_iter().map(way).collect();
+        let ways: Vec<_> = ways.into_iter().map(way).collect();
+        let mirror = match &route.mirror {
+            Some(_) if ways.is_empty() => return Err(wrong(NOTHING_TO_MIRROR.into())),
+            Some(mirror) => {
+                let new = || upstream::Shared::new(mirror.upstream(), &self.setup);
+                let upstream = self.upstreams.entry(mirror.upstream().clone()).or_insert_with(new);
+                let caller =
+                    upstream.caller(route.timeout, Some(RetryPolicy::default().retries(0)));
+                Some(Mirroring::new(mirror.clone(), caller, route.timeout))
+            }
+            None => None,
+        };
         let path: Arc<str> = route.path.into();
         let target = Target {
             name: path.clone().into(),
@@ -298,12 +309,15 @@ impl Parts {
             host: route.host.map(Into::into),
             ways,
             split: route.leads.split().cloned(),
+            mirror,
             composed,
             counters: route.counters.unwrap_or_default(),
         };
         Ok((gate, target))
     }
 }
+
+const NOTHING_TO_MIRROR: &str = "it asks no upstream of its own, so there is nothing to mirror";
 
 /// Whether a route makes sense.
 fn checked(route: &Route, can_authenticate: bool) -> Result<(), BuildError> {
@@ -312,6 +326,7 @@ fn checked(route: &Route, can_authenticate: bool) -> Result<(), BuildError> {
     }
     let mistake = route.requires.as_ref().and_then(Requirement::mistake);
     let mistake = mistake.or_else(|| route.leads.split().and_then(Split::mistake));
+    let mistake = mistake.or_else(|| route.mirror.as_ref().and_then(Mirror::mistake));
     if let Some(reason) = mistake.or_else(|| matches_nothing(route)) {
         return Err(BuildError::path(&route.path, reason));
     }

@@ -33,7 +33,7 @@ use crate::{
     idempotency::{Gathered, Run},
     routes::Filled,
     stats::Counters,
-    traffic::{Held, Outcome, Placed, Split},
+    traffic::{Held, Mirroring, Outcome, Placed, Split},
     transport::{AnswerBody, Switched},
     upstream::{self, Caller},
 };
@@ -66,6 +66,8 @@ pub(crate) struct Target {
     pub(crate) ways: Vec<Way>,
     /// What chooses among several.
     pub(crate) split: Option<Split>,
+    /// Where copies of its requests go.
+    pub(crate) mirror: Option<Mirroring>,
     /// What it does instead of passing on.
     pub(crate) composed: Option<Composed>,
     pub(crate) counters: Arc<Counters>,
@@ -214,8 +216,13 @@ impl Target {
 
 impl Shared {
     /// How a request goes on, of the route with this number if it has one, and which way.
-    fn state(self: &Arc<Self>, route: Option<usize>, admission: Admission) -> (State, usize) {
-        let way = self.target(route).map_or(0, |target| target.choose(&admission));
+    fn state(self: &Arc<Self>, route: Option<usize>, mut admission: Admission) -> (State, usize) {
+        let target = self.target(route);
+        let way = target.map_or(0, |target| target.choose(&admission));
+        let mirror = target.and_then(|target| target.mirror.as_ref());
+        if let (Some(mirror), Admission::Admitted(request)) = (mirror, &mut admission) {
+            mirror.copy(request);
+        }
         (self.state_by(route, way, admission), way)
     }
 

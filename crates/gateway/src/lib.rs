@@ -30,6 +30,7 @@
 //! | [`Builder`], [`BuildError`] | what makes one, and checks all of it before |
 //! | [`Route`], [`Condition`], [`Upstream`] | which requests go where, and under which conditions |
 //! | [`Split`], [`Variant`], [`Sticky`], [`Rollout`] | which of several upstreams, and how one takes over from another |
+//! | [`Mirror`] | copies of requests for another upstream |
 //! | [`HeaderEdits`], [`Redirect`], [`FixedAnswer`] | what is changed in heads, and what is answered without an upstream |
 //! | [`UpstreamPolicy`], [`Picker`] | how one upstream is called where it differs: breaker, retries, choice and ejection of instances |
 //! | [`Transport`], [`Connections`], [`HostHeader`] | HTTP/1.1 or HTTP/2, TLS, `Host`, how many connections, and how long |
@@ -110,6 +111,7 @@
 //! | a switch and its revert under load cost no request | `a_switch_and_its_revert_under_load_cost_no_request` |
 //! | clients stay with their variant, and only those move that must | `a_client_stays_with_its_variant_by_a_cookie_and_moves_only_when_it_must`, `a_change_moves_only_the_keys_that_it_must` |
 //! | a rollout goes from 1 to 100 %, and ends by itself where it fails or is slow | `a_rollout_goes_from_one_percent_to_all_by_the_calls_alone`, `a_rollout_that_fails_gives_everything_back_by_itself` and its neighbours |
+//! | copies cost their request nothing, are bounded, and whole or none | `copies_go_elsewhere_as_the_upstream_sees_them_and_nobody_sees_their_answers` and its neighbours |
 //! | a full route refuses at once; a saturated gateway the less important first | `a_full_route_refuses_at_once_and_others_go_on`, `a_saturated_gateway_refuses_the_less_important_first_and_still_tells_its_health` |
 //! | clients do not choose the host of a redirect | `a_target_names_its_host`, `a_redirect_takes_parameters_and_query_along` |
 //!
@@ -275,8 +277,8 @@ pub use server::{ClientBody, Listeners, ServeError, Server, Undrained, serve};
 pub use server::{Tls, TlsError, TlsFiles};
 pub use stats::{Breaker, RouteStats};
 pub use traffic::{
-    Rollout, RolloutAbort, RolloutState, RolloutStatus, Split, SplitError, Sticky, Variant,
-    VariantStats,
+    Mirror, MirrorStats, Rollout, RolloutAbort, RolloutState, RolloutStatus, Split, SplitError,
+    Sticky, Variant, VariantStats,
 };
 pub use transport::{Connections, HostHeader, Transport};
 #[cfg(feature = "tls")]

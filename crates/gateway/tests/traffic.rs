@@ -17,7 +17,7 @@ use axum::{Router, body::Body, routing::any};
 use bytes::Bytes;
 use common::*;
 use gusset_gateway::{
-    AuthError, Concurrency, FixedAnswer, Gateway, GatewayBody, Identity, Priority, Rollout,
+    AuthError, Concurrency, FixedAnswer, Gateway, GatewayBody, Identity, Mirror, Priority, Rollout,
     RolloutState, Route, Split, Sticky, Upstream, Variant,
 };
 use gusset_registry::{Health, Instance, MemoryRegistry, Registry};
@@ -362,4 +362,115 @@ async fn a_saturated_gateway_refuses_the_less_important_first_and_still_tells_it
     arrived.recv().await.unwrap();
     go.notify_waiters();
     assert_eq!(report.await.unwrap(), 200);
+}
+
+/// An instance that tells of what it is asked, and answers with an error.
+async fn listening() -> (Running, mpsc::UnboundedReceiver<(String, String, String)>) {
+    let (seen, requests) = mpsc::unbounded_channel();
+    let handler = async move |request: axum::extract::Request| {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let marked =
+            head.headers.get("x-gusset-mirrored").map_or("", |mark| mark.to_str().unwrap());
+        let asked = format!("{} {}", head.method, head.uri);
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        seen.send((asked, marked.to_owned(), body)).unwrap();
+        (StatusCode::INTERNAL_SERVER_ERROR, "nobody sees it")
+    };
+    (upstream(Router::new().route("/{*all}", any(handler))).await, requests)
+}
+
+async fn post(gateway: &Gateway, body: impl Into<Bytes>) -> Response<GatewayBody> {
+    let body = http_body_util::Full::<Bytes>::new(body.into());
+    let request = Request::post("http://gateway/api/a?x=1").header("x-gusset-mirrored", "forged");
+    tower::ServiceExt::oneshot(gateway.clone(), request.body(body).unwrap()).await.unwrap()
+}
+
+/// Waits until something that is counted elsewhere is so.
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let waits = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap();
+}
+
+#[tokio::test]
+async fn copies_go_elsewhere_as_the_upstream_sees_them_and_nobody_sees_their_answers() {
+    let echo = Router::new().route("/a", any(async |body: String| body));
+    let (service, (shadow, mut copies)) = (upstream(echo).await, listening().await);
+    let mirror = Mirror::to(Upstream::fixed([shadow.address])).body_limit(8);
+    let route = Route::new("/api/{*rest}").to(Upstream::fixed([service.address]));
+    let route = route.strip_prefix("/api").mirror(mirror.clone());
+    let gateway = Gateway::builder(MemoryRegistry::default()).route(route).build().unwrap();
+    let copy =
+        |method: &str, body: &str| (format!("{method} /a?x=1"), "1".to_owned(), body.to_owned());
+    for body in ["", "order 7"] {
+        assert_eq!(text(post(&gateway, body).await).await, body);
+        assert_eq!(copies.recv().await.unwrap(), copy("POST", body));
+    }
+    assert_eq!(text(ask(&gateway, to("/api/a?x=1")).await).await, "");
+    assert_eq!(copies.recv().await.unwrap(), copy("GET", ""));
+    let long = "longer than a copy may be";
+    assert_eq!(text(post(&gateway, long).await).await, long);
+    until(|| mirror.stats().failed == 3).await;
+    let stats = mirror.stats();
+    assert_eq!((stats.sent, stats.too_large, stats.no_place), (3, 1, 0));
+    assert!(copies.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_copied_when_it_is_whole_and_not_if_it_breaks_off() {
+    let echo = Router::new().route("/a", any(async |body: String| body));
+    let (service, (shadow, mut copies)) = (upstream(echo).await, listening().await);
+    let mirror = Mirror::to(Upstream::fixed([shadow.address]));
+    let route = Route::new("/a").to(Upstream::fixed([service.address])).mirror(mirror.clone());
+    let front = front(Gateway::builder(MemoryRegistry::default()).route(route)).await;
+    let head =
+        "POST /a HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let broken = raw(front.address, &format!("{head}3\r\nabc\r\nnonsense\r\n")).await;
+    assert!(broken.starts_with("HTTP/1.1 400 "), "{broken}");
+    let whole = raw(front.address, &format!("{head}3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")).await;
+    assert!(whole.contains("abcde"), "{whole}");
+    assert_eq!(copies.recv().await.unwrap().2, "abcde");
+    assert_eq!(mirror.stats().sent, 1);
+}
+
+#[tokio::test]
+async fn a_mirror_that_hangs_holds_no_request_and_its_copies_end_with_the_gateway() {
+    let (service, (shadow, _go, mut arrived)) = (named("here").await, slow().await);
+    let two = NonZeroU32::new(2).unwrap();
+    let mirror = Mirror::to(Upstream::fixed([shadow.address])).at_once(two);
+    let route = Route::new("/a").to(Upstream::fixed([service.address])).mirror(mirror.clone());
+    let route = route.timeout(Duration::from_secs(3600));
+    let gateway = Gateway::builder(MemoryRegistry::default()).route(route).build().unwrap();
+    assert_eq!(asked(&gateway, 10).await, BTreeMap::from([("here".into(), 10)]));
+    assert_eq!(mirror.stats().no_place, 8);
+    for _ in 0..2 {
+        arrived.recv().await.unwrap();
+    }
+    drop(gateway);
+    until(|| mirror.stats().failed == 2).await;
+    assert_eq!(mirror.stats().sent, 2);
+}
+
+#[tokio::test]
+async fn a_share_of_the_requests_is_copied() {
+    let (service, (shadow, mut copies)) = (named("here").await, listening().await);
+    let mirror = Mirror::to(Upstream::fixed([shadow.address])).share(0.25);
+    let mirror = mirror.at_once(NonZeroU32::new(1_000).unwrap());
+    let route = Route::new("/a").to(Upstream::fixed([service.address])).mirror(mirror.clone());
+    let gateway = Gateway::builder(MemoryRegistry::default()).route(route).build().unwrap();
+    asked(&gateway, 400).await;
+    let mut seen = 0;
+    until(|| {
+        while copies.try_recv().is_ok() {
+            seen += 1;
+        }
+        mirror.stats().failed == mirror.stats().sent && seen > 0
+    })
+    .await;
+    // 100 expected; fewer than 45 or more than 160 happens once in 10^9 runs.
+    assert!((45..=160).contains(&mirror.stats().sent), "{:?}", mirror.stats());
 }

@@ -11,7 +11,7 @@ use crate::{
     identity::Requirement,
     limit::{KeyOf, Limit},
     stats::Counters,
-    traffic::Split,
+    traffic::{Mirror, Split},
 };
 
 /// Which requests go where, and under which conditions.
@@ -54,6 +54,7 @@ pub struct Route {
     pub(crate) idempotency: Option<Idempotency>,
     pub(crate) retry: Option<RetryPolicy>,
     pub(crate) in_flight: Option<NonZeroU32>,
+    pub(crate) mirror: Option<Mirror>,
     pub(crate) priority: Priority,
     pub(crate) composition: Option<Composition>,
 }
@@ -118,6 +119,7 @@ impl Route {
             idempotency: None,
             retry: None,
             in_flight: None,
+            mirror: None,
             priority: Priority::Normal,
             composition: None,
         }
