@@ -70,6 +70,10 @@ use crate::{
 /// 2.9.10 did not forget in 200 times, 2.15.1 not in 32. Servers before 2.10 may bring back messages from their disk that had been settled when they were killed, and then keep them for ever:
 /// those are deleted, unless the stream retains what is settled.
 ///
+/// Servers before 2.10.15 may count a delivery that they gave to nobody, when a message is delivered again while all requests for messages have just ended, and give the message
+/// out only after the ack wait. With servers before 2.11 one delivery that is missing behind one that failed or was given back is not charged, so a message that also
+/// ends its process may be tried once more than the policy says.
+///
 /// With [`NatsOptions::replicas`] of 3 a message is acknowledged when two servers have it in their files: the loss of one machine loses nothing, that of power
 /// for all at once what was not synced.
 ///

@@ -130,7 +130,8 @@ impl NatsEngine {
         let (ledger, hall) = (Arc::new(ledger), member.hall.clone());
         member.ledger = Some(ledger.clone());
         let (runs, running) = watch::channel(());
-        let feeder = Feeder::new(ledger.clone(), hall.clone(), found.delivered.stream_seq, runs);
+        let delivered = self.delivered_to(&found).await?;
+        let feeder = Feeder::new(ledger.clone(), hall.clone(), delivered, runs);
         let feeder = feeder.await.map_err(|_| NatsError::Ended)?;
         let present = Present { id: member.id, hall, ledger, feeder: running };
         {
@@ -145,6 +146,16 @@ impl NatsEngine {
         // Ends when the member does.
         tokio::spawn(feeder.run());
         Ok(Arc::new(member))
+    }
+
+    /// The last message that the group may have been given.
+    async fn delivered_to(&self, found: &ConsumerInfo) -> Result<u64, Error> {
+        let core = &self.core;
+        if found.num_ack_pending == 0 || !core.link.miscounts() {
+            return Ok(found.delivered.stream_seq);
+        }
+        let stream = core.link.stream(&core.layout.messages, core.link.patience()).await?;
+        Ok(stream.state.last_seq)
     }
 
     pub(super) async fn remove_one(&self, name: Arc<str>) -> Result<usize, Error> {

@@ -153,6 +153,7 @@ impl Ledger {
                 }
             }
         }
+        note.goes_on(delivered.times, self.core.link.miscounts());
         let attempt = note.attempt(delivered.times);
         self.counts.delivered.fetch_add(1, Relaxed);
         self.counts.redelivered.fetch_add(u64::from(attempt > 1), Relaxed);
@@ -185,6 +186,7 @@ impl Ledger {
             {
                 note = found;
             }
+            note.goes_on(delivered.times, ledger.core.link.miscounts());
             note.uncharged = note.uncharged.saturating_add(1);
             let (message, seq, attempt) = (Arc::new(message), delivered.seq, 1);
             let delivery = Delivery { reply, message, route, seq, attempt, note: Note::default() };

@@ -84,6 +84,12 @@ impl Link {
         parsed(&self.client.server_info().version)
     }
 
+    /// Whether the server may count a delivery that nobody was given, and leave the message to the ack wait: one that is delivered again when all requests
+    /// for messages have just ended (its changes 5305 and 5338, in 2.10.15). It also says then that it has delivered less than it has.
+    pub(crate) fn miscounts(&self) -> bool {
+        self.version().is_none_or(|version| version < (2, 11))
+    }
+
     /// Changes with every new connection.
     pub(crate) fn connections(&self) -> watch::Receiver<u64> {
         let mut connections = self.connections.clone();

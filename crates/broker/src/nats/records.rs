@@ -26,6 +26,8 @@ const RECORD: &str = "Gusset-Dead";
 pub(crate) struct Note {
     /// Deliveries that were not the message's fault.
     pub(crate) uncharged: u64,
+    /// The number of the delivery that this was written about, since when the server has been told to deliver it again; zero if that is not known.
+    pub(crate) times: u64,
     pub(crate) first: Option<Failure>,
     pub(crate) last: Option<Failure>,
 }
@@ -37,6 +39,15 @@ impl Note {
         let counted = u32::try_from(counted).unwrap_or(u32::MAX);
         let noted = self.last.as_ref().map_or(1, |last| last.attempt.saturating_add(1));
         counted.max(noted)
+    }
+
+    /// This is about the delivery number `times` from now on. A server that `miscounts` may have counted one more, which nobody was given: one that is
+    /// missing behind a note is not charged. What ends its process each time leaves no notes, so there all are.
+    pub(crate) fn goes_on(&mut self, times: u64, miscounts: bool) {
+        if miscounts && self.times > 0 && times == self.times.saturating_add(2) {
+            self.uncharged = self.uncharged.saturating_add(1);
+        }
+        self.times = times;
     }
 
     pub(crate) fn add(&mut self, failure: Failure) {
@@ -64,6 +75,9 @@ pub(crate) struct Dead<'a> {
 struct WrittenNote {
     format: u32,
     uncharged: u64,
+    /// Releases before this was noted read it as well.
+    #[serde(default)]
+    times: u64,
     first: Option<WrittenFailure>,
     last: Option<WrittenFailure>,
 }
@@ -120,6 +134,7 @@ pub(crate) async fn write_note(core: &Core, place: &str, note: &Note) -> Result<
     let note = WrittenNote {
         format: FORMAT,
         uncharged: note.uncharged,
+        times: note.times,
         first: note.first.as_ref().map(Into::into),
         last: note.last.as_ref().map(Into::into),
     };
@@ -139,7 +154,7 @@ pub(crate) async fn read_note(core: &Core, place: &str) -> Result<Option<Note>, 
     let note: WrittenNote = serde_json::from_slice(&kept.payload).map_err(strange)?;
     check(note.format, "note")?;
     let (first, last) = (note.first.map(Into::into), note.last.map(Into::into));
-    Ok(Some(Note { uncharged: note.uncharged, first, last }))
+    Ok(Some(Note { uncharged: note.uncharged, times: note.times, first, last }))
 }
 
 /// Writes the record; ready when the server has it.
@@ -249,4 +264,28 @@ fn check(format: u32, what: &str) -> Result<(), Error> {
 #[expect(clippy::needless_pass_by_value, reason = "used as a function to map errors with")]
 fn strange(error: serde_json::Error) -> Error {
     NatsError::Strange(error.to_string()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(times: u64, uncharged: u64) -> Note {
+        Note { times, uncharged, ..Note::default() }
+    }
+
+    #[test]
+    fn one_delivery_that_is_missing_behind_a_note_is_not_charged_where_servers_miscount() {
+        let attempt = |mut note: Note, times, miscounts| {
+            note.goes_on(times, miscounts);
+            assert_eq!(note.times, times);
+            note.attempt(times)
+        };
+        assert_eq!(attempt(note(2, 2), 4, true), 1);
+        assert_eq!(attempt(note(2, 2), 4, false), 2, "somebody had it and said nothing");
+        assert_eq!(attempt(note(2, 2), 3, true), 1, "none is missing");
+        assert_eq!(attempt(note(2, 2), 5, true), 3, "more are missing than such a server counts");
+        assert_eq!(attempt(note(0, 2), 4, true), 2, "a note of an earlier release");
+        assert_eq!(attempt(Note::default(), 3, true), 3, "no note: its process died each time");
+    }
 }

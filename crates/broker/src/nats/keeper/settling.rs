@@ -113,9 +113,12 @@ impl Keeper for Ledger {
                 match client.publish(delivery.reply.clone(), ACK).now_or_never() {
                     Some(Ok(())) => Settling::Done(Ok(())),
                     Some(Err(_)) => Settling::Done(Err(Fault::Ended.into())),
-                    None => Settling::Waiting(Box::pin(async move {
-                        Ok(self.core.link.tell(delivery.reply, ACK).await?)
-                    })),
+                    None => {
+                        let ledger = self.clone();
+                        self.assign(
+                            async move { Ok(ledger.core.link.tell(delivery.reply, ACK).await?) },
+                        )
+                    }
                 }
             }
             Verdict::GiveBack => {
@@ -123,9 +126,8 @@ impl Keeper for Ledger {
                 Settling::Done(Ok(()))
             }
             Verdict::Retry { after, failure } => {
-                Settling::Waiting(Box::pin(
-                    async move { self.retry(delivery, after, failure).await },
-                ))
+                let ledger = self.clone();
+                self.assign(async move { ledger.retry(delivery, after, failure).await })
             }
             Verdict::Bury { reason, failure, otherwise } => {
                 let ledger = self.clone();
