@@ -24,7 +24,8 @@ const CANNOT_BE_UNDONE: u32 = 1;
 const HANGS: u32 = 2;
 const PAUSES: u32 = 3;
 
-const LEASE: Duration = Duration::from_millis(1_500);
+/// Long enough for a busy machine to do something within a third of it.
+const LEASE: Duration = Duration::from_secs(5);
 
 fn order() -> Definition<u32, u64> {
     let mut saga = Saga::define("order", 1);
@@ -73,7 +74,7 @@ impl Program {
             if what(state, history.len()) {
                 return;
             }
-            assert!(begin.elapsed() < Duration::from_secs(20), "{id} is {state:?}: {history:?}");
+            assert!(begin.elapsed() < Duration::from_secs(60), "{id} is {state:?}: {history:?}");
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -154,7 +155,7 @@ async fn an_operator_sees_and_mends(store: Arc<dyn Store>, gusset: &Gusset) {
     assert!(said.starts_with("pauses is running; programs that know order 1 go on"), "{said}");
     let begin = Instant::now();
     program.becomes("pauses", State::Completed).await;
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
 
     // As a crash would: what it held is held until its lease lapses.
     drop(program);
@@ -250,15 +251,16 @@ async fn sagas_in_a_file_are_seen_and_mended_from_a_shell() {
 }
 
 async fn newer(file: &Path, gusset: &Gusset) {
+    let later = file.with_extension("later");
+    drop(SqliteStore::open(&later).await.unwrap());
     // What was written last is in the file when the store is closed, which its own thread does.
-    let (log, begin) = (file.with_extension("db-wal"), Instant::now());
+    let (log, begin) = (file.with_extension("later-wal"), Instant::now());
     while log.exists() {
         assert!(begin.elapsed() < Duration::from_secs(60), "the store is not closed");
         sleep(Duration::from_millis(5)).await;
     }
-    let later = file.with_extension("later");
     // The header of a SQLite file has its user version in four bytes from 60 on.
-    let mut bytes = std::fs::read(file).unwrap();
+    let mut bytes = std::fs::read(&later).unwrap();
     bytes[63] = 200;
     std::fs::write(&later, bytes).unwrap();
     let gusset = Gusset(vec![gusset.0[0].clone(), later.display().to_string()]);

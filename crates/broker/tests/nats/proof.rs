@@ -144,7 +144,7 @@ async fn one_group_that_is_slow_leaves_another_alone() {
         .group("slow")
         .concurrency(2)
         .handle(service_fn(|_: Delivery<u32>| async {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             Ok::<_, BoxError>(())
         }))
         .await
@@ -155,7 +155,7 @@ async fn one_group_that_is_slow_leaves_another_alone() {
         broker.publish("a", &n).await.unwrap();
     }
     log.has(200).await;
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
     assert!(server.operator().await.group("slow").await["num_pending"].as_u64().unwrap() > 0);
     assert!(broker.dead_letters().list(&Filter::all(), None, 1).await.unwrap().is_empty());
 }

@@ -142,10 +142,9 @@ async fn a_full_stream_refuses_and_takes_again_when_there_is_room() {
     }
     let full = broker.publish("a", &10).await;
     assert!(matches!(full, Err(Error::Full(_))), "{full:?}");
-    let waiting = tokio::spawn({
-        let broker = broker.clone();
-        async move { broker.publish("a", &11).await }
-    });
+    let patient = server.options().max_messages(10).request_timeout(Duration::from_secs(60));
+    let patient = connect(patient).await;
+    let waiting = tokio::spawn(async move { patient.publish("a", &11).await });
     sleep(Duration::from_millis(200)).await;
     let (_subscription, log) = listen(&broker, ">", "g").await;
     waiting.await.unwrap().unwrap();

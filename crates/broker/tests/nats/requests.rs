@@ -72,7 +72,7 @@ async fn a_question_that_nobody_answers_in_time_ends_in_time() {
     let begin = Instant::now();
     let late = asks.request::<_, _, u32>("add.one", &1, Duration::from_millis(300)).await;
     assert!(matches!(late, Err(Error::DeadlineExceeded(_))), "{late:?}");
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
     // Nobody waits for it any more, so nobody is troubled with it.
     let (_subscription, asked) = adder(&other, "adders").await;
     let operator = server.operator().await;

@@ -420,13 +420,13 @@ async fn a_server_that_answers_too_late_is_not_taken_back_just_because_it_can_be
 #[tokio::test]
 async fn callers_less_patient_than_the_policy_do_not_hide_that_nothing_answers() {
     let server = Redis::start();
-    let policy = RedisPolicy::default().wait(ms(200)).failures(NonZeroU8::new(3).unwrap());
+    let policy = RedisPolicy::default().wait(ms(2_000)).failures(NonZeroU8::new(3).unwrap());
     let redis = RedisServer::with_policy(&server.url(), policy).unwrap();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Open);
     redis.connect().await;
     server.pause();
     for _ in 0..4 {
-        assert!(tokio::time::timeout(ms(110), limiter.check("k")).await.is_err());
+        assert!(tokio::time::timeout(ms(1_100), limiter.check("k")).await.is_err());
     }
     assert!(is_away(&redis));
     assert_eq!(redis.stats().left, 4);

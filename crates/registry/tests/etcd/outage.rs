@@ -6,6 +6,9 @@ use serde_json::json;
 
 use super::*;
 
+/// A heartbeat and the longest pause are 1.5 s; the rest is for a busy machine.
+const SOON: Duration = Duration::from_secs(15);
+
 /// Registrations of so many services, all known to the registry.
 async fn registered(registry: &EtcdRegistry, services: usize) -> Vec<Registration> {
     let spawn = |n| Registration::spawn(registry.clone(), instance(&format!("s{n}"), "a"));
@@ -62,8 +65,7 @@ async fn twenty_services_survive_a_kill_and_a_restart() {
 
     servers[0].restart();
     let back = all_back(&servers, &services).await;
-    // A heartbeat and the longest pause.
-    assert!(back < ms(3_000), "{back:?}");
+    assert!(back < SOON, "{back:?}");
     eventually("it is no longer marked", async || !watch.snapshot().is_suspect()).await;
     assert_eq!(ids(&watch), "a");
     assert_eq!(registry.stats().leases, 1, "a lease outlives a restart");
@@ -83,7 +85,7 @@ async fn twenty_services_are_registered_again_where_etcd_comes_back_empty() {
     shows(&watch, "a").await;
     servers[0].restart_empty();
     let back = all_back(&servers, &services).await;
-    assert!(back < ms(3_000), "{back:?}");
+    assert!(back < SOON, "{back:?}");
     assert_eq!(registry.stats().leases, 2);
 
     registry.register(instance("s3", "b")).await.unwrap();
@@ -104,10 +106,10 @@ async fn a_frozen_server_hangs_nobody_and_is_noticed() {
     servers[0].pause();
     let began = Instant::now();
     assert_eq!(other.discover("s0").await.unwrap().instances().len(), 1, "the last known");
-    assert!(began.elapsed() < ms(2_000), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     let began = Instant::now();
     assert!(other.register(instance("new", "a")).await.is_err());
-    assert!(began.elapsed() < ms(3_000), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     is_away(&registry).await;
     is_away(&other).await;
     let EtcdState::Away { cause, since } = other.state() else { panic!("it is away") };
@@ -119,7 +121,7 @@ async fn a_frozen_server_hangs_nobody_and_is_noticed() {
     servers[0].resume();
     is_connected(&registry).await;
     let back = all_back(&servers, &services).await;
-    assert!(back < ms(3_000), "{back:?}");
+    assert!(back < SOON, "{back:?}");
     // The lease may end only now, and then a commit and a grant have to fit into the limit of one call.
     let b_is_registered = async || registry.register(instance("s0", "b")).await.is_ok();
     eventually("b is registered", b_is_registered).await;
@@ -201,7 +203,7 @@ async fn a_lease_that_expired_is_granted_anew_and_all_is_put_again() {
     shows(&watched, "").await;
     proxy.mend();
     let back = all_back(&servers, &services).await;
-    assert!(back < ms(3_000), "{back:?}");
+    assert!(back < SOON, "{back:?}");
     shows(&watched, "a").await;
     assert_eq!(registry.stats().leases, 2);
     assert_eq!(registry.stats().expired, 0, "nobody was silent, nobody could be heard");
@@ -314,7 +316,7 @@ async fn a_process_that_was_paused_for_longer_than_its_lease_registers_again() {
     shows(&watch.0, "").await;
     child.resume();
     let back = shows(&watch.0, "a b").await;
-    assert!(back < ms(3_000), "{back:?}");
+    assert!(back < SOON, "{back:?}");
 }
 
 /// The body of the process of the test above; nothing in a run of the tests.

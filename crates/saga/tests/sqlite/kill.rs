@@ -201,6 +201,13 @@ async fn ledgers_balance_whenever_the_process_is_killed() {
         let process = process.env(TOLD, dir.path()).stdout(Stdio::null()).spawn();
         let mut process = process.unwrap();
         let lives = rand::rng().random_range(20..250);
+        // From when it has begun something, which takes a busy machine its time.
+        let (begun, since) = (dir.path().join("begun"), Instant::now());
+        let mark = format!("r{}-", process.id());
+        while !std::fs::read_to_string(&begun).unwrap_or_default().contains(&mark) {
+            assert!(since.elapsed() < Duration::from_secs(60), "it begins nothing");
+            sleep(Duration::from_millis(2)).await;
+        }
         sleep(Duration::from_millis(lives)).await;
         assert!(process.try_wait().unwrap().is_none(), "it ended by itself");
         process.kill().unwrap();

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::OpenOptions,
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -86,14 +86,22 @@ async fn emit(dir: &Path) {
     for n in 0.. {
         let id: SagaId = format!("r{}-{n}", std::process::id()).parse().unwrap();
         sagas.start(&definition(), id, ()).await.unwrap();
+        if n == 0 {
+            std::fs::write(begun(dir, std::process::id()), "").unwrap();
+        }
     }
+}
+
+/// There when that process has begun something.
+fn begun(dir: &Path, process: u32) -> PathBuf {
+    dir.join(format!("begun-{process}"))
 }
 
 async fn patiently(what: &str, mut there: impl AsyncFnMut() -> bool) {
     let patience = Instant::now() + Duration::from_secs(120);
     while !there().await {
         assert!(Instant::now() < patience, "not in time: {what}");
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -109,6 +117,8 @@ async fn what_was_committed_arrives_whenever_the_process_is_killed() {
         let name = "outbox::what_was_committed_arrives_whenever_the_process_is_killed";
         process.args(["--exact", name, "--nocapture"]).env(TOLD, dir.path());
         let mut process = process.stdout(Stdio::null()).spawn().unwrap();
+        let begun = begun(dir.path(), process.id());
+        patiently("it begins something", async || begun.exists()).await;
         sleep(Duration::from_millis(rand::rng().random_range(20..250))).await;
         assert!(process.try_wait().unwrap().is_none(), "it ended by itself");
         process.kill().unwrap();
