@@ -19,7 +19,7 @@ type IsReady = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// A program that runs in a folder of its own, and can be killed, paused and started again.
 ///
-/// It is killed when this is dropped, with all that it started, and so it is when the process that holds this ends in another way, be it by
+/// It is killed when this is dropped, with all below it (not what it left behind if it ended by itself), and so it is when the process that holds this ends in another way, be it by
 /// `kill -9`; the folder goes with it. What the program writes to its standard output and error is kept until then, and is shown where a test
 /// fails that has it.
 pub struct Process {
@@ -30,6 +30,8 @@ pub struct Process {
     /// How it is ended with this value, if it is to clean up after itself.
     last_signal: Option<&'static str>,
     running: Option<Running>,
+    /// How the last one ended that did so by itself.
+    ended: Option<ExitStatus>,
     /// Where in the log the last start begins.
     started_at: u64,
 }
@@ -60,7 +62,16 @@ impl Process {
         let folder = Folder::new(name);
         let command = command(&folder);
         let (name, is_ready, last_signal) = (name.to_owned(), None, None);
-        Self { name, command, folder, is_ready, last_signal, running: None, started_at: 0 }
+        Self {
+            name,
+            command,
+            folder,
+            is_ready,
+            last_signal,
+            running: None,
+            ended: None,
+            started_at: 0,
+        }
     }
 
     /// A program that runs.
@@ -111,6 +122,7 @@ impl Process {
         });
         let guard = guard(child.id(), self.last_signal, &self.folder);
         self.running = Some(Running { child, guard });
+        self.ended = None;
     }
 
     /// Waits until it is ready.
@@ -179,11 +191,14 @@ impl Process {
     /// # Panics
     /// If the system does not know.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
-        let running = self.running.as_mut()?;
-        let ended = running.child.try_wait().unwrap()?;
-        // Its id may be another's from now on.
-        running.end_guard();
-        Some(ended)
+        if let Some(running) = &mut self.running {
+            let ended = running.child.try_wait().unwrap()?;
+            running.end_guard();
+            // Its id may be another's from now on.
+            self.running = None;
+            self.ended = Some(ended);
+        }
+        self.ended
     }
 
     /// Waits for its end.
