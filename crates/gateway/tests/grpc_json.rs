@@ -325,6 +325,9 @@ async fn messages_of_a_stream_are_lines_or_events_that_go_out_as_they_come_in() 
 #[tokio::test]
 async fn a_stream_ends_as_its_status_says() {
     let front = front_of_the_shop().await;
+    let head = "HEAD /v1/orders?page_size=2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let head = raw(front.address, head).await;
+    assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
     let whole = text(fetch(&front, "/v1/orders?page_size=2").await).await;
     assert_eq!(whole.lines().count(), 2);
     assert_eq!(text(fetch(&front, "/v1/orders").await).await, "");

@@ -23,7 +23,7 @@ use crate::{
     answer::Answer,
     body::RequestBody,
     forward::{AnyBody, UpstreamBody, passed_back},
-    routes::{Leads, Methods, Pattern},
+    routes::{HostAs, Leads, Methods, Pattern},
     upstream::Caller,
 };
 
@@ -157,6 +157,9 @@ impl Fan {
         let request = |uri: Uri, headers: HeaderMap| {
             let mut request = Request::new(RequestBody::new(Full::<Bytes>::default(), 0));
             (*request.uri_mut(), *request.headers_mut()) = (uri, headers);
+            if let Some(host) = head.extensions.get::<HostAs>() {
+                request.extensions_mut().insert(host.clone());
+            }
             request
         };
         let uri = |branch: &Line| branch.address.of(&head.uri, &captures);

@@ -3,9 +3,27 @@
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, map::Entry};
 
+use crate::answer::Answer;
+
 /// Why a request does not fit a message, for its sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unfit(pub(super) String);
+
+impl Unfit {
+    /// Bytes that its sender is told of it: names may be as long as a body.
+    const MOST: usize = 256;
+
+    pub(super) fn answer(self) -> Answer {
+        let Self(mut why) = self;
+        if let Some(end) = (0..=Self::MOST).rev().find(|end| why.is_char_boundary(*end)) {
+            if end < why.len() {
+                why.truncate(end);
+                why.push('…');
+            }
+        }
+        Answer::Unfit(why)
+    }
+}
 
 /// How a field gets what is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,4 +170,27 @@ pub(super) fn decode(text: &str, plus_is_space: bool) -> Option<String> {
         });
     }
     String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_between_letters() {
+        for (why, told) in
+            [("x".repeat(256), "x".repeat(256)), ("ü".repeat(300), "ü".repeat(128) + "…")]
+        {
+            assert_eq!(Unfit(why).answer(), Answer::Unfit(told));
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_is_text() {
+        assert_eq!(decode("a%2Bb+c%C3%BC", true).as_deref(), Some("a+b cü"));
+        assert_eq!(decode("a+b", false).as_deref(), Some("a+b"));
+        for bad in ["%", "%2", "%zz", "%+1", "%ff", "%C3"] {
+            assert_eq!(decode(bad, true), None, "{bad}");
+        }
+    }
 }

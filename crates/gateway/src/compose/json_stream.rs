@@ -220,3 +220,88 @@ fn failed(problem: http_body_util::Full<Bytes>) -> Frame<Bytes> {
     };
     Frame::data([b"event: error\ndata: ", &*text, b"\n\n"].concat().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, StreamBody};
+    use prost_reflect::DescriptorPool;
+
+    use super::*;
+
+    fn order() -> MessageDescriptor {
+        let set = include_bytes!("../../tests/shop/shop.binpb");
+        DescriptorPool::decode(&set[..]).unwrap().get_message_by_name("shop.v1.Order").unwrap()
+    }
+
+    /// The messages of a body that comes in pieces of this size, or the fault.
+    async fn read(text: &str, piece: usize, most: usize) -> Result<usize, String> {
+        let pieces = text
+            .as_bytes()
+            .chunks(piece)
+            .map(|piece| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(piece))));
+        let pieces = futures_util::stream::iter(pieces.collect::<Vec<_>>());
+        let mut lines =
+            Lines::new(RequestBody::new(StreamBody::new(pieces), u64::MAX), order(), most);
+        let mut messages = 0;
+        while let Some(frame) = lines.frame().await {
+            match frame {
+                Ok(_) => messages += 1,
+                Err(error) => return Err(ClientFault::in_error(&*error).unwrap().to_string()),
+            }
+        }
+        Ok(messages)
+    }
+
+    #[tokio::test]
+    async fn lines_are_messages_however_they_are_cut_and_a_line_has_a_bound() {
+        let text = "\n{\"id\": \"a\"}\r\n \n{}\n\n{\"id\":\"b\"}";
+        for piece in 1..text.len() + 1 {
+            assert_eq!(read(text, piece, 12).await, Ok(3), "{piece}");
+            assert_eq!(
+                read(text, piece, 9).await,
+                Err("the request body is too large".into()),
+                "{piece}"
+            );
+        }
+        let endless = read(&" ".repeat(1000), 10, 50).await;
+        assert_eq!(endless, Err("the request body is too large".into()));
+        assert_eq!(read("{} {}", 9, 50).await, Err("the request body could not be read".into()));
+        assert_eq!(read("", 1, 50).await, Ok(0));
+    }
+
+    /// What becomes of the messages of an answer.
+    async fn values(frames: Vec<Frame<Bytes>>, told: bool) -> Result<String, String> {
+        let frames = frames.into_iter().map(Ok::<_, BoxError>);
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let shape = Shape { message: order(), field: None, defaults: false };
+        let values = Values::new(body, Frames::new(100), Arc::new(shape)).like(false, told);
+        let whole = values.collect().await.map_err(|error| error.to_string())?;
+        Ok(String::from_utf8(whole.to_bytes().to_vec()).unwrap())
+    }
+
+    fn trailers(status: &'static str) -> Frame<Bytes> {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static(status));
+        Frame::trailers(trailers)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_whole_only_with_all_its_messages_and_ok() {
+        let message = || Frame::data(Bytes::from_static(b"\0\0\0\0\x03\x0a\x01a"));
+        let line = "{\"id\":\"a\"}\n";
+        assert_eq!(values(vec![message(), trailers("0")], false).await, Ok(line.into()));
+        assert_eq!(values(vec![trailers("0")], false).await, Ok(String::new()));
+        assert_eq!(values(vec![], true).await, Ok(String::new()));
+        let half = || Frame::data(Bytes::from_static(b"\0\0\0\0\x03\x0a"));
+        for (frames, why) in [
+            (vec![message()], "without a status"),
+            (vec![message(), trailers("13")], "not OK"),
+            (vec![half(), trailers("0")], "within a message"),
+            (vec![Frame::data(Bytes::from_static(b"\0\0\0\0\x65"))], "TooLarge"),
+            (vec![Frame::data(Bytes::from_static(b"\0\0\0\0\x01\xff"))], "not JSON's"),
+        ] {
+            let error = values(frames, false).await.unwrap_err();
+            assert!(error.contains(why), "{why}: {error}");
+        }
+    }
+}

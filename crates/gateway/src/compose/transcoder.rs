@@ -29,7 +29,7 @@ use crate::{
     body::{RequestBody, Upload},
     forward::{AnyBody, UpstreamBody, passed_back},
     headers::{begins, has_member, remove_where},
-    routes::{Leads, Methods, Pattern},
+    routes::{HostAs, Leads, Methods, Pattern},
     upstream::Caller,
 };
 
@@ -156,7 +156,7 @@ impl Transcoder {
             let read = timeout_at(deadline.instant(), body.collect()).await;
             let read = read.map_err(|_| Answer::SlowBody)?;
             let text = read.map_err(|error| Answer::to_error(&error, limit))?.to_bytes();
-            let message = self.message(&head, &text).map_err(|Unfit(why)| Answer::Unfit(why))?;
+            let message = self.message(&head, &text).map_err(Unfit::answer)?;
             RequestBody::new(Full::from(frame(&message)), u64::MAX)
         };
         let response = Oneshot::new(caller, self.request(&head, body)).await.map_err(|error| {
@@ -295,6 +295,9 @@ impl Transcoder {
         *request.uri_mut() = self.target.clone();
         *request.headers_mut() = headers;
         let extensions = request.extensions_mut();
+        if let Some(host) = head.extensions.get::<HostAs>() {
+            extensions.insert(host.clone());
+        }
         // The upload of a stream goes on while the call does.
         if let (true, Some(upload)) =
             (self.method.is_client_streaming(), head.extensions.get::<Upload>())
@@ -332,6 +335,10 @@ impl Transcoder {
             let events = is_accepted(&head.headers, b"text/event-stream");
             let kind = if events { "text/event-stream" } else { "application/x-ndjson" };
             answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            if head.method == Method::HEAD {
+                let none = Either::Right(Either::Left(Full::default()));
+                return Ok(Response::from_parts(answer, none));
+            }
             let values = Values::new(body, frames, self.shape.clone());
             let values = values.like(events, early.is_some());
             let body = Either::Right(Either::Right(Either::Right(UnsyncBoxBody::new(values))));
