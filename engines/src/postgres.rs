@@ -3,6 +3,8 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{Folder, Port, Process, is_a_process, is_root, process::when_this_process_ends, run};
@@ -74,7 +76,15 @@ impl Postgres {
     /// If that goes wrong.
     #[allow(clippy::must_use_candidate, reason = "most statements are run for what they do")]
     pub fn psql(&self, sql: &str) -> String {
-        let done = ask(&self.url(), sql);
+        let begun = Instant::now();
+        let done = loop {
+            let done = ask(&self.url(), sql);
+            // 2: it had no connection, as when many others were asking for theirs. Nothing was done.
+            if done.status.code() != Some(2) || begun.elapsed() > Duration::from_secs(20) {
+                break done;
+            }
+            thread::park_timeout(Duration::from_millis(20));
+        };
         assert!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
