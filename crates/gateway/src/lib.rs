@@ -208,7 +208,7 @@
 //!
 //! # Memory
 //!
-//! Per route with a quota 16 bytes for each of 10,000 clients; per upstream at most 1,000 circuits and 512 idle connections for each
+//! Per route with a quota 16 bytes for each of 10,000 clients, with a split 2 KiB for each variant, with a mirror 4 MiB of copies; per upstream at most 1,000 circuits and 512 idle connections for each
 //! instance and thread; per connection see [`Server`].
 
 mod builder;

@@ -15,7 +15,8 @@ use pin_project_lite::pin_project;
 use crate::Route;
 
 impl Route {
-    /// How many requests of this route may be under way at once, until the ends of their answers; above that they get 503. Default: no limit of its own.
+    /// How many requests of this route may be under way at once, until the ends of their answers; above that they get 503. A connection
+    /// that has become another protocol's ([`upgrades`](Self::upgrades)) does not count any more. Default: no limit of its own.
     #[must_use]
     pub const fn in_flight(mut self, most: NonZeroU32) -> Self {
         self.in_flight = Some(most);

@@ -14,6 +14,7 @@ use super::sample::{Sample, at_least};
 /// | for errors | the share of its calls that failed is more than that of the others and [`errors`](Self::errors) on top |
 /// | for latency | more than 5 % of its calls took longer than [`slower`](Self::slower) times what 95 % of the others' take at most |
 ///
+/// Where the others had no calls since the beginning, as with a first step of 100 %, they count as without errors, and latency is not looked at.
 /// Both in the calls of one step, 20 at least, and such that chance would do it once in 200 looks (the lower end of Wilson's interval). A call failed if its client was answered with 5xx or a gRPC
 /// code that says the same, after all retries. A call that its client gave up says nothing. Times are those until the head of the answer.
 #[derive(Clone, Debug, PartialEq)]

@@ -20,6 +20,7 @@ enum By {
 
 impl Sticky {
     /// A cookie of this name, which clients without one get: a random number, for the session of the browser, `HttpOnly`, `SameSite=Lax`, for all paths.
+    /// Answers that set it are for one client: let no shared cache keep what such a route answers.
     pub fn cookie(name: impl Into<String>) -> Self {
         Self(By::Cookie(name.into()))
     }
