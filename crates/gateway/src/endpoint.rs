@@ -6,7 +6,7 @@ use std::{
 };
 
 use gusset_breaker::{Breaker, BreakerLayer, Circuit, Classify, HttpStatus, Outcome};
-use gusset_call::BoxError;
+use gusset_call::{BoxError, Overloaded};
 use gusset_sidecar::{DeadlineLayer, Trace, TraceLayer, WithDeadline};
 use http::{Request, Response, Uri, Version, header, uri};
 use tower_layer::Layer;
@@ -97,6 +97,8 @@ impl<B> Classify<Response<B>, BoxError> for Verdict {
             Err(error) if matches!(error.downcast_ref(), Some(TransportError::Stale(_))) => {
                 Outcome::Ignored
             }
+            // It has too much to do, or too few connections are allowed.
+            Err(error) if error.is::<Overloaded>() => Outcome::Ignored,
             _ => HttpStatus.classify(result),
         }
     }

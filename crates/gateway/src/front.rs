@@ -32,7 +32,7 @@ use crate::{
         View,
     },
     traffic::{Held, Places, Split, SplitKey},
-    transport::Wanted,
+    transport::{Expects, Wanted},
 };
 
 /// Everything that is decided before an upstream is called. Only an [`Authenticate`] may wait.
@@ -274,6 +274,9 @@ impl Front {
 
         head.uri = target;
         let wanted = Wanted::of(&mut head, body.is_end_stream(), &gate.upgrades);
+        if !body.is_end_stream() && asks_first(&head.headers) {
+            head.extensions.insert(Expects);
+        }
         remove_hop_by_hop(&mut head.headers);
         if let Some(wanted) = wanted {
             head.extensions.insert(wanted);
@@ -344,6 +347,12 @@ impl Front {
             Lookup::Unknown => Located::Nowhere(None, Answer::NotFound),
         }
     }
+}
+
+/// Whether a client sends its body only to who wants it.
+fn asks_first(headers: &HeaderMap) -> bool {
+    let expects = headers.get(header::EXPECT);
+    expects.is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Where a request is to go.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Fields of one connection, whether `Connection` names them or not. `Transfer-Encoding` is among them: the body goes on by
-/// its own framing. `Expect` is answered by the gateway's own server.
+/// its own framing. `Expect` goes on by what the transport knows of it.
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),

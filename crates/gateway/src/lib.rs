@@ -126,6 +126,10 @@
 //! | the gateway's own certificate is shown, and read again when it changes | `a_gateway_without_a_certificate_that_is_believed_gets_nowhere`, `a_changed_certificate_is_shown_by_new_connections_and_a_broken_one_never` |
 //! | a client that leaves resets the connection, or the stream; what breaks off never looks whole | `who_leaves_resets_the_stream` and its neighbours |
 //! | the body of an answer that does not go on breaks off | `a_body_that_does_not_go_on_breaks_off_and_its_connection_with_it` |
+//! | connections to an instance are bounded, and calls wait for them in their order | `connections_are_bounded_and_those_who_wait_for_one_get_it_in_their_order`, `an_idle_connection_of_another_thread_makes_room` |
+//! | a client that asks before it sends its body is told by its instance | `a_client_that_asks_first_is_told_to_go_on_by_its_instance_and_not_before` |
+//! | an instance that closes idle connections costs no request that may be sent again; others only where the upstream has no [`Connections::fresh_for_unsafe`] | `what_may_be_repeated_never_fails_by_a_connection_that_its_instance_closes`, `by_fresh_connections_everything_is_executed_exactly_once` |
+//! | a plain request takes 25 places on the heap at most | `a_plain_request_takes_few_places_on_the_heap` |
 //! | a connection serves no more calls and no longer than its upstream says | `a_connection_serves_no_more_calls_and_no_longer_than_its_upstream_says` |
 //!
 //! # Who sends, and who may read

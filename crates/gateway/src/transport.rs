@@ -17,6 +17,7 @@ mod error;
 mod exchange;
 mod h1_body;
 mod line;
+mod places;
 mod pool;
 mod request_head;
 mod sending;
@@ -48,7 +49,7 @@ pub(crate) use decoder::{Decoded, Decoder};
 pub(crate) use error::TransportError;
 pub(crate) use line::Line;
 pub(crate) use pool::Pool;
-pub(crate) use request_head::{Framing, put_field, put_length};
+pub(crate) use request_head::{Expects, Framing, put_field, put_length};
 pub(crate) use sending::Sending;
 pub(crate) use upgrade::{Switched, Wanted};
 

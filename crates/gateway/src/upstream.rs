@@ -8,7 +8,7 @@ use std::{
 };
 
 use gusset_breaker::{Circuit, Circuits, Policy};
-use gusset_call::{BoxError, NoInstance, Open};
+use gusset_call::{BoxError, NoInstance, Open, Overloaded};
 use gusset_registry::{Balance, Fleet, Http, Instance, MakeEndpoint, Registry, Watch};
 use gusset_sidecar::{
     Backoff, Budget, Classify, DeadlineLayer, Retry, RetryLayer, RetryPolicy, TraceLayer,
@@ -161,7 +161,11 @@ impl<B> Classify<B> for Judge {
         // No connection means, whatever the reason, that nothing was sent. A circuit that opened between the choice of its instance
         // and the call says when that one will be back, but there are others.
         let not_connected = error.downcast_ref().is_some_and(TransportError::is_unsent);
-        if not_connected || (error.is::<Open>() && self.upstream.has_eligible()) {
+        // Another one may have room.
+        if not_connected
+            || error.is::<Overloaded>()
+            || (error.is::<Open>() && self.upstream.has_eligible())
+        {
             return Verdict::NotSent { after: None };
         }
         Transient.classify(result)

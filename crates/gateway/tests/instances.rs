@@ -16,7 +16,7 @@ use axum::{Router, routing::any};
 use bytes::Bytes;
 use common::*;
 use gusset_breaker::Policy;
-use gusset_gateway::{Gateway, Route, Upstream};
+use gusset_gateway::{Gateway, Route, Transport, Upstream, UpstreamPolicy};
 use gusset_registry::{
     Fleet, Health, Instance, InstanceKey, LeastLoaded, MemoryRegistry, Registration, Registry,
 };
@@ -374,9 +374,14 @@ async fn retries_are_bounded_by_a_budget_that_routes_to_one_upstream_share() {
         StatusCode::SERVICE_UNAVAILABLE
     };
     let service = upstream(Router::new().route("/{*all}", any(handler))).await;
+    let shop = Upstream::fixed([service.address]);
+    // All at once make as many connections at once, on a machine that may be slow.
+    let patient = Duration::from_secs(60);
+    let transport = Transport::http1().connect_timeout(patient);
     let gateway = Gateway::builder(MemoryRegistry::default())
-        .route(Route::new("/a").to(Upstream::fixed([service.address])))
-        .route(Route::new("/b").to(Upstream::fixed([service.address])))
+        .upstream(shop.clone(), UpstreamPolicy::new().transport(transport))
+        .route(Route::new("/a").to(shop.clone()).timeout(patient))
+        .route(Route::new("/b").to(shop).timeout(patient))
         .breaker(Policy::consecutive(u32::MAX))
         .build()
         .unwrap();

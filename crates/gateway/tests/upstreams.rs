@@ -159,6 +159,47 @@ mod http2 {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on_by_its_instance_and_not_before() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    for wanted in [true, false] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let service = listener.local_addr().unwrap();
+        let instance = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"\r\n\r\n") {
+                seen.push(stream.read_u8().await.unwrap());
+            }
+            if wanted {
+                stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+                stream.read_exact(&mut [0; 3]).await.unwrap();
+            }
+            let answer = if wanted { "200 OK" } else { "401 No" };
+            let answer = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(seen).unwrap()
+        });
+        let route = Route::new("/a").to(Upstream::fixed([service]));
+        let front = front(Gateway::builder(MemoryRegistry::default()).route(route)).await;
+        let mut client = tokio::net::TcpStream::connect(front.address).await.unwrap();
+        let head = "POST /a HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 3\r\n\r\n";
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 12];
+        client.read_exact(&mut answer).await.unwrap();
+        if wanted {
+            assert_eq!(answer, b"HTTP/1.1 100");
+            client.write_all(b"pay").await.unwrap();
+        } else {
+            assert_eq!(answer, b"HTTP/1.1 401");
+        }
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest.contains("HTTP/1.1 200"), wanted, "{rest}");
+        assert!(instance.await.unwrap().contains("expect: 100-continue\r\n"));
+    }
+}
+
 /// Three instances, each answering with its number.
 async fn three() -> (Vec<Running>, Upstream) {
     let mut running = Vec::new();

@@ -1,14 +1,16 @@
 use std::{
     future::Future,
     io,
+    mem::MaybeUninit,
     pin::pin,
     task::{Context, Poll, Waker},
 };
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::{io::AsyncReadExt, time::Instant};
 
-use super::{dial::dial, line::Place, socket::Socket};
+use super::{dial::dial, line::Place, places::Counted, socket::Socket};
 
 /// Bytes that are read at once: few, or as many as a fast sender makes worth it.
 const READ: usize = 8 * 1024;
@@ -30,10 +32,16 @@ pub(super) struct Connection {
     pub(super) busy: bool,
     pub(super) made: Instant,
     at_once: usize,
+    /// What makes it count where their number is bounded. It is the last to go.
+    _counted: Option<Counted>,
 }
 
 impl Connection {
     pub(super) async fn make(place: &Place) -> io::Result<Box<Self>> {
+        let counted = match place.places() {
+            Some(places) => Some(places.open(place).await),
+            None => None,
+        };
         let socket = dial(place.authority(), place.transport(), false).await?;
         Ok(Box::new(Self {
             socket,
@@ -43,6 +51,7 @@ impl Connection {
             busy: false,
             made: Instant::now(),
             at_once: READ,
+            _counted: counted,
         }))
     }
 
@@ -66,6 +75,13 @@ impl Connection {
     /// Whether the instance has neither ended it nor said what nobody asked for.
     pub(super) fn is_quiet(&mut self) -> bool {
         self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Whether the kernel has nothing to read from it. The runtime learns of an end only when it looks for events, and may be late by all that it does in between.
+    pub(super) fn is_silent(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = SockRef::from(self.socket.tcp()).peek(&mut byte);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Before it waits for the next call, memory that one large answer needed is given back.

@@ -4,12 +4,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use gusset_call::BoxError;
 use http::{Response, StatusCode};
 use http_body::Body;
+use tokio::time::{Sleep, sleep};
 
 use super::{
     AnswerBody, Switched, TransportError, Wanted,
@@ -17,12 +19,16 @@ use super::{
     connection::Connection,
     h1_body::{H1Body, Talk},
     line::Place,
+    places::{Permit, Take},
     pool::Home,
     sending::Sending,
 };
 
 /// Answers before the answer (1xx) that are passed over.
 const INTERIM: u32 = 16;
+
+/// How long an instance may leave a body held back without a word. Many know nothing of it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One request to an instance by HTTP/1.1, up to the head of its answer.
 pub(crate) struct Exchange<B> {
@@ -32,18 +38,58 @@ pub(crate) struct Exchange<B> {
     sending: Option<Sending<B>>,
     kind: Kind,
     interim: u32,
+    /// The instance has asked for the body that is held back.
+    may_go_on: bool,
+    /// Until when an instance may leave the body held back without a word.
+    patience: Option<Pin<Box<Sleep>>>,
+    /// The place of the call where connections are bounded. It goes after the connection.
+    permit: Option<Permit>,
 }
 
 /// What is to be known of a request once its head is written.
 pub(super) struct Kind {
     /// Whether it may be sent a second time though the first may have been seen.
     pub(super) repeatable: bool,
+    /// Whether it may go by a connection that was used before.
+    pub(super) may_reuse: bool,
     /// Whether answers have no body, as to HEAD.
     pub(super) bodyless: bool,
     pub(super) wanted: Option<Wanted>,
 }
 
+/// How a call begins.
+pub(super) enum Start {
+    Idle(Box<Connection>, Option<Permit>),
+    /// By a connection that is to be made.
+    Fresh(Option<Permit>),
+    Waiting(Pin<Box<dyn Future<Output = Option<Permit>> + Send>>),
+    Refused(BoxError),
+}
+
+impl Start {
+    pub(super) fn of(place: &Place, kind: &Kind) -> Self {
+        let permit = match place.places().map(|places| places.take(place.authority())) {
+            None => None,
+            Some(Take::Now(permit)) => Some(permit),
+            Some(Take::Later(waiting)) => return Self::Waiting(waiting),
+            Some(Take::Refused(error)) => return Self::Refused(error),
+        };
+        Self::with(place, kind, permit)
+    }
+
+    fn with(place: &Place, kind: &Kind, permit: Option<Permit>) -> Self {
+        let check_out = || place.pool().check_out(place.number(), !kind.repeatable);
+        match kind.may_reuse.then(check_out).flatten() {
+            Some(connection) => Self::Idle(connection, permit),
+            None => Self::Fresh(permit),
+        }
+    }
+}
+
 enum State {
+    /// For a place.
+    Waiting(Pin<Box<dyn Future<Output = Option<Permit>> + Send>>),
+    Refused(BoxError),
     Connecting(Pin<Box<dyn Future<Output = io::Result<Box<Connection>>> + Send>>),
     Talking(Box<Connection>),
     Over,
@@ -54,19 +100,34 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(
-        place: Arc<Place>,
-        connection: Option<Box<Connection>>,
-        sending: Sending<B>,
-        kind: Kind,
-    ) -> Self {
-        let sending = Some(sending);
-        let mut exchange = Self { place, state: State::Over, sending, kind, interim: 0 };
-        match connection {
-            Some(connection) => exchange.talk(connection),
-            None => exchange.connect(),
-        }
+    pub(super) fn new(place: Arc<Place>, start: Start, sending: Sending<B>, kind: Kind) -> Self {
+        let mut exchange = Self {
+            place,
+            state: State::Over,
+            sending: Some(sending),
+            kind,
+            interim: 0,
+            may_go_on: false,
+            patience: None,
+            permit: None,
+        };
+        exchange.start(start);
         exchange
+    }
+
+    fn start(&mut self, start: Start) {
+        match start {
+            Start::Idle(connection, permit) => {
+                self.permit = permit;
+                self.talk(connection);
+            }
+            Start::Fresh(permit) => {
+                self.permit = permit;
+                self.connect();
+            }
+            Start::Waiting(waiting) => self.state = State::Waiting(waiting),
+            Start::Refused(error) => self.state = State::Refused(error),
+        }
     }
 
     fn connect(&mut self) {
@@ -100,6 +161,27 @@ where
     }
 
     fn poll_talk(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, BoxError>> {
+        loop {
+            let polled = self.poll_both(cx);
+            // Once it is let go, there is more to send.
+            if !(self.may_go_on || polled.is_pending() && self.is_impatient(cx)) {
+                return polled;
+            }
+            self.may_go_on = false;
+            self.sending.as_mut().map(Sending::release);
+        }
+    }
+
+    /// Whether the body was held back for long enough.
+    fn is_impatient(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.sending.as_ref().is_some_and(Sending::is_held) {
+            return false;
+        }
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        patience.as_mut().poll(cx).is_ready()
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, BoxError>> {
         let State::Talking(connection) = &mut self.state else { return Poll::Pending };
         // An instance may answer before it has read everything, and close after it: what it said counts for more than that it cannot be told the rest.
         let unsent = match self.sending.as_mut().map(|s| s.poll(&mut connection.socket, cx)) {
@@ -121,6 +203,11 @@ where
                 self.interim += 1;
                 if self.interim > INTERIM {
                     Err(TransportError::Malformed("too many interim answers"))?;
+                }
+                let held = self.sending.as_ref().is_some_and(Sending::is_held);
+                if head.status == StatusCode::CONTINUE && held {
+                    self.may_go_on = true;
+                    return Poll::Pending;
                 }
             }
             match connection.poll_fill(cx) {
@@ -150,10 +237,12 @@ where
             {
                 response.extensions_mut().insert(Switched(wanted.protocol().clone()));
                 // It ends with either side, and with the server.
-                tokio::spawn(wanted.tunnel(connection));
+                tokio::spawn(wanted.tunnel(connection, self.permit.take()));
                 return response;
             }
-            let home = Home { place: self.place.clone(), reuse: head.reuse, keeps: head.keeps };
+            let permit = self.permit.take();
+            let home =
+                Home { place: self.place.clone(), reuse: head.reuse, keeps: head.keeps, permit };
             let talk = Talk { connection, sending: self.sending.take(), home };
             *response.body_mut() = AnswerBody::http1(H1Body::new(head.body, talk), idle);
         }
@@ -172,6 +261,16 @@ where
         let this = &mut *self;
         loop {
             match &mut this.state {
+                State::Waiting(waiting) => {
+                    let permit = ready!(waiting.as_mut().poll(cx));
+                    let start = Start::with(&this.place, &this.kind, permit);
+                    this.start(start);
+                }
+                State::Refused(_) => {
+                    if let State::Refused(error) = mem::replace(&mut this.state, State::Over) {
+                        return Poll::Ready(Err(error));
+                    }
+                }
                 State::Connecting(connecting) => {
                     let made = ready!(connecting.as_mut().poll(cx));
                     this.talk(made.map_err(TransportError::Connect)?);

@@ -18,9 +18,10 @@ use tower_service::Service;
 use super::Wanted;
 use super::{
     AnswerBody, Pool, Transport,
-    exchange::{Exchange, Kind},
+    exchange::{Exchange, Kind, Start},
+    places::Places,
     pool,
-    request_head::{self, Framing},
+    request_head::{self, Expects, Framing},
     sending::Sending,
 };
 #[cfg(feature = "http2")]
@@ -45,6 +46,7 @@ pub(super) struct Place {
     pool: Pool,
     number: u64,
     authority: Box<str>,
+    places: Option<Places>,
     transport: Arc<Transport>,
     #[cfg(feature = "http2")]
     multiplex: Multiplex,
@@ -67,6 +69,11 @@ impl Place {
         &self.transport
     }
 
+    /// `None` where there may be any number of connections.
+    pub(super) const fn places(&self) -> Option<&Places> {
+        self.places.as_ref()
+    }
+
     #[cfg(feature = "http2")]
     pub(super) const fn multiplex(&self) -> &Multiplex {
         &self.multiplex
@@ -81,6 +88,7 @@ impl Line {
                 pool,
                 number: pool::number(),
                 authority: authority.into(),
+                places: Places::new(&transport.connections),
                 transport,
                 #[cfg(feature = "http2")]
                 multiplex: Multiplex::default(),
@@ -103,15 +111,21 @@ impl Line {
         let repeatable =
             head.method.is_idempotent() || head.headers.contains_key("idempotency-key");
         let may_reuse = repeatable || !self.place.transport.connections.fresh_for_unsafe;
-        let mut connection =
-            may_reuse.then(|| self.place.pool.check_out(self.place.number)).flatten();
-        let spare = connection.as_mut().map(|connection| std::mem::take(&mut connection.spare));
+        let bodyless = head.method == Method::HEAD;
+        let mut kind = Kind { repeatable, may_reuse, bodyless, wanted: None };
+        let mut start = Start::of(&self.place, &kind);
+        let spare = match &mut start {
+            Start::Idle(connection, _) => Some(std::mem::take(&mut connection.spare)),
+            _ => None,
+        };
         let mut bytes: BytesMut = spare.unwrap_or_default();
         request_head::write(&mut bytes, &head, &self.place.authority, framing);
-        let bodyless = head.method == Method::HEAD;
-        let kind = Kind { repeatable, bodyless, wanted: head.extensions.remove() };
-        let sending = Sending::new(bytes, body, framing);
-        Exchange::new(self.place.clone(), connection, sending, kind)
+        kind.wanted = head.extensions.remove();
+        let mut sending = Sending::new(bytes, body, framing);
+        if head.extensions.get::<Expects>().is_some() {
+            sending.hold();
+        }
+        Exchange::new(self.place.clone(), start, sending, kind)
     }
 
     #[cfg(feature = "http2")]

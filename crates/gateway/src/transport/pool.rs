@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{connection::Connection, line::Place};
+use super::{connection::Connection, line::Place, places::Permit};
 
 /// What an instance says of the time that it keeps connections is taken with this less, for the way of a request.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -52,6 +52,8 @@ pub(super) struct Home {
     pub(super) reuse: bool,
     /// How long the instance says that it keeps idle connections.
     pub(super) keeps: Option<Duration>,
+    /// The place of the call, which goes when the connection waits for another, or has ended.
+    pub(super) permit: Option<Permit>,
 }
 
 impl Pool {
@@ -59,18 +61,28 @@ impl Pool {
         Self { shards: Arc::new([const { OnceLock::new() }; SHARDS]) }
     }
 
-    /// An idle connection to the instance of this number, the one that was used last.
-    pub(super) fn check_out(&self, number: u64) -> Option<Box<Connection>> {
+    /// An idle connection to the instance of this number, the one that was used last. For a request that could not be sent again the kernel is asked whether it is one still.
+    pub(super) fn check_out(&self, number: u64, once: bool) -> Option<Box<Connection>> {
         let shard = self.shards[shard_of_thread()].get()?;
         let mut idle = shard.lock();
         let connections = idle.connections.get_mut(&number)?;
         let now = Instant::now();
         while let Some(mut resting) = connections.pop_back() {
-            if now < resting.until && resting.connection.is_quiet() {
+            let silent = !once || resting.connection.is_silent();
+            if now < resting.until && silent && resting.connection.is_quiet() {
                 return Some(resting.connection);
             }
         }
         None
+    }
+
+    /// Closes an idle connection to the instance of this number, of whichever thread. Whether there was one.
+    pub(super) fn evict(&self, number: u64) -> bool {
+        self.shards.iter().filter_map(OnceLock::get).any(|shard| {
+            let oldest = shard.lock().connections.get_mut(&number).and_then(VecDeque::pop_front);
+            // Closed here, when nobody waits for the lock.
+            oldest.is_some()
+        })
     }
 
     #[cfg(test)]
@@ -148,20 +160,27 @@ impl Home {
     /// Keeps the connection for the next call, if that may have it.
     pub(super) fn check_in(self, mut connection: Box<Connection>) {
         connection.rest();
-        // An instance that says more than it was asked is not to be trusted with another question.
+        match self.span(&connection) {
+            Some(span) => self.place.pool().check_in(&self.place, connection, span),
+            None => drop(connection),
+        }
+        drop(self.permit);
+    }
+
+    /// How long the connection may wait.
+    fn span(&self, connection: &Connection) -> Option<Duration> {
         let kept = &self.place.transport().connections;
         let spent = !self.reuse
             || kept.max_idle == 0
             || connection.calls >= kept.max_requests
             || connection.made.elapsed() > kept.max_age;
+        // An instance that says more than it was asked is not to be trusted with another question.
         if spent || !connection.read.is_empty() {
-            return;
+            return None;
         }
         let of_instance = self.keeps.map(|keeps| keeps.saturating_sub(MARGIN));
         let span = of_instance.map_or(kept.idle, |keeps| keeps.min(kept.idle));
-        if !span.is_zero() {
-            self.place.pool().check_in(&self.place, connection, span);
-        }
+        Some(span).filter(|span| !span.is_zero())
     }
 }
 

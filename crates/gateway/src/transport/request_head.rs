@@ -16,6 +16,10 @@ pub(crate) enum Framing {
     UntilClose,
 }
 
+/// A request whose body is held back until its instance wants it, as its client does (RFC 9110, 10.1.1).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expects;
+
 impl Framing {
     pub(crate) fn of(body: &impl Body) -> Self {
         if body.is_end_stream() {
@@ -49,6 +53,9 @@ pub(super) fn write(out: &mut BytesMut, head: &Parts, authority: &str, framing: 
             put_length(out, 0);
         }
         Framing::Empty | Framing::UntilClose => {}
+    }
+    if framing != Framing::Empty && head.extensions.get::<Expects>().is_some() {
+        out.put_slice(b"expect: 100-continue\r\n");
     }
     if let Some(wanted) = head.extensions.get::<Wanted>() {
         out.put_slice(b"connection: upgrade\r\nupgrade: ");

@@ -35,6 +35,8 @@ pub(crate) struct Sending<B> {
     framing: Framing,
     /// Nothing of a body was taken.
     intact: bool,
+    /// Nothing of a body is to be taken yet.
+    held: bool,
 }
 
 impl<B> Sending<B>
@@ -45,7 +47,30 @@ where
     /// `head` ends as `framing` says.
     pub(crate) fn new(head: BytesMut, body: B, framing: Framing) -> Self {
         let body = (framing != Framing::Empty).then_some(body);
-        Self { bytes: head, gone: 0, data: Bytes::new(), tail: b"", body, framing, intact: true }
+        Self {
+            bytes: head,
+            gone: 0,
+            data: Bytes::new(),
+            tail: b"",
+            body,
+            framing,
+            intact: true,
+            held: false,
+        }
+    }
+
+    /// Sends nothing but the head, before it is [`release`](Self::release)d.
+    pub(super) fn hold(&mut self) {
+        self.held = self.body.is_some();
+    }
+
+    /// Whether it was held.
+    pub(super) fn release(&mut self) -> bool {
+        std::mem::take(&mut self.held)
+    }
+
+    pub(super) const fn is_held(&self) -> bool {
+        self.held
     }
 
     /// Goes back to the first byte, if that is here still: there is no body, or nobody has looked at it.
@@ -92,6 +117,9 @@ where
 
     /// Takes from the body what is there, up to a bound. Whether it waits for the body.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<bool, BoxError> {
+        if self.held {
+            return Ok(true);
+        }
         while self.data.is_empty() && self.bytes.len() < GATHERED {
             let Some(body) = &mut self.body else { break };
             let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(true) };

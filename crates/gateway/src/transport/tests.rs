@@ -10,19 +10,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use gusset_call::BoxError;
+use gusset_call::{BoxError, Overloaded};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
+    task::{JoinSet, LocalSet},
     time::timeout,
 };
 use tower::ServiceExt;
 
-use super::{AnswerBody, Connections, Line, Pool, Transport, TransportError};
+use super::{AnswerBody, Connections, Expects, Line, Pool, Transport, TransportError};
 
 pub(super) type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
 pub(super) type Answer = Result<Response<AnswerBody<AnyBody>>, BoxError>;
@@ -223,6 +224,159 @@ async fn what_must_not_be_sent_twice_has_a_fresh_connection_if_its_upstream_says
         assert_eq!(instance.connections(), at);
     }
     assert_eq!(text(call(&line, "GET", empty()).await).await.unwrap(), "ok");
+}
+
+/// Tells of each request that has come, and answers when it is let.
+async fn waiting_to_be_let() -> (Instance, Arc<Semaphore>, mpsc::UnboundedReceiver<String>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let let_go = gate.clone();
+    let instance = instance(move |_, mut stream| {
+        let (tell, let_go) = (tell.clone(), let_go.clone());
+        async move {
+            loop {
+                let head = head(&mut stream).await?;
+                let _ = tell.send(head.split(' ').nth(1).unwrap().to_owned());
+                let_go.acquire().await.unwrap().forget();
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+            }
+        }
+    })
+    .await;
+    (instance, gate, told)
+}
+
+async fn call_at(line: Line, path: usize) -> Result<String, BoxError> {
+    let request = Request::get(format!("/{path}")).body(empty()).unwrap();
+    text(timeout(Duration::from_secs(60), line.oneshot(request)).await.expect("an answer")).await
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_those_who_wait_for_one_get_it_in_their_order() {
+    let (instance, gate, mut told) = waiting_to_be_let().await;
+    let connections = Connections::new().max(2).waiting(4);
+    let line = instance.line_by(Transport::http1().connections(connections));
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let mut calls = JoinSet::new();
+            for path in 0..6 {
+                calls.spawn_local(call_at(line.clone(), path));
+                tokio::task::yield_now().await;
+            }
+            let mut seen = vec![told.recv().await.unwrap(), told.recv().await.unwrap()];
+            let error = call_at(line.clone(), 7).await.unwrap_err();
+            assert!(error.is::<Overloaded>(), "as many wait as may: {error:?}");
+            for _ in 2..6 {
+                gate.add_permits(1);
+                seen.push(told.recv().await.unwrap());
+            }
+            seen[..2].sort();
+            assert_eq!(seen, ["/0", "/1", "/2", "/3", "/4", "/5"]);
+            gate.add_permits(2);
+            assert!(calls.join_all().await.into_iter().all(|text| text.unwrap() == "ok"));
+        })
+        .await;
+    assert_eq!(instance.connections(), 2);
+}
+
+#[tokio::test]
+async fn who_leaves_gives_its_place_among_the_connections_back() {
+    let (instance, gate, mut told) = waiting_to_be_let().await;
+    let connections = Connections::new().max(1).waiting(1);
+    let line = instance.line_by(Transport::http1().connections(connections));
+    let soon = Duration::from_millis(100);
+    for _ in 0..3 {
+        // One of them waits for its answer, the other for the connection.
+        let both = async { tokio::join!(call_at(line.clone(), 1), call_at(line.clone(), 2)) };
+        assert!(timeout(soon, both).await.is_err());
+        told.recv().await.unwrap();
+    }
+    gate.add_permits(10);
+    assert_eq!(call_at(line.clone(), 3).await.unwrap(), "ok");
+    assert_eq!(call_at(line.clone(), 4).await.unwrap(), "ok", "by the same");
+    assert_eq!(instance.connections(), 4);
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_another_thread_makes_room() {
+    let instance = patient().await;
+    let connections = Connections::new().max(1).waiting(1);
+    let line = instance.line_by(Transport::http1().connections(connections));
+    let other = line.clone();
+    let (done, end) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let text = runtime.block_on(call_at(other, 1)).unwrap();
+        tell.send(text).unwrap();
+        // The runtime stays, and its idle connection with it.
+        let _ = end.recv();
+    });
+    assert_eq!(told.await.unwrap(), "ok");
+    assert_eq!(call_at(line.clone(), 2).await.unwrap(), "ok");
+    assert_eq!(call_at(line, 3).await.unwrap(), "ok");
+    assert_eq!(instance.connections(), 2);
+    drop(done);
+    thread.join().unwrap();
+}
+
+/// A request that holds its body back until its instance wants it.
+async fn expecting(line: &Line) -> Answer {
+    let request = Request::post("/a").extension(Expects).body(full("pay")).unwrap();
+    timeout(Duration::from_secs(60), line.clone().oneshot(request)).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_body_is_held_back_until_its_instance_wants_it() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let instance = instance(move |_, mut stream| {
+        let tell = tell.clone();
+        async move {
+            let head = head(&mut stream).await?;
+            let early = timeout(Duration::from_millis(100), stream.read_u8()).await;
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            let mut body = [0; 3];
+            stream.read_exact(&mut body).await?;
+            let _ = tell.send((head.contains("expect: 100-continue"), early.is_err(), body));
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await
+        }
+    })
+    .await;
+    assert_eq!(text(expecting(&instance.line()).await).await.unwrap(), "ok");
+    assert_eq!(told.recv().await.unwrap(), (true, true, *b"pay"));
+}
+
+#[tokio::test]
+async fn a_body_that_its_instance_does_not_want_is_not_sent_and_its_connection_ends() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let instance = instance(move |_, mut stream| {
+        let tell = tell.clone();
+        async move {
+            head(&mut stream).await?;
+            stream.write_all(b"HTTP/1.1 417 No\r\ncontent-length: 2\r\n\r\nno").await?;
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            let _ = tell.send(rest.len());
+            Ok(())
+        }
+    })
+    .await;
+    let answer = expecting(&instance.line()).await;
+    assert_eq!(answer.as_ref().unwrap().status(), 417);
+    assert_eq!(text(answer).await.unwrap(), "no");
+    assert_eq!(told.recv().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_instance_that_knows_nothing_of_it_gets_the_body_after_a_while() {
+    let instance = instance(|_, mut stream| async move {
+        head(&mut stream).await?;
+        stream.read_exact(&mut [0; 3]).await?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await
+    })
+    .await;
+    assert_eq!(text(expecting(&instance.line()).await).await.unwrap(), "ok");
 }
 
 /// Answers once by each connection, and closes it when the second request has come in.

@@ -7,7 +7,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 
-use super::connection::Connection;
+use super::{connection::Connection, places::Permit};
 use crate::{headers::has_member, server::Held};
 
 /// What a client wants its connection to become, if its instance does as well.
@@ -52,7 +52,7 @@ impl Wanted {
     }
 
     /// Passes bytes between the two until both have ended, one has broken, or the server has.
-    pub(super) async fn tunnel(self, mut connection: Box<Connection>) {
+    pub(super) async fn tunnel(self, mut connection: Box<Connection>, permit: Option<Permit>) {
         let Self { client, held, .. } = self;
         // It fails when the client has gone in between.
         let Ok(client) = client.await else { return };
@@ -74,6 +74,9 @@ impl Wanted {
         };
         // What has ended regularly is closed like that, the rest is reset.
         connection.busy = !ended;
+        drop(connection);
+        // The place of the call goes with it, and not before.
+        drop(permit);
     }
 }
 
