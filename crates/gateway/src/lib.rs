@@ -151,6 +151,10 @@
 //! | a key is free again if an instance fails or breaks off, or the request was never whole | `an_instance_that_breaks_off_leaves_the_key_free` and its neighbours |
 //! | another origin gets no field of CORS | `another_origin_gets_no_cors_field_at_all` |
 //! | pages can read the gateway's own errors | `errors_of_the_gateways_own_can_be_read_by_the_page` |
+//! | no change of a request moves an answer to somebody else, or reaches an instance in a form that can be read in two ways | `no_change_makes_a_request_ambiguous_or_moves_an_answer_to_somebody_else`, and all of `tests/raw` |
+//! | an instance that closes idle connections costs no GET, and its circuit stays closed | `an_instance_that_closes_what_is_idle_costs_no_request`, `idle_connections_that_were_closed_do_not_open_a_circuit` |
+//! | what reads bytes of strangers holds for all of them that were tried | `fuzz::tests`, and the targets in the workspace's folder `fuzz` |
+//! | under faults nobody gets another's answer, no order is executed twice, and memory stays flat | `under_faults_nothing_is_lost_doubled_or_kept` |
 //!
 //! # Answers made of others
 //!

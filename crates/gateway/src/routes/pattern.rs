@@ -81,7 +81,7 @@ impl Pattern {
     }
 
     /// What the parameters stand for in `path`, if it has this pattern.
-    #[cfg(any(test, feature = "compose"))]
+    #[cfg(any(test, fuzzing, feature = "compose"))]
     pub(crate) fn captures(&self, path: &str) -> Option<Captures> {
         let mut captures = Captures::default();
         let mut from = 1;
@@ -125,7 +125,7 @@ impl Pattern {
 }
 
 impl Segment {
-    #[cfg(any(test, feature = "compose"))]
+    #[cfg(any(test, fuzzing, feature = "compose"))]
     fn fits(&self, text: &str) -> bool {
         match self {
             Self::Literal(literal) => literal == text,

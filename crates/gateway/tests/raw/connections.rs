@@ -157,6 +157,30 @@ async fn bytes_behind_an_upgrade_that_was_not_granted_are_a_request_like_any_oth
     assert_eq!((requests.len(), requests[1].target()), (3, "/b"));
 }
 
+/// Another codec reads from there on. It may be less strict, and still nothing goes on that can be read in two ways.
+#[tokio::test]
+async fn behind_an_upgrade_that_was_not_granted_no_request_can_be_read_in_two_ways() {
+    let front = Front::new().await;
+    let ask = get("/chat", "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    let evil = get("/evil", "");
+    for fields in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        "Transfer-Encoding: gzip, chunked",
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Transfer-Encoding : chunked",
+        "X: a\r\n Content-Length: 5",
+        "X: a\rContent-Length: 5",
+    ] {
+        let bad = format!("POST /a HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n0\r\n\r\n{evil}");
+        let said = front.says(ask.clone() + &bad).await;
+        assert!(said.ended && said.targets()[0] == "/chat", "{fields} {said:?}");
+        for request in front.instance.requests() {
+            assert!(matches!(request.target(), "/chat" | "/a"), "{fields} {request:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn upgrades_to_http_2_and_settings_for_it_do_not_go_on() {
     let front = Front::new().await;
