@@ -33,6 +33,7 @@ pub struct Builder {
     cors: Option<Cors>,
     trusted: Vec<Network>,
     shed: Option<ConcurrencyLimiter>,
+    between_services: bool,
     breaker: Policy,
     pick: Picker,
     fleet: Fleet,
@@ -54,6 +55,7 @@ impl Builder {
             cors: None,
             trusted: Vec::new(),
             shed: None,
+            between_services: false,
             breaker: Policy::default().slow_after(Duration::MAX),
             pick: Picker::default(),
             policies: HashMap::new(),
@@ -107,6 +109,16 @@ impl Builder {
     #[must_use]
     pub fn shed(mut self, limit: Concurrency) -> Self {
         self.shed = Some(ConcurrencyLimiter::new("gateway", limit));
+        self
+    }
+
+    /// Makes it one hop between services, as a sidecar has, instead of the door before them. A request goes on as it came: its path in the form that it has, also one that
+    /// servers read in different ways; its `Host`; its `X-Forwarded-*`, identity and timeouts, whoever sent it, and without a word of this hop but in `Via`.
+    ///
+    /// Only where nobody can send requests but services that may say all this: behind a gateway, on the loopback device, or where callers show certificates.
+    #[must_use]
+    pub const fn between_services(mut self) -> Self {
+        self.between_services = true;
         self
     }
 
@@ -228,6 +240,7 @@ impl Builder {
             identity_headers: self.identity_headers,
             cors: parts.cors,
             trusted: Proxies::new(self.trusted),
+            between_services: self.between_services,
         };
         let (upstreams, metrics) = (parts.upstreams, self.metrics.clone());
         let shared = Arc::new(Shared { front, targets, upstreams, metrics });

@@ -1,6 +1,6 @@
 //! From a request to the call of an upstream, or to the gateway's own answer.
 
-use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gusset_call::BoxError;
@@ -44,6 +44,8 @@ pub(crate) struct Front {
     /// Of requests without a route.
     pub(crate) cors: Option<Arc<Policy>>,
     pub(crate) trusted: Proxies,
+    /// Whether all senders may say whatever they say, and how.
+    pub(crate) between_services: bool,
 }
 
 /// What a route asks of its requests, and what it makes of them.
@@ -151,6 +153,9 @@ pub(crate) struct Waiting {
 impl Front {
     /// Removes what the sender may not say. It comes before all else, for the layers around the gateway read some of it.
     pub(crate) fn distrust<B>(&self, request: &mut Request<B>) {
+        if self.between_services {
+            return;
+        }
         let trusted = self.origin(request.headers(), request.extensions()).trusted;
         remove_where(request.headers_mut(), |name| {
             self.identity_headers.contain(name)
@@ -285,7 +290,11 @@ impl Front {
             head.extensions.insert(key);
         }
         join_cookies(&mut head.headers);
-        origin.describe(&mut head.headers, &host);
+        if self.between_services {
+            head.extensions.insert(HostAs(host.clone()));
+        } else {
+            origin.describe(&mut head.headers, &host);
+        }
         // For upstreams that are told it; HTTP/2 has it elsewhere.
         head.headers.insert(header::HOST, host);
         add_via(&mut head.headers, head.version);
@@ -314,6 +323,14 @@ impl Front {
         }
     }
 
+    /// The path that is matched, and forwarded.
+    fn path_of<'r>(&self, uri: &'r Uri) -> Result<Cow<'r, str>, BadPath> {
+        match uri.path() {
+            path if self.between_services && path.starts_with('/') => Ok(Cow::Borrowed(path)),
+            path => normalise(path),
+        }
+    }
+
     fn locate(&self, head: &Parts, origin: &Origin) -> Located {
         if has_coding(&head.headers) {
             return Located::Nowhere(None, Answer::Coding);
@@ -321,7 +338,7 @@ impl Front {
         let Some(host) = host_of(&head.uri, &head.headers) else {
             return Located::Nowhere(None, Answer::BadHost);
         };
-        let path = match normalise(head.uri.path()) {
+        let path = match self.path_of(&head.uri) {
             Ok(path) => path,
             Err(bad) => return Located::Nowhere(None, Answer::BadPath(bad)),
         };

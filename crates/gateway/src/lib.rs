@@ -46,6 +46,7 @@
 //! | [`serve`], [`Server`], [`Listeners`], [`ServeError`], [`Undrained`] | a listener, or one for each core, that bounds its clients and ends without losing requests |
 //! | `Tls`, `TlsFiles` (feature `tls`) | certificates that are read again when they change |
 //! | `config` (feature `config`) | all of it out of a TOML file, with everything that is wrong in it told at once |
+//! | [`ByHost`] | the way out of a program that knows nothing of discovery: a gateway for each service that a `Host` names |
 //! | [`RouteStats`], [`Breaker`] | what became of the requests, and how the instances are |
 //!
 //! # The way of a request
@@ -220,6 +221,7 @@
 //! instance and thread; per connection see [`Server`].
 
 mod builder;
+mod by_host;
 mod gateway;
 mod live;
 mod routes;
@@ -261,6 +263,7 @@ mod upstream;
 pub mod fuzz;
 
 pub use builder::{BuildError, Builder};
+pub use by_host::{ByHost, ByHostStats};
 #[cfg(feature = "compose")]
 pub use compose::{Branch, BranchStats, FanOut};
 #[cfg(feature = "grpc-json")]
