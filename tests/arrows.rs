@@ -19,7 +19,19 @@ const ARROWS: &[(&str, &[&str])] = &[
         "gusset-gateway",
         &["gusset-call", "gusset-registry", "gusset-breaker", "gusset-ratelimit", "gusset-sidecar"],
     ),
-    ("gusset-cli", &["gusset-call", "gusset-broker", "gusset-registry", "gusset-saga"]),
+    (
+        "gusset-cli",
+        &[
+            "gusset-call",
+            "gusset-breaker",
+            "gusset-broker",
+            "gusset-gateway",
+            "gusset-ratelimit",
+            "gusset-registry",
+            "gusset-saga",
+            "gusset-sidecar",
+        ],
+    ),
     (
         "gusset",
         &[

@@ -1,4 +1,4 @@
-//! The binary of the family: `gusset registry`, `gusset gateway`, `gusset deadletters`, `gusset saga`.
+//! The binary of the family: `gusset registry`, `gusset gateway`, `gusset sidecar`, `gusset deadletters`, `gusset saga`.
 
 #[cfg(any(feature = "file", feature = "nats"))]
 mod deadletters;
@@ -10,6 +10,8 @@ mod registry;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod saga;
 mod serve;
+#[cfg(feature = "sidecar")]
+mod sidecar;
 #[cfg(any(feature = "file", feature = "nats", feature = "sqlite", feature = "postgres"))]
 mod text;
 mod tls;
@@ -25,8 +27,7 @@ fn main() -> ExitCode {
     let token = std::env::var("GUSSET_TOKEN").ok();
     match Command::parse(std::env::args_os().skip(1), token) {
         Ok(Command::Help(text)) => {
-            // Whoever closes the pipe has read enough.
-            let _ = stdout().write_all(text.as_bytes());
+            say(text);
             ExitCode::SUCCESS
         }
         Ok(Command::Registry(options)) => {
@@ -34,6 +35,11 @@ fn main() -> ExitCode {
         }
         #[cfg(feature = "gateway")]
         Ok(Command::Gateway(asked)) => finish(gateway::run(&asked)),
+        #[cfg(feature = "sidecar")]
+        Ok(Command::Sidecar(asked)) => match sidecar::run(asked) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => finish(Err(error)),
+        },
         #[cfg(any(feature = "file", feature = "nats"))]
         Ok(Command::DeadLetters(asked)) => match deadletters::run(&asked) {
             Ok(false) => ExitCode::from(1),
@@ -57,6 +63,11 @@ fn finish(result: Result<(), String>) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn say(text: &str) {
+    // Whoever closes the pipe has read enough.
+    let _ = stdout().write_all(text.as_bytes());
 }
 
 fn complain(what: &str) {

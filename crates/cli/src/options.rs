@@ -10,6 +10,8 @@ gusset registry [OPTIONS]   a service registry and key-value store over Consul's
 gusset registry --help      its options
 gusset gateway              an API gateway out of a TOML file
 gusset gateway --help       its options
+gusset sidecar              stands beside a program in any language: found, reached and reaching others through it
+gusset sidecar --help       its options
 gusset deadletters          the messages that groups of a broker could not handle: list, show, redrive, purge
 gusset deadletters --help   its options
 gusset saga                 the sagas of a program: list, show, retry, skip, supply, turn-back, close
@@ -44,6 +46,8 @@ pub(crate) enum Command {
     Registry(Registry),
     #[cfg(feature = "gateway")]
     Gateway(crate::gateway::Asked),
+    #[cfg(feature = "sidecar")]
+    Sidecar(crate::sidecar::Asked),
     #[cfg(any(feature = "file", feature = "nats"))]
     DeadLetters(crate::deadletters::DeadLetters),
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -107,6 +111,17 @@ impl Command {
             }
             #[cfg(not(feature = "gateway"))]
             Some("gateway") => Err("this gusset was built without the feature gateway".into()),
+            #[cfg(feature = "sidecar")]
+            Some("sidecar") => {
+                let environment = crate::sidecar::Environment::read();
+                let asked = crate::sidecar::parse(&mut args, environment);
+                let help = Self::Help(crate::sidecar::HELP);
+                asked
+                    .map(|asked| asked.map_or(help, Self::Sidecar))
+                    .map_err(|error| error.to_string())
+            }
+            #[cfg(not(feature = "sidecar"))]
+            Some("sidecar") => Err("this gusset was built without the feature sidecar".into()),
             Some("registry") => registry(&mut args, token).map_err(|error| error.to_string()),
             _ => Err(format!("unknown command {command:?}")),
         }

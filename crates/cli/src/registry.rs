@@ -68,7 +68,7 @@ async fn registry(options: Registry) -> Result<(), String> {
     }
 }
 
-fn with_cause(error: &dyn Error) -> String {
+pub(crate) fn with_cause(error: &dyn Error) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),

@@ -1,0 +1,284 @@
+//! What operators, their tools and an orchestrator ask.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use gusset_call::{BoxError, Problem};
+use gusset_gateway::ByHost;
+use gusset_registry::RegistrationState;
+use gusset_sidecar::{
+    Metrics, MetricsEndpoint,
+    telemetry::{Filter, StoreService, Telemetry},
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tower_service::Service;
+
+use super::app::Registered;
+
+pub(super) type AdminBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Answers who asks how the sidecar is.
+///
+/// On loopback web pages are kept out: a request has to name this machine as its host, and no page as its origin. Beyond, it has to show
+/// the token, except for `/livez` and `/readyz`, which say nothing else.
+///
+/// # Readiness
+///
+/// Always ready.
+///
+/// # Cancellation
+///
+/// Without effect, but that of a change of the filter is not taken back.
+#[derive(Clone)]
+pub(super) struct Admin {
+    metrics: MetricsEndpoint,
+    store: StoreService,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: State,
+    outbound: ByHost,
+    filter: Filter,
+    /// As JSON, without secrets.
+    config: Value,
+    token: Option<String>,
+    stop: Box<dyn Fn() + Send + Sync>,
+}
+
+/// How things stand.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) works: watch::Receiver<bool>,
+    pub(super) registered: watch::Receiver<Registered>,
+    pub(super) draining: watch::Receiver<bool>,
+}
+
+impl State {
+    /// What keeps callers from being sent here.
+    fn not_ready(&self) -> Option<&'static str> {
+        if *self.draining.borrow() {
+            return Some("it is about to end");
+        }
+        (!*self.works.borrow()).then_some("the app does not work")
+    }
+
+    fn registered(&self) -> &'static str {
+        match *self.registered.borrow() {
+            Registered::Not | Registered::As(RegistrationState::Ended) => "no",
+            Registered::As(RegistrationState::Registered) => "yes",
+            Registered::As(RegistrationState::Draining) => "leaving",
+            Registered::As(RegistrationState::Lost) => "refused",
+            Registered::As(_) => "trying",
+        }
+    }
+}
+
+impl Admin {
+    pub(super) fn new(
+        state: State,
+        outbound: ByHost,
+        (telemetry, metrics): (&Telemetry, &Metrics),
+        (config, token): (Value, Option<String>),
+        stop: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        let filter = telemetry.filter().clone();
+        Self {
+            metrics: metrics.endpoint(),
+            store: telemetry.store().service(),
+            shared: Arc::new(Shared {
+                state,
+                outbound,
+                filter,
+                config,
+                token,
+                stop: Box::new(stop),
+            }),
+        }
+    }
+
+    async fn answer<B>(mut self, request: Request<B>) -> Response<AdminBody>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let shared = self.shared.clone();
+        let path = request.uri().path();
+        let open = matches!(path, "/livez" | "/readyz");
+        if let Some(refused) = shared.refuses(&request, open) {
+            return refused;
+        }
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path {
+            "/livez" if reads => text(StatusCode::OK, "ok\n"),
+            "/readyz" if reads => match shared.state.not_ready() {
+                None => text(StatusCode::OK, "ok\n"),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            },
+            "/metrics" => whole(self.metrics.call(request).await),
+            "/logs" | "/traces" => whole(self.store.call(request).await),
+            path if path.starts_with("/traces/") => whole(self.store.call(request).await),
+            "/config" if reads => json_of(&shared.config),
+            "/status" if reads => json_of(&shared.status()),
+            "/log-level" if reads => text(StatusCode::OK, format!("{}\n", shared.filter.get())),
+            "/log-level" if request.method() == Method::PUT => shared.set_filter(request).await,
+            "/drain" if request.method() == Method::POST => {
+                (shared.stop)();
+                text(StatusCode::ACCEPTED, "it ends\n")
+            }
+            "/livez" | "/readyz" | "/config" | "/status" => wrong_method("GET, HEAD"),
+            "/log-level" => wrong_method("GET, HEAD, PUT"),
+            "/drain" => wrong_method("POST"),
+            _ => problem(
+                StatusCode::NOT_FOUND,
+                "there is /livez, /readyz, /status, /metrics, /traces, /logs, /config, /log-level and /drain",
+            ),
+        }
+    }
+}
+
+impl Shared {
+    fn refuses<B>(&self, request: &Request<B>, open: bool) -> Option<Response<AdminBody>> {
+        if request.headers().contains_key(header::ORIGIN) {
+            return Some(problem(StatusCode::FORBIDDEN, "web pages get no answer here"));
+        }
+        match &self.token {
+            _ if open => None,
+            Some(token) => (!shows(request, token)).then(|| {
+                let mut refused = problem(StatusCode::UNAUTHORIZED, "a token is needed here");
+                let bearer = HeaderValue::from_static("Bearer");
+                refused.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+                refused
+            }),
+            // Else a page of a name that its owner lets point to this machine could ask.
+            None => (!is_for_this_machine(request)).then(|| {
+                problem(
+                    StatusCode::FORBIDDEN,
+                    "the host must be localhost or an address of loopback",
+                )
+            }),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let circuit = |breaker: gusset_gateway::Breaker| {
+            json!({
+                "instance": &*breaker.instance.id,
+                "health": format!("{:?}", breaker.instance.health).to_lowercase(),
+                "circuit": format!("{:?}", breaker.circuit.state()).to_lowercase(),
+            })
+        };
+        let services = self.outbound.services().into_iter().map(|(name, gateway)| {
+            let instances: Vec<_> = gateway.breakers().into_iter().map(circuit).collect();
+            (name.to_string(), Value::Array(instances))
+        });
+        json!({
+            "ready": self.state.not_ready().is_none(),
+            "app": if *self.state.works.borrow() { "works" } else { "does not work" },
+            "registered": self.state.registered(),
+            "outbound": Value::Object(services.collect()),
+        })
+    }
+
+    async fn set_filter<B>(&self, request: Request<B>) -> Response<AdminBody>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
+    {
+        let body = Limited::new(request.into_body(), Filter::MAX_BYTES).collect().await;
+        let Ok(body) = body.map(|body| body.to_bytes()) else {
+            return problem(StatusCode::PAYLOAD_TOO_LARGE, "the filter is too long, or broke off");
+        };
+        let directives = String::from_utf8_lossy(&body);
+        match self.filter.set(directives.trim()) {
+            Ok(()) => text(StatusCode::OK, format!("{}\n", self.filter.get())),
+            Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
+        }
+    }
+}
+
+impl<B> Service<Request<B>> for Admin
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = Response<AdminBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let admin = self.clone();
+        Box::pin(async move { Ok(admin.answer(request).await) })
+    }
+}
+
+fn shows<B>(request: &Request<B>, token: &str) -> bool {
+    let shown = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let shown = shown.and_then(|shown| shown.strip_prefix(b"Bearer ")).unwrap_or_default();
+    // All bytes are looked at, whichever is wrong first.
+    let pairs = shown.iter().zip(token.as_bytes());
+    shown.len() == token.len() && pairs.fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+fn is_for_this_machine<B>(request: &Request<B>) -> bool {
+    let line = || request.headers().get(header::HOST)?.to_str().ok()?.parse::<Uri>().ok();
+    let host = match request.uri().host() {
+        Some(host) => Some(host.to_owned()),
+        None => line().and_then(|uri| uri.host().map(str::to_owned)),
+    };
+    let Some(host) = host else { return false };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn whole<B>(answer: Result<Response<B>, Infallible>) -> Response<AdminBody>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    match answer {
+        Ok(response) => response.map(BodyExt::boxed_unsync),
+    }
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<AdminBody> {
+    typed(status, "text/plain; charset=utf-8", text)
+}
+
+fn json_of(value: &Value) -> Response<AdminBody> {
+    typed(StatusCode::OK, "application/json", format!("{value:#}\n"))
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<AdminBody> {
+    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
+    *response.status_mut() = status;
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn problem(status: StatusCode, why: &str) -> Response<AdminBody> {
+    Problem::new(status).detail(why).into_response().map(BodyExt::boxed_unsync)
+}
+
+fn wrong_method(allowed: &'static str) -> Response<AdminBody> {
+    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "not by this method");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}

@@ -1,0 +1,15 @@
+//! `gusset sidecar` as a process, beside programs that know nothing of it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![allow(clippy::disallowed_methods, reason = "a bound for a real process")]
+
+mod harness;
+
+mod admin;
+mod command;
+mod grpc;
+mod languages;
+mod life;
+mod mesh;
+mod through;
+mod w3c;
