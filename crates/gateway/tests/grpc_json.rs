@@ -304,9 +304,11 @@ async fn messages_of_a_stream_are_lines_or_events_that_go_out_as_they_come_in() 
         ("text/event-stream", "text/event-stream", ["data: ", "\n\n"]),
     ] {
         let (told, receiver) = mpsc::channel(1);
-        let front = front_of_shop(Some(receiver), LONG).await;
+        let front = front_of_shop(Some(receiver), LONG * 10).await;
         let request = Request::get(front.url("/v1/orders?id=told")).header("accept", accept);
-        let answer = client().request(request.body(Full::default()).unwrap()).await.unwrap();
+        let answer = client().request(request.body(Full::default()).unwrap());
+        // Before the first message, too.
+        let answer = timeout(LONG, answer).await.unwrap().unwrap();
         assert_eq!(answer.headers()["content-type"], kind);
         let mut body = answer.into_body();
         for id in ["a", "b"] {

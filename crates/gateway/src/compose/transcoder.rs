@@ -94,12 +94,13 @@ enum Taken {
 
 impl Transcoder {
     pub(super) fn compile(route: &Route, of: &GrpcMethod) -> Result<Self, String> {
-        if route.rewrites() || route.idempotency.is_some() || !route.upgrades.is_empty() {
-            let reason =
-                "a method of gRPC has the path of its own, no idempotency key and no upgrade";
+        let mirrored = route.mirror.is_some();
+        if route.rewrites() || route.idempotency.is_some() || !route.upgrades.is_empty() || mirrored
+        {
+            let reason = "a method of gRPC has the path of its own, no idempotency key, no upgrade and no mirror";
             return Err(reason.into());
         }
-        if !matches!(route.leads, Leads::To(_)) {
+        if !matches!(route.leads, Leads::To(_) | Leads::Split(_)) {
             return Err("a method of gRPC is one of an upstream: to(…)".into());
         }
         let method = of.method.clone();
