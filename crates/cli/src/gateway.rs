@@ -2,15 +2,19 @@
 
 use std::{
     io::{ErrorKind, Write, stdout},
+    net::SocketAddr,
     path::PathBuf,
 };
 
 use gusset_gateway::{
-    Listeners,
+    Listeners, Server,
     config::{Config, Reloading, Resources},
 };
 use lexopt::prelude::*;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use crate::log;
 
@@ -84,6 +88,10 @@ pub(crate) fn run(asked: &Asked) -> Result<(), String> {
                 count(config.upstreams(), "upstream")
             ));
         }
+        let admin = match reloading.admin() {
+            Some((address, admin)) => Some((listen(address).await?, admin)),
+            None => None,
+        };
         let listeners = Listeners::bind(config.listen(), config.cores())
             .map_err(|error| reason(&config, &error))?;
         let address = listeners.local_addr().map_err(|error| error.to_string())?;
@@ -91,13 +99,25 @@ pub(crate) fn run(asked: &Asked) -> Result<(), String> {
         let (mut ends, mut hang_up) = (Ends::new()?, of(SignalKind::hangup())?);
         let scheme = if config.has_tls() { "https" } else { "http" };
         say(&format!("gusset gateway: {scheme}://{address}; Ctrl-C ends it\n"))?;
-        let (begin, begun) = tokio::sync::oneshot::channel();
-        let serving = server.run_on(listeners, reloading.live().clone(), async {
-            let _ = begun.await;
+        let (begin, mut begun) = tokio::sync::watch::channel(false);
+        let serving = server.run_on(listeners, reloading.live().clone(), async move {
+            let _ = begun.wait_for(|begun| *begun).await;
         });
+        let shown = admin.as_ref().map(|(_, admin)| admin.clone());
+        let operators = async {
+            let Some((listener, admin)) = admin else { return std::future::pending().await };
+            // It is there until the end, and shows it.
+            let _ = Server::new()
+                .max_connections(64)
+                .run(listener, admin, std::future::pending())
+                .await;
+        };
         let ended = async {
             ends.next().await;
-            let _ = begin.send(());
+            if let Some(admin) = shown {
+                admin.drain(true);
+            }
+            begin.send_replace(true);
             ends.next().await;
         };
         let reloads = async {
@@ -110,11 +130,21 @@ pub(crate) fn run(asked: &Asked) -> Result<(), String> {
         };
         tokio::select! {
             () = reloads => Ok(()),
+            () = operators => Ok(()),
             () = reloading.follow() => Ok(()),
             result = serving => result.map_err(|error| error.to_string()),
             () = ended => Err("it was ended before all requests were answered".into()),
         }
     })
+}
+
+/// Where operators are listened to.
+async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    let cannot = |error| format!("cannot listen on {address} for operators: {error}");
+    let listener = TcpListener::bind(address).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    say(&format!("gusset gateway: operators on http://{address}\n"))?;
+    Ok(listener)
 }
 
 fn of(kind: SignalKind) -> Result<Signal, String> {

@@ -8,8 +8,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use gusset_breaker::Circuit;
 use gusset_call::BoxError;
-use gusset_registry::Registry;
+use gusset_registry::{Endpoint, Registry};
 use gusset_sidecar::{ActiveSpan, Metrics, Trace, Watched};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -78,14 +79,18 @@ impl Gateway {
         &self.shared.metrics
     }
 
-    /// The circuits of the healthy instances, upstream by upstream.
+    /// The healthy instances and their circuits, upstream by upstream.
     #[must_use]
     pub fn breakers(&self) -> Vec<Breaker> {
         let of_upstream = |(name, upstream): (&Upstream, &upstream::Shared)| {
             let name = name.clone();
-            let breaker =
-                move |(instance, circuit)| Breaker { upstream: name.clone(), instance, circuit };
-            upstream.circuits().into_iter().map(breaker)
+            let breaker = move |(endpoint, circuit): (Endpoint, Circuit)| Breaker {
+                upstream: name.clone(),
+                instance: endpoint.instance.clone(),
+                circuit,
+                endpoint,
+            };
+            upstream.endpoints().into_iter().map(breaker)
         };
         let mut breakers: Vec<_> = self.shared.upstreams.iter().flat_map(of_upstream).collect();
         breakers.sort_by_cached_key(|breaker| breaker.upstream.to_string());

@@ -47,6 +47,7 @@
 //! | `Tls`, `TlsFiles` (feature `tls`) | certificates that are read again when they change |
 //! | `config` (feature `config`) | all of it out of a TOML file, with everything that is wrong in it told at once |
 //! | [`ByHost`] | the way out of a program that knows nothing of discovery: a gateway for each service that a `Host` names |
+//! | `Admin` (feature `admin`) | health, metrics, routes, circuits, drain, reload, for operators |
 //! | [`RouteStats`], [`Breaker`] | what became of the requests, and how the instances are |
 //!
 //! # The way of a request
@@ -211,8 +212,9 @@
 //! - `http2` (by default): [`Server`] takes HTTP/2 as well, from clients that begin with its preface, and instances are called by it where [`Transport`] says so, for gRPC always. It brings the crate h2.
 //! - `compose`: `FanOut`. It brings futures-util, serde and serde_json.
 //! - `grpc-json`: `GrpcMethod`, and what `compose` is. It brings prost and prost-reflect.
-//! - `config`: `config`, a gateway out of a TOML file. It brings `jwt`, `tls` and the crate toml.
 //! - `tls`: `Server::tls`, with certificates by name that are read again when they change, and certificates of clients; `UpstreamTls` the other way. Adds rustls with ring.
+//! - `admin`: `Admin`, what operators see and do. It brings serde_json.
+//! - `config`: `config`, a gateway out of a TOML file. It brings `admin`, `jwt`, `tls` and the crate toml.
 //! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
 //!
 //! # Memory
@@ -235,6 +237,9 @@ mod idempotency;
 
 mod server;
 mod stats;
+
+#[cfg(feature = "admin")]
+mod admin;
 
 mod forward;
 mod front;
@@ -262,6 +267,8 @@ mod upstream;
 #[doc(hidden)]
 pub mod fuzz;
 
+#[cfg(feature = "admin")]
+pub use admin::{Admin, AdminBuilder};
 pub use builder::{BuildError, Builder};
 pub use by_host::{ByHost, ByHostStats};
 #[cfg(feature = "compose")]

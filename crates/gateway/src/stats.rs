@@ -7,7 +7,7 @@ use std::{
 };
 
 use gusset_breaker::Circuit;
-use gusset_registry::Instance;
+use gusset_registry::{Endpoint, Instance};
 use http::StatusCode;
 
 use crate::Upstream;
@@ -88,7 +88,7 @@ impl Counters {
     }
 }
 
-/// The circuit of one instance.
+/// One healthy instance, and its circuit.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Breaker {
@@ -98,4 +98,6 @@ pub struct Breaker {
     pub instance: Arc<Instance>,
     /// Its circuit, to look at or to force open.
     pub circuit: Circuit,
+    /// How it fares: requests under way, failures, its share.
+    pub endpoint: Endpoint,
 }

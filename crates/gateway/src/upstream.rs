@@ -95,6 +95,16 @@ impl Shared {
         self.circuits().iter().any(|(_, circuit)| circuit.is_eligible())
     }
 
+    /// How the healthy instances fare.
+    pub(crate) fn endpoints(&self) -> Vec<(gusset_registry::Endpoint, Circuit)> {
+        let endpoints = self.balance.endpoints().into_iter();
+        let with_circuit = |endpoint: gusset_registry::Endpoint| {
+            let circuit = self.instances.circuit(&endpoint.instance);
+            (endpoint, circuit)
+        };
+        endpoints.map(with_circuit).collect()
+    }
+
     /// The healthy instances and their circuits.
     pub(crate) fn circuits(&self) -> Vec<(Arc<Instance>, Circuit)> {
         let endpoints = self.balance.endpoints().into_iter();

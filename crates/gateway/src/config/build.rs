@@ -12,11 +12,12 @@ use gusset_sidecar::{Backoff, RetryPolicy};
 use super::{
     Config, ConfigError, ConfigErrors, Resources,
     file::{
-        ApiKeysSection, BreakerSection, CorsSection, DefaultsSection, JwtKeys, JwtSection, Pick,
-        QuotaBy, QuotaSection, RegistrySection, RetrySection, RouteSection, UpstreamSection,
+        ApiKeysSection, BreakerSection, CorsSection, DefaultsSection, JwtKeys, JwtSection, Leads,
+        Pick, QuotaBy, QuotaSection, RegistrySection, RetrySection, RouteSection, UpstreamSection,
     },
     gateway::{Described, Kept, KeptRoute},
     nearest,
+    value::Placed,
 };
 use crate::{
     ApiKeys, Builder, ByCertificate, Cors, Gateway, Idempotency, IdentityHeaders, Jwt, JwtKey,
@@ -227,15 +228,21 @@ impl<'c> Building<'c> {
     }
 
     fn route(&mut self, section: &RouteSection) -> Option<Route> {
-        let Some((upstream, to)) = self.upstreams.get(section.to.value.as_str()) else {
-            self.no_upstream(section);
-            return None;
-        };
-        let mut route = Route::new(&section.path.value).to(upstream.clone());
-        let retry = section.retry.as_ref().or(to.retry.as_ref()).or(self.defaults.retry.as_ref());
-        if let Some(retry) = retry {
-            let budget = self.kept.budgets.entry(section.to.value.clone()).or_default();
-            route = route.retry(retry_policy(retry).budget(budget.clone()));
+        let mut route = self.leading(Route::new(&section.path.value), section)?;
+        for condition in &section.when {
+            route = route.when(condition.0.clone());
+        }
+        if let Some(rank) = section.rank {
+            route = route.rank(rank);
+        }
+        if let Some(host) = &section.host_header {
+            route = route.host_header(host);
+        }
+        if let Some(edits) = &section.request_headers {
+            route = route.request_headers(edits.edits());
+        }
+        if let Some(edits) = &section.answer_headers {
+            route = route.answer_headers(edits.edits());
         }
         if let Some(host) = &section.host {
             route = route.host(host);
@@ -263,9 +270,28 @@ impl<'c> Building<'c> {
         Some(self.once(demanding(route, section), section))
     }
 
+    /// To whom it leads.
+    fn leading(&mut self, route: Route, section: &RouteSection) -> Option<Route> {
+        let name = match &section.leads {
+            Leads::To(name) => name,
+            Leads::Redirect(to) => return Some(route.redirect(to.0.clone())),
+            Leads::Answer(answer) => return Some(route.answer(answer.0.clone())),
+        };
+        let Some((upstream, to)) = self.upstreams.get(name.value.as_str()) else {
+            self.no_upstream(name);
+            return None;
+        };
+        let route = route.to(upstream.clone());
+        let retry = section.retry.as_ref().or(to.retry.as_ref()).or(self.defaults.retry.as_ref());
+        let Some(retry) = retry else { return Some(route) };
+        let budget = self.kept.budgets.entry(name.value.clone()).or_default();
+        Some(route.retry(retry_policy(retry).budget(budget.clone())))
+    }
+
     /// With its quota, and with what was counted before.
     fn going_on(&mut self, route: Route, section: &RouteSection) -> Route {
-        let key = format!("{:?} {:?} {:?}", section.path.value, section.host, section.methods);
+        let RouteSection { path, host, methods, when, .. } = section;
+        let key = format!("{:?} {host:?} {methods:?} {when:?}", path.value);
         let mut kept = self.kept.routes.get(&key).cloned().unwrap_or_default();
         let mut route = route.counted_by(kept.counters.clone());
         kept.limit = match (&section.quota, kept.limit) {
@@ -318,9 +344,9 @@ impl<'c> Building<'c> {
         route.idempotency(policy)
     }
 
-    fn no_upstream(&mut self, section: &RouteSection) {
+    fn no_upstream(&mut self, to: &Placed<String>) {
         // One that is there and wrong has its own error.
-        let name = section.to.value.as_str();
+        let name = to.value.as_str();
         let names = || self.config.file.upstreams.iter().map(|named| named.name.as_str());
         if names().any(|known| known == name) {
             return;
@@ -329,7 +355,7 @@ impl<'c> Building<'c> {
             Some(known) => format!("there is no upstream {name:?}; {known:?} is meant?"),
             None => format!("there is no upstream {name:?}; add [upstreams.{name}]"),
         };
-        self.errors.push(section.to.place.error(reason));
+        self.errors.push(to.place.error(reason));
     }
 }
 

@@ -1,15 +1,19 @@
 //! What `gateway.toml` says, as it stands there.
 
+mod answer;
+mod condition;
 mod identity;
 mod route;
 mod server;
 mod shared;
 mod upstream;
 
+pub(super) use answer::{AnswerSection, RedirectSection};
+pub(super) use condition::{ConditionSection, EditsSection};
 pub(super) use identity::{
     ApiKeysSection, CertificatesSection, HeadersSection, JwtKeys, JwtSection,
 };
-pub(super) use route::{QuotaBy, QuotaSection, RouteSection};
+pub(super) use route::{Leads, QuotaBy, QuotaSection, RouteSection};
 pub(super) use server::{AdminSection, RegistrySection, ServerSection};
 pub(super) use shared::{BreakerSection, CorsSection, DefaultsSection, Pick, RetrySection};
 pub(super) use upstream::UpstreamSection;
@@ -38,10 +42,7 @@ impl Section for FileSection {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         Some(Self {
             server: fields.optional("server", "Where it listens, and what clients may hold."),
-            admin: fields.optional(
-                "admin",
-                "A listener for operators. Default none. Needs the feature admin.",
-            ),
+            admin: fields.optional("admin", "A listener for operators. Default none."),
             registry: fields.optional(
                 "registry",
                 "Where services are found by their names. Default none: only fixed addresses.",

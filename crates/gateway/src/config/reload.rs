@@ -1,5 +1,6 @@
 use std::{
     fmt, fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -7,8 +8,10 @@ use std::{
 
 use tokio::time::sleep;
 
+use serde_json::{Value, json};
+
 use super::{Config, ConfigErrors, Resources};
-use crate::{Gateway, Live};
+use crate::{Admin, Gateway, Live};
 
 /// How often the file is looked at for changes.
 const LOOK: Duration = Duration::from_secs(1);
@@ -132,6 +135,26 @@ impl Reloading {
         self.reload_in_turn(&mut self.turn())
     }
 
+    /// Where operators are listened to, and what answers them.
+    #[must_use]
+    pub fn admin(&self) -> Option<(SocketAddr, Admin)> {
+        let section = self.0.first.file.admin.as_ref()?;
+        let (shown, reloaded) = (self.clone(), self.clone());
+        let mut admin = Admin::builder(self.live().clone())
+            .config(move || shown.status().shown())
+            .reload(move || match reloaded.reload() {
+                Ok(done) => Ok(json!({ "hash": done.hash, "needs_restart": done.needs_restart })),
+                Err(errors) => Err(errors.to_string()),
+            });
+        if let Some(token) = &section.token {
+            admin = admin.token(token.expose());
+        }
+        for host in &section.hosts {
+            admin = admin.host(host);
+        }
+        Some((section.listen, admin.build()))
+    }
+
     /// Reloads when the file, or one with a secret, has changed, and did not change again within a second. It looks each second, in a thread that may block, and
     /// logs what came of it. Never ends.
     pub async fn follow(&self) {
@@ -194,6 +217,18 @@ impl Reloading {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReloadStatus {
+    fn shown(&self) -> Value {
+        let since = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        json!({
+            "hash": self.hash,
+            "in_force_since": since.as_secs(),
+            "reloads": self.reloads,
+            "error": self.error,
+        })
     }
 }
 

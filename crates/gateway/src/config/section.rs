@@ -1,7 +1,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    Place, Setting, Value,
+    ConfigError, Place, Setting, Value,
     document::{Entry, below},
     schema::Schema,
 };
@@ -113,6 +113,13 @@ impl Fields<'_> {
     pub fn wrong(&self, name: &str, reason: &str) {
         if let Mode::Reading { value, .. } = &self.0 {
             value.tell(self.place(name).error(reason));
+        }
+    }
+
+    /// Tells of an error elsewhere.
+    pub fn tell(&self, error: ConfigError) {
+        if let Mode::Reading { value, .. } = &self.0 {
+            value.tell(error);
         }
     }
 

@@ -231,6 +231,7 @@ macro_rules! whole_numbers {
 }
 
 whole_numbers! {
+    i32: i32::MIN.into(), i32::MAX.into();
     u8: 0, u8::MAX.into();
     u16: 0, u16::MAX.into();
     u32: 0, u32::MAX.into();

@@ -3,7 +3,10 @@ use std::{num::NonZeroU32, time::Duration};
 use http::{HeaderName, Method};
 use serde_json::{Value as Json, json};
 
-use super::{CorsSection, RetrySection, shared};
+use super::{
+    AnswerSection, ConditionSection, CorsSection, EditsSection, RedirectSection, RetrySection,
+    shared,
+};
 use crate::config::{
     Fields, Place, Placed, Schema, Section, Setting, Size, Span, Value, units::Rate,
 };
@@ -14,7 +17,12 @@ pub(in crate::config) struct RouteSection {
     pub(in crate::config) path: Placed<String>,
     pub(in crate::config) host: Option<String>,
     pub(in crate::config) methods: Option<Vec<Method>>,
-    pub(in crate::config) to: Placed<String>,
+    pub(in crate::config) when: Vec<ConditionSection>,
+    pub(in crate::config) rank: Option<i32>,
+    pub(in crate::config) leads: Leads,
+    pub(in crate::config) host_header: Option<String>,
+    pub(in crate::config) request_headers: Option<EditsSection>,
+    pub(in crate::config) answer_headers: Option<EditsSection>,
     pub(in crate::config) strip_prefix: Option<String>,
     pub(in crate::config) rewrite: Option<String>,
     pub(in crate::config) quota: Option<QuotaSection>,
@@ -25,6 +33,29 @@ pub(in crate::config) struct RouteSection {
     pub(in crate::config) upgrades: Vec<String>,
     pub(in crate::config) idempotency: Option<IdempotencySection>,
     pub(in crate::config) retry: Option<RetrySection>,
+}
+
+/// Who answers.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) enum Leads {
+    To(Placed<String>),
+    Redirect(RedirectSection),
+    Answer(AnswerSection),
+}
+
+impl Leads {
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let to = fields.optional("to", "The upstream, by its name here.");
+        let redirect = fields.optional("redirect", "Clients are sent elsewhere.");
+        let answer = fields.optional("answer", "The gateway answers itself.");
+        fields.one_of(&["to", "redirect", "answer"]);
+        match (to, redirect, answer) {
+            (Some(to), _, _) => Some(Self::To(to)),
+            (_, Some(redirect), _) => Some(Self::Redirect(redirect)),
+            (_, _, Some(answer)) => Some(Self::Answer(answer)),
+            _ => None,
+        }
+    }
 }
 
 /// What a route asks of its senders.
@@ -76,7 +107,18 @@ impl Section for RouteSection {
             "methods",
             "Only these; GET stands for HEAD as well. Default all but CONNECT and TRACE.",
         );
-        let to = fields.required("to", "The upstream, by its name here.");
+        let when = fields.list("when", "What a request must say besides. Default nothing.");
+        let rank = fields.optional(
+            "rank",
+            "Of two routes that fit alike, the one with the higher rank goes first. Default 0.",
+        );
+        let leads = Leads::read(fields);
+        let host_header = fields
+            .optional("host_header", "What the upstream sees as Host. Default the instance's own.");
+        let request_headers =
+            fields.optional("request_headers", "What is changed in the head of requests.");
+        let answer_headers =
+            fields.optional("answer_headers", "What is changed in the head of answers.");
         let strip_prefix =
             fields.optional("strip_prefix", "The upstream sees the path without it.");
         let rewrite =
@@ -107,7 +149,12 @@ impl Section for RouteSection {
             path: path?,
             host,
             methods,
-            to: to?,
+            when,
+            rank,
+            leads: leads?,
+            host_header,
+            request_headers,
+            answer_headers,
             strip_prefix,
             rewrite,
             quota,

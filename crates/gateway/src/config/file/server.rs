@@ -125,6 +125,7 @@ impl Section for ClientsSection {
 pub(in crate::config) struct AdminSection {
     pub(in crate::config) listen: SocketAddr,
     pub(in crate::config) token: Option<Secret>,
+    pub(in crate::config) hosts: Vec<String>,
 }
 
 impl Section for AdminSection {
@@ -138,6 +139,10 @@ impl Section for AdminSection {
             "token",
             "What operators show as Authorization: Bearer. Needed beyond loopback.",
         );
+        let hosts = fields.list(
+            "hosts",
+            "Names by which operators reach it, besides its address and localhost. Default none.",
+        );
         let listen = listen?;
         if !listen.value.ip().is_loopback() && !fields.has("token") {
             fields.wrong(
@@ -145,7 +150,7 @@ impl Section for AdminSection {
                 "whoever reaches it beyond loopback could change traffic; add token, or listen on 127.0.0.1",
             );
         }
-        Some(Self { listen: listen.value, token })
+        Some(Self { listen: listen.value, token, hosts })
     }
 }
 

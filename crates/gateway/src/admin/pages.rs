@@ -1,0 +1,63 @@
+use gusset_breaker::{Circuit, State};
+use serde_json::{Value, json};
+
+use crate::Gateway;
+
+/// The routes in the order of their file.
+pub(super) fn routes(gateway: &Gateway) -> Value {
+    let routes = gateway.stats().into_iter().map(|route| {
+        let upstreams: Vec<_> = route.upstreams.iter().map(ToString::to_string).collect();
+        let [_, ok, moved, client, server] = route.answers;
+        json!({
+            "path": &*route.path,
+            "host": route.host.as_deref(),
+            "upstreams": upstreams,
+            "answers": { "2xx": ok, "3xx": moved, "4xx": client, "5xx": server },
+            "refused": route.refused,
+            "mean_latency_ms": millis(route.mean_latency()),
+        })
+    });
+    Value::Array(routes.collect())
+}
+
+/// The healthy instances of each upstream.
+pub(super) fn upstreams(gateway: &Gateway) -> Value {
+    let mut upstreams = serde_json::Map::new();
+    for breaker in gateway.breakers() {
+        let (instance, load) = (&breaker.instance, &breaker.endpoint);
+        let instance = json!({
+            "id": &*instance.id,
+            "address": instance.authority(),
+            "health": instance.health,
+            "suspect": instance.suspect,
+            "version": instance.version,
+            "zone": instance.zone,
+            "circuit": state(&breaker.circuit),
+            "pending": load.pending,
+            "failure_ratio": load.failure_ratio,
+            "share": load.share,
+            "ejected_for_ms": load.ejected.map(millis),
+        });
+        let of = upstreams.entry(breaker.upstream.to_string()).or_insert_with(|| json!([]));
+        if let Value::Array(instances) = of {
+            instances.push(instance);
+        }
+    }
+    Value::Object(upstreams)
+}
+
+pub(super) fn state(circuit: &Circuit) -> &'static str {
+    match circuit.state() {
+        State::Closed => "closed",
+        State::Open => "open",
+        State::HalfOpen => "half open",
+        State::ForcedOpen => "forced open",
+        State::ForcedClosed => "forced closed",
+        State::Disabled => "disabled",
+        _ => "other",
+    }
+}
+
+fn millis(span: std::time::Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}
