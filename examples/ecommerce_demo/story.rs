@@ -76,6 +76,7 @@ impl Story {
             broker: options.broker.clone(),
             data_dir: options.data_dir.clone(),
             times,
+            secret: std::env::var("SHOP_SECRET").ok(),
         };
         let shop = Shop::open(&ground, listener).await.map_err(NoStart)?;
         // A folder has them from the first time.

@@ -79,6 +79,8 @@ pub struct Ground {
     pub data_dir: Option<PathBuf>,
     /// How patient it is.
     pub times: Times,
+    /// What signs the tokens of its customers, for a gateway in another process. Without, one that nobody else knows.
+    pub secret: Option<String>,
 }
 
 /// The whole shop: its services on sockets of their own, and everything that a test or a story wants to look at.
@@ -130,7 +132,10 @@ impl Shop {
         let registries = Registries::at(place, &server.url, times)?;
         let registry = registries.connect()?;
         let breaker = breaker::Policy::consecutive(5).open_for(times.open_for);
-        let tokens = Tokens::random();
+        let tokens = match &ground.secret {
+            Some(secret) => Tokens::signed_by(secret),
+            None => Tokens::random(),
+        };
         let recorder = Recorder::new("gateway");
         let gateway = front::gateway(registry.clone(), &tokens, breaker, recorder.clone())
             .map_err(io::Error::other)?;

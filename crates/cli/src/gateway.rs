@@ -4,6 +4,7 @@ use std::{
     io::{ErrorKind, Write, stdout},
     net::SocketAddr,
     path::PathBuf,
+    time::Duration,
 };
 
 use gusset_gateway::{
@@ -34,6 +35,9 @@ SIGHUP, or a change of the file, reads it again; one that is wrong changes nothi
 SIGTERM or Ctrl-C finishes what is under way, and ends; a second one ends at once.
 The exit code is 0, or 2 if it could not start, or had to cut connections at its end.
 ";
+
+/// How long the log of requests may take at the end.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -128,13 +132,15 @@ pub(crate) fn run(asked: &Asked) -> Result<(), String> {
             }
             std::future::pending().await
         };
-        tokio::select! {
+        let result = tokio::select! {
             () = reloads => Ok(()),
             () = operators => Ok(()),
             () = reloading.follow() => Ok(()),
             result = serving => result.map_err(|error| error.to_string()),
             () = ended => Err("it was ended before all requests were answered".into()),
-        }
+        };
+        reloading.flush(FLUSH);
+        result
     })
 }
 

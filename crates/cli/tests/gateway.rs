@@ -178,3 +178,81 @@ fn a_route_is_proxied_limited_and_authenticated_until_the_process_is_told_to_end
     gateway.signal("-TERM");
     assert_eq!(gateway.ends(), Some(0));
 }
+
+#[test]
+fn the_first_page_leads_to_a_route_that_is_proxied_limited_and_authenticated() {
+    let page = include_str!("../../gateway/README.md");
+    let commands: Vec<&str> =
+        page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(commands[0].starts_with("cargo install --path crates/cli"));
+    assert_eq!(commands[2], "gusset gateway --config gateway.toml\n");
+    let file = File::new("first-page", "");
+    // At ports that are free here.
+    let script = commands[1].replace(":8080", ":0").replace("127.0.0.1:9000", &service());
+    let script = format!("set -e\n{script}printf %s \"$KEY\"");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script]).current_dir(file.0.parent().unwrap());
+    let key = String::from_utf8(bash.output().unwrap().stdout).unwrap();
+    assert_eq!(key.len(), 64);
+    let gateway = Gateway::start(&file);
+    assert!(gateway.get("/api/a", "").starts_with("HTTP/1.1 401"));
+    let field = format!("x-api-key: {key}\r\n");
+    let answers: Vec<_> = (0..30).map(|_| gateway.get("/api/a", &field)).collect();
+    assert!(answers[0].starts_with("HTTP/1.1 200") && answers[0].ends_with("/a"), "{answers:?}");
+    assert!(answers.iter().any(|answer| answer.starts_with("HTTP/1.1 429")));
+}
+
+#[test]
+fn the_file_of_the_demo_is_right() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/ecommerce_demo/gateway.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gusset"));
+    command.args(["gateway", "--config", file, "--check"]).env("SHOP_SECRET", "s".repeat(32));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said, "ok: 9 routes, 4 upstreams\n", "{output:?}");
+}
+
+#[test]
+fn operators_see_it_and_a_change_is_in_force_after_a_signal() {
+    let text = |fields: &str| {
+        format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nlinger = \"0s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[[routes]]\npath = \"/a\"\nanswer = {{ text = \"{fields}\" }}\n"
+        )
+    };
+    let file = File::new("operators", &text("one"));
+    let mut process = Command::new(env!("CARGO_BIN_EXE_gusset"))
+        .args(["gateway", "--config", file.0.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut address = || {
+        let line = lines.next().unwrap().unwrap();
+        line.split("http://").nth(1).unwrap().split(';').next().unwrap().to_owned()
+    };
+    let (admin, address) = (address(), address());
+    let mut gateway = Gateway { process, address };
+    assert!(gateway.get("/a", "").ends_with("one"));
+    // Its host is no address.
+    assert!(call(&admin, "/readyz", "").starts_with("HTTP/1.1 403"));
+    let ask = |path: &str| {
+        let mut stream = TcpStream::connect(&admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask("/readyz").ends_with("ok\n"));
+    assert!(ask("/routes").contains("\"2xx\": 1"));
+    fs::write(&file.0, text("two")).unwrap();
+    gateway.signal("-HUP");
+    let until = Instant::now() + Duration::from_secs(60);
+    while !ask("/config").contains("\"reloads\": 1") {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(gateway.get("/a", "").ends_with("two"));
+    gateway.signal("-TERM");
+    assert_eq!(gateway.ends(), Some(0));
+}

@@ -86,11 +86,11 @@ impl Admin {
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         let probe = matches!(path, "/livez" | "/readyz");
-        if let Err(problem) = self.0.guard.check(request, probe) {
-            return problem;
+        if let Some(refusal) = self.0.guard.refuses(request, probe) {
+            return refusal;
         }
         let segments: Vec<_> = path.split('/').skip(1).collect();
-        let answered = match (&segments[..], request.method()) {
+        match (&segments[..], request.method()) {
             (["livez"], &Method::GET) => text(StatusCode::OK, "ok\n"),
             (["readyz"], &Method::GET) if self.is_draining() => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
@@ -117,8 +117,7 @@ impl Admin {
             (["reload"] | ["upstreams", .., "open" | "closed" | "reset"], _) => not_allowed("POST"),
             (["drain"], _) => not_allowed("POST, DELETE"),
             _ => problem(StatusCode::NOT_FOUND, "there is no such page"),
-        };
-        answered
+        }
     }
 
     fn metrics<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {

@@ -8,8 +8,8 @@ use thiserror::Error;
 use tower_layer::Layer;
 
 use crate::{
-    Authenticate, Cors, Gateway, HeaderEdits, IdentityHeaders, Network, Picker, Route, Upstream,
-    UpstreamPolicy,
+    AccessLog, Authenticate, Cors, Gateway, HeaderEdits, IdentityHeaders, Network, Picker, Route,
+    Upstream, UpstreamPolicy,
     client::Proxies,
     cors::Policy as CorsPolicy,
     forward::{Forward, Shared, Target, Way},
@@ -40,6 +40,7 @@ pub struct Builder {
     policies: HashMap<Upstream, UpstreamPolicy>,
     metrics: Metrics,
     recorder: Recorder,
+    access_log: Option<AccessLog>,
     pool: Pool,
     /// Upstreams that go on.
     known: HashMap<Upstream, upstream::Shared>,
@@ -62,6 +63,7 @@ impl Builder {
             fleet: Fleet::new().slow_start(Fleet::SLOW_START),
             metrics: Metrics::new(),
             recorder: Recorder::with_capacity("gateway", 0),
+            access_log: None,
             pool: Pool::new(),
             known: HashMap::new(),
         }
@@ -178,6 +180,13 @@ impl Builder {
         self
     }
 
+    /// Where a line is written for each request. Default nowhere.
+    #[must_use]
+    pub fn access_log(mut self, log: AccessLog) -> Self {
+        self.access_log = Some(log);
+        self
+    }
+
     /// Idle connections are shared with other gateways that have this pool.
     #[cfg(feature = "config")]
     pub(crate) fn pool(mut self, pool: Pool) -> Self {
@@ -243,7 +252,8 @@ impl Builder {
             between_services: self.between_services,
         };
         let (upstreams, metrics) = (parts.upstreams, self.metrics.clone());
-        let shared = Arc::new(Shared { front, targets, upstreams, metrics });
+        let access_log = self.access_log;
+        let shared = Arc::new(Shared { front, targets, upstreams, metrics, access_log });
         let observed = TraceLayer::server(self.recorder).metrics(self.metrics);
         Ok(Gateway { inner: observed.layer(Forward(shared.clone())), shared })
     }

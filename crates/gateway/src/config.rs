@@ -41,6 +41,7 @@
 
 mod build;
 mod gateway;
+mod made;
 mod reload;
 
 mod document;

@@ -22,7 +22,8 @@ use tower::util::Oneshot;
 use tower_service::Service;
 
 use crate::{
-    Upstream,
+    AccessLog, Upstream,
+    access_log::{Entry, Logged},
     answer::Answer,
     body::{AttemptBody, RequestBody},
     compose::{Answering, Composed},
@@ -40,6 +41,9 @@ use crate::{
 
 pub(crate) type UpstreamBody = PeekedBody<Watched<AnswerBody<AttemptBody>, ActiveSpan>>;
 
+/// The body of any answer.
+pub(crate) type Answered = Logged<Placed<AnyBody>>;
+
 /// The upstream's body, or that of a problem.
 pub(crate) type AnyBody =
     Either<UpstreamBody, Either<Full<Bytes>, Either<Gathered<UpstreamBody>, MadeBody>>>;
@@ -54,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) targets: Vec<Target>,
     pub(crate) upstreams: HashMap<Upstream, upstream::Shared>,
     pub(crate) metrics: Metrics,
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 /// Where a route leads.
@@ -89,7 +94,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    type Response = Response<Placed<AnyBody>>;
+    type Response = Response<Answered>;
     type Error = Infallible;
     type Future = ForwardFuture;
 
@@ -100,10 +105,11 @@ where
     fn call(&mut self, request: Request<B>) -> ForwardFuture {
         let started = Instant::now();
         let dialect = Dialect::of(request.method(), request.headers());
+        let entry = self.0.entry(&request);
         let Admitted { route, grant, edits, held, admission } = self.0.front.admit(request);
         let (state, way) = self.0.state(route, admission);
         let shared = self.0.clone();
-        ForwardFuture { state, shared, route, way, grant, edits, held, dialect, started }
+        ForwardFuture { state, shared, route, way, grant, edits, held, dialect, started, entry }
     }
 }
 
@@ -120,6 +126,7 @@ pin_project! {
         held: Held,
         dialect: Dialect,
         started: Instant,
+        entry: Option<Box<Entry>>,
     }
 }
 
@@ -135,7 +142,7 @@ pin_project! {
 }
 
 impl Future for ForwardFuture {
-    type Output = Result<Response<Placed<AnyBody>>, Infallible>;
+    type Output = Result<Response<Answered>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -197,7 +204,12 @@ impl Future for ForwardFuture {
             }
         }
         let place = this.held.answered(asked.then_some(status));
-        Poll::Ready(Ok(response.map(|body| Placed::new(body, place))))
+        let mut entry = this.entry.take();
+        if let Some(entry) = &mut entry {
+            let route = this.shared.target(*this.route).map(|target| target.path.clone());
+            entry.answered(response.status(), route);
+        }
+        Poll::Ready(Ok(response.map(|body| Logged::new(Placed::new(body, place), entry))))
     }
 }
 
@@ -215,6 +227,13 @@ impl Target {
 }
 
 impl Shared {
+    /// What will be the line of this request, if there is a log.
+    fn entry<B>(&self, request: &Request<B>) -> Option<Box<Entry>> {
+        let log = self.access_log.as_ref()?;
+        let from = self.front.origin(request.headers(), request.extensions());
+        Some(Entry::new(log, request, from.client))
+    }
+
     /// How a request goes on, of the route with this number if it has one, and which way.
     fn state(self: &Arc<Self>, route: Option<usize>, mut admission: Admission) -> (State, usize) {
         let target = self.target(route);

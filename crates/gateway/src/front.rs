@@ -164,7 +164,7 @@ impl Front {
         });
     }
 
-    fn origin(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
+    pub(crate) fn origin(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
         Origin::of(headers, extensions, &self.trusted)
     }
 

@@ -20,8 +20,7 @@ use tower_service::Service;
 
 use crate::{
     Breaker, Builder, RouteStats, Upstream,
-    forward::{AnyBody, Forward, Shared, Target},
-    traffic::Placed,
+    forward::{Answered, Forward, Shared, Target},
     upstream,
 };
 
@@ -153,7 +152,7 @@ pin_project! {
     /// Body of a gateway's answer: the upstream's, streamed, or a problem. If the upstream breaks off, so does this.
     pub struct GatewayBody {
         #[pin]
-        inner: Watched<Placed<AnyBody>, ActiveSpan>,
+        inner: Watched<Answered, ActiveSpan>,
     }
 }
 

@@ -48,6 +48,7 @@
 //! | `config` (feature `config`) | all of it out of a TOML file, with everything that is wrong in it told at once |
 //! | [`ByHost`] | the way out of a program that knows nothing of discovery: a gateway for each service that a `Host` names |
 //! | `Admin` (feature `admin`) | health, metrics, routes, circuits, drain, reload, for operators |
+//! | [`AccessLog`] | a line for each request |
 //! | [`RouteStats`], [`Breaker`] | what became of the requests, and how the instances are |
 //!
 //! # The way of a request
@@ -235,6 +236,7 @@ mod compose;
 mod cors;
 mod idempotency;
 
+mod access_log;
 mod server;
 mod stats;
 
@@ -267,6 +269,7 @@ mod upstream;
 #[doc(hidden)]
 pub mod fuzz;
 
+pub use access_log::AccessLog;
 #[cfg(feature = "admin")]
 pub use admin::{Admin, AdminBuilder};
 pub use builder::{BuildError, Builder};

@@ -166,3 +166,31 @@ async fn a_hundred_reloads_under_load_fail_no_request() {
     assert_eq!(reloading.status().reloads, 100);
     assert_eq!(reloading.live().current().stats()[0].answered(), asked.load(Relaxed));
 }
+
+#[tokio::test]
+async fn each_request_is_a_line_of_the_log_when_its_answer_has_ended() {
+    let running = upstream(Router::new().route("/a", get(|| async { "abc" }))).await;
+    let shop = running.address;
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("config-log");
+    let _ = fs::remove_dir_all(&folder);
+    let on_disk = File::new("log", &format!("[access_log]\nfile = \"log\"\n{}", file(shop, "")));
+    let reloading = Reloading::open(&on_disk.0, Resources::default()).unwrap();
+    let request = Request::get("http://shop/a?token=s3cret");
+    let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+    let answer = reloading.live().clone().oneshot(request).await.unwrap();
+    assert_eq!(text(answer).await, "abc");
+    assert_eq!(ask(&reloading, "/a%22\\\\b").await, 400);
+    reloading.flush(Duration::from_secs(60));
+    let log = fs::read_to_string(folder.join("log")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert_eq!((&lines[0]["status"], &lines[0]["bytes"]), (&200.into(), &3.into()));
+    assert_eq!(lines[0]["path"], "/a");
+    assert_eq!(lines[0]["route"], "/{*rest}");
+    assert_eq!(lines[0]["trace_id"].as_str().unwrap().len(), 32);
+    assert!(lines[0].get("cut").is_none());
+    // Nobody read it to its end.
+    assert_eq!(lines[1]["cut"], true);
+    assert!(!log.contains("s3cret"));
+}

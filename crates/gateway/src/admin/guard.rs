@@ -25,21 +25,17 @@ impl Guard {
         self.hosts.push(name.to_ascii_lowercase());
     }
 
-    /// `probe` tells nothing that needs a token.
-    ///
-    /// # Errors
-    ///
-    /// The answer to who may not.
-    pub(super) fn check<B>(
+    /// The answer to who may not ask. `probe` tells nothing that needs a token.
+    pub(super) fn refuses<B>(
         &self,
         request: &Request<B>,
         probe: bool,
-    ) -> Result<(), Response<Full<Bytes>>> {
+    ) -> Option<Response<Full<Bytes>>> {
         let headers = request.headers();
         let host = host_of(request.uri(), headers).and_then(|host| Authority::from_str(host).ok());
         let Some(host) = host.filter(|host| self.is_ours(host.host())) else {
             let reason = "the host is neither an address, nor localhost, nor one of this gateway's";
-            return Err(problem(StatusCode::FORBIDDEN, reason));
+            return Some(problem(StatusCode::FORBIDDEN, reason));
         };
         // Browsers say who asks: with an origin for all that changes something, and with where the page is from for the rest.
         let own = |origin: &HeaderValue| {
@@ -49,16 +45,16 @@ impl Guard {
         let site = headers.get("sec-fetch-site");
         let foreign = site.is_some_and(|site| site != "same-origin" && site != "none");
         if foreign || !headers.get_all(header::ORIGIN).iter().all(own) {
-            return Err(problem(StatusCode::FORBIDDEN, "web pages may not ask here"));
+            return Some(problem(StatusCode::FORBIDDEN, "web pages may not ask here"));
         }
         match &self.token {
             Some(token) if !probe && !shows(headers, token) => {
                 let mut response = problem(StatusCode::UNAUTHORIZED, "show the token");
                 let challenge = HeaderValue::from_static("Bearer");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-                Err(response)
+                Some(response)
             }
-            _ => Ok(()),
+            _ => None,
         }
     }
 

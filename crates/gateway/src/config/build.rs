@@ -1,34 +1,24 @@
 //! From what stands in the file to a gateway.
 
-use std::{collections::HashMap, fs, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
-use gusset_breaker::{Policy, Ratio, Window};
 use gusset_ratelimit::Quota;
-use gusset_registry::{
-    LeastLoaded, MemoryRegistry, Registry, RemotePolicy, RemoteRegistry, RemoteTls,
-};
-use gusset_sidecar::{Backoff, RetryPolicy};
+use gusset_registry::{MemoryRegistry, Registry};
 
 use super::{
     Config, ConfigError, ConfigErrors, Resources,
-    file::{
-        ApiKeysSection, BreakerSection, CorsSection, DefaultsSection, JwtKeys, JwtSection, Leads,
-        Pick, QuotaBy, QuotaSection, RegistrySection, RetrySection, RouteSection, UpstreamSection,
-    },
+    file::{DefaultsSection, Leads, QuotaBy, QuotaSection, RouteSection, UpstreamSection},
     gateway::{Described, Kept, KeptRoute},
+    made::{api_keys, breaker, cors, jwt, remote, retry_policy, transport},
     nearest,
     value::Placed,
 };
 use crate::{
-    ApiKeys, Builder, ByCertificate, Cors, Gateway, Idempotency, IdentityHeaders, Jwt, JwtKey,
-    Route, Upstream,
+    Builder, ByCertificate, Gateway, Idempotency, IdentityHeaders, Route, Upstream, UpstreamPolicy,
     builder::Fault,
     limit::{KeyOf, Limit},
     transport::Pool,
 };
-
-/// Where Debian, Ubuntu and Alpine have the authorities that the system trusts.
-const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// A gateway while it is built.
 pub(super) struct Building<'c> {
@@ -38,6 +28,7 @@ pub(super) struct Building<'c> {
     defaults: DefaultsSection,
     upstreams: HashMap<&'c str, (Upstream, &'c UpstreamSection)>,
     described: HashMap<Upstream, Described>,
+    policies: HashMap<Upstream, UpstreamPolicy>,
     routes: HashMap<String, KeptRoute>,
     errors: Vec<ConfigError>,
 }
@@ -52,6 +43,7 @@ impl<'c> Building<'c> {
             defaults,
             upstreams: HashMap::new(),
             described: HashMap::new(),
+            policies: HashMap::new(),
             routes: HashMap::new(),
             errors: Vec::new(),
         }
@@ -63,6 +55,9 @@ impl<'c> Building<'c> {
         let registry = registry.unwrap_or_else(|| Arc::new(MemoryRegistry::default()));
         let pool = self.kept.pool.get_or_insert_with(Pool::new).clone();
         let mut builder = self.common(Builder::new(registry)).pool(pool);
+        for (upstream, policy) in self.policies.drain() {
+            builder = builder.upstream(upstream, policy);
+        }
         for (upstream, described) in &self.described {
             match self.kept.upstreams.get(upstream) {
                 Some((before, shared)) if before == described => {
@@ -142,10 +137,12 @@ impl<'c> Building<'c> {
                 }
                 None => Upstream::fixed(section.addresses.iter().copied()),
             };
+            let policy = self.policy(section);
+            self.policies.insert(upstream.clone(), policy);
             let described = Described {
                 section: section.clone(),
                 breaker: self.defaults.breaker.clone(),
-                pick: self.defaults.pick,
+                pick: self.defaults.pick.clone(),
                 registry: section.service.as_ref().and(self.config.file.registry.clone()),
             };
             let before = self.described.insert(upstream.clone(), described.clone());
@@ -157,10 +154,31 @@ impl<'c> Building<'c> {
         }
     }
 
+    /// How an upstream is called.
+    fn policy(&mut self, section: &UpstreamSection) -> UpstreamPolicy {
+        let mut policy = UpstreamPolicy::new();
+        if let Some(pick) = &section.pick {
+            policy = policy.pick(pick.picker());
+        }
+        if let Some(section) = &section.breaker {
+            policy = policy.breaker(breaker(section));
+        }
+        match transport(section) {
+            Ok(transport) => policy.transport(transport),
+            Err(error) => {
+                self.errors.push(error);
+                policy
+            }
+        }
+    }
+
     fn common(&mut self, mut builder: Builder) -> Builder {
         builder = builder.metrics(self.resources.metrics.clone());
         if let Some(recorder) = &self.resources.recorder {
             builder = builder.recorder(recorder.clone());
+        }
+        if let Some(log) = &self.resources.access_log {
+            builder = builder.access_log(log.clone());
         }
         if let Some(server) = &self.config.file.server {
             builder = builder.trusted_proxies(server.trusted_proxies.iter().copied());
@@ -171,8 +189,8 @@ impl<'c> Building<'c> {
         if let Some(section) = &self.defaults.breaker {
             builder = builder.breaker(breaker(section));
         }
-        if self.defaults.pick == Some(Pick::PeakEwma) {
-            builder = builder.pick(LeastLoaded::peak_ewma(Duration::from_secs(10)));
+        if let Some(pick) = &self.defaults.pick {
+            builder = builder.pick(pick.picker());
         }
         if let Some(section) = &self.config.file.identity_headers {
             let mut names = IdentityHeaders::new();
@@ -385,150 +403,4 @@ fn demanding(mut route: Route, section: &RouteSection) -> Route {
 
 fn unplaced() -> super::Place {
     super::Place { file: "gateway".into(), line: 0, column: 0, field: String::new() }
-}
-
-fn remote(section: &RegistrySection) -> Result<Arc<dyn Registry>, String> {
-    let mut policy = RemotePolicy::default();
-    if let Some(token) = &section.token {
-        policy = policy.token(token.expose());
-    }
-    if let Some(file) = &section.authorities {
-        let pem = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let tls = RemoteTls::new(&pem).map_err(|error| format!("{}: {error}", file.display()))?;
-        policy = policy.tls(tls);
-    }
-    let registry = RemoteRegistry::new(&section.url.value, policy);
-    registry.map(|registry| Arc::new(registry) as _).map_err(|error| error.to_string())
-}
-
-fn jwt(section: &JwtSection) -> Result<Jwt, ConfigError> {
-    let mut jwt = match &section.keys {
-        JwtKeys::File(file) => Jwt::jwks_file(&file.value).map_err(|error| {
-            file.place.error(format!("{}: {}", file.value.display(), told(&error)))
-        })?,
-        JwtKeys::Url { url, authorities: None } if url.value.starts_with("http://") => {
-            Jwt::jwks_url(&url.value).map_err(|error| url.place.error(told(&error)))?
-        }
-        JwtKeys::Url { url, authorities } => {
-            let file = authorities.as_deref().unwrap_or(SYSTEM.as_ref());
-            let wrong = |error: String| url.place.error(format!("{}: {error}", file.display()));
-            let pem = fs::read(file).map_err(|error| wrong(error.to_string()))?;
-            Jwt::jwks_url_tls(&url.value, pem).map_err(|error| url.place.error(told(&error)))?
-        }
-        JwtKeys::Secret(secret) => {
-            let key = JwtKey::secret(secret.value.expose());
-            Jwt::new([key.map_err(|error| secret.place.error(told(&error)))?])
-        }
-        JwtKeys::PublicKey(file) => {
-            let wrong =
-                |error: String| file.place.error(format!("{}: {error}", file.value.display()));
-            let pem = fs::read(&file.value).map_err(|error| wrong(error.to_string()))?;
-            Jwt::new([JwtKey::pem(pem).map_err(|error| wrong(told(&error)))?])
-        }
-    };
-    for issuer in &section.issuers {
-        jwt = jwt.issuer(issuer.as_str());
-    }
-    for audience in &section.audiences {
-        jwt = jwt.audience(audience.as_str());
-    }
-    if section.any_audience {
-        jwt = jwt.any_audience();
-    }
-    if let Some(span) = section.leeway {
-        jwt = jwt.leeway(span);
-    }
-    for claim in &section.require {
-        jwt = jwt.require(claim.as_str());
-    }
-    for claim in &section.pass_claims {
-        jwt = jwt.pass_claim(claim.as_str());
-    }
-    if let Some(name) = &section.token_type {
-        jwt = jwt.token_type(name.as_str());
-    }
-    if let Some(claim) = &section.subject_claim {
-        jwt = jwt.subject_claim(claim.as_str());
-    }
-    if let Some(claim) = &section.roles_claim {
-        jwt = jwt.roles_claim(claim.as_str());
-    }
-    Ok(jwt)
-}
-
-fn api_keys(section: &ApiKeysSection) -> Result<ApiKeys, ConfigError> {
-    let file = &section.file;
-    let mut keys = ApiKeys::file(&file.value)
-        .map_err(|error| file.place.error(format!("{}: {}", file.value.display(), told(&error))))?;
-    if let Some(name) = &section.header {
-        keys = keys.in_header(name.clone());
-    }
-    if let Some(parameter) = &section.query {
-        keys = keys.in_query(parameter.as_str());
-    }
-    Ok(keys)
-}
-
-fn cors(section: &CorsSection) -> Cors {
-    let any = section.origins.iter().any(|origin| origin == "*");
-    let mut cors = if any { Cors::any() } else { Cors::origins(&section.origins) };
-    if let Some(names) = &section.headers {
-        cors = cors.headers(names.iter().cloned());
-    }
-    cors = cors.expose(section.expose.iter().cloned());
-    if section.credentials {
-        cors = cors.credentials();
-    }
-    if section.private_network {
-        cors = cors.private_network();
-    }
-    match section.max_age {
-        Some(span) => cors.max_age(span),
-        None => cors,
-    }
-}
-
-fn retry_policy(section: &RetrySection) -> RetryPolicy {
-    let first = section.backoff.map_or(Duration::from_millis(25), |span| span.0);
-    let longest = section.longest_backoff.map_or(Duration::from_secs(1), |span| span.0);
-    let mut policy = RetryPolicy::default()
-        .retries(section.retries.unwrap_or(2))
-        .backoff(Backoff::exponential(first, longest.max(first)));
-    if let Some(span) = section.attempt_timeout {
-        policy = policy.attempt_timeout(span.0);
-    }
-    match section.body_limit {
-        Some(size) => policy.body_limit(size.in_memory()),
-        None => policy,
-    }
-}
-
-fn breaker(section: &BreakerSection) -> Policy {
-    let mut policy = match section.failure_percent {
-        Some(percent) => {
-            let span = section.window.map_or(Duration::from_secs(10), |span| span.0);
-            let window = Window::time(span).min_calls(section.min_calls.map_or(20, |n| n.get()));
-            let policy = Policy::failure_ratio(Ratio::percent(percent.into())).window(window);
-            section
-                .failures_in_a_row
-                .map_or(policy, |failures| policy.or_consecutive(failures.get()))
-        }
-        None => Policy::consecutive(section.failures_in_a_row.map_or(5, |n| n.get())),
-    };
-    if let Some(open) = section.open {
-        policy = policy.open_for(open.0);
-        if section.failure_percent.is_some() {
-            policy = policy.open_growth(2, open.0.max(Duration::from_secs(60)));
-        }
-    }
-    // As in a gateway that is built by hand: a client that leaves late says nothing of the instance.
-    policy.slow_after(Duration::MAX)
-}
-
-/// An error, with what caused it.
-fn told(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
 }

@@ -14,9 +14,9 @@ pub(super) use identity::{
     ApiKeysSection, CertificatesSection, HeadersSection, JwtKeys, JwtSection,
 };
 pub(super) use route::{Leads, QuotaBy, QuotaSection, RouteSection};
-pub(super) use server::{AdminSection, RegistrySection, ServerSection};
+pub(super) use server::{AccessLogSection, AdminSection, RegistrySection, ServerSection};
 pub(super) use shared::{BreakerSection, CorsSection, DefaultsSection, Pick, RetrySection};
-pub(super) use upstream::UpstreamSection;
+pub(super) use upstream::{ConnectionsSection, Expected, HttpVersion, UpstreamSection};
 
 use super::{Fields, Named, OneOrMore, Section};
 
@@ -25,6 +25,7 @@ use super::{Fields, Named, OneOrMore, Section};
 pub(super) struct FileSection {
     pub(super) server: Option<ServerSection>,
     pub(super) admin: Option<AdminSection>,
+    pub(super) access_log: Option<AccessLogSection>,
     pub(super) registry: Option<RegistrySection>,
     pub(super) jwt: Vec<JwtSection>,
     pub(super) api_keys: Option<ApiKeysSection>,
@@ -43,6 +44,10 @@ impl Section for FileSection {
         Some(Self {
             server: fields.optional("server", "Where it listens, and what clients may hold."),
             admin: fields.optional("admin", "A listener for operators. Default none."),
+            access_log: fields.optional(
+                "access_log",
+                "A line of JSON for each request. Default none. A change needs a restart.",
+            ),
             registry: fields.optional(
                 "registry",
                 "Where services are found by their names. Default none: only fixed addresses.",

@@ -1,6 +1,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    fs::OpenOptions,
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -20,8 +21,8 @@ use super::{
     },
 };
 use crate::{
-    AnswersInMemory, ApiKeys, Gateway, Jwt, Server, Tls, Upstream, limit::Limit, stats::Counters,
-    transport::Pool, upstream,
+    AccessLog, AnswersInMemory, ApiKeys, Gateway, Jwt, Server, Tls, Upstream, limit::Limit,
+    stats::Counters, transport::Pool, upstream,
 };
 
 /// The file of a gateway, read and checked as far as that needs no other file.
@@ -126,6 +127,24 @@ impl Config {
         Ok(server.tls(tls))
     }
 
+    /// Opens the log of requests, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If its file cannot be written.
+    pub fn access_log(&self) -> Result<Option<AccessLog>, ConfigErrors> {
+        let Some(section) = &self.file.access_log else { return Ok(None) };
+        let wrong = |error| section.place.error(format!("it cannot be written: {error}"));
+        let log = match &section.file {
+            None => AccessLog::to(std::io::stdout()),
+            Some(path) => {
+                let file = OpenOptions::new().create(true).append(true).open(path);
+                AccessLog::to(file.map_err(wrong)?)
+            }
+        };
+        Ok(Some(log.map_err(wrong)?))
+    }
+
     /// Where the server listens. Default `127.0.0.1:8080`.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
@@ -177,6 +196,7 @@ pub struct Resources {
     pub(super) registry: Option<Arc<dyn Registry>>,
     pub(super) metrics: Metrics,
     pub(super) recorder: Option<Recorder>,
+    pub(super) access_log: Option<AccessLog>,
     kept: Mutex<Kept>,
 }
 
@@ -229,6 +249,13 @@ impl Resources {
     #[must_use]
     pub fn recorder(mut self, recorder: Recorder) -> Self {
         self.recorder = Some(recorder);
+        self
+    }
+
+    /// Where a line is written for each request. Default nowhere.
+    #[must_use]
+    pub fn access_log(mut self, log: AccessLog) -> Self {
+        self.access_log = Some(log);
         self
     }
 

@@ -94,6 +94,10 @@ impl Reloading {
         let path = path.into();
         let seen = stamps(&path, &[]);
         let config = Arc::new(Config::open(&path)?);
+        let resources = match config.access_log()? {
+            Some(log) => resources.access_log(log),
+            None => resources,
+        };
         let live = Live::new(config.build(&resources)?);
         let seen = seen.into_iter().chain(stamps_of(config.secret_files())).collect();
         let turn = Mutex::new(Turn { seen, ..Turn::default() });
@@ -133,6 +137,13 @@ impl Reloading {
     /// As [`Config::build`].
     pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
         self.reload_in_turn(&mut self.turn())
+    }
+
+    /// Waits until all requests that have ended are in their log, at most for `limit`. It blocks.
+    pub fn flush(&self, limit: Duration) {
+        if let Some(log) = &self.0.resources.access_log {
+            log.flush(limit);
+        }
     }
 
     /// Where operators are listened to, and what answers them.
@@ -244,6 +255,7 @@ impl Config {
         let differ = [
             ("server", server(self) != server(later)),
             ("admin", self.file.admin != later.file.admin),
+            ("access_log", self.file.access_log != later.file.access_log),
         ];
         differ.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()
     }

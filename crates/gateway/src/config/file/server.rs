@@ -154,6 +154,24 @@ impl Section for AdminSection {
     }
 }
 
+/// A line for each request.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) struct AccessLogSection {
+    /// `None` for the standard output.
+    pub(in crate::config) file: Option<PathBuf>,
+    pub(in crate::config) place: Place,
+}
+
+impl Section for AccessLogSection {
+    const NAME: &'static str = "access_log";
+    const ABOUT: &'static str = "A line of JSON for each request, without queries.";
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let about = "It is added to. Default the standard output.";
+        Some(Self { file: fields.optional("file", about), place: fields.place("file") })
+    }
+}
+
 /// Where services are found.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::config) struct RegistrySection {

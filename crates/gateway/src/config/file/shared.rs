@@ -2,9 +2,11 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use gusset_registry::{LeastLoaded, Random, RoundRobin, WeightedRoundRobin};
 use http::HeaderName;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
+use crate::Picker;
 use crate::config::{Fields, OneOrMore, Place, Schema, Section, Setting, Size, Span, Value};
 
 /// What holds unless somebody says otherwise.
@@ -31,7 +33,7 @@ impl Section for DefaultsSection {
                 .optional("cors", "Which web pages may read answers. Default: what upstreams say."),
             retry: fields.optional("retry", "When requests are tried again."),
             breaker: fields.optional("breaker", "When an instance is left alone."),
-            pick: fields.optional("pick", "How instances are chosen. Default least-loaded."),
+            pick: fields.optional("pick", "Which instance takes a request: least-loaded, peak-ewma, round-robin, weighted, random, or the same for the same header:NAME or cookie:NAME. Default least-loaded."),
         })
     }
 }
@@ -153,21 +155,60 @@ impl Section for BreakerSection {
 }
 
 /// How instances are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::config) enum Pick {
     LeastLoaded,
     PeakEwma,
+    RoundRobin,
+    Weighted,
+    Random,
+    /// The same instance for the same field.
+    ByHeader(HeaderName),
+    /// The same instance for the same cookie.
+    ByCookie(String),
 }
 
-const PICKS: [(&str, Pick); 2] =
-    [("least-loaded", Pick::LeastLoaded), ("peak-ewma", Pick::PeakEwma)];
+const PICKS: [(&str, Pick); 5] = [
+    ("least-loaded", Pick::LeastLoaded),
+    ("peak-ewma", Pick::PeakEwma),
+    ("round-robin", Pick::RoundRobin),
+    ("weighted", Pick::Weighted),
+    ("random", Pick::Random),
+];
+
+impl Pick {
+    pub(in crate::config) fn picker(&self) -> Picker {
+        match self {
+            Self::LeastLoaded => LeastLoaded::new().into(),
+            // A slow call is forgotten by two thirds after this time.
+            Self::PeakEwma => LeastLoaded::peak_ewma(Duration::from_secs(10)).into(),
+            Self::RoundRobin => RoundRobin.into(),
+            Self::Weighted => WeightedRoundRobin.into(),
+            Self::Random => Random.into(),
+            Self::ByHeader(name) => Picker::by_header(name.clone()),
+            Self::ByCookie(name) => Picker::by_cookie(name),
+        }
+    }
+}
 
 impl Setting for Pick {
     fn read(value: &Value<'_>) -> Option<Self> {
-        value.one_of(&PICKS)
+        const WHAT: &str = "way to pick; write \"least-loaded\", \"peak-ewma\", \"round-robin\", \"weighted\", \"random\", \"header:x-tenant\" or \"cookie:session\"";
+        let text = value.text(WHAT)?;
+        if let Some((_, pick)) = PICKS.iter().find(|(name, _)| *name == text) {
+            return Some(pick.clone());
+        }
+        let header = text.strip_prefix("header:").and_then(|name| name.parse().ok());
+        let cookie = text.strip_prefix("cookie:").filter(|name| !name.is_empty());
+        let pick = header.map(Self::ByHeader).or(cookie.map(|name| Self::ByCookie(name.into())));
+        pick.or_else(|| value.no(WHAT))
     }
 
     fn describe(_: &mut Schema) -> Json {
-        Schema::choice(&PICKS.map(|(name, _)| name))
+        let names: Vec<_> = PICKS.iter().map(|(name, _)| *name).collect();
+        json!({ "anyOf": [
+            Schema::choice(&names),
+            Schema::text("(header|cookie):.+", &["header:x-tenant", "cookie:session"]),
+        ] })
     }
 }

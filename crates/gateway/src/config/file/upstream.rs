@@ -1,25 +1,187 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
-use super::RetrySection;
-use crate::config::{Fields, Placed, Section};
+use serde_json::{Value as Json, json};
+
+use super::{BreakerSection, Pick, RetrySection};
+use crate::{
+    HostHeader,
+    config::{Fields, Place, Placed, Schema, Section, Setting, Span, Value},
+};
 
 /// Where requests go.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::config) struct UpstreamSection {
     pub(in crate::config) service: Option<Placed<String>>,
     pub(in crate::config) addresses: Vec<SocketAddr>,
+    pub(in crate::config) pick: Option<Pick>,
+    pub(in crate::config) breaker: Option<BreakerSection>,
     pub(in crate::config) retry: Option<RetrySection>,
+    pub(in crate::config) http: Option<HttpVersion>,
+    pub(in crate::config) host: Option<HostHeader>,
+    pub(in crate::config) tls: Option<UpstreamTlsSection>,
+    pub(in crate::config) connect_timeout: Option<Span>,
+    pub(in crate::config) answer_idle: Option<Span>,
+    pub(in crate::config) connections: Option<ConnectionsSection>,
 }
 
 impl Section for UpstreamSection {
     const NAME: &'static str = "upstream";
-    const ABOUT: &'static str = "A service, or fixed addresses.";
+    const ABOUT: &'static str = "A service, or fixed addresses, and how they are called.";
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let service = fields.optional("service", "A service that the registry knows.");
         let addresses: Vec<_> = fields.list("addresses", "Addresses with ports.");
         fields.one_of(&["service", "addresses"]);
-        let retry = fields.optional("retry", "When requests are tried again.");
-        Some(Self { service, addresses, retry })
+        Some(Self {
+            service,
+            addresses,
+            pick: fields.optional("pick", "Which instance takes a request. Default that of defaults."),
+            breaker: fields
+                .optional("breaker", "When an instance is left alone. Default that of defaults."),
+            retry: fields
+                .optional("retry", "When requests are tried again. Default that of defaults."),
+            http: fields.optional("http", "1.1 or 2. Default 1.1; gRPC goes by 2 all the same."),
+            host: fields.optional(
+                "host",
+                "What instances see as Host: instance (their own address), client (what the client asked for), or a name. Default instance.",
+            ),
+            tls: fields.optional("tls", "TLS towards the instances. Default in the clear."),
+            connect_timeout: fields
+                .optional("connect_timeout", "How long connecting may take, with TLS. Default 2s."),
+            answer_idle: fields.optional(
+                "answer_idle",
+                "How long nothing of an answer's body may come. Default 5m.",
+            ),
+            connections: fields.optional("connections", "How many there are, and how long."),
+        })
+    }
+}
+
+/// Which HTTP instances speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum HttpVersion {
+    One,
+    Two,
+}
+
+const VERSIONS: [(&str, HttpVersion); 2] = [("1.1", HttpVersion::One), ("2", HttpVersion::Two)];
+
+impl Setting for HttpVersion {
+    fn read(value: &Value<'_>) -> Option<Self> {
+        value.one_of(&VERSIONS)
+    }
+
+    fn describe(_: &mut Schema) -> Json {
+        Schema::choice(&VERSIONS.map(|(name, _)| name))
+    }
+}
+
+impl Setting for HostHeader {
+    fn read(value: &Value<'_>) -> Option<Self> {
+        const WHAT: &str = "host; write \"instance\", \"client\", or a name";
+        Some(match value.text(WHAT)? {
+            "instance" => Self::Instance,
+            "client" => Self::Client,
+            name if crate::host::is_host(name) => match name.parse() {
+                Ok(name) => Self::Fixed(name),
+                Err(_) => return value.no(WHAT),
+            },
+            _ => return value.no(WHAT),
+        })
+    }
+
+    fn describe(_: &mut Schema) -> Json {
+        json!({ "type": "string", "examples": ["instance", "client", "orders.internal"] })
+    }
+}
+
+/// TLS towards instances.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) struct UpstreamTlsSection {
+    pub(in crate::config) authorities: PathBuf,
+    pub(in crate::config) own: Option<(PathBuf, PathBuf)>,
+    pub(in crate::config) expected: Option<Expected>,
+    pub(in crate::config) place: Place,
+}
+
+/// Who instances must be.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) enum Expected {
+    Name(String),
+    SpiffeId(String),
+    TrustDomain(String),
+}
+
+impl Section for UpstreamTlsSection {
+    const NAME: &'static str = "upstream_tls";
+    const ABOUT: &'static str = "TLS towards instances. Files are read again when they change.";
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let authorities = fields.required(
+            "authorities",
+            "A file in PEM with those who may have signed their certificates.",
+        );
+        let certificate = fields
+            .optional("certificate", "What the gateway shows of itself, in PEM, with its chain.");
+        let key = fields.optional("key", "The key of it, in PEM.");
+        let name: Option<String> = fields.optional(
+            "name",
+            "Instances have a certificate for this host. Default that of their address.",
+        );
+        let id: Option<String> =
+            fields.optional("spiffe_id", "Instances have exactly this SPIFFE identifier.");
+        let domain: Option<String> =
+            fields.optional("trust_domain", "Instances have any SPIFFE identifier of this domain.");
+        if fields.has("certificate") != fields.has("key") {
+            fields.wrong("certificate", "certificate and key go together; one of them is missing");
+        }
+        let expected = ["name", "spiffe_id", "trust_domain"];
+        let there: Vec<_> = expected.iter().filter(|name| fields.has(name)).collect();
+        if let [first, second, ..] = there[..] {
+            fields.wrong(second, &format!("{first} is there already; only one of them can be"));
+        }
+        let place = fields.place("authorities");
+        Some(Self {
+            authorities: authorities?,
+            own: certificate.zip(key),
+            expected: name
+                .map(Expected::Name)
+                .or(id.map(Expected::SpiffeId))
+                .or(domain.map(Expected::TrustDomain)),
+            place,
+        })
+    }
+}
+
+/// Connections to each instance.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) struct ConnectionsSection {
+    pub(in crate::config) max: Option<NonZeroUsize>,
+    pub(in crate::config) waiting: Option<usize>,
+    pub(in crate::config) max_idle: Option<usize>,
+    pub(in crate::config) idle: Option<Span>,
+    pub(in crate::config) max_age: Option<Span>,
+    pub(in crate::config) max_requests: Option<NonZeroUsize>,
+    pub(in crate::config) fresh_for_unsafe: bool,
+}
+
+impl Section for ConnectionsSection {
+    const NAME: &'static str = "connections";
+    const ABOUT: &'static str = "Connections to each instance.";
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            max: fields.optional("max", "Open at once, from all threads. Default no limit."),
+            waiting: fields.optional("waiting", "Calls that may wait for one. Default 1024."),
+            max_idle: fields.optional("max_idle", "Idle ones kept by each thread. Default 512."),
+            idle: fields.optional("idle", "How long an idle one is kept. Default 4s."),
+            max_age: fields.optional("max_age", "How old one may become. Default 1h."),
+            max_requests: fields
+                .optional("max_requests", "Calls that one serves. Default no limit."),
+            fresh_for_unsafe: fields.flag(
+                "fresh_for_unsafe",
+                "Calls that must not be sent twice get a new one each. Default no.",
+            ),
+        })
     }
 }

@@ -1,0 +1,275 @@
+use std::{
+    fmt::{self, Write as _},
+    io::{self, Write},
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    task::{Context, Poll, ready},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use gusset_call::BoxError;
+use http::{Method, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+/// Lines that wait to be written.
+const WAITING: usize = 8192;
+
+/// A line for each request, when its answer has ended: a JSON object. Clones write to the same place.
+///
+/// ```json
+/// {"time":1700000000.123,"client":"203.0.113.9","method":"GET","host":"shop.example","path":"/api/orders/7","protocol":"HTTP/1.1","route":"/api/orders/{id}","status":200,"bytes":512,"ms":3.2,"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}
+/// ```
+///
+/// Queries are left out, for they hold secrets more often than paths do. `ms` is the time until the end of the answer. An answer that was cut off has `"cut":true`; where the client left before it had one, there is no
+/// status. What cannot be known is left out.
+///
+/// Lines are written by a thread of its own, so that no request waits for a disk. At most 8,192 wait; what comes then is left out and [counted](Self::lost).
+#[derive(Clone)]
+pub struct AccessLog(Arc<Shared>);
+
+struct Shared {
+    lines: SyncSender<Order>,
+    lost: AtomicU64,
+}
+
+enum Order {
+    Line(String),
+    Flush(SyncSender<()>),
+}
+
+impl AccessLog {
+    /// Writes there.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be had.
+    pub fn to(place: impl Write + Send + 'static) -> io::Result<Self> {
+        let (lines, orders) = sync_channel(WAITING);
+        thread::Builder::new().name("access-log".into()).spawn(move || write(&orders, place))?;
+        Ok(Self(Arc::new(Shared { lines, lost: AtomicU64::new(0) })))
+    }
+
+    /// How many lines were left out, because too many waited.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.0.lost.load(Relaxed)
+    }
+
+    /// Waits until everything that was logged before is written, at most for `limit`. It blocks.
+    pub fn flush(&self, limit: Duration) {
+        let (written, is_written) = sync_channel(1);
+        if self.0.lines.send(Order::Flush(written)).is_ok() {
+            let _ = is_written.recv_timeout(limit);
+        }
+    }
+
+    fn say(&self, line: String) {
+        if self.0.lines.try_send(Order::Line(line)).is_err() {
+            self.0.lost.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// Until all clones are gone.
+fn write(orders: &Receiver<Order>, place: impl Write) {
+    const LATE: Duration = Duration::from_millis(200);
+    let mut place = io::BufWriter::with_capacity(64 * 1024, place);
+    let mut flushed = std::time::Instant::now();
+    loop {
+        // What waits is written together; what is alone not much later.
+        match orders.recv_timeout(LATE) {
+            Ok(Order::Line(line)) => {
+                // A disk that is full is no reason to end.
+                let _ = place.write_all(line.as_bytes());
+                if flushed.elapsed() < LATE {
+                    continue;
+                }
+                let _ = place.flush();
+            }
+            Ok(Order::Flush(written)) => {
+                let _ = place.flush();
+                let _ = written.send(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = place.flush();
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let _ = place.flush();
+                return;
+            }
+        }
+        flushed = std::time::Instant::now();
+    }
+}
+
+/// What will be a line. It is written when this is dropped.
+pub(crate) struct Entry {
+    log: AccessLog,
+    begun: Instant,
+    client: Option<IpAddr>,
+    method: Method,
+    host: Option<String>,
+    path: String,
+    version: Version,
+    route: Option<Arc<str>>,
+    status: Option<StatusCode>,
+    trace: Option<String>,
+    bytes: u64,
+    whole: bool,
+}
+
+impl Entry {
+    pub(crate) fn new<B>(
+        log: &AccessLog,
+        request: &http::Request<B>,
+        client: Option<IpAddr>,
+    ) -> Box<Self> {
+        let host = crate::host::host_of(request.uri(), request.headers());
+        Box::new(Self {
+            log: log.clone(),
+            begun: Instant::now(),
+            client,
+            method: request.method().clone(),
+            host: host.map(str::to_owned),
+            path: request.uri().path().to_owned(),
+            version: request.version(),
+            route: None,
+            status: None,
+            trace: None,
+            bytes: 0,
+            whole: false,
+        })
+    }
+
+    /// The head of the answer is there.
+    pub(crate) fn answered(&mut self, status: StatusCode, route: Option<Arc<str>>) {
+        (self.status, self.route) = (Some(status), route);
+        let trace = gusset_call::Context::current().trace().map(|trace| trace.trace_id());
+        self.trace = trace.map(|id| id.to_string());
+    }
+
+    fn line(&self) -> Result<String, fmt::Error> {
+        let mut line = String::with_capacity(256);
+        let time = now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        write!(line, "{{\"time\":{}.{:03}", time.as_secs(), time.subsec_millis())?;
+        if let Some(client) = self.client {
+            write!(line, ",\"client\":\"{client}\"")?;
+        }
+        text(&mut line, "method", self.method.as_str())?;
+        if let Some(host) = &self.host {
+            text(&mut line, "host", host)?;
+        }
+        text(&mut line, "path", &self.path)?;
+        write!(line, ",\"protocol\":\"{:?}\"", self.version)?;
+        if let Some(route) = &self.route {
+            text(&mut line, "route", route)?;
+        }
+        if let Some(status) = self.status {
+            write!(line, ",\"status\":{}", status.as_u16())?;
+        }
+        let ms = self.begun.elapsed().as_secs_f64() * 1e3;
+        write!(line, ",\"bytes\":{},\"ms\":{ms:.3}", self.bytes)?;
+        if self.status.is_some() && !self.whole {
+            line.push_str(",\"cut\":true");
+        }
+        if let Some(trace) = &self.trace {
+            write!(line, ",\"trace_id\":\"{trace}\"")?;
+        }
+        line.push_str("}\n");
+        Ok(line)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Ok(line) = self.line() {
+            self.log.say(line);
+        }
+    }
+}
+
+/// A member whose value is a text, escaped.
+fn text(line: &mut String, name: &str, value: &str) -> fmt::Result {
+    write!(line, ",\"{name}\":\"")?;
+    for letter in value.chars() {
+        match letter {
+            '"' => line.push_str("\\\""),
+            '\\' => line.push_str("\\\\"),
+            // Terminals and JSON take these for something else than text.
+            letter if letter.is_control() => write!(line, "\\u{:04x}", u32::from(letter))?,
+            letter => line.push(letter),
+        }
+    }
+    line.push('"');
+    Ok(())
+}
+
+#[allow(clippy::disallowed_methods, reason = "people are told of it")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+pin_project! {
+    /// The body of an answer, which is logged when it has ended.
+    pub(crate) struct Logged<B> {
+        #[pin]
+        body: B,
+        entry: Option<Box<Entry>>,
+    }
+}
+
+impl<B: Body> Logged<B> {
+    pub(crate) fn new(body: B, mut entry: Option<Box<Entry>>) -> Self {
+        if let Some(entry) = &mut entry {
+            entry.whole = body.is_end_stream();
+        }
+        Self { body, entry }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = BoxError>> Body for Logged<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        if let Some(entry) = this.entry {
+            match &frame {
+                Some(Ok(frame)) => {
+                    entry.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                    entry.whole = this.body.is_end_stream();
+                }
+                Some(Err(_)) => {}
+                None => entry.whole = true,
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl fmt::Debug for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLog").field("lost", &self.lost()).finish_non_exhaustive()
+    }
+}
