@@ -18,7 +18,40 @@ use sha2::{Digest, Sha256};
 use crate::{ClientBody, traffic::BodyCopy};
 
 /// What the attempts of one call send.
-pub(crate) type AttemptBody = ReplayBody<RequestBody>;
+pub(crate) enum AttemptBody {
+    Single(ReplayBody<RequestBody>),
+    /// By two calls at once, perhaps.
+    Hedged(Box<ReplayBody<ReplayBody<RequestBody>>>),
+}
+
+impl Body for AttemptBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Single(body) => Pin::new(body).poll_frame(cx),
+            Self::Hedged(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Single(body) => body.is_end_stream(),
+            Self::Hedged(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Single(body) => body.size_hint(),
+            Self::Hedged(body) => body.size_hint(),
+        }
+    }
+}
 
 /// Body of a request on its way to an upstream: the client's, streamed, no longer than the route allows.
 pub(crate) struct RequestBody {

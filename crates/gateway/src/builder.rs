@@ -298,7 +298,7 @@ impl Parts {
         let mut make_caller = |to: &Upstream, limit| {
             let new = || upstream::Shared::new(to, &self.setup);
             let upstream = self.upstreams.entry(to.clone()).or_insert_with(new);
-            upstream.caller(limit, route.retry.clone())
+            upstream.caller(limit, route.retry.clone(), route.hedge.clone())
         };
         let composed = route.composition.as_ref();
         let composed = composed.map(|to| to.compile(&route, &mut make_caller)).transpose();
@@ -320,7 +320,7 @@ impl Parts {
                 let new = || upstream::Shared::new(mirror.upstream(), &self.setup);
                 let upstream = self.upstreams.entry(mirror.upstream().clone()).or_insert_with(new);
                 let caller =
-                    upstream.caller(route.timeout, Some(RetryPolicy::default().retries(0)));
+                    upstream.caller(route.timeout, Some(RetryPolicy::default().retries(0)), None);
                 Some(Mirroring::new(mirror.clone(), caller, route.timeout))
             }
             None => None,

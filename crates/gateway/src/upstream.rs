@@ -1,5 +1,6 @@
 //! The instances of one upstream, balanced, and one attempt after the other.
 
+mod attempts;
 mod picker;
 mod policy;
 
@@ -11,12 +12,13 @@ use gusset_breaker::{Circuit, Circuits, Policy};
 use gusset_call::{BoxError, NoInstance, Open, Overloaded};
 use gusset_registry::{Balance, Fleet, Http, Instance, MakeEndpoint, Registry, Watch};
 use gusset_sidecar::{
-    Backoff, Budget, Classify, DeadlineLayer, Retry, RetryLayer, RetryPolicy, TraceLayer,
-    Transient, Verdict, WithDeadline,
+    Backoff, Budget, Classify, DeadlineLayer, HedgePolicy, Retry, RetryLayer, RetryPolicy,
+    TraceLayer, Transient, Verdict, WithDeadline,
 };
 use http::Response;
 use tower_layer::Layer;
 
+use attempts::Attempts;
 pub use picker::Picker;
 pub use policy::UpstreamPolicy;
 
@@ -53,7 +55,7 @@ pub(crate) struct Setup {
 }
 
 /// The call of an upstream as a route makes it: a deadline around all attempts, each to an instance of its own.
-pub(crate) type Caller = WithDeadline<Retry<Balanced, Judge>>;
+pub(crate) type Caller = WithDeadline<Retry<Attempts, Judge>>;
 
 impl Shared {
     pub(crate) fn new(upstream: &Upstream, setup: &Setup) -> Self {
@@ -74,10 +76,16 @@ impl Shared {
         Self { instances, balance, budget: Budget::default(), retry: policy.retry.clone() }
     }
 
-    pub(crate) fn caller(&self, timeout: Duration, retry: Option<RetryPolicy>) -> Caller {
+    pub(crate) fn caller(
+        &self,
+        timeout: Duration,
+        retry: Option<RetryPolicy>,
+        hedge: Option<HedgePolicy>,
+    ) -> Caller {
         let retry = retry.or_else(|| self.retry.clone()).unwrap_or_else(|| self.default_retry());
         let judge = Judge { upstream: self.clone() };
-        let retry = RetryLayer::new(retry).classify(judge).layer(self.balance.clone());
+        let attempts = Attempts::new(self.balance.clone(), hedge, judge.clone());
+        let retry = RetryLayer::new(retry).classify(judge).layer(attempts);
         DeadlineLayer::server(timeout).layer(retry)
     }
 

@@ -20,7 +20,7 @@ use gusset_gateway::{Gateway, Route, Transport, Upstream, UpstreamPolicy};
 use gusset_registry::{
     Fleet, Health, Instance, InstanceKey, LeastLoaded, MemoryRegistry, Registration, Registry,
 };
-use gusset_sidecar::RetryPolicy;
+use gusset_sidecar::{HedgePolicy, Ratio, RetryPolicy};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -216,6 +216,44 @@ async fn by_latency_a_slow_instance_is_left_alone_although_nobody_waits() {
         .unwrap();
     let answers = asked(&gateway, 60).await;
     assert!(answers.get(&ok("slow")).is_none_or(|slow| *slow <= 5), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_slow_request_is_made_a_second_time_and_the_first_answer_is_taken() {
+    let stuck = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicU32::new(0));
+    let service = async |stuck: Arc<AtomicBool>, asked: Arc<AtomicU32>| {
+        let handler = async move || {
+            asked.fetch_add(1, SeqCst);
+            // Whoever is asked first after that never answers.
+            if stuck.swap(false, SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            "ok"
+        };
+        upstream(Router::new().route("/{*all}", any(handler))).await
+    };
+    let one = service(stuck.clone(), asked.clone()).await;
+    let other = service(stuck.clone(), asked.clone()).await;
+    let patient = Duration::from_secs(60);
+    let policy = HedgePolicy::default().bearable(Ratio::percent(100));
+    let route = Route::new("/a").to(Upstream::fixed([one.address, other.address]));
+    let gateway = Gateway::builder(MemoryRegistry::default())
+        .route(route.timeout(patient).hedge(policy))
+        .build()
+        .unwrap();
+    asked_all(&gateway, 200).await;
+    let before = asked.load(SeqCst);
+    stuck.store(true, SeqCst);
+    let began = std::time::Instant::now();
+    asked_all(&gateway, 1).await;
+    assert!(began.elapsed() < patient / 2, "nobody waited for the one that is stuck");
+    assert!(asked.load(SeqCst) >= before + 2);
+}
+
+/// Each is answered.
+async fn asked_all(gateway: &Gateway, times: usize) {
+    assert_eq!(asked(gateway, times).await, BTreeMap::from([(ok("ok"), times)]));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use gusset_ratelimit::{Priority, Quota};
-use gusset_sidecar::RetryPolicy;
+use gusset_sidecar::{HedgePolicy, RetryPolicy};
 use http::{Method, request::Parts};
 
 use super::{Condition, FixedAnswer, HeaderEdits, Methods, Redirect, Upstream};
@@ -53,6 +53,7 @@ pub struct Route {
     pub(crate) upgrades: Vec<Box<str>>,
     pub(crate) idempotency: Option<Idempotency>,
     pub(crate) retry: Option<RetryPolicy>,
+    pub(crate) hedge: Option<HedgePolicy>,
     pub(crate) in_flight: Option<NonZeroU32>,
     pub(crate) mirror: Option<Mirror>,
     pub(crate) priority: Priority,
@@ -118,6 +119,7 @@ impl Route {
             upgrades: Vec::new(),
             idempotency: None,
             retry: None,
+            hedge: None,
             in_flight: None,
             mirror: None,
             priority: Priority::Normal,
@@ -314,6 +316,15 @@ impl Route {
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = Some(policy);
+        self
+    }
+
+    /// Makes a slow request a second time, to another instance, and takes the answer that comes first; the other call is cancelled. Only requests whose method is idempotent, and that
+    /// take longer than most others did lately. Each upstream that the route leads to has its own measure of that. Default not at all, for it costs
+    /// instances a few percent more requests.
+    #[must_use]
+    pub fn hedge(mut self, policy: HedgePolicy) -> Self {
+        self.hedge = Some(policy);
         self
     }
 }
