@@ -40,7 +40,7 @@ use crate::Live;
 /// | `POST /upstreams/NAME/INSTANCE/open`, `/closed`, `/reset` | forces its circuit, until it is reset or its upstream described otherwise |
 ///
 /// All but the first two ask for the token, if there is one. No web page reaches it: requests of pages are refused (403), and so is a `Host` that is
-/// neither an address, nor `localhost`, nor [named](Self::host), since a page could give its own name any address.
+/// neither an address, nor `localhost`, nor [named](AdminBuilder::host), since a page could give its own name any address.
 ///
 /// # Readiness
 ///
