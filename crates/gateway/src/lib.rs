@@ -254,6 +254,7 @@ mod path;
 
 mod answer;
 mod body;
+mod buffers;
 mod dialect;
 
 #[cfg(feature = "config")]

@@ -53,7 +53,9 @@ pub(super) async fn serve_connection<S, B>(
         #[cfg(feature = "http2")]
         {
             let (io, service) = (TokioIo::new(wire), TowerToHyperService::new(service));
-            drive(http2(&server).serve_connection(io, service), &server, stopped).await;
+            let connection = http2(&server).serve_connection(io, service);
+            // Boxed, as below: connections that are only HTTP/1.1 have no room for it.
+            Box::pin(drive(connection, &server, stopped)).await;
         }
         return;
     }
@@ -63,7 +65,7 @@ pub(super) async fn serve_connection<S, B>(
         Ok(Ended::Upgrade(wire)) => {
             let (io, service) = (TokioIo::new(wire), TowerToHyperService::new(service));
             let connection = with_upgrades(&server).serve_connection(io, service).with_upgrades();
-            drive(connection, &server, stopped).await;
+            Box::pin(drive(connection, &server, stopped)).await;
         }
         Err(error) => ended(&error),
     }

@@ -11,6 +11,7 @@ use socket2::SockRef;
 use tokio::{io::AsyncReadExt, time::Instant};
 
 use super::{dial::dial, line::Place, places::Counted, socket::Socket};
+use crate::buffers;
 
 /// Bytes that are read at once: few, or as many as a fast sender makes worth it.
 const READ: usize = 8 * 1024;
@@ -24,8 +25,6 @@ const ENOUGH: usize = 2 * 1024;
 pub(super) struct Connection {
     pub(super) socket: Socket,
     pub(super) read: BytesMut,
-    /// Memory for the next head that is written.
-    pub(super) spare: BytesMut,
     /// How many calls it has served.
     pub(super) calls: u64,
     /// Something is under way. Dropped like that, it is reset.
@@ -46,7 +45,6 @@ impl Connection {
         Ok(Box::new(Self {
             socket,
             read: BytesMut::new(),
-            spare: BytesMut::new(),
             calls: 0,
             busy: false,
             made: Instant::now(),
@@ -57,6 +55,9 @@ impl Connection {
 
     /// Reads what is there; 0 bytes are the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read.capacity() == 0 {
+            self.read = buffers::take();
+        }
         let room = self.read.capacity() - self.read.len();
         // Memory of which a head took its part serves the next ones, as long as it is enough for them.
         if room < self.at_once && (room < ENOUGH || self.at_once > READ) {
@@ -64,10 +65,13 @@ impl Connection {
         }
         let room = self.read.capacity() - self.read.len();
         let read = pin!(self.socket.read_buf(&mut self.read)).poll(cx);
-        if let Poll::Ready(Ok(count)) = read {
-            if count == room {
+        match read {
+            Poll::Ready(Ok(count)) if count == room => {
                 self.at_once = (self.at_once * 2).min(READ_MOST);
             }
+            Poll::Ready(_) => {}
+            // Whoever waits for something needs no memory for it.
+            Poll::Pending => buffers::give(&mut self.read),
         }
         read
     }
@@ -89,12 +93,7 @@ impl Connection {
         self.busy = false;
         self.calls += 1;
         self.at_once = READ;
-        if self.read.capacity() > 2 * READ {
-            self.read = BytesMut::new();
-        }
-        if self.spare.capacity() > 2 * READ {
-            self.spare = BytesMut::new();
-        }
+        buffers::give(&mut self.read);
     }
 }
 

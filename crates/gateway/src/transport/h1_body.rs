@@ -52,14 +52,9 @@ where
     /// The answer is whole. If the request is not, nobody waits for the rest of it.
     fn end(&mut self) {
         let Some(talk) = self.talk.take() else { return };
-        let Talk { mut connection, sending, home } = talk;
-        match sending {
-            None => home.check_in(connection),
-            Some(sending) if sending.is_gone() => {
-                connection.spare = sending.into_spare();
-                home.check_in(connection);
-            }
-            Some(_) => {}
+        let Talk { connection, sending, home } = talk;
+        if sending.is_none_or(|sending| sending.is_gone()) {
+            home.check_in(connection);
         }
     }
 
@@ -110,11 +105,7 @@ where
         let Some(sending) = &mut self.sending else { return };
         match sending.poll(&mut self.connection.socket, cx) {
             Poll::Pending => {}
-            Poll::Ready(Ok(())) => {
-                if let Some(sending) = self.sending.take() {
-                    self.connection.spare = sending.into_spare();
-                }
-            }
+            Poll::Ready(Ok(())) => self.sending = None,
             Poll::Ready(Err(_)) => {
                 self.home.reuse = false;
                 self.sending = None;

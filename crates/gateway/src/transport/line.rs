@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use gusset_call::BoxError;
 #[cfg(feature = "http2")]
 use http::header;
@@ -26,6 +26,7 @@ use super::{
 };
 #[cfg(feature = "http2")]
 use super::{h2_exchange::H2Exchange, h2_head, multiplex::Multiplex};
+use crate::buffers;
 
 /// Calls of one instance by connections that are kept.
 ///
@@ -113,12 +114,8 @@ impl Line {
         let may_reuse = repeatable || !self.place.transport.connections.fresh_for_unsafe;
         let bodyless = head.method == Method::HEAD;
         let mut kind = Kind { repeatable, may_reuse, bodyless, wanted: None };
-        let mut start = Start::of(&self.place, &kind);
-        let spare = match &mut start {
-            Start::Idle(connection, _) => Some(std::mem::take(&mut connection.spare)),
-            _ => None,
-        };
-        let mut bytes: BytesMut = spare.unwrap_or_default();
+        let start = Start::of(&self.place, &kind);
+        let mut bytes = buffers::take();
         request_head::write(&mut bytes, &head, &self.place.authority, framing);
         kind.wanted = head.extensions.remove();
         let mut sending = Sending::new(bytes, body, framing);

@@ -14,6 +14,7 @@ use super::{
     TransportError,
     request_head::{Framing, write_fields},
 };
+use crate::buffers;
 use crate::headers::{may_trail, remove_where};
 
 /// Data up to this size is copied behind what stands before it, and goes out with it.
@@ -89,12 +90,6 @@ where
     /// Whether all that was taken of the body has gone.
     pub(crate) fn is_written(&self) -> bool {
         self.gone == self.bytes.len() && self.data.is_empty() && self.tail.is_empty()
-    }
-
-    /// Memory for another head.
-    pub(crate) fn into_spare(mut self) -> BytesMut {
-        self.bytes.clear();
-        self.bytes
     }
 
     /// Sends all of it. Errors of the body are those of the client.
@@ -224,5 +219,12 @@ where
         let of_data = (written - of_bytes).min(self.data.len());
         self.data.advance(of_data);
         self.tail = &self.tail[written - of_bytes - of_data..];
+    }
+}
+
+impl<B> Drop for Sending<B> {
+    fn drop(&mut self) {
+        self.bytes.clear();
+        buffers::give(&mut self.bytes);
     }
 }

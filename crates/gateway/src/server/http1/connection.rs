@@ -27,6 +27,7 @@ use super::{
     upload::{Back, Home},
 };
 use crate::{
+    buffers,
     server::{body::Source, stream::Stream, wire::Wire},
     transport::{Framing, Sending, TransportError},
 };
@@ -56,7 +57,7 @@ where
 {
     let (half, write) = split(wire);
     let reading = Turn::Here(Reader::new(half));
-    let mut connection = Connection { reading, write, spare: BytesMut::new(), cut: false };
+    let mut connection = Connection { reading, write, cut: false };
     let mut idle = pin!(Idle::new(head_timeout, leaving));
     loop {
         idle.as_mut().begin(head_timeout);
@@ -87,8 +88,6 @@ where
 struct Connection {
     reading: Turn,
     write: WriteHalf<Wire<Stream>>,
-    /// Memory for the next head that is written.
-    spare: BytesMut,
     /// Whether a regular end of the connection would be a lie.
     cut: bool,
 }
@@ -243,7 +242,7 @@ impl Connection {
     {
         let (head, body) = answer.into_parts();
         let body = pin!(body);
-        let mut bytes = mem::take(&mut self.spare);
+        let mut bytes = buffers::take();
         bytes.extend_from_slice(before);
         let (framing, keep) = asked.write(&mut bytes, &head, &body, keep);
         drop(head);
@@ -276,7 +275,6 @@ impl Connection {
             self.cut = framing == Framing::UntilClose;
             return Err(io::Error::other(error));
         }
-        self.spare = sending.into_spare();
         Ok(keep)
     }
 

@@ -8,7 +8,10 @@ use std::{
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, ReadHalf};
 
-use crate::server::{stream::Stream, wire::Wire};
+use crate::{
+    buffers,
+    server::{stream::Stream, wire::Wire},
+};
 
 /// Bytes that are read at once: few, or as many as a fast sender makes worth it.
 const READ: usize = 8 * 1024;
@@ -32,6 +35,9 @@ impl Reader {
 
     /// Reads what is there; 0 bytes are the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read.capacity() == 0 {
+            self.read = buffers::take();
+        }
         let room = self.read.capacity() - self.read.len();
         // Memory of which a head took its part serves the next ones, as long as it is enough for them.
         if room < self.at_once && (room < ENOUGH || self.at_once > READ) {
@@ -39,10 +45,13 @@ impl Reader {
         }
         let room = self.read.capacity() - self.read.len();
         let read = pin!(self.half.read_buf(&mut self.read)).poll(cx);
-        if let Poll::Ready(Ok(count)) = read {
-            if count == room {
+        match read {
+            Poll::Ready(Ok(count)) if count == room => {
                 self.at_once = (self.at_once * 2).min(READ_MOST);
             }
+            Poll::Ready(_) => {}
+            // Whoever waits for something needs no memory for it.
+            Poll::Pending => buffers::give(&mut self.read),
         }
         read
     }
@@ -62,8 +71,6 @@ impl Reader {
     /// Before it waits for the next request, memory that one large body needed is given back.
     pub(super) fn rest(&mut self) {
         self.at_once = READ;
-        if self.read.is_empty() && self.read.capacity() > 2 * READ {
-            self.read = BytesMut::new();
-        }
+        buffers::give(&mut self.read);
     }
 }
