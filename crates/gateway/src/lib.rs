@@ -135,6 +135,21 @@
 //! | a plain request takes 25 places on the heap at most | `a_plain_request_takes_few_places_on_the_heap` |
 //! | a connection serves no more calls and no longer than its upstream says | `a_connection_serves_no_more_calls_and_no_longer_than_its_upstream_says` |
 //!
+//! # How clients are served
+//!
+//! | fact | test |
+//! |---|---|
+//! | a head that can be read in two ways is refused, with a problem, and nothing behind it is read | `what_others_may_read_in_another_way_is_refused`, `a_refused_head_is_answered_with_a_problem_and_ends_the_connection` |
+//! | a request is the same however it is cut; those sent ahead are answered in their order | `a_request_is_the_same_however_it_is_cut`, `requests_that_are_sent_ahead_are_answered_in_their_order` |
+//! | a body that nobody wants costs the connection only if it has not come, and never the answer | `a_body_that_nobody_wants_costs_the_connection_only_if_it_has_not_come`, `who_sends_more_than_anybody_reads_can_still_read_the_answer` |
+//! | a client that leaves ends its call, and the body of its answer | `a_client_that_leaves_ends_its_call`, `a_client_that_leaves_in_the_middle_of_an_answer_ends_its_body` |
+//! | an answer that breaks off does not look whole, to HTTP/1.0 either | `an_answer_that_breaks_off_does_not_look_whole` |
+//! | slow heads, bodies and readers end | `a_client_that_dribbles_its_head_is_ended`, `a_body_that_stands_still_is_an_error_after_its_time`, `a_client_that_takes_nothing_is_cut` |
+//! | a client is told to go on only if somebody wants its body | `a_client_is_told_to_go_on_only_if_somebody_wants_its_body` |
+//! | another protocol may follow ordinary requests | `an_upgrade_may_follow_ordinary_requests` |
+//! | the end of the server loses no request | `draining_under_load_loses_no_request`, `on_cores_every_request_is_answered_and_the_end_loses_none` |
+//! | frames that break the rules of HTTP/2 end what they must | `tests/raw/frames.rs` |
+//!
 //! # Who sends, and who may read
 //!
 //! | fact | test |
@@ -206,7 +221,8 @@
 //!
 //! # What it does not do
 //!
-//! No WebSocket over HTTP/2.
+//! No WebSocket over HTTP/2; early hints (103) of instances are not passed on; gRPC-Web is not translated to gRPC. A connection that asks for another protocol is hyper's from then on, whose reading of
+//! heads is laxer.
 //!
 //! # Features
 //!
