@@ -41,7 +41,7 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 /// assert_eq!(read("keep = \"5m\"").map(|cache| cache.keep.as_secs()), Ok(300));
 /// let errors = read("keeps = 5").err().map(|errors| errors.to_string()).unwrap_or_default();
 /// assert!(errors.contains(r#"cache.toml:1:1: keeps: there is no such field; "keep" is meant?"#));
-/// assert!(errors.contains("cache.toml: keep: it is missing"));
+/// assert!(errors.contains("cache.toml:1:1: keep: it is missing"), "{errors}");
 /// ```
 pub struct Document {
     name: Arc<str>,
