@@ -2,7 +2,7 @@ use super::{
     super::sample::{Outcome, Tally},
     *,
 };
-use proptest::prelude::*;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -100,10 +100,9 @@ fn a_plan_that_makes_no_sense_is_told() {
     assert_eq!(Rollout::new().mistake(), None);
 }
 
-proptest! {
-    #[test]
-    fn a_variant_like_the_others_is_seldom_ended(seed in any::<u64>()) {
-        use rand::{RngExt, SeedableRng, rngs::StdRng};
+#[test]
+fn of_a_thousand_variants_like_the_others_at_most_five_are_ended() {
+    let is_ended = |seed: u64| {
         let mut random = StdRng::seed_from_u64(seed);
         let mut draw = |calls: u64| {
             let tally = Tally::default();
@@ -117,6 +116,8 @@ proptest! {
         let (own, others) = (draw(500), draw(5_000));
         let mut course = Course::new(Rollout::new(), Duration::ZERO);
         course.look(Duration::ZERO, &own, &others);
-        prop_assert_eq!(course.state(), RolloutState::Running);
-    }
+        course.state() != RolloutState::Running
+    };
+    let ended: Vec<_> = (0..1_000).filter(|seed| is_ended(*seed)).collect();
+    assert!(ended.len() <= 5, "{ended:?}");
 }
