@@ -1,36 +1,25 @@
 use std::{
-    future::Future,
     io,
     mem::MaybeUninit,
-    pin::pin,
     task::{Context, Poll, Waker},
 };
 
-use bytes::BytesMut;
 use socket2::SockRef;
-use tokio::{io::AsyncReadExt, time::Instant};
+use tokio::time::Instant;
 
 use super::{dial::dial, line::Place, places::Counted, socket::Socket};
-use crate::buffers;
-
-/// Bytes that are read at once: few, or as many as a fast sender makes worth it.
-const READ: usize = 8 * 1024;
-const READ_MOST: usize = 64 * 1024;
-
-/// Room that is enough for a head.
-const ENOUGH: usize = 2 * 1024;
+use crate::buffers::Intake;
 
 /// A connection to an instance, and what was read of it and not looked at yet.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) socket: Socket,
-    pub(super) read: BytesMut,
+    pub(super) read: Intake,
     /// How many calls it has served.
     pub(super) calls: u64,
     /// Something is under way. Dropped like that, it is reset.
     pub(super) busy: bool,
     pub(super) made: Instant,
-    at_once: usize,
     /// What makes it count where their number is bounded. It is the last to go.
     _counted: Option<Counted>,
 }
@@ -44,36 +33,17 @@ impl Connection {
         let socket = dial(place.authority(), place.transport(), false).await?;
         Ok(Box::new(Self {
             socket,
-            read: BytesMut::new(),
+            read: Intake::new(),
             calls: 0,
             busy: false,
             made: Instant::now(),
-            at_once: READ,
             _counted: counted,
         }))
     }
 
     /// Reads what is there; 0 bytes are the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.read.capacity() == 0 {
-            self.read = buffers::take();
-        }
-        let room = self.read.capacity() - self.read.len();
-        // Memory of which a head took its part serves the next ones, as long as it is enough for them.
-        if room < self.at_once && (room < ENOUGH || self.at_once > READ) {
-            self.read.reserve(self.at_once);
-        }
-        let room = self.read.capacity() - self.read.len();
-        let read = pin!(self.socket.read_buf(&mut self.read)).poll(cx);
-        match read {
-            Poll::Ready(Ok(count)) if count == room => {
-                self.at_once = (self.at_once * 2).min(READ_MOST);
-            }
-            Poll::Ready(_) => {}
-            // Whoever waits for something needs no memory for it.
-            Poll::Pending => buffers::give(&mut self.read),
-        }
-        read
+        self.read.poll_fill(&mut self.socket, cx)
     }
 
     /// Whether the instance has neither ended it nor said what nobody asked for.
@@ -92,8 +62,7 @@ impl Connection {
     pub(super) fn rest(&mut self) {
         self.busy = false;
         self.calls += 1;
-        self.at_once = READ;
-        buffers::give(&mut self.read);
+        self.read.rest();
     }
 }
 

@@ -224,7 +224,7 @@ impl Connection {
             }
         }
         let Turn::Here(reader) = &mut self.reading else { return false };
-        reader.rest();
+        reader.read.rest();
         true
     }
 
@@ -292,10 +292,10 @@ impl Connection {
 
     /// For another protocol, as if nothing were read yet.
     fn upgrade(self, head: &[u8]) -> Ended {
-        let Turn::Here(reader) = self.reading else { return Ended::Closed };
+        let Turn::Here(mut reader) = self.reading else { return Ended::Closed };
         let mut wire = reader.half.unsplit(self.write);
         let mut bytes = BytesMut::from(head);
-        bytes.unsplit(reader.read);
+        bytes.unsplit(reader.read.split());
         wire.unread(bytes.freeze());
         Ended::Upgrade(wire)
     }
