@@ -125,6 +125,13 @@ impl Circuit {
         self.lets_all_pass() || self.0.machine.would_admit(&*self.0)
     }
 
+    /// The refusal that any call would meet now, if that is certain: with the time until the next probe, and why the circuit is open. For pages and tools: it takes no
+    /// place and counts nothing. `None` where a call may pass, and while [observing](Self::observe).
+    #[must_use]
+    pub fn peek(&self) -> Option<Open> {
+        self.certain_refusal().map(|open| *open)
+    }
+
     /// Makes a call that blocks; an `Err` of it is a failure. In asynchronous code, use [`run`](Self::run).
     ///
     /// ```

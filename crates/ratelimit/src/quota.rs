@@ -99,6 +99,24 @@ impl Quota {
         self.burst = tokens;
         self
     }
+
+    /// How many tokens come back in each [`period`](Self::period).
+    #[must_use]
+    pub const fn tokens(&self) -> u32 {
+        self.tokens
+    }
+
+    /// The span in which they come back.
+    #[must_use]
+    pub const fn period(&self) -> Duration {
+        self.per
+    }
+
+    /// How many tokens there are at most: the burst.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.burst
+    }
 }
 
 /// Why [`Quota::checked`] takes numbers for a mistake.

@@ -107,6 +107,15 @@ impl Durations {
         Duration::from_secs_f64(BOUNDS[BOUNDS.len() - 1])
     }
 
+    /// What was measured after `earlier`, an older reading of the same: for figures of the last seconds. Zero where `earlier` is none.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let buckets = std::array::from_fn(|at| self.buckets[at].saturating_sub(earlier.buckets[at]));
+        let nanos = self.nanos.wrapping_sub(earlier.nanos);
+        let none = buckets.iter().all(|count| *count == 0);
+        Self { buckets, nanos: if none { 0 } else { nanos } }
+    }
+
     pub(crate) fn distribution(&self, exemplars: Vec<Exemplar>) -> Distribution {
         let sum = self.sum().as_secs_f64();
         Distribution {

@@ -1,0 +1,106 @@
+//! Shows the parts of the family as one live page in the browser, and takes the orders of operators.
+//!
+//! ```
+//! use gusset_breaker::{Circuit, Policy};
+//! use gusset_console::Sources;
+//! use gusset_ratelimit::{Quota, RateLimiter};
+//! use gusset_registry::MemoryRegistry;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let bank = Circuit::new("bank", Policy::consecutive(5));
+//! let sources = Sources::new()
+//!     .registry(MemoryRegistry::default())
+//!     .circuit("payments", &bank)
+//!     .limit("api", RateLimiter::new(Quota::per_second(100)))
+//!     .operator_token("31b8a1a7be1f5a6fbc0df3eb8ad5b27a");
+//! let app: axum::Router = gusset_console::router(sources);
+//! // axum::serve(listener, app)
+//! # let _ = app;
+//! # });
+//! ```
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`router`] | the page, its script and its style, and what they ask, for axum |
+//! | [`Sources`] | what it looks at, and who may look and act |
+//! | [`ReadLimit`], [`LimitReading`] | a limit that tells how it stands |
+//!
+//! # What it answers
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /`, `/app.js`, `/app.css` | the page; below 80 KiB together, compressed |
+//! | `GET /live?page=map` | server-sent events: the JSON of the page, at once and when it has changed, once a second at most. An answer lasts half a minute; then the page asks again |
+//! | `GET /api/map` and so on | the same JSON, once |
+//! | `GET /api/session` | `{"operator", "can_act", "readers_need_token", "sources": {page: bool}}` |
+//! | `GET /api/traces/all` | `{"traces": […]}`: the youngest 10,000 |
+//! | `GET /api/traces/{id}` | `{"trace_id", "spans": [{"depth", "name", "failed", "span"}], "logs": […]}` |
+//! | `GET /api/sagas/{id}` | `{"report", "shape", "history": […], "trace_id"}`: the last 500 records |
+//! | `GET /api/letters?after=7` | `{"letters": […]}`: the next 200 |
+//! | `GET /api/letters/{id}` | a line of that list with `payload` (`{"text"}` or `{"hex"}`, at most 64 KiB of it), `headers`, `published_at`, `first_failure`, `last_failure` |
+//! | `POST /api/breakers` | `{"group", "name", "do"}`: `force_open`, `force_closed`, `disable`, `reset` |
+//! | `POST /api/sagas` | `{"saga", "do", "note"}`: `retry`, `skip` (with `step`), `supply` (with `step`, `output`), `turn_back`, `close` |
+//! | `POST /api/letters` | `{"do"}`: `redrive` (with `id`); `redrive_all` (100 a second, or `per_second`), `purge` (of all, or of a `group`) |
+//! | `POST /api/canary` | `{"split", "do"}`: `roll_out`, `promote` (with `variant`), `abort` |
+//!
+//! An order that is refused is a 409 with the reason, as problems of RFC 9457 tell it; each order is logged.
+//!
+//! # The pages as JSON
+//!
+//! Spans end in `_ms` and are in milliseconds; times are in milliseconds since 1970, but those of spans and logs in nanoseconds. What is not known is `null`. `{"absent": true}`: there is no
+//! such source.
+//!
+//! | page | JSON |
+//! |---|---|
+//! | `map` | `{"window_ms", "services": [{"name", "traffic": {"calls", "errors", "rate", "p50_ms", "p99_ms"}, "active", "instances": [{"id", "address", "health", "suspect", "version", "zone", "weight", "circuit"}]}], "left_out", "edges": [{"from", "to", "calls", "errors", "rate", "p50_ms", "p99_ms", "retries": {"calls", "calls_failed", "attempts", "attempts_failed", "recovered", "over_budget"}}], "gateways": [{"name", "routes": [{"path", "host", "upstreams", "answers", "refused", "mean_ms"}]}], "error"}`; figures are of the last 10 s, or since somebody looks |
+//! | `breakers` | `{"breakers": [{"group", "name", "state", "observing", "successes", "failures", "ignored", "refused", "late", "window": {"calls", "failures", "slow"}, "retry_ms", "cause"}]}` |
+//! | `limits` | `{"limits": [{"name", "quota": {"tokens", "period_ms", "burst"}, "remaining", "waiting", "in_flight", "places", "allowed", "refused", "keys", "evictions", "top": [{"key", "refused"}]}]}` |
+//! | `traces` | `{"newest": [TraceSummary], "stats": StoreStats, "logs": [Log]}`: the youngest 200 and 100 |
+//! | `sagas` | `{"counts": [{"state", "count"}], "sagas": [{"saga", "definition", "version", "state", "records", "created_at", "changed_at", "node", "due"}]}`: 100 of each state, or `{"error"}` |
+//! | `broker` | `{"unroutable", "duplicates", "discarded", "dead_letters", "dead_letter_bytes", "dead_letters_dropped", "dead_letters_refused", "groups": [{"group", "pattern", "subscriptions", "lag", "ready", "in_flight", "delayed", "in_lanes", "bytes", "oldest_ms", "waiting", "published", "delivered", "redelivered", "redriven", "acked", "dead", "dropped", "expired", "refused"}], "letters": [{"id", "message", "subject", "group", "reason", "attempts", "redrives", "died_at", "error", "bytes", "trace_id"}], "error"}`: the oldest 200 letters |
+//! | `canary` | `{"splits": [{"name", "variants": [{"name", "upstream", "weight", "calls", "failures", "p95_ms"}], "rollout": {"variant", "percent", "state", "why", "calls", "failures"}}]}` |
+//!
+//! # Who may ask
+//!
+//! Nobody acts without the operator's token, as `Authorization: Bearer`; no cookie is set, so no page of somebody else can act in the name of a browser. Looking is free unless
+//! [`Sources::readers_need_token`]: logs and payloads tell secrets of users, so **serve it on loopback, or with that, behind TLS**. A request has to be for an address, `localhost` or a
+//! [named host](Sources::host), and must not come from a page of another origin, so that no name that its owner lets point to this machine reaches it.
+//!
+//! What services say is shown as text, wherever it comes from. The script makes no markup of it, and the browser is told to run nothing but the script: no inline code, no `eval`, no
+//! assignment of markup, no frame around the page.
+//!
+//! # What is bounded
+//!
+//! 64 follow at once, and more are refused with 503. However many look, each page is read once a second; nothing is read while nobody looks. Lists are cut at the numbers above, the map at
+//! 1,000 services and 5,000 instances, of which the rest is counted in `left_out`. Reading 10,000 traces holds a thread for some milliseconds.
+//!
+//! # What it does not do
+//!
+//! It looks into the process that serves it, keeps no history and raises no alarm: that is for Prometheus. Keys of limits are shown only if the limit counts them.
+
+mod console;
+mod sources;
+
+mod breakers;
+mod canary;
+mod limits;
+mod map;
+mod messages;
+mod sagas;
+mod traces;
+
+mod live;
+
+mod answer;
+mod guard;
+
+pub use console::router;
+pub use limits::{LimitReading, ReadLimit};
+pub use sources::Sources;
+
+pub(crate) use console::{Console, Page};
+
+/// A span in milliseconds, to a thousandth.
+fn millis(span: std::time::Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}

@@ -1,0 +1,285 @@
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use gusset_gateway::Live;
+use gusset_registry::{Instance, Watch};
+use gusset_sidecar::{Durations, Metrics, RetryStats, Snapshot, SpanKind, Summary};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{Sources, breakers, millis};
+
+/// Of which time the figures tell.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Services that are followed, and instances that are shown; the rest is counted.
+const SERVICES: usize = 1_000;
+const INSTANCES: usize = 5_000;
+
+/// What is remembered from one look at the map to the next: at most a reading for each second of the window and a watch for each of 1,000 services.
+#[derive(Default)]
+pub(crate) struct Memory(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    watches: BTreeMap<Arc<str>, Watch>,
+    readings: VecDeque<Reading>,
+}
+
+struct Reading {
+    at: Instant,
+    services: BTreeMap<Arc<str>, Traffic>,
+    retries: Vec<RetryStats>,
+}
+
+/// What one service has counted.
+#[derive(Default)]
+struct Traffic {
+    served: Figures,
+    active: i64,
+    /// By whom it called.
+    calls: BTreeMap<Arc<str>, Figures>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Figures {
+    errors: u64,
+    durations: Durations,
+}
+
+impl From<Summary> for Figures {
+    fn from(summary: Summary) -> Self {
+        Self { errors: summary.errors, durations: summary.durations }
+    }
+}
+
+impl Traffic {
+    fn of(metrics: &Metrics) -> Self {
+        let snapshot = metrics.snapshot();
+        let peers: BTreeSet<_> = snapshot.series.iter().filter_map(|s| s.peer.clone()).collect();
+        let calls = peers.into_iter().map(|peer| (peer.clone(), of_peer(&snapshot, &peer)));
+        Self {
+            served: snapshot.total(SpanKind::Server).into(),
+            active: snapshot
+                .active
+                .iter()
+                .filter(|a| a.kind == SpanKind::Server)
+                .map(|a| a.calls)
+                .sum(),
+            calls: calls.collect(),
+        }
+    }
+}
+
+fn of_peer(snapshot: &Snapshot, peer: &str) -> Figures {
+    let is_meant = |of: &Option<Arc<str>>| of.as_deref() == Some(peer);
+    snapshot.summary(|s| s.kind == SpanKind::Client && is_meant(&s.peer)).into()
+}
+
+impl Figures {
+    /// What came after `earlier`, as JSON; a rate only where the time is known.
+    fn json(&self, earlier: Option<&Self>, window: Duration) -> Value {
+        let none = Self::default();
+        let earlier = earlier.unwrap_or(&none);
+        let durations = self.durations.since(&earlier.durations);
+        let errors = self.errors.saturating_sub(earlier.errors);
+        json!({
+            "calls": durations.count(),
+            "errors": errors,
+            "rate": rate(durations.count(), window),
+            "p50_ms": millis(durations.quantile(0.5)),
+            "p99_ms": millis(durations.quantile(0.99)),
+        })
+    }
+}
+
+/// A second, to a tenth.
+#[expect(clippy::cast_precision_loss, reason = "a rate for humans")]
+fn rate(count: u64, window: Duration) -> Option<f64> {
+    (!window.is_zero()).then(|| (count as f64 / window.as_secs_f64() * 10.0).round() / 10.0)
+}
+
+pub(crate) async fn page(sources: &Sources, memory: &Memory) -> Value {
+    let mut error = None;
+    if let Some(registry) = &sources.registry {
+        match registry.services().await {
+            Ok(services) => memory.follow(&services, |service| registry.watch(service)),
+            Err(why) => error = Some(why.to_string()),
+        }
+    }
+    memory.json(sources, error)
+}
+
+impl Memory {
+    fn follow(&self, services: &[Arc<str>], watch: impl Fn(&str) -> Watch) {
+        let unknown: Vec<_> = {
+            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // The registry tells them sorted.
+            inner.watches.retain(|known, _| services.binary_search(known).is_ok());
+            let room = SERVICES.saturating_sub(inner.watches.len());
+            let unknown = services.iter().filter(|service| !inner.watches.contains_key(*service));
+            unknown.take(room).cloned().collect()
+        };
+        let watches: Vec<_> =
+            unknown.into_iter().map(|service| (service.clone(), watch(&service))).collect();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).watches.extend(watches);
+    }
+
+    fn json(&self, sources: &Sources, error: Option<String>) -> Value {
+        let now = Reading::of(sources);
+        let instances = self.instances();
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let readings = &mut inner.readings;
+        while readings.get(1).is_some_and(|second| now.at - second.at >= WINDOW) {
+            readings.pop_front();
+        }
+        // After a pause in which nobody looked, it tells of the time since.
+        let before = readings.front();
+        let window = before.map_or(Duration::ZERO, |before| now.at - before.at);
+        let page = json!({
+            "window_ms": millis(window),
+            "services": services(sources, &instances, (&now, before), window),
+            "left_out": instances.left_out,
+            "edges": edges(sources, (&now, before), window),
+            "gateways": sources.gateways.iter().map(routes).collect::<Vec<_>>(),
+            "error": error,
+        });
+        if readings.back().is_none_or(|last| now.at - last.at >= Duration::from_millis(500)) {
+            readings.push_back(now);
+        }
+        page
+    }
+
+    fn instances(&self) -> Instances {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut room, mut left_out) = (INSTANCES, 0);
+        let mut of = BTreeMap::new();
+        for (service, watch) in &mut inner.watches {
+            let snapshot = watch.snapshot();
+            let all = snapshot.instances();
+            let shown = all.len().min(room);
+            room -= shown;
+            left_out += all.len() - shown;
+            of.insert(service.clone(), all[..shown].to_vec());
+        }
+        Instances { of, left_out }
+    }
+}
+
+struct Instances {
+    of: BTreeMap<Arc<str>, Vec<Arc<Instance>>>,
+    left_out: usize,
+}
+
+impl Reading {
+    fn of(sources: &Sources) -> Self {
+        let mut services: BTreeMap<_, _> = sources
+            .metrics
+            .iter()
+            .map(|(name, metrics)| (name.clone(), Traffic::of(metrics)))
+            .collect();
+        for (name, gateway) in &sources.gateways {
+            services.insert(name.clone(), Traffic::of(gateway.current().metrics()));
+        }
+        let retries = sources.retries.iter().map(|retries| (retries.read)()).collect();
+        Self { at: Instant::now(), services, retries }
+    }
+}
+
+fn services(
+    sources: &Sources,
+    instances: &Instances,
+    (now, before): (&Reading, Option<&Reading>),
+    window: Duration,
+) -> Vec<Value> {
+    let circuits = circuits(sources);
+    let names: BTreeSet<_> = instances.of.keys().chain(now.services.keys()).collect();
+    let service = |name: &Arc<str>| {
+        let earlier = before.and_then(|before| before.services.get(name));
+        let traffic = now.services.get(name);
+        let instances = instances.of.get(name).map(Vec::as_slice).unwrap_or_default();
+        let instances =
+            instances.iter().map(|i| instance(i, circuits.get(&(name.to_string(), i.id.clone()))));
+        json!({
+            "name": &**name,
+            "traffic": traffic.map(|now| now.served.json(earlier.map(|e| &e.served), window)),
+            "active": traffic.map(|now| now.active),
+            "instances": instances.collect::<Vec<_>>(),
+        })
+    };
+    names.into_iter().map(service).collect()
+}
+
+fn instance(instance: &Instance, circuit: Option<&&'static str>) -> Value {
+    json!({
+        "id": &*instance.id,
+        "address": instance.authority(),
+        "health": instance.health,
+        "suspect": instance.suspect,
+        "version": instance.version,
+        "zone": instance.zone,
+        "weight": instance.weight,
+        "circuit": circuit,
+    })
+}
+
+/// What the gateways know of instances, by upstream and id.
+fn circuits(sources: &Sources) -> HashMap<(String, Arc<str>), &'static str> {
+    let gateways = sources.gateways.iter().flat_map(|(_, gateway)| gateway.current().breakers());
+    gateways
+        .map(|b| ((b.upstream.to_string(), b.instance.id.clone()), breakers::state(&b.circuit)))
+        .collect()
+}
+
+fn edges(
+    sources: &Sources,
+    (now, before): (&Reading, Option<&Reading>),
+    window: Duration,
+) -> Vec<Value> {
+    let mut edges = Vec::new();
+    for (from, traffic) in &now.services {
+        let earlier = before.and_then(|before| before.services.get(from));
+        for (to, figures) in &traffic.calls {
+            let earlier = earlier.and_then(|earlier| earlier.calls.get(to));
+            let mut edge = figures.json(earlier, window);
+            edge["from"] = (**from).into();
+            edge["to"] = (**to).into();
+            let at = sources.retries.iter().position(|r| r.from == *from && r.to == *to);
+            edge["retries"] = at.and_then(|at| retries(at, now, before)).into();
+            edges.push(edge);
+        }
+    }
+    edges
+}
+
+/// What callers saw, beside what happened.
+fn retries(at: usize, now: &Reading, before: Option<&Reading>) -> Option<Value> {
+    let now = now.retries.get(at)?;
+    let before = before.and_then(|before| before.retries.get(at)).copied().unwrap_or_default();
+    Some(json!({
+        "calls": now.calls.saturating_sub(before.calls),
+        "calls_failed": now.calls_failed.saturating_sub(before.calls_failed),
+        "attempts": now.attempts.saturating_sub(before.attempts),
+        "attempts_failed": now.attempts_failed.saturating_sub(before.attempts_failed),
+        "recovered": now.recovered.saturating_sub(before.recovered),
+        "over_budget": now.over_budget.saturating_sub(before.over_budget),
+    }))
+}
+
+fn routes((name, gateway): &(Arc<str>, Live)) -> Value {
+    let routes = gateway.current().stats().into_iter().map(|route| {
+        let upstreams: Vec<_> = route.upstreams.iter().map(ToString::to_string).collect();
+        let [_, ok, moved, client, server] = route.answers;
+        json!({
+            "path": &*route.path,
+            "host": route.host.as_deref(),
+            "upstreams": upstreams,
+            "answers": { "2xx": ok, "3xx": moved, "4xx": client, "5xx": server },
+            "refused": route.refused,
+            "mean_ms": millis(route.mean_latency()),
+        })
+    });
+    json!({ "name": &**name, "routes": routes.collect::<Vec<_>>() })
+}

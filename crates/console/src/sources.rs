@@ -1,0 +1,156 @@
+use std::{fmt, hash::Hash, sync::Arc};
+
+use gusset_breaker::{Circuit, Circuits};
+use gusset_broker::Broker;
+use gusset_gateway::{Live, Split};
+use gusset_registry::Registry;
+use gusset_saga::Orchestrator;
+use gusset_sidecar::{Metrics, RetryLayer, RetryStats, telemetry::Store};
+
+use crate::{guard::Guard, limits::ReadLimit};
+
+/// What the console looks at. Whatever is not set has a page that says what would be there.
+///
+/// Clones of the parts share their state, so that each is handed over beside its use; nothing is copied and nothing asked before somebody looks.
+#[derive(Default)]
+#[must_use = "nothing is shown until a router is made of it"]
+pub struct Sources {
+    pub(crate) registry: Option<Arc<dyn Registry>>,
+    pub(crate) metrics: Vec<(Arc<str>, Metrics)>,
+    pub(crate) retries: Vec<Retries>,
+    pub(crate) gateways: Vec<(Arc<str>, Live)>,
+    pub(crate) circuits: Vec<(Arc<str>, Box<ReadCircuits>)>,
+    pub(crate) limits: Vec<(Arc<str>, Box<dyn ReadLimit>)>,
+    pub(crate) traces: Option<Store>,
+    pub(crate) sagas: Option<Orchestrator>,
+    pub(crate) broker: Option<Broker>,
+    pub(crate) splits: Vec<(Arc<str>, Split)>,
+    pub(crate) guard: Guard,
+}
+
+pub(crate) type ReadCircuits = dyn Fn() -> Vec<Circuit> + Send + Sync;
+
+/// The retries of one service's calls to another.
+pub(crate) struct Retries {
+    pub(crate) from: Arc<str>,
+    pub(crate) to: Arc<str>,
+    pub(crate) read: Box<dyn Fn() -> RetryStats + Send + Sync>,
+}
+
+impl Sources {
+    /// Nothing yet: all pages are empty, and nothing can be changed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The services and their instances, on the map.
+    pub fn registry(mut self, registry: impl Registry) -> Self {
+        self.registry = Some(Arc::new(registry));
+        self
+    }
+
+    /// What `service` counts of the requests that it answers, and of the calls that it makes, which are its edges on the map.
+    pub fn metrics(mut self, service: impl Into<Arc<str>>, metrics: &Metrics) -> Self {
+        self.metrics.push((service.into(), metrics.clone()));
+        self
+    }
+
+    /// The retries on the edge between two services: what callers see, beside what happens.
+    pub fn retries<C: Send + Sync + 'static>(
+        mut self,
+        from: impl Into<Arc<str>>,
+        to: impl Into<Arc<str>>,
+        layer: &RetryLayer<C>,
+    ) -> Self
+    where
+        RetryLayer<C>: Clone,
+    {
+        let (from, to, layer) = (from.into(), to.into(), layer.clone());
+        self.retries.push(Retries { from, to, read: Box::new(move || layer.stats()) });
+        self
+    }
+
+    /// A gateway: a service on the map with its routes, and the circuits of its upstreams.
+    pub fn gateway(mut self, name: impl Into<Arc<str>>, gateway: &Live) -> Self {
+        self.gateways.push((name.into(), gateway.clone()));
+        self
+    }
+
+    /// One circuit, in the group of this name.
+    pub fn circuit(mut self, group: impl Into<Arc<str>>, circuit: &Circuit) -> Self {
+        let circuit = circuit.clone();
+        self.circuits.push((group.into(), Box::new(move || vec![circuit.clone()])));
+        self
+    }
+
+    /// All circuits of a set, in the group of this name.
+    pub fn circuits<K>(mut self, group: impl Into<Arc<str>>, circuits: &Circuits<K>) -> Self
+    where
+        K: Hash + Eq + Clone + fmt::Display + Send + 'static,
+    {
+        let circuits = circuits.clone();
+        self.circuits.push((group.into(), Box::new(move || circuits.all())));
+        self
+    }
+
+    /// A limit.
+    pub fn limit(mut self, name: impl Into<Arc<str>>, limit: impl ReadLimit) -> Self {
+        self.limits.push((name.into(), Box::new(limit)));
+        self
+    }
+
+    /// The last calls and logs of the process.
+    pub fn traces(mut self, store: &Store) -> Self {
+        self.traces = Some(store.clone());
+        self
+    }
+
+    /// The sagas of a store, and the orders that operators can give.
+    pub fn sagas(mut self, sagas: &Orchestrator) -> Self {
+        self.sagas = Some(sagas.clone());
+        self
+    }
+
+    /// The groups and the dead letters of a broker.
+    pub fn broker(mut self, broker: &Broker) -> Self {
+        self.broker = Some(broker.clone());
+        self
+    }
+
+    /// A split of traffic, to promote or to abort.
+    pub fn split(mut self, name: impl Into<Arc<str>>, split: &Split) -> Self {
+        self.splits.push((name.into(), split.clone()));
+        self
+    }
+
+    /// Who shows this token may act. Default: nobody. Take one with 128 bits of chance or more: it is guessed at as fast as the network goes.
+    pub fn operator_token(mut self, token: &str) -> Self {
+        self.guard.token(token);
+        self
+    }
+
+    /// Whoever looks has to show the operator's token as well; without one nobody can look. Default: off, for a listener on loopback. Payloads and logs tell secrets of users.
+    pub fn readers_need_token(mut self) -> Self {
+        self.guard.readers_too = true;
+        self
+    }
+
+    /// A name by which browsers reach the console, without its port. `localhost` and addresses need none.
+    pub fn host(mut self, name: &str) -> Self {
+        self.guard.host(name);
+        self
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("registry", &self.registry.is_some())
+            .field("gateways", &self.gateways.len())
+            .field("traces", &self.traces.is_some())
+            .field("sagas", &self.sagas.is_some())
+            .field("broker", &self.broker.is_some())
+            .field("can_act", &self.guard.has_token())
+            .finish_non_exhaustive()
+    }
+}
