@@ -20,6 +20,19 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["gusset-call", "gusset-registry", "gusset-breaker", "gusset-ratelimit", "gusset-sidecar"],
     ),
     (
+        "gusset-console",
+        &[
+            "gusset-call",
+            "gusset-breaker",
+            "gusset-broker",
+            "gusset-gateway",
+            "gusset-ratelimit",
+            "gusset-registry",
+            "gusset-saga",
+            "gusset-sidecar",
+        ],
+    ),
+    (
         "gusset-cli",
         &[
             "gusset-call",

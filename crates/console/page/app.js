@@ -25,8 +25,8 @@ function fill(element, classes, rest) {
 function set(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value == null || value === false) element.removeAttribute(name);
-    else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value === true ? "" : value);
+    else if (value == null || (value === false && !name.startsWith("aria-"))) element.removeAttribute(name);
+    else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
   }
   return element;
 }
@@ -68,14 +68,15 @@ function table(columns, key) {
 function windowed({ label, kind, height, key, make, update, pick, low }) {
   const inner = h("div");
   const id = "list-" + kind;
-  const root = h("div.window" + (low ? ".low" : ""), { tabindex: 0, role: "listbox", "aria-label": label, id }, inner);
+  const root = h("div.window", { tabindex: 0, role: "listbox", "aria-label": label, id }, inner);
   const pool = [];
   let items = [], cursor = -1, chosen = null, due = 0;
   const draw = () => {
     due = 0;
+    inner.style.height = items.length * height + "px";
+    root.style.height = Math.max(2 * height, Math.min(items.length * height, low ? 340 : innerHeight - 150)) + "px";
     const first = Math.max(0, Math.floor(root.scrollTop / height) - 4);
     const count = Math.min(items.length - first, Math.ceil((root.clientHeight || 600) / height) + 8);
-    inner.style.height = items.length * height + "px";
     for (let n = 0; n < Math.max(count, pool.length); n++) {
       if (n >= count) { pool[n].hidden = true; continue; }
       const at = first + n, item = items[at];
@@ -310,7 +311,7 @@ const pages = {
       const title = h("h2"), facts = h("p.soft");
       const side = h("section.card", { "aria-label": "Instances" }, title, facts, list.root);
       const more = h("section.card", h("h2", "Calls"), calls.root), gateways = h("section.card", h("h2", "Routes"), routes.root);
-      root.append(note, h("div.card.scroll", svg), h("p"), side, h("p"), more, h("p"), gateways);
+      root.append(note, h("div.card.scroll", svg), side, more, gateways);
       const choose = (name) => { chosen = name; if (last) show(last); };
       const show = (data) => {
         last = data;
@@ -323,13 +324,13 @@ const pages = {
         const at = (edge) => [place.get(edge.from) ?? { x: 0, y: 0 }, place.get(edge.to)];
         keyed(paths, data.edges, (e) => e.from + "\n" + e.to, () => s("path", s("title")), (path, e) => {
           const [a, b] = at(e);
-          set(path, { d: curve(a, b, w, 32), class: "edge " + grade(e.errors, e.calls), "stroke-width": (1.2 + Math.min(5, Math.log10(1 + (e.rate ?? 0)) * 1.6)).toFixed(1) });
-          say(path.firstChild, `${e.from} → ${e.to}: ${perSecond(e.rate)}, ${share(e.errors, e.calls)} failed, p99 ${span(e.p99_ms)}`);
+          set(path, { d: curve(a, b, w, 32), class: "edge " + (!e.errors && e.retries?.attempts_failed ? "warn" : grade(e.errors, e.calls)), "stroke-width": (1.2 + Math.min(5, Math.log10(1 + (e.rate ?? 0)) * 1.6)).toFixed(1) });
+          say(path.firstChild, `${e.from} → ${e.to}: ${perSecond(e.rate)}, ${share(e.errors, e.calls)} failed, p99 ${span(e.p99_ms)}` + (e.retries ? `; of the attempts ${share(e.retries.attempts_failed, e.retries.attempts)} failed` : ""));
         });
         keyed(labels, data.edges, (e) => e.from + "\n" + e.to, () => s("text.small", { "text-anchor": "middle" }), (text, e) => {
           const [a, b] = at(e);
           set(text, { x: (a.x + w + b.x) / 2, y: (a.y + b.y) / 2 + 26 });
-          say(text, perSecond(e.rate) + (e.errors ? " · " + share(e.errors, e.calls) + " fail" : ""));
+          say(text, perSecond(e.rate) + (e.errors ? " · " + share(e.errors, e.calls) + " fail" : e.retries?.attempts_failed ? " · " + share(e.retries.attempts_failed, e.retries.attempts) + " retried" : ""));
         });
         const box = () => {
           const g = s("g.node", { tabindex: 0, role: "button" }, s("rect.node", { width: w, height: 68 }), s("text", { x: 10, y: 19 }), s("text.small", { x: 10, y: 36 }), s("g", { transform: "translate(10 46)" }));
@@ -344,7 +345,7 @@ const pages = {
           set(g, { transform: `translate(${p.x} ${p.y})`, "aria-label": `${n.name}, ${up} of ${n.instances.length} instances healthy`, "aria-selected": n.name === chosen });
           set(g.children[0], { class: "node " + kind });
           say(g.children[1], n.name.length > 24 ? n.name.slice(0, 23) + "…" : n.name);
-          say(g.children[2], t ? `${perSecond(t.rate)} · ${share(t.errors, t.calls)} err · p99 ${span(t.p99_ms)}` : n.outside ? "not in the registry" : `${up} of ${n.instances.length} healthy`);
+          say(g.children[2], t ? (t.calls ? `${perSecond(t.rate)} · ${share(t.errors, t.calls)} err · p99 ${span(t.p99_ms)}` : "no calls lately") : n.outside ? "not in the registry" : `${up} of ${n.instances.length} healthy`);
           const dots = n.instances.slice(0, 19);
           keyed(g.children[3], dots, (i) => i.id, () => s("rect", { width: 6, height: 10, rx: 1.5 }), (dot, i) => set(dot, { x: dots.indexOf(i) * 8, class: "h-" + i.health }));
         });
@@ -353,7 +354,7 @@ const pages = {
         if (service) {
           const t = service.traffic;
           say(title, service.name);
-          say(facts, `${count(service.instances.length)} instances` + (t ? ` · ${count(t.calls)} calls in ${span(data.window_ms)} · p50 ${span(t.p50_ms)} · ${count(service.active)} under way` : ""));
+          say(facts, `${count(service.instances.length)} instances` + (t ? ` · ${count(t.calls)} calls ${data.window_ms ? "in " + span(data.window_ms) : "so far"}${t.calls ? " · p50 " + span(t.p50_ms) : ""} · ${count(service.active)} under way` : ""));
           list.show(service.instances);
         }
         more.hidden = !data.edges.length;
@@ -675,7 +676,7 @@ const pages = {
       const detail = h("section.card.in", { "aria-label": "One dead letter", tabindex: -1 }, h("p.soft", "Pick a dead letter to see its payload."));
       const tools = h("div.bar"), more = act("Show more", async () => { const page = await get("api/letters?after=" + letters.at(-1).id); older.push(...page.letters); draw(); });
       const letterside = h("section", h("h3", "Dead letters"), tools, h("div.two", h("section.card", list.root), detail));
-      root.append(note, facts, h("p"), h("section.card", view.root), letterside);
+      root.append(note, facts, h("section.card", view.root), letterside);
       let last = null, older = [], letters = [], asked = 0, shownId = null;
       const all = (what, title, text, tellDone) => async () => {
         const group = await ask({ title, text, label: "Only of this group (empty: of all)" });

@@ -1,6 +1,6 @@
 use std::sync::{Arc, atomic::AtomicUsize};
 
-use axum::{Router, extract::Request};
+use axum::{Router, extract::Request, routing::any};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
@@ -18,7 +18,7 @@ use crate::{
 /// Longest body of an order.
 const BODY: usize = 64 << 10;
 
-/// The console over `sources`, to be served alone or nested in another router; there, browsers open it with a slash at the end of its path.
+/// The console over `sources`, to be served alone or nested in another router, under a path that ends with a slash: `.nest("/console/", …)`.
 ///
 /// # Cancellation
 ///
@@ -31,10 +31,11 @@ pub fn router(sources: Sources) -> Router {
         shown: Default::default(),
         viewers: AtomicUsize::new(0),
     });
-    Router::new().fallback(move |request: Request| {
+    let answer = any(move |request: Request| {
         let console = console.clone();
         async move { guarded(console.answer(request).await) }
-    })
+    });
+    Router::new().route("/", answer.clone()).route("/{*path}", answer)
 }
 
 pub(crate) struct Console {
@@ -168,7 +169,7 @@ impl Console {
         let sources = &self.sources;
         let (kind, id) = rest.split_once('/').unwrap_or((rest, ""));
         match (kind, id) {
-            ("traces", "all") => Ok(sources.traces.as_ref().map(traces::list)),
+            ("traces", "all") => Ok(Some(traces::list(sources.traces.as_ref()))),
             ("traces", id) => Ok(sources.traces.as_ref().and_then(|store| traces::one(store, id))),
             ("sagas", id) => {
                 let Some(sagas) = &sources.sagas else { return Ok(None) };

@@ -28,8 +28,9 @@ pub(crate) fn page(sources: &Sources) -> Value {
 }
 
 /// The youngest.
-pub(crate) fn list(store: &Store) -> Value {
-    json!({ "traces": store.traces(&TraceQuery::new().limit(MOST)) })
+pub(crate) fn list(store: Option<&Store>) -> Value {
+    let traces = store.map(|store| store.traces(&TraceQuery::new().limit(MOST)));
+    json!({ "traces": traces.unwrap_or_default() })
 }
 
 /// One trace as a waterfall, with what was logged meanwhile. `None` if there is nothing of it.

@@ -110,7 +110,8 @@ impl Durations {
     /// What was measured after `earlier`, an older reading of the same: for figures of the last seconds. Zero where `earlier` is none.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let buckets = std::array::from_fn(|at| self.buckets[at].saturating_sub(earlier.buckets[at]));
+        let buckets =
+            std::array::from_fn(|at| self.buckets[at].saturating_sub(earlier.buckets[at]));
         let nanos = self.nanos.wrapping_sub(earlier.nanos);
         let none = buckets.iter().all(|count| *count == 0);
         Self { buckets, nanos: if none { 0 } else { nanos } }
@@ -159,6 +160,14 @@ mod tests {
     fn nothing_measured_is_zero_everywhere() {
         let none = of(&[]);
         assert_eq!((none.average(), none.quantile(0.5)), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn since_is_what_came_between_two_readings_and_never_less_than_none() {
+        let (earlier, later) = (of(&[5, 100]), of(&[5, 100, 700]));
+        assert_eq!(later.since(&earlier), of(&[700]));
+        assert_eq!(later.since(&later), Durations::default());
+        assert_eq!(earlier.since(&later), Durations::default(), "of another, younger one");
     }
 
     #[test]
