@@ -36,7 +36,7 @@ const PAGES: [(&str, &str); 7] = [
     ("map", "orders"),
     ("breakers", "bank"),
     ("limits", "api"),
-    ("traces", "createOrder"),
+    ("traces", "orders"),
     ("sagas", "place-order"),
     ("broker", "mails"),
     ("canary", "stable"),
@@ -203,7 +203,7 @@ fn ten_thousand_traces_and_a_thousand_instances_stay_fluid() {
     let mut tab = Tab::open(1280, false);
     tab.go(&format!("{url}#traces"));
     tab.until(&shows("10,000 traces"));
-    tab.until("document.querySelectorAll('.row.trace').length >= 10");
+    tab.until("document.querySelectorAll('.row.trace').length >= 10 && document.querySelector('.window').checkVisibility()");
     let rows = tab.eval("document.querySelectorAll('.row.trace').length").as_u64().unwrap();
     assert!((10..100).contains(&rows), "{rows} rows for 10,000 traces");
     tab.eval("document.querySelector('.window').focus()");
