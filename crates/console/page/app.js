@@ -132,6 +132,7 @@ function span(ms) {
   if (ms >= 86400e3) return (ms / 86400e3).toFixed(1) + " d";
   if (ms >= 3600e3) return (ms / 3600e3).toFixed(1) + " h";
   if (ms >= 60e3) return (ms / 60e3).toFixed(1) + " min";
+  if (ms >= 1e3 && ms % 1e3 === 0) return ms / 1e3 + " s";
   if (ms >= 1e3) return (ms / 1e3).toFixed(ms < 10e3 ? 2 : 1) + " s";
   return (ms >= 100 ? Math.round(ms) : ms >= 1 ? ms.toFixed(1) : ms.toFixed(2)) + " ms";
 }
@@ -276,7 +277,7 @@ const pages = {
     title: "Map",
     empty: ["No services yet", "Services and their instances appear here with health, rate, errors and latencies, and who calls whom.", "Sources::new().registry(registry).metrics(\"orders\", sidecar.metrics()).gateway(\"edge\", &live)"],
     build(root) {
-      const w = 176, high = 92, gap = 268;
+      const w = 176, high = 92, gap = 300;
       const svg = s("svg.map", { role: "group", "aria-label": "Services and who calls whom" }), paths = s("g"), labels = s("g"), boxes = s("g");
       svg.append(paths, labels, boxes);
       const note = h("p.warn-ink");
@@ -731,7 +732,7 @@ const pages = {
     title: "Canary",
     empty: ["No split traffic yet", "Each split of traffic appears here with the weights and the figures of its variants, to be rolled out, promoted or aborted.", "Sources::new().split(\"products\", &split)"],
     build(root) {
-      const grid = h("div.grid"), speed = rates(), colours = ["", "blue", "warn", "bad"];
+      const grid = h("div.grid.wide"), speed = rates(), colours = ["", "blue", "warn", "bad"];
       root.append(grid);
       const make = () => {
         const card = h("article.card", h("h2"), h("p"), h("div.meter"), h("p"));

@@ -17,6 +17,8 @@ use crate::{
 
 /// Longest body of an order.
 const BODY: usize = 64 << 10;
+/// So much of an order is logged, in characters.
+const LOGGED: usize = 500;
 
 /// The console over `sources`, to be served alone or nested in another router, under a path that ends with a slash: `.nest("/console/", …)`.
 ///
@@ -207,7 +209,7 @@ impl Console {
             return problem(StatusCode::PAYLOAD_TOO_LARGE, "the order is too long, or broke off");
         };
         let done = self.order(path, &body).await;
-        let order = String::from_utf8_lossy(&body);
+        let order: String = String::from_utf8_lossy(&body).chars().take(LOGGED).collect();
         match &done {
             Some(Ok(_)) => tracing::info!(path, %order, "an operator's order was carried out"),
             Some(Err(why)) => tracing::info!(path, %order, why, "an operator's order was refused"),

@@ -71,7 +71,7 @@
 //!
 //! # What is bounded
 //!
-//! 64 follow at once, and more are refused with 503. However many look, each page is read once a second; nothing is read while nobody looks. Lists are cut at the numbers above, the map at
+//! 64 follow at once, and more are refused with 503. However many look, each page is read once a second, and a part that does not answer within 5 s is named as `error`; nothing is read while nobody looks. Lists are cut at the numbers above, the map at
 //! 1,000 services and 5,000 instances, of which the rest is counted in `left_out`. Reading 10,000 traces holds a thread for some milliseconds.
 //!
 //! # What it does not do

@@ -1,5 +1,6 @@
 use std::{
     convert::Infallible,
+    fmt,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -7,7 +8,7 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use crate::{Console, Page};
 
@@ -19,6 +20,19 @@ const SILENCE: Duration = Duration::from_secs(10);
 const LASTS: Duration = Duration::from_secs(30);
 /// How many may follow.
 const VIEWERS: usize = 64;
+
+/// How long a part is waited for. One that hangs is told of, and does not keep the page as it was.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the part answers, or why it does not.
+pub(crate) async fn within<T, E: fmt::Display>(
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
+    match timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
 
 /// The last reading of one page, shared by all who look.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use gusset_sidecar::{Durations, Metrics, RetryStats, Snapshot, SpanKind, Summary
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{Sources, breakers, millis};
+use crate::{Sources, breakers, live::within, millis};
 
 /// Of which time the figures tell.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -18,14 +18,14 @@ const WINDOW: Duration = Duration::from_secs(10);
 const SERVICES: usize = 1_000;
 const INSTANCES: usize = 5_000;
 
-/// What is remembered from one look at the map to the next: at most a reading for each second of the window and a watch for each of 1,000 services.
+/// What is remembered from one look at the map to the next: at most 21 readings and a watch for each of 1,000 services.
 #[derive(Default)]
 pub(crate) struct Memory(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
     watches: BTreeMap<Arc<str>, Watch>,
-    readings: VecDeque<Reading>,
+    readings: VecDeque<Arc<Reading>>,
 }
 
 struct Reading {
@@ -104,9 +104,9 @@ fn rate(count: u64, window: Duration) -> Option<f64> {
 pub(crate) async fn page(sources: &Sources, memory: &Memory) -> Value {
     let mut error = None;
     if let Some(registry) = &sources.registry {
-        match registry.services().await {
+        match within(registry.services()).await {
             Ok(services) => memory.follow(&services, |service| registry.watch(service)),
-            Err(why) => error = Some(why.to_string()),
+            Err(why) => error = Some(why),
         }
     }
     memory.json(sources, error)
@@ -130,13 +130,9 @@ impl Memory {
     fn json(&self, sources: &Sources, error: Option<String>) -> Value {
         let now = Reading::of(sources);
         let instances = self.instances();
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let readings = &mut inner.readings;
-        while readings.get(1).is_some_and(|second| now.at - second.at >= WINDOW) {
-            readings.pop_front();
-        }
+        let before = self.before(now.at);
+        let before = before.as_deref();
         // After a pause in which nobody looked, it tells of the time since.
-        let before = readings.front();
         let window = before.map_or(Duration::ZERO, |before| now.at - before.at);
         let page = json!({
             "window_ms": millis(window),
@@ -146,10 +142,25 @@ impl Memory {
             "gateways": sources.gateways.iter().map(routes).collect::<Vec<_>>(),
             "error": error,
         });
-        if readings.back().is_none_or(|last| now.at - last.at >= Duration::from_millis(500)) {
-            readings.push_back(now);
-        }
+        self.remember(now);
         page
+    }
+
+    /// The reading at the beginning of the window; older ones are forgotten.
+    fn before(&self, now: Instant) -> Option<Arc<Reading>> {
+        let readings = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).readings;
+        while readings.get(1).is_some_and(|second| now - second.at >= WINDOW) {
+            readings.pop_front();
+        }
+        readings.front().cloned()
+    }
+
+    fn remember(&self, now: Reading) {
+        let readings = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).readings;
+        // Who asks more often than the page does makes it no longer.
+        if readings.back().is_none_or(|last| now.at - last.at >= WINDOW / 20) {
+            readings.push_back(Arc::new(now));
+        }
     }
 
     fn instances(&self) -> Instances {

@@ -6,7 +6,7 @@ use gusset_broker::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{Sources, millis};
+use crate::{Sources, live::within, millis};
 
 /// Dead letters of one page.
 const PAGE: usize = 200;
@@ -16,9 +16,9 @@ const PAYLOAD: usize = 64 << 10;
 pub(crate) async fn page(sources: &Sources) -> Value {
     let Some(broker) = &sources.broker else { return json!({ "absent": true }) };
     let mut page = stats(&broker.stats());
-    match letters(broker, None).await {
+    match within(letters(broker, None)).await {
         Ok(letters) => page["letters"] = letters,
-        Err(error) => page["error"] = error.to_string().into(),
+        Err(why) => page["error"] = why.into(),
     }
     page
 }

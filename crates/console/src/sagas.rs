@@ -4,7 +4,7 @@ use gusset_saga::{Event, Orchestrator, Order, Query, Record, SagaError, SagaId, 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::Sources;
+use crate::{Sources, live::within};
 
 /// How many of each state are listed. Those that wait for somebody come first.
 const OF_EACH: usize = 100;
@@ -22,7 +22,7 @@ const RECORDS: usize = 500;
 
 pub(crate) async fn page(sources: &Sources) -> Value {
     let Some(sagas) = &sources.sagas else { return json!({ "absent": true }) };
-    lists(sagas).await.unwrap_or_else(|error| json!({ "error": error.to_string() }))
+    within(lists(sagas)).await.unwrap_or_else(|why| json!({ "error": why }))
 }
 
 async fn lists(sagas: &Orchestrator) -> Result<Value, SagaError> {

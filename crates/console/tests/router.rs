@@ -371,3 +371,91 @@ async fn it_can_be_nested() {
         assert_eq!(ask(&app, get(path)).await.status(), StatusCode::OK, "{path}");
     }
 }
+
+/// A registry that never answers.
+#[derive(Debug)]
+struct Hangs;
+
+impl gusset_registry::Registry for Hangs {
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+    fn register(&self, _: gusset_registry::Instance) -> Answer<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+    fn heartbeat<'a>(&'a self, _: gusset_registry::InstanceKey<'a>) -> Answer<'a, ()> {
+        Box::pin(std::future::pending())
+    }
+    fn drain<'a>(&'a self, _: gusset_registry::InstanceKey<'a>) -> Answer<'a, ()> {
+        Box::pin(std::future::pending())
+    }
+    fn deregister<'a>(&'a self, _: gusset_registry::InstanceKey<'a>) -> Answer<'a, ()> {
+        Box::pin(std::future::pending())
+    }
+    fn instances<'a>(
+        &'a self,
+        _: &'a str,
+    ) -> Answer<'a, std::sync::Arc<gusset_registry::Snapshot>> {
+        Box::pin(std::future::pending())
+    }
+    fn services(&self) -> Answer<'_, Vec<std::sync::Arc<str>>> {
+        Box::pin(std::future::pending())
+    }
+    fn watch(&self, service: &str) -> gusset_registry::Watch {
+        gusset_registry::Publisher::new(service).watch()
+    }
+}
+
+type Answer<'a, T> = futures_util::future::BoxFuture<'a, Result<T, gusset_registry::Error>>;
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_hangs_is_told_of_and_keeps_nothing_else_from_the_map() {
+    let metrics = gusset_sidecar::Metrics::new();
+    let app = router(Sources::new().registry(Hangs).metrics("orders", &metrics));
+    let map = json_of(&app, "/api/map").await;
+    assert_eq!(map["error"], "no answer within 5 s");
+    assert_eq!(map["services"][0]["name"], "orders");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_while_a_page_is_read_does_not_keep_it_from_others() {
+    let app = router(Sources::new().registry(Hangs));
+    assert_eq!(json_of(&app, "/api/map").await["window_ms"], 0.0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = ask(&app, get("/api/map"));
+    assert!(tokio::time::timeout(Duration::from_secs(1), asked).await.is_err());
+    let map = json_of(&app, "/api/map").await;
+    assert!(map["window_ms"].as_f64() > Some(1_000.0), "it was read again: {map}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_map_tells_of_the_last_ten_seconds_and_not_of_what_was_before() {
+    let world = World::new(0, 0).await;
+    let app = router(Sources::new().metrics("orders", world.sidecar.metrics()).retries(
+        "orders",
+        "bank",
+        world.outbound.retry(),
+    ));
+    let second = || tokio::time::sleep(Duration::from_secs(1));
+    world.traffic().await;
+    assert_eq!(json_of(&app, "/api/map").await["edges"][0]["calls"], 40, "so far");
+    second().await;
+    world.traffic().await;
+    let map = json_of(&app, "/api/map").await;
+    let edge = &map["edges"][0];
+    assert_eq!(
+        (&edge["from"], &edge["to"], &edge["calls"]),
+        (&json!("orders"), &json!("bank"), &json!(40))
+    );
+    assert!(edge["rate"].as_f64().is_some_and(|rate| rate > 0.0), "{edge}");
+    assert!(
+        edge["retries"]["attempts_failed"].as_u64() > edge["retries"]["calls_failed"].as_u64(),
+        "{edge}"
+    );
+    for _ in 0..12 {
+        second().await;
+        json_of(&app, "/api/map").await;
+    }
+    let map = json_of(&app, "/api/map").await;
+    assert_eq!((&map["edges"][0]["calls"], &map["edges"][0]["rate"]), (&json!(0), &json!(0.0)));
+}
