@@ -8,7 +8,7 @@ use std::{
 };
 
 use gusset_breaker::{
-    BoxError, BreakerLayer, Circuit, Event, Open, Outcome, Policy, Ratio, State, Window,
+    BoxError, BreakerLayer, Circuit, Event, Open, Outcome, Policy, Ratio, Refusal, State, Window,
 };
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -336,4 +336,20 @@ async fn a_call_by_hand_tells_the_circuit_by_itself() {
     let open = circuit.run(async { Ok::<_, &str>(7) }).await.unwrap_err();
     assert_eq!(open.cause(), Some("2 failures in a row, the last: no route"));
     assert!(circuit.call(|| -> Result<u8, &str> { unreachable!() }).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peek_tells_of_the_next_probe_and_counts_nothing() {
+    let circuit = Circuit::new("bank", Policy::consecutive(1).open_for(Duration::from_secs(30)));
+    assert!(circuit.peek().is_none());
+    circuit.try_acquire().unwrap().failure_with("closed on Sundays");
+    advance(Duration::from_secs(10)).await;
+    let open = circuit.peek().unwrap();
+    assert_eq!(Refusal::retry_after(&open), Some(Duration::from_secs(20)));
+    assert!(open.cause().unwrap().ends_with("closed on Sundays"));
+    advance(Duration::from_secs(20)).await;
+    assert!(circuit.peek().is_none(), "a probe may pass");
+    circuit.force_open();
+    assert_eq!(Refusal::retry_after(&circuit.peek().unwrap()), None);
+    assert_eq!(circuit.stats().refused, 0);
 }
