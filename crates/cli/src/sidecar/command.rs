@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     process::{Child, Command},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal as Comes, SignalKind, signal},
     time::timeout,
 };
 
@@ -33,7 +33,7 @@ const PASSED_ON: [(SignalKind, Signal); 5] = [
 pub(super) struct Supervised {
     child: Child,
     group: Option<Pid>,
-    passing: tokio::task::JoinHandle<()>,
+    passing: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Supervised {
@@ -45,6 +45,8 @@ impl Supervised {
         let Some((program, arguments)) = command.split_first() else {
             return Err("there is no command behind --".into());
         };
+        // Before it is there: a signal that comes when somebody knows that it runs would end the sidecar.
+        let signals = PASSED_ON.map(|(kind, passed)| Some((signal(kind).ok()?, passed)));
         let child = Command::new(program)
             .args(arguments)
             .envs(variables)
@@ -54,10 +56,7 @@ impl Supervised {
             .spawn()
             .map_err(|error| format!("cannot start {program:?}: {error}"))?;
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let passing = group.map_or_else(
-            || tokio::spawn(std::future::ready(())),
-            |group| tokio::spawn(pass_on(group)),
-        );
+        let passing = group.map(|group| tokio::spawn(pass_on(group, signals)));
         Ok(Self { child, group, passing })
     }
 
@@ -93,16 +92,17 @@ impl Supervised {
 
 impl Drop for Supervised {
     fn drop(&mut self) {
-        self.passing.abort();
+        if let Some(passing) = &self.passing {
+            passing.abort();
+        }
         // Also what the program leaves behind: nobody looks after that any more.
         self.send(Signal::KILL);
     }
 }
 
-async fn pass_on(group: Pid) {
+async fn pass_on(group: Pid, signals: [Option<(Comes, Signal)>; PASSED_ON.len()]) {
     let mut waiting = tokio::task::JoinSet::new();
-    for (kind, passed) in PASSED_ON {
-        let Ok(mut comes) = signal(kind) else { continue };
+    for (mut comes, passed) in signals.into_iter().flatten() {
         waiting.spawn(async move {
             while comes.recv().await.is_some() {
                 let _ = kill_process_group(group, passed);

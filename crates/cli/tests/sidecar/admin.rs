@@ -24,7 +24,7 @@ fn an_operator_sees_metrics_traces_logs_and_how_things_stand() {
         "GET /a HTTP/1.1\r\nHost: cart\r\nConnection: close\r\ntraceparent: {traceparent}\r\n\r\n"
     );
     assert!(http(side.inbound, &request).starts_with("HTTP/1.1 200"));
-    assert_eq!(get(side.outbound, "cart", "/").0, 200);
+    assert_eq!(side.found("cart", "/").0, 200);
     let (status, metrics) = side.admin("/metrics");
     assert_eq!(status, 200);
     for line in [

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use gusset_engines::{Folder, Port};
+
 use crate::harness::*;
 
 /// Listens at its first argument and does as its signals say.
@@ -22,12 +24,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Answer).serve_forever()
 "#;
 
-fn supervised(registry: &Registry, more: &[&str]) -> Sidecar {
-    let port = free_port();
-    let text = port.to_string();
+fn supervised(registry: &Registry, port: &Port, more: &[&str]) -> Sidecar {
+    let text = port.number().to_string();
+    let app = ([127, 0, 0, 1], port.number()).into();
     let command = ["--", "python3", "-c", PROGRAM, &text];
-    let side =
-        Sidecar::start("cart", ([127, 0, 0, 1], port).into(), registry, &[more, &command].concat());
+    let side = Sidecar::start("cart", app, registry, &[more, &command].concat());
     side.wait_until_ready();
     side
 }
@@ -35,7 +36,8 @@ fn supervised(registry: &Registry, more: &[&str]) -> Sidecar {
 #[test]
 fn a_command_is_started_told_where_out_is_and_asked_to_end() {
     let registry = Registry::start();
-    let mut side = supervised(&registry, &[]);
+    let port = Port::free();
+    let mut side = supervised(&registry, &port, &[]);
     let (_, outbound) = get(side.inbound, "cart", "/GUSSET_OUTBOUND");
     assert_eq!(outbound, format!("http://{}", side.outbound));
     assert_eq!(get(side.inbound, "cart", "/http_proxy").1, "none");
@@ -49,7 +51,8 @@ fn a_command_is_started_told_where_out_is_and_asked_to_end() {
 fn a_command_that_ends_ends_the_sidecar_with_its_code_and_is_deregistered() {
     let registry = Registry::start();
     for (path, code) in [("/exit", 5), ("/abort", 137)] {
-        let mut side = supervised(&registry, &["--proxy-env"]);
+        let port = Port::free();
+        let mut side = supervised(&registry, &port, &["--proxy-env"]);
         registry.wait_for("cart", 1);
         let (_, proxy) = get(side.inbound, "cart", "/http_proxy");
         assert_eq!(proxy, format!("http://{}", side.outbound));
@@ -62,9 +65,8 @@ fn a_command_that_ends_ends_the_sidecar_with_its_code_and_is_deregistered() {
 #[test]
 fn a_command_that_does_not_end_is_killed_with_all_that_it_started() {
     let registry = Registry::start();
-    let port = free_port();
-    let app = App::at(port, |_| String::new());
-    let marker = format!("4711{port}");
+    let app = App::start(|_| String::new());
+    let marker = format!("4711{}", app.address.port());
     let script = format!("trap '' TERM; sleep {marker} & while :; do sleep 1; done");
     let more = ["--drain-limit", "1s", "--", "sh", "-c", &script];
     let mut side = Sidecar::start("cart", app.address, &registry, &more);
@@ -86,18 +88,18 @@ fn a_command_that_does_not_end_is_killed_with_all_that_it_started() {
 #[test]
 fn other_signals_are_handed_on() {
     let registry = Registry::start();
-    let folder = std::env::temp_dir().join(format!("gusset-sidecar-{}", free_port()));
-    let port = free_port();
+    let folder = Folder::new("signals");
+    let file = folder.join("said");
+    let app = App::start(|_| String::new());
     let script = format!(
         "trap 'echo hup >> {0}' HUP; trap 'echo usr1 >> {0}' USR1; echo ready >> {0}; while :; do sleep 0.05; done",
-        folder.display()
+        file.display()
     );
-    let _app = App::at(port, |_| String::new());
     let command = ["--", "sh", "-c", &script];
-    let side = Sidecar::start("cart", ([127, 0, 0, 1], port).into(), &registry, &command);
+    let side = Sidecar::start("cart", app.address, &registry, &command);
     let said = |word: &str| {
         eventually(word, || {
-            std::fs::read_to_string(&folder).is_ok_and(|text| text.contains(word)).then_some(())
+            std::fs::read_to_string(&file).is_ok_and(|text| text.contains(word)).then_some(())
         });
     };
     said("ready");
@@ -106,6 +108,4 @@ fn other_signals_are_handed_on() {
     side.signal("-USR1");
     said("usr1");
     assert_eq!(side.admin("/livez").0, 200);
-    drop(side);
-    let _ = std::fs::remove_file(&folder);
 }

@@ -177,6 +177,21 @@ impl Sidecar {
         get(self.admin, "localhost", path)
     }
 
+    /// The answer to the app's request for that service, as soon as the service is found: the first request asks the registry, and on a busy machine that takes longer than a request
+    /// waits.
+    pub(crate) fn found(&self, service: &str, path: &str) -> (u16, String) {
+        eventually(&format!("{service} is found"), || {
+            let answer = get(self.outbound, service, path);
+            (answer.0 != 503).then_some(answer)
+        })
+    }
+
+    /// What `/status` says of the registration. The registry knows of an instance before the sidecar has the answer.
+    pub(crate) fn wait_until_registered(&self, how: &str) {
+        let says = format!("\"registered\": \"{how}\"");
+        eventually(&says, || self.admin("/status").1.contains(&says).then_some(()));
+    }
+
     pub(crate) fn wait_until_ready(&self) {
         eventually("it is ready", || (self.admin("/readyz").0 == 200).then_some(()));
     }
@@ -224,11 +239,6 @@ pub(crate) fn parted(answer: &str) -> (u16, String) {
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
     (status.unwrap_or_else(|| panic!("{answer:?}")), body.to_owned())
-}
-
-/// A port at which nobody listens for now.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A program that answers HTTP/1.1, one request a connection. Dropping it closes its port.

@@ -4,12 +4,15 @@ use std::{
     time::Duration,
 };
 
+use gusset_engines::Port;
+
 use crate::harness::*;
 
 #[test]
 fn an_app_is_registered_when_it_works_and_no_longer_than_that() {
     let registry = Registry::start();
-    let port = free_port();
+    let held = Port::free();
+    let port = held.number();
     let side = Sidecar::start("cart", ([127, 0, 0, 1], port).into(), &registry, &[]);
     side.wait_for_log("waiting for the app");
     assert_eq!(side.admin("/livez"), (200, "ok\n".into()));
@@ -23,7 +26,7 @@ fn an_app_is_registered_when_it_works_and_no_longer_than_that() {
     let app = App::at(port, |_| "here".into());
     registry.wait_for("cart", 1);
     assert_eq!(side.admin("/readyz").0, 200);
-    assert!(side.admin("/status").1.contains("\"registered\": \"yes\""));
+    side.wait_until_registered("yes");
 
     drop(app);
     registry.wait_for("cart", 0);
@@ -77,7 +80,8 @@ fn at_the_end_requests_are_finished_and_callers_have_left_before() {
         }
         "whole".into()
     });
-    let mut side = Sidecar::start("cart", app.address, &registry, &[]);
+    let long = ["--drain-limit", "10m", "--timeout", "10m"];
+    let mut side = Sidecar::start("cart", app.address, &registry, &long);
     registry.wait_for("cart", 1);
     let inbound = side.inbound;
     let slow = thread::spawn(move || get(inbound, "cart", "/slow"));
@@ -128,12 +132,13 @@ fn the_end_has_a_limit_and_a_second_signal_none() {
 fn a_registry_that_is_away_keeps_no_app_from_being_reached() {
     let app = App::start(|_| "here".into());
     let app_address = app.address.to_string();
-    let nowhere = format!("http://127.0.0.1:{}", free_port());
+    let port = Port::free();
+    let nowhere = format!("http://{}", port.address());
     let least = ["--service", "cart", "--app", &app_address, "--registry", &nowhere];
     let mut side = Sidecar::spawn(&least);
     side.wait_until_ready();
     assert_eq!(get(side.inbound, "cart", "/"), (200, "here".into()));
-    assert!(side.admin("/status").1.contains("\"registered\": \"trying\""));
+    side.wait_until_registered("trying");
     side.signal("-TERM");
     assert_eq!(side.ended(), 0);
 }

@@ -1,6 +1,6 @@
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::mpsc,
 };
 
@@ -16,11 +16,7 @@ fn an_app_is_reached_through_its_sidecar_and_reaches_others_by_their_names() {
     registry.wait_for("cart", 1);
 
     assert_eq!(get(cart_side.inbound, "anything", "/"), (200, "three items".into()));
-    let by_host = eventually("discovery", || {
-        let answer = get(shop_side.outbound, "cart", "/items");
-        (answer.0 != 503).then_some(answer)
-    });
-    assert_eq!(by_host, (200, "three items".into()));
+    assert_eq!(shop_side.found("cart", "/items"), (200, "three items".into()));
     let request = "GET http://cart/items HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n";
     let by_proxy = http(shop_side.outbound, request);
     assert_eq!(parted(&by_proxy), (200, "three items".into()));
@@ -123,20 +119,11 @@ fn a_websocket_passes_both_ways() {
     let chat = Sidecar::start("chat", address, &registry, &[]);
     let shop = Sidecar::start("shop", address, &registry, &[]);
     registry.wait_for("chat", 1);
-    for (way, host) in [(chat.inbound, "chat"), (shop.outbound, "chat")] {
-        let mut stream = TcpStream::connect(way).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let request = format!(
-            "GET /chat HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") {
-            stream.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8(head).unwrap();
+    for way in [chat.inbound, shop.outbound] {
+        let (mut stream, head) = eventually("the service is found", || {
+            let (stream, head) = upgraded(way);
+            (!head.starts_with("HTTP/1.1 503")).then_some((stream, head))
+        });
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         for word in ["hello", "world"] {
             stream.write_all(word.as_bytes()).unwrap();
@@ -145,6 +132,21 @@ fn a_websocket_passes_both_ways() {
             assert_eq!(&back, word.as_bytes());
         }
     }
+}
+
+/// A connection that asked to speak another protocol, and the head of the answer.
+fn upgraded(way: SocketAddr) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(way).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = "GET /chat HTTP/1.1\r\nHost: chat\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    (stream, String::from_utf8(head).unwrap())
 }
 
 /// Switches protocols and says what it hears.

@@ -41,7 +41,7 @@ impl Callback {
         };
         let path = format!("/{times}");
         let both = async { tokio::join!(received, self.send(&path, headers)).0 };
-        timeout(Duration::from_secs(30), both).await.unwrap()
+        timeout(Duration::from_secs(120), both).await.unwrap()
     }
 
     async fn call(&self, headers: &[(&str, &str)]) -> Called {
