@@ -6,7 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     task::{Context, Poll, ready},
     thread,
@@ -66,10 +66,19 @@ impl AccessLog {
 
     /// Waits until everything that was logged before is written, at most for `limit`. It blocks.
     pub fn flush(&self, limit: Duration) {
+        const LATE: Duration = Duration::from_millis(5);
+        let begun = std::time::Instant::now();
         let (written, is_written) = sync_channel(1);
-        if self.0.lines.send(Order::Flush(written)).is_ok() {
-            let _ = is_written.recv_timeout(limit);
+        let mut order = Order::Flush(written);
+        // A place that takes nothing any more leaves no room for an order either.
+        while let Err(TrySendError::Full(unsent)) = self.0.lines.try_send(order) {
+            if begun.elapsed() >= limit {
+                return;
+            }
+            order = unsent;
+            let _ = is_written.recv_timeout(LATE);
         }
+        let _ = is_written.recv_timeout(limit.saturating_sub(begun.elapsed()));
     }
 
     fn say(&self, line: String) {
@@ -271,5 +280,53 @@ impl<B: Body<Data = Bytes, Error = BoxError>> Body for Logged<B> {
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessLog").field("lost", &self.lost()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Mutex, mpsc::channel};
+
+    /// A disk that takes nothing until it is let go.
+    struct Stuck {
+        go: Receiver<()>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Once whoever lets it go is gone, it takes everything.
+            let _ = self.go.recv();
+            if let Ok(mut written) = self.written.lock() {
+                written.extend_from_slice(bytes);
+            }
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_stuck_costs_lines_that_are_counted_and_no_request_waits() {
+        let (let_go, go) = channel();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let log = AccessLog::to(Stuck { go, written: written.clone() }).unwrap();
+        let line = format!("{}\n", "a".repeat(99));
+        let mut said = 0;
+        // It would never end if one of them waited for the disk.
+        while log.lost() < 10 {
+            log.say(line.clone());
+            said += 1;
+        }
+        assert!(said > WAITING);
+        log.flush(Duration::from_millis(50));
+        assert!(written.lock().unwrap().is_empty(), "it has waited for no longer than it may");
+        drop(let_go);
+        log.flush(Duration::from_secs(60));
+        let lines = written.lock().unwrap().len() / line.len();
+        assert_eq!(lines as u64 + log.lost(), said as u64, "each is written or counted");
     }
 }
