@@ -1,12 +1,13 @@
 //! What operators see and do, over HTTP.
 
+mod future;
 mod guard;
 mod pages;
+mod splits;
 
 use std::{
     convert::Infallible,
     fmt,
-    future::{Ready, ready},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -21,6 +22,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tower_service::Service;
 
+pub use self::future::AdminFuture;
 use self::guard::Guard;
 use crate::Live;
 
@@ -34,6 +36,11 @@ use crate::Live;
 /// | `GET /metrics` | everything, for Prometheus |
 /// | `GET /routes` | the routes, where they lead, and what became of their requests |
 /// | `GET /upstreams` | the instances of each upstream: health, circuit, load |
+/// | `GET /splits` | the variants of each split with their weights and how they fare, and its rollout; `at` is where to send orders |
+/// | `POST /splits/ROUTE/weights?stable=90&next=10` | these weights, and none for the others. A rollout ends with it |
+/// | `POST /splits/ROUTE/promote`, `…/promote?variant=next` | all requests go to the variant of the rollout, or to that one |
+/// | `POST /splits/ROUTE/abort` | ends the rollout with the weights of before; 409 if none is under way |
+/// | `POST /splits/ROUTE/revert` | the weights before the last change; twice is as nothing |
 /// | `GET /config` | which file is in force, and what is wrong with a later one |
 /// | `POST /reload` | reads the file again: 200, or 422 with all that is wrong |
 /// | `POST /drain`, `DELETE /drain` | `/readyz` is 503, and again 200. Requests are served as ever |
@@ -44,7 +51,11 @@ use crate::Live;
 ///
 /// # Readiness
 ///
-/// Always ready. Pages are written before the call returns; a reload reads files in the same thread.
+/// Always ready. Pages are written before the call returns; a reload reads files in a thread that may block, so that others are answered meanwhile.
+///
+/// # Cancellation
+///
+/// A reload that has begun goes to its end.
 #[derive(Clone)]
 pub struct Admin(Arc<Shared>);
 
@@ -83,14 +94,32 @@ impl Admin {
         self.0.draining.store(draining, Relaxed);
     }
 
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    fn answer<B>(&self, request: &Request<B>) -> AdminFuture {
         let path = request.uri().path();
         let probe = matches!(path, "/livez" | "/readyz");
         if let Some(refusal) = self.0.guard.refuses(request, probe) {
-            return refusal;
+            return AdminFuture::answered(refusal);
         }
         let segments: Vec<_> = path.split('/').skip(1).collect();
-        match (&segments[..], request.method()) {
+        if segments == ["reload"] && request.method() == Method::POST {
+            return self.reloading();
+        }
+        AdminFuture::answered(self.page(&segments, request))
+    }
+
+    /// Away from what answers others.
+    fn reloading(&self) -> AdminFuture {
+        let shared = self.0.clone();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                AdminFuture::reloading(runtime.spawn_blocking(move || (shared.reload)()))
+            }
+            Err(_) => AdminFuture::answered(future::reloaded(Some((shared.reload)()))),
+        }
+    }
+
+    fn page<B>(&self, segments: &[&str], request: &Request<B>) -> Response<Full<Bytes>> {
+        match (segments, request.method()) {
             (["livez"], &Method::GET) => text(StatusCode::OK, "ok\n"),
             (["readyz"], &Method::GET) if self.is_draining() => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
@@ -103,18 +132,28 @@ impl Admin {
                 self.order(&upstream.join("/"), instance, order)
             }
             (["config"], &Method::GET) => page(&(self.0.config)()),
-            (["reload"], &Method::POST) => match (self.0.reload)() {
-                Ok(done) => page(&done),
-                Err(errors) => problem(StatusCode::UNPROCESSABLE_ENTITY, &errors),
-            },
+            (["splits"], &Method::GET) => page(&splits::page(&self.0.live.current())),
+            (["splits", route @ .., order], &Method::POST) => {
+                let (route, query) = (route.join("/"), request.uri().query().unwrap_or_default());
+                match splits::order(&self.0.live.current(), &route, order, query) {
+                    Ok(done) => page(&done),
+                    Err((status, reason)) => problem(status, &reason),
+                }
+            }
             (["drain"], &Method::POST | &Method::DELETE) => {
                 self.drain(request.method() == Method::POST);
                 page(&json!({ "draining": self.is_draining() }))
             }
-            (["livez" | "readyz" | "metrics" | "routes" | "upstreams" | "config"], _) => {
-                not_allowed("GET")
-            }
-            (["reload"] | ["upstreams", .., "open" | "closed" | "reset"], _) => not_allowed("POST"),
+            (
+                ["livez" | "readyz" | "metrics" | "routes" | "upstreams" | "splits" | "config"],
+                _,
+            ) => not_allowed("GET"),
+            (
+                ["reload"]
+                | ["upstreams", .., "open" | "closed" | "reset"]
+                | ["splits", .., "weights" | "promote" | "abort" | "revert"],
+                _,
+            ) => not_allowed("POST"),
             (["drain"], _) => not_allowed("POST, DELETE"),
             _ => problem(StatusCode::NOT_FOUND, "there is no such page"),
         }
@@ -171,7 +210,7 @@ impl AdminBuilder {
         self
     }
 
-    /// What `/reload` does: it shows what came of it, or tells all that is wrong.
+    /// What `/reload` does, in a thread that may block: it shows what came of it, or tells all that is wrong.
     #[must_use]
     pub fn reload(
         mut self,
@@ -191,19 +230,14 @@ impl AdminBuilder {
 impl<B> Service<Request<B>> for Admin {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = AdminFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mut response = self.answer(&request);
-        let no_store = HeaderValue::from_static("no-store");
-        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(no_store);
-        let nosniff = HeaderValue::from_static("nosniff");
-        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-        ready(Ok(response))
+        self.answer(&request)
     }
 }
 

@@ -65,6 +65,12 @@ impl Gateway {
         self.shared.targets.iter().map(read).collect()
     }
 
+    /// What each route leads to, in the order they were added.
+    #[cfg(feature = "admin")]
+    pub(crate) fn targets(&self) -> &[Target] {
+        &self.shared.targets
+    }
+
     /// Whether this clone is the last one, and no request is under way any more. Answers whose heads were given may go on.
     #[must_use]
     pub fn is_left(&self) -> bool {

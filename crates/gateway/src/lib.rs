@@ -288,7 +288,7 @@ pub mod fuzz;
 
 pub use access_log::AccessLog;
 #[cfg(feature = "admin")]
-pub use admin::{Admin, AdminBuilder};
+pub use admin::{Admin, AdminBuilder, AdminFuture};
 pub use builder::{BuildError, Builder};
 pub use by_host::{ByHost, ByHostStats};
 #[cfg(feature = "compose")]

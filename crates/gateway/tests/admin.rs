@@ -62,7 +62,7 @@ async fn a_token_is_asked_for_but_by_probes() {
     for path in ["/livez", "/readyz"] {
         assert_eq!(status(&admin, request("GET", path)).await, 200, "{path}");
     }
-    for path in ["/metrics", "/routes", "/upstreams", "/config", "/none"] {
+    for path in ["/metrics", "/routes", "/upstreams", "/splits", "/config", "/none"] {
         assert_eq!(status(&admin, request("GET", path)).await, 401, "{path}");
         for wrong in ["Bearer s3cre", "Bearer s3cret ", "Basic s3cret", "s3cret", "Bearer"] {
             let request = request("GET", path).header("authorization", wrong);
@@ -100,6 +100,37 @@ async fn routes_upstreams_and_circuits_are_shown_and_circuits_are_forced() {
     assert_eq!(status(&admin, order("break")).await, 404);
     assert_eq!(status(&admin, request("POST", "/upstreams/none/none/open")).await, 404);
     assert_eq!(status(&admin, request("DELETE", "/routes")).await, 405);
+}
+
+#[tokio::test]
+async fn a_reload_reads_its_files_elsewhere_and_others_are_answered_meanwhile() {
+    let (let_go, go) = std::sync::mpsc::channel();
+    let (go, here) = (std::sync::Mutex::new(go), std::thread::current().id());
+    let admin = Admin::builder(live().await.1)
+        .reload(move || {
+            assert_ne!(std::thread::current().id(), here);
+            match go.lock().unwrap().recv() {
+                Ok(true) => Ok(json!({ "hash": "1" })),
+                Ok(false) => Err("it is wrong".into()),
+                Err(_) => panic!("nobody says anything"),
+            }
+        })
+        .build();
+    let reload = || {
+        let admin = admin.clone();
+        tokio::spawn(async move { answered(&admin, request("POST", "/reload")).await })
+    };
+    let first = reload();
+    // In this thread, which a reload in it would keep.
+    assert_eq!(status(&admin, request("GET", "/livez")).await, 200);
+    let_go.send(true).unwrap();
+    assert_eq!(first.await.unwrap(), (StatusCode::OK, json!({ "hash": "1" })));
+    let_go.send(false).unwrap();
+    let (status_of, wrong) = reload().await.unwrap();
+    assert_eq!((status_of.as_u16(), &wrong["detail"]), (422, &"it is wrong".into()));
+    drop(let_go);
+    assert_eq!(reload().await.unwrap().0, 500, "one that has panicked is no answer");
+    assert_eq!(status(&admin, request("GET", "/reload")).await, 405);
 }
 
 #[tokio::test]

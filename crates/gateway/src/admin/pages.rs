@@ -1,11 +1,12 @@
 use gusset_breaker::{Circuit, State};
 use serde_json::{Value, json};
 
-use crate::Gateway;
+use crate::{Gateway, traffic::Mirroring};
 
 /// The routes in the order of their file.
 pub(super) fn routes(gateway: &Gateway) -> Value {
-    let routes = gateway.stats().into_iter().map(|route| {
+    let mirrors = gateway.targets().iter().map(|target| target.mirror.as_ref());
+    let routes = gateway.stats().into_iter().zip(mirrors).map(|(route, mirror)| {
         let upstreams: Vec<_> = route.upstreams.iter().map(ToString::to_string).collect();
         let [_, ok, moved, client, server] = route.answers;
         json!({
@@ -15,9 +16,21 @@ pub(super) fn routes(gateway: &Gateway) -> Value {
             "answers": { "2xx": ok, "3xx": moved, "4xx": client, "5xx": server },
             "refused": route.refused,
             "mean_latency_ms": millis(route.mean_latency()),
+            "mirror": mirror.map(copies),
         })
     });
     Value::Array(routes.collect())
+}
+
+fn copies(mirror: &Mirroring) -> Value {
+    let (to, stats) = mirror.stats();
+    json!({
+        "to": to.to_string(),
+        "sent": stats.sent,
+        "failed": stats.failed,
+        "no_place": stats.no_place,
+        "too_large": stats.too_large,
+    })
 }
 
 /// The healthy instances of each upstream.
@@ -58,6 +71,6 @@ pub(super) fn state(circuit: &Circuit) -> &'static str {
     }
 }
 
-fn millis(span: std::time::Duration) -> f64 {
+pub(super) fn millis(span: std::time::Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -173,6 +173,12 @@ impl Mirroring {
         Self { mirror, caller, limit, open: watch::Sender::new(()) }
     }
 
+    /// Where they go, and what became of them.
+    #[cfg(feature = "admin")]
+    pub(crate) fn stats(&self) -> (&Upstream, MirrorStats) {
+        (self.mirror.upstream(), self.mirror.stats())
+    }
+
     /// Copies a request that is about to go to its own upstream, as far as it may.
     pub(crate) fn copy(&self, request: &mut Request<RequestBody>) {
         let Mirror { share, body_limit, places, counts, .. } = &self.mirror;

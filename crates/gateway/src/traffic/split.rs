@@ -236,6 +236,21 @@ impl Split {
         Ok(())
     }
 
+    /// Ends a rollout under way, at once: the weights are those before it. Returns whether there was one. Unlike [`revert`](Self::revert), it does nothing the second time.
+    pub fn abort(&self) -> bool {
+        let mut rollout = self.shared.lock();
+        let running = |rolling: &Rolling| rolling.course.state() == RolloutState::Running;
+        if !rollout.as_ref().is_some_and(running) {
+            return false;
+        }
+        *rollout = None;
+        self.shared.rolling.store(false, Relaxed);
+        if let Some(before) = self.shared.weights.load().before.clone() {
+            self.shared.set(before, true);
+        }
+        true
+    }
+
     /// How far the last rollout is, unless the weights were set by hand since.
     #[must_use]
     pub fn rollout(&self) -> Option<RolloutStatus> {
