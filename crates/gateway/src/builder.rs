@@ -114,6 +114,13 @@ impl Builder {
         self
     }
 
+    /// The same, with what is under way and was found out already.
+    #[cfg(feature = "config")]
+    pub(crate) fn shed_by(mut self, limiter: ConcurrencyLimiter) -> Self {
+        self.shed = Some(limiter);
+        self
+    }
+
     /// Makes it one hop between services, as a sidecar has, instead of the door before them. A request goes on as it came: its path in the form that it has, also one that
     /// servers read in different ways; its `Host`; its `X-Forwarded-*`, identity and timeouts, whoever sent it, and without a word of this hop but in `Via`.
     ///
@@ -423,7 +430,7 @@ fn gate(
 ) -> Result<Gate, BuildError> {
     let places = Places {
         gateway: shed.cloned(),
-        route: Places::of_route(route.in_flight),
+        route: route.places.clone().or_else(|| Places::of_route(route.in_flight)),
         priority: route.priority,
     };
     let rewrite = match &route.new_path {

@@ -35,6 +35,42 @@
 //! | [`Document`], [`Section`], [`Fields`], [`Setting`], [`Value`] | what reads any such file: fields are named once, for reading and for the [`Schema`] |
 //! | [`Named`], [`OneOrMore`], [`Placed`], [`Rate`], [`Secret`], [`Size`], [`Span`] | what stands in it |
 //!
+//! All that a [`Route`](crate::Route) can do is there under the name that it has in code:
+//!
+//! ```toml
+//! [[routes]]
+//! path = "/api/orders/{*rest}"
+//! split = [{ name = "stable", to = "orders", weight = 1 }, { name = "next", to = "orders-next", weight = 0 }]
+//! sticky = { cookie = "side" }
+//! rollout = { variant = "next", steps = [1, 10, 50, 100], hold = "10m", errors = 0.01, slower = 1.5 }
+//! mirror = { to = "orders-shadow", share = 0.1 }
+//! in_flight = 500
+//!
+//! [[routes]]
+//! path = "/api/home/{id}"
+//! fan_out = { branches = [
+//!     { name = "user", to = "users", path = "/users/{id}" },
+//!     { name = "picks", to = "picks", path = "/picks/{id}", timeout = "300ms", optional = true },
+//! ] }
+//!
+//! # Each google.api.http annotation of the service is a route.
+//! [[routes]]
+//! grpc = { descriptors = "shop.binpb", service = "shop.v1.Orders" }
+//! to = "orders-grpc"
+//! ```
+//!
+//! | fact | test |
+//! |---|---|
+//! | a file that is wrong changes nothing, and all of it is told | `a_file_that_is_wrong_changes_nothing_and_is_told`, `all_errors_are_told_at_once_with_their_places` |
+//! | reloads under load fail no request | `a_hundred_reloads_under_load_fail_no_request` |
+//! | quotas, counters, circuits and what is in flight go on where they are described alike | `quotas_counters_and_circuits_go_on_where_they_are_the_same`, `what_is_in_flight_counts_on_over_a_reload` |
+//! | weights that an operator has set, and a rollout that was ended, stay until the file says something else of the split | `weights_that_an_operator_has_set_go_on_until_the_file_says_otherwise`, `a_rollout_begins_with_its_file_and_what_became_of_it_outlives_reloads` |
+//! | a mirror goes on and counts on | `a_mirror_goes_on_and_counts_on` |
+//! | a changed secret is in force, and the old one worth nothing | `a_change_of_a_secret_is_seen_and_the_old_one_is_worth_nothing` |
+//! | a service with annotations is as many routes with the settings of one | `a_service_with_annotations_is_as_many_routes_with_the_settings_of_one` |
+//! | pick, connections, TLS, part of a service, ejection are those of the file | `tests/config/settings.rs` |
+//! | a disk that is stuck costs lines of the log, which are counted, and no request waits | `a_disk_that_is_stuck_costs_lines_that_are_counted_and_no_request_waits` |
+//!
 //! Spans of time are `"250ms"`, `"10s"`, `"5m"`, `"24h"`, `"7d"`; sizes `"64KiB"`, `"2MiB"`; rates `"100/s"`, `"100/m"`, `"1/10s"`. In every text `${NAME}` and
 //! `${NAME:-default}` are variables of the environment. Secrets are `{ file = "…" }` or `{ env = "…" }`, and shown nowhere. Paths are relative to the file. The fields are
 //! in the schema, which `Config::schema` has, and the file `gateway.schema.json` beside this crate's README.

@@ -231,7 +231,7 @@
 //! - `grpc-json`: `GrpcMethod`, and what `compose` is. It brings prost and prost-reflect.
 //! - `tls`: `Server::tls`, with certificates by name that are read again when they change, and certificates of clients; `UpstreamTls` the other way. Adds rustls with ring.
 //! - `admin`: `Admin`, what operators see and do. It brings serde_json.
-//! - `config`: `config`, a gateway out of a TOML file. It brings `admin`, `jwt`, `tls` and the crate toml.
+//! - `config`: `config`, a gateway out of a TOML file. It brings `admin`, `grpc-json`, `jwt`, `tls` and the crate toml.
 //! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
 //!
 //! # Memory

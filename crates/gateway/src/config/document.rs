@@ -172,7 +172,7 @@ impl Document {
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The other files that were read, for secrets.
+    /// The other files whose changes are changes of this one.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         self.files.borrow().clone()

@@ -1,14 +1,17 @@
 //! What `gateway.toml` says, as it stands there.
 
 mod answer;
+mod composed;
 mod condition;
 mod identity;
 mod route;
 mod server;
 mod shared;
+mod traffic;
 mod upstream;
 
 pub(super) use answer::{AnswerSection, RedirectSection};
+pub(super) use composed::{BranchSection, FanOutSection, GrpcOf, GrpcSection};
 pub(super) use condition::{ConditionSection, EditsSection};
 pub(super) use identity::{
     ApiKeysSection, CertificatesSection, HeadersSection, JwtKeys, JwtSection,
@@ -16,6 +19,9 @@ pub(super) use identity::{
 pub(super) use route::{Leads, QuotaBy, QuotaSection, RouteSection};
 pub(super) use server::{AccessLogSection, AdminSection, RegistrySection, ServerSection};
 pub(super) use shared::{BreakerSection, CorsSection, DefaultsSection, Pick, RetrySection};
+pub(super) use traffic::{
+    MirrorSection, RolloutSection, ShedSection, TrafficFields, VariantSection,
+};
 pub(super) use upstream::{ConnectionsSection, Expected, HttpVersion, UpstreamSection};
 
 use super::{Fields, Named, OneOrMore, Section};

@@ -3,12 +3,13 @@ use std::{
     fmt,
     fs::OpenOptions,
     net::SocketAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::available_parallelism,
 };
 
+use gusset_ratelimit::ConcurrencyLimiter;
 use gusset_registry::Registry;
 use gusset_sidecar::{Budget, Metrics, Recorder};
 
@@ -16,13 +17,13 @@ use super::{
     ConfigErrors, Document, Schema,
     build::Building,
     file::{
-        ApiKeysSection, BreakerSection, FileSection, JwtSection, Pick, QuotaSection,
-        RegistrySection, UpstreamSection,
+        ApiKeysSection, BreakerSection, FileSection, JwtSection, MirrorSection, Pick, QuotaSection,
+        RegistrySection, RetrySection, RolloutSection, ShedSection, UpstreamSection,
     },
 };
 use crate::{
-    AccessLog, AnswersInMemory, ApiKeys, Gateway, Jwt, Server, Tls, Upstream, limit::Limit,
-    stats::Counters, transport::Pool, upstream,
+    AccessLog, AnswersInMemory, ApiKeys, Gateway, Jwt, Mirror, Server, Split, Tls, Upstream,
+    Variant, limit::Limit, stats::Counters, transport::Pool, upstream,
 };
 
 /// The file of a gateway, read and checked as far as that needs no other file.
@@ -30,7 +31,7 @@ use crate::{
 pub struct Config {
     pub(super) file: FileSection,
     hash: String,
-    /// Secrets were read from there.
+    /// Secrets and descriptors were read from there.
     files: Vec<PathBuf>,
 }
 
@@ -183,9 +184,9 @@ impl Config {
         &self.hash
     }
 
-    /// The files with secrets that were read.
+    /// The other files whose changes are changes of this one: those with secrets, and descriptors.
     #[must_use]
-    pub fn secret_files(&self) -> &[PathBuf] {
+    pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
 }
@@ -210,6 +211,7 @@ pub(super) struct Kept {
     /// By the names of upstreams.
     pub(super) budgets: HashMap<String, Budget>,
     pub(super) pool: Option<Pool>,
+    pub(super) shed: Option<(ShedSection, ConcurrencyLimiter)>,
     pub(super) upstreams: HashMap<Upstream, (Described, upstream::Shared)>,
     /// By what tells routes apart.
     pub(super) routes: HashMap<String, KeptRoute>,
@@ -220,7 +222,9 @@ pub(super) struct Kept {
 pub(super) struct Described {
     pub(super) section: UpstreamSection,
     pub(super) breaker: Option<BreakerSection>,
+    pub(super) retry: Option<RetrySection>,
     pub(super) pick: Option<Pick>,
+    pub(super) zone: Option<String>,
     pub(super) registry: Option<RegistrySection>,
 }
 
@@ -228,6 +232,16 @@ pub(super) struct Described {
 pub(super) struct KeptRoute {
     pub(super) limit: Option<(QuotaSection, Limit)>,
     pub(super) counters: Arc<Counters>,
+    pub(super) split: Option<(DescribedSplit, Split)>,
+    pub(super) mirror: Option<(MirrorSection, Mirror)>,
+    pub(super) in_flight: Option<(NonZeroU32, ConcurrencyLimiter)>,
+}
+
+/// All that the weights of a split depend on.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct DescribedSplit {
+    pub(super) variants: Vec<Variant>,
+    pub(super) rollout: Option<RolloutSection>,
 }
 
 impl Resources {

@@ -3,7 +3,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use gusset_breaker::{Policy, Ratio, Window};
-use gusset_registry::{Registry, RemotePolicy, RemoteRegistry, RemoteTls};
+use gusset_registry::{Fleet, Registry, RemotePolicy, RemoteRegistry, RemoteTls};
 use gusset_sidecar::{Backoff, RetryPolicy};
 
 use super::{
@@ -130,6 +130,11 @@ pub(super) fn transport(section: &UpstreamSection) -> Result<Transport, ConfigEr
     };
     let tls = files.read().map_err(|error| section.place.error(error.to_string()))?;
     Ok(transport.tls(tls))
+}
+
+/// The instances of a zone before the others, newcomers slowly as where no zone is said.
+pub(super) fn fleet(zone: &str) -> Fleet {
+    Fleet::new().slow_start(Fleet::SLOW_START).zone(zone)
 }
 
 fn connections(section: &ConnectionsSection) -> Connections {

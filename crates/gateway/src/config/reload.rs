@@ -19,8 +19,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A gateway that follows its file. Clones are one.
 ///
 /// A file is read, checked and built as a whole, away from requests, and then takes the place of the one before in one step. One that is wrong changes nothing.
-/// These go on: registry, circuits, balancers, connections and budgets of upstreams that are described alike; quotas and counters of routes
-/// that are alike; verified tokens, keys, answers for `Idempotency-Key`, metrics. What `server` and `admin` say, but for trusted proxies, and the content of certificates,
+/// These go on: registry, circuits, balancers, connections and budgets of upstreams that are described alike; quotas, counters, mirrors and what is in flight of routes
+/// that are alike; the weights and the rollout of a split whose variants and rollout are described alike, also weights that an operator has set; verified tokens, keys, answers for `Idempotency-Key`, metrics. What `server` and `admin` say, but for trusted proxies, and the content of certificates,
 /// needs a restart; [`Reloaded::needs_restart`] says so.
 #[derive(Clone)]
 pub struct Reloading(Arc<Shared>);
@@ -99,7 +99,7 @@ impl Reloading {
             None => resources,
         };
         let live = Live::new(config.build(&resources)?);
-        let seen = seen.into_iter().chain(stamps_of(config.secret_files())).collect();
+        let seen = seen.into_iter().chain(stamps_of(config.files())).collect();
         let turn = Mutex::new(Turn { seen, ..Turn::default() });
         let state = State { config: config.clone(), at: now(), reloads: 0, error: None };
         let state = Mutex::new(state);
@@ -166,7 +166,7 @@ impl Reloading {
         Some((section.listen, admin.build()))
     }
 
-    /// Reloads when the file, or one with a secret, has changed, and did not change again within a second. It looks each second, in a thread that may block, and
+    /// Reloads when the file, or one with a secret or descriptors, has changed, and did not change again within a second. It looks each second, in a thread that may block, and
     /// logs what came of it. Never ends.
     pub async fn follow(&self) {
         loop {
@@ -180,7 +180,7 @@ impl Reloading {
         let mut turn = self.turn();
         // Dropped here, so that no request pays for it.
         turn.retired.retain(|gateway| !gateway.is_left());
-        let stamps = stamps(&self.0.path, self.config().secret_files());
+        let stamps = stamps(&self.0.path, self.config().files());
         if stamps == turn.seen {
             turn.changing = None;
         } else if turn.changing.as_ref() == Some(&stamps) {
@@ -194,7 +194,7 @@ impl Reloading {
     fn reload_in_turn(&self, turn: &mut Turn) -> Result<Reloaded, ConfigErrors> {
         turn.changing = None;
         // Before it is read: what is written meanwhile is another change.
-        turn.seen = stamps(&self.0.path, self.config().secret_files());
+        turn.seen = stamps(&self.0.path, self.config().files());
         let read = Config::open(&self.0.path)
             .and_then(|config| config.build(&self.0.resources).map(|gateway| (config, gateway)));
         let (config, gateway) = match read {
@@ -206,7 +206,7 @@ impl Reloading {
             }
         };
         let config = Arc::new(config);
-        turn.seen = stamps(&self.0.path, config.secret_files());
+        turn.seen = stamps(&self.0.path, config.files());
         let needs_restart = self.0.first.unlike(&config);
         let hash = config.hash().to_owned();
         turn.retired.push(self.0.live.swap(gateway));
@@ -266,8 +266,8 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-fn stamps(path: &Path, secrets: &[PathBuf]) -> Vec<Stamp> {
-    std::iter::once(stamp(path)).chain(stamps_of(secrets)).collect()
+fn stamps(path: &Path, files: &[PathBuf]) -> Vec<Stamp> {
+    std::iter::once(stamp(path)).chain(stamps_of(files)).collect()
 }
 
 fn stamps_of(files: &[PathBuf]) -> impl Iterator<Item = Stamp> {

@@ -48,14 +48,19 @@ impl Fields<'_> {
             Some(value) => T::read(&value),
             None => {
                 match &mut self.0 {
-                    Mode::Reading { value, .. } => {
-                        let place = Place { field: below(&value.field, name), ..value.place() };
-                        value.tell(place.error("it is missing"));
-                    }
+                    Mode::Reading { .. } => self.missing(name),
                     Mode::Describing { required, .. } => required.push(name.into()),
                 }
                 None
             }
+        }
+    }
+
+    /// Tells that a field is missing, where another one says that it is needed.
+    pub fn missing(&self, name: &str) {
+        if let Mode::Reading { value, .. } = &self.0 {
+            let place = Place { field: below(&value.field, name), ..value.place() };
+            value.tell(place.error("it is missing"));
         }
     }
 

@@ -100,6 +100,15 @@ impl<'d> Value<'d> {
         matches!(self.node.kind, Kind::Text { .. })
     }
 
+    /// Whether it is `true` or `false`, if it is one of these.
+    #[must_use]
+    pub const fn flag(&self) -> Option<bool> {
+        match self.node.kind {
+            Kind::Flag(flag) => Some(flag),
+            _ => None,
+        }
+    }
+
     /// The members of a list.
     #[must_use]
     pub fn members(&self) -> Option<Vec<Value<'d>>> {

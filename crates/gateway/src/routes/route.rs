@@ -1,6 +1,6 @@
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use gusset_ratelimit::{Priority, Quota};
+use gusset_ratelimit::{ConcurrencyLimiter, Priority, Quota};
 use gusset_sidecar::{HedgePolicy, RetryPolicy};
 use http::{Method, request::Parts};
 
@@ -55,6 +55,8 @@ pub struct Route {
     pub(crate) retry: Option<RetryPolicy>,
     pub(crate) hedge: Option<HedgePolicy>,
     pub(crate) in_flight: Option<NonZeroU32>,
+    /// The places of that, if they are there already.
+    pub(crate) places: Option<ConcurrencyLimiter>,
     pub(crate) mirror: Option<Mirror>,
     pub(crate) priority: Priority,
     pub(crate) composition: Option<Composition>,
@@ -121,6 +123,7 @@ impl Route {
             retry: None,
             hedge: None,
             in_flight: None,
+            places: None,
             mirror: None,
             priority: Priority::Normal,
             composition: None,

@@ -23,6 +23,13 @@ impl Route {
         self
     }
 
+    /// The same, with those that are under way already.
+    #[cfg(feature = "config")]
+    pub(crate) fn in_flight_of(mut self, limiter: ConcurrencyLimiter) -> Self {
+        self.places = Some(limiter);
+        self
+    }
+
     /// Who is refused first where the gateway sheds load ([`Builder::shed`](crate::Builder::shed)), or the route has too many
     /// [in flight](Self::in_flight): [`Priority::Low`] may use four places of five. Default [`Priority::Normal`].
     #[must_use]

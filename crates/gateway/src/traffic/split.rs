@@ -251,6 +251,12 @@ impl Split {
         true
     }
 
+    /// The same weights, counts and rollout, for clients that stay with their variant in this way.
+    #[cfg(feature = "config")]
+    pub(crate) fn going_on(&self, sticky: Option<&Sticky>) -> Self {
+        Self { shared: self.shared.clone(), keeping: sticky.map(Sticky::compile) }
+    }
+
     /// How far the last rollout is, unless the weights were set by hand since.
     #[must_use]
     pub fn rollout(&self) -> Option<RolloutStatus> {

@@ -4,8 +4,8 @@ use http::{HeaderName, Method};
 use serde_json::{Value as Json, json};
 
 use super::{
-    AnswerSection, ConditionSection, CorsSection, EditsSection, RedirectSection, RetrySection,
-    shared,
+    AnswerSection, ConditionSection, CorsSection, EditsSection, FanOutSection, GrpcOf, GrpcSection,
+    RedirectSection, RetrySection, TrafficFields, VariantSection, shared,
 };
 use crate::config::{
     Fields, Place, Placed, Schema, Section, Setting, Size, Span, Value, units::Rate,
@@ -14,12 +14,15 @@ use crate::config::{
 /// Which requests go where, and under which conditions.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::config) struct RouteSection {
-    pub(in crate::config) path: Placed<String>,
+    /// `None` where the annotations of a service say it.
+    pub(in crate::config) path: Option<Placed<String>>,
     pub(in crate::config) host: Option<String>,
     pub(in crate::config) methods: Option<Vec<Method>>,
     pub(in crate::config) when: Vec<ConditionSection>,
     pub(in crate::config) rank: Option<i32>,
     pub(in crate::config) leads: Leads,
+    pub(in crate::config) grpc: Option<GrpcSection>,
+    pub(in crate::config) traffic: TrafficFields,
     pub(in crate::config) host_header: Option<String>,
     pub(in crate::config) request_headers: Option<EditsSection>,
     pub(in crate::config) answer_headers: Option<EditsSection>,
@@ -33,12 +36,15 @@ pub(in crate::config) struct RouteSection {
     pub(in crate::config) upgrades: Vec<String>,
     pub(in crate::config) idempotency: Option<IdempotencySection>,
     pub(in crate::config) retry: Option<RetrySection>,
+    pub(in crate::config) place: Place,
 }
 
 /// Who answers.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::config) enum Leads {
     To(Placed<String>),
+    Split(Placed<Vec<VariantSection>>),
+    FanOut(FanOutSection),
     Redirect(RedirectSection),
     Answer(AnswerSection),
 }
@@ -46,15 +52,16 @@ pub(in crate::config) enum Leads {
 impl Leads {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let to = fields.optional("to", "The upstream, by its name here.");
+        let split = fields.optional("split", "Several upstreams, by weight.");
+        let fan_out = fields.optional("fan_out", "One request becomes several at once.");
         let redirect = fields.optional("redirect", "Clients are sent elsewhere.");
         let answer = fields.optional("answer", "The gateway answers itself.");
-        fields.one_of(&["to", "redirect", "answer"]);
-        match (to, redirect, answer) {
-            (Some(to), _, _) => Some(Self::To(to)),
-            (_, Some(redirect), _) => Some(Self::Redirect(redirect)),
-            (_, _, Some(answer)) => Some(Self::Answer(answer)),
-            _ => None,
-        }
+        fields.one_of(&["to", "split", "fan_out", "redirect", "answer"]);
+        to.map(Self::To)
+            .or(split.map(Self::Split))
+            .or(fan_out.map(Self::FanOut))
+            .or(redirect.map(Self::Redirect))
+            .or(answer.map(Self::Answer))
     }
 }
 
@@ -98,9 +105,9 @@ impl Section for RouteSection {
     const ABOUT: &'static str = "Which requests go where, and under which conditions.";
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        let path = fields.required(
+        let path = fields.optional(
             "path",
-            "Literal segments, {name} for one segment, {*name} at the end for the rest.",
+            "Literal segments, {name} for one segment, {*name} at the end for the rest. Needed, but where grpc has a service.",
         );
         let host = fields.optional("host", "Only requests for this host. Default every host.");
         let methods = fields.optional(
@@ -113,6 +120,9 @@ impl Section for RouteSection {
             "Of two routes that fit alike, the one with the higher rank goes first. Default 0.",
         );
         let leads = Leads::read(fields);
+        let grpc =
+            fields.optional("grpc", "Clients that send JSON ask a service that speaks gRPC.");
+        let traffic = TrafficFields::read(fields);
         let host_header = fields
             .optional("host_header", "What the upstream sees as Host. Default the instance's own.");
         let request_headers =
@@ -140,18 +150,21 @@ impl Section for RouteSection {
             fields.optional("idempotency", "What Idempotency-Key means here. Default nothing.");
         let retry = fields
             .optional("retry", "When requests are tried again. Default that of the upstream.");
+        agree(fields, grpc.as_ref());
         if let Some(QuotaSection { by: QuotaBy::Subject, .. }) = &quota {
             if !sender.asks() {
                 fields.wrong("quota", "nobody is known on this route; add authenticated = true, or write by = \"client\"");
             }
         }
         Some(Self {
-            path: path?,
+            path,
             host,
             methods,
             when,
             rank,
             leads: leads?,
+            grpc,
+            traffic,
             host_header,
             request_headers,
             answer_headers,
@@ -165,7 +178,25 @@ impl Section for RouteSection {
             upgrades,
             idempotency,
             retry,
+            place: fields.place(""),
         })
+    }
+}
+
+/// What stands in the way of one another.
+fn agree(fields: &Fields<'_>, grpc: Option<&GrpcSection>) {
+    let by_service = matches!(grpc, Some(GrpcSection { of: GrpcOf::Service(_), .. }));
+    // Of a section that is wrong nothing is known.
+    if !fields.has("path") && (grpc.is_some() || !fields.has("grpc")) && !by_service {
+        fields.missing("path");
+    }
+    for name in ["path", "methods"] {
+        if by_service && fields.has(name) {
+            fields.wrong(name, "the annotations of the service say it; leave it out");
+        }
+    }
+    if fields.has("grpc") && !fields.has("to") && !fields.has("split") {
+        fields.wrong("grpc", "it is of an upstream; add to, or split");
     }
 }
 

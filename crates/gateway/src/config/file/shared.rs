@@ -6,6 +6,7 @@ use gusset_registry::{LeastLoaded, Random, RoundRobin, WeightedRoundRobin};
 use http::HeaderName;
 use serde_json::{Value as Json, json};
 
+use super::ShedSection;
 use crate::Picker;
 use crate::config::{Fields, OneOrMore, Place, Schema, Section, Setting, Size, Span, Value};
 
@@ -18,6 +19,8 @@ pub(in crate::config) struct DefaultsSection {
     pub(in crate::config) retry: Option<RetrySection>,
     pub(in crate::config) breaker: Option<BreakerSection>,
     pub(in crate::config) pick: Option<Pick>,
+    pub(in crate::config) zone: Option<String>,
+    pub(in crate::config) shed: Option<ShedSection>,
 }
 
 impl Section for DefaultsSection {
@@ -34,10 +37,16 @@ impl Section for DefaultsSection {
             retry: fields.optional("retry", "When requests are tried again."),
             breaker: fields.optional("breaker", "When an instance is left alone."),
             pick: fields.optional("pick", "Which instance takes a request: least-loaded, peak-ewma, round-robin, weighted, random, or the same for the same header:NAME or cookie:NAME. Default least-loaded."),
+            zone: fields.optional("zone", ZONE),
+            shed: fields.optional(
+                "shed",
+                "How many requests may wait for upstreams at once, over all routes. Default no limit.",
+            ),
         })
     }
 }
 
+pub(super) const ZONE: &str = "Instances of this zone take all requests while 70 % of them are healthy; with fewer, the missing part goes to the others. Default: zones do not matter.";
 pub(super) const TIMEOUT: &str =
     "How long the upstream may take to the head of its answer, all attempts together. Default 10s.";
 pub(super) const BODY_LIMIT: &str = "How large the body of a request may be. Default 2MiB.";

@@ -1,11 +1,17 @@
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+};
 
 use serde_json::{Value as Json, json};
 
-use super::{BreakerSection, Pick, RetrySection};
+use gusset_registry::{Ejection, SuccessRate};
+
+use super::{BreakerSection, Pick, RetrySection, shared::ZONE};
 use crate::{
-    HostHeader,
-    config::{Fields, Place, Placed, Schema, Section, Setting, Span, Value},
+    HostHeader, Upstream,
+    config::{Fields, Named, Place, Placed, Schema, Section, Setting, Span, Value},
 };
 
 /// Where requests go.
@@ -13,7 +19,10 @@ use crate::{
 pub(in crate::config) struct UpstreamSection {
     pub(in crate::config) service: Option<Placed<String>>,
     pub(in crate::config) addresses: Vec<SocketAddr>,
+    pub(in crate::config) part: PartFields,
+    pub(in crate::config) zone: Option<String>,
     pub(in crate::config) pick: Option<Pick>,
+    pub(in crate::config) eject: Option<Eject>,
     pub(in crate::config) breaker: Option<BreakerSection>,
     pub(in crate::config) retry: Option<RetrySection>,
     pub(in crate::config) http: Option<HttpVersion>,
@@ -35,6 +44,12 @@ impl Section for UpstreamSection {
         Some(Self {
             service,
             addresses,
+            part: PartFields::read(fields),
+            zone: fields.optional("zone", ZONE),
+            eject: fields.optional(
+                "eject",
+                "Which instances are left out for a while because they fail more than the others; false: none. Default: those whose success rate is far below the mean.",
+            ),
             pick: fields.optional("pick", "Which instance takes a request. Default that of defaults."),
             breaker: fields
                 .optional("breaker", "When an instance is left alone. Default that of defaults."),
@@ -54,6 +69,176 @@ impl Section for UpstreamSection {
             ),
             connections: fields.optional("connections", "How many there are, and how long."),
         })
+    }
+}
+
+impl UpstreamSection {
+    /// What routes lead to.
+    pub(in crate::config) fn upstream(&self) -> Upstream {
+        let Some(service) = &self.service else {
+            return Upstream::fixed(self.addresses.iter().copied());
+        };
+        let PartFields { tags, without_tags, version, metadata } = &self.part;
+        let mut upstream = Upstream::service(service.value.as_str());
+        for tag in tags {
+            upstream = upstream.with_tag(tag.as_str());
+        }
+        for tag in without_tags {
+            upstream = upstream.without_tag(tag.as_str());
+        }
+        if let Some(version) = version {
+            upstream = upstream.with_version(version.as_str());
+        }
+        for Named { name, value, .. } in metadata {
+            upstream = upstream.with_metadata(name.as_str(), value.as_str());
+        }
+        upstream
+    }
+}
+
+/// Which instances of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) struct PartFields {
+    tags: Vec<String>,
+    without_tags: Vec<String>,
+    version: Option<String>,
+    metadata: Vec<Named<String>>,
+}
+
+impl PartFields {
+    fn read(fields: &mut Fields<'_>) -> Self {
+        let part = Self {
+            tags: fields.list("tags", "Only instances with all of these tags."),
+            without_tags: fields.list("without_tags", "Only instances with none of these tags."),
+            version: fields.optional("version", "Only instances of this version."),
+            metadata: fields.named("metadata", "Only instances whose metadata says all of this."),
+        };
+        for name in ["tags", "without_tags", "version", "metadata", "zone"] {
+            if fields.has(name) && !fields.has("service") {
+                fields.wrong(name, "addresses say nothing of themselves; it is for service");
+            }
+        }
+        part
+    }
+}
+
+/// Which instances are left out for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) enum Eject {
+    Nobody,
+    Those(EjectSection),
+}
+
+impl Eject {
+    pub(in crate::config) fn ejection(&self) -> Option<Ejection> {
+        match self {
+            Self::Nobody => None,
+            Self::Those(section) => Some(section.ejection()),
+        }
+    }
+}
+
+impl Setting for Eject {
+    fn read(value: &Value<'_>) -> Option<Self> {
+        if value.flag() == Some(false) {
+            return Some(Self::Nobody);
+        }
+        if !value.is_table() {
+            value.wrong("is neither false nor a table; write { failures_in_a_row = 5 }");
+            return None;
+        }
+        <EjectSection as Setting>::read(value).map(Self::Those)
+    }
+
+    fn describe(schema: &mut Schema) -> Json {
+        json!({ "anyOf": [{ "const": false }, EjectSection::describe(schema)] })
+    }
+}
+
+/// When an instance is left out, and for how long.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) struct EjectSection {
+    failures_in_a_row: Option<NonZeroU32>,
+    base: Option<Span>,
+    longest: Option<Span>,
+    share: Option<f64>,
+    interval: Option<Span>,
+    min_calls: Option<NonZeroU32>,
+    min_instances: Option<NonZeroUsize>,
+    deviations: Option<f64>,
+}
+
+impl EjectSection {
+    fn ejection(&self) -> Ejection {
+        let mut rate = SuccessRate::default();
+        if let Some(span) = self.interval {
+            rate = rate.interval(span.0);
+        }
+        if let Some(calls) = self.min_calls {
+            rate = rate.min_calls(calls.get());
+        }
+        if let Some(instances) = self.min_instances {
+            rate = rate.min_endpoints(instances.get());
+        }
+        if let Some(deviations) = self.deviations {
+            rate = rate.deviations(deviations);
+        }
+        let mut ejection = Ejection::by_comparison().success_rate(rate);
+        if let Some(failures) = self.failures_in_a_row {
+            ejection = ejection.consecutive(failures.get());
+        }
+        if let Some(span) = self.base {
+            ejection = ejection.base(span.0);
+        }
+        if let Some(span) = self.longest {
+            ejection = ejection.longest(span.0);
+        }
+        match self.share {
+            Some(share) => ejection.share(share),
+            None => ejection,
+        }
+    }
+}
+
+impl Section for EjectSection {
+    const NAME: &'static str = "eject";
+    const ABOUT: &'static str =
+        "Which instances are left out for a while because they fail more than the others.";
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let section = Self {
+            failures_in_a_row: fields.optional(
+                "failures_in_a_row",
+                "After so many. Default: that is what the breaker judges by.",
+            ),
+            base: fields.optional("base", "For how long the first time. Default 30s."),
+            longest: fields.optional("longest", "For how long at most. Default 5m."),
+            share: fields.optional(
+                "share",
+                "Which part of the instances may be out at once, 0 to 1. Default 0.5.",
+            ),
+            interval: fields
+                .optional("interval", "How often success rates are compared. Default 10s."),
+            min_calls: fields.optional(
+                "min_calls",
+                "Instances with fewer requests in it are left aside. Default 100.",
+            ),
+            min_instances: fields.optional(
+                "min_instances",
+                "With fewer that have enough requests nothing is compared. Default 5.",
+            ),
+            deviations: fields.optional(
+                "deviations",
+                "How many standard deviations below the mean are too many. Default 1.9.",
+            ),
+        };
+        if section.share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+            fields.wrong("share", "it is a number from 0 to 1");
+        }
+        if section.deviations.is_some_and(|deviations| deviations <= 0.0) {
+            fields.wrong("deviations", "it is more than 0");
+        }
+        Some(section)
     }
 }
 

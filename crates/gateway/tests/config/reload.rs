@@ -1,7 +1,4 @@
-//! A gateway that follows its file.
-#![allow(clippy::unwrap_used, reason = "a test may")]
-
-mod common;
+//! What goes on when the file changes, and what does not.
 
 use std::{
     fs,
@@ -14,38 +11,17 @@ use std::{
 };
 
 use axum::{Router, routing::get};
-use common::*;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use gusset_gateway::config::{Reloading, Resources};
-use http::{Request, StatusCode};
+use http::Request;
 use tower::ServiceExt;
 
-struct File(PathBuf);
-
-impl File {
-    fn new(name: &str, text: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{name}"));
-        fs::create_dir_all(&folder).unwrap();
-        let file = Self(folder.join("gateway.toml"));
-        file.write(text);
-        file
-    }
-
-    fn write(&self, text: &str) {
-        fs::write(&self.0, text).unwrap();
-    }
-}
+use crate::{File, ask, common::*};
 
 fn file(address: std::net::SocketAddr, of_route: &str) -> String {
     format!(
         "[upstreams.shop]\naddresses = [\"{address}\"]\n[[routes]]\npath = \"/{{*rest}}\"\nto = \"shop\"\n{of_route}\n"
     )
-}
-
-async fn ask(reloading: &Reloading, path: &str) -> StatusCode {
-    let request = Request::get(format!("http://shop{path}"));
-    let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
-    let answer = reloading.live().clone().oneshot(request).await.unwrap();
-    answer.status()
 }
 
 #[tokio::test]
@@ -193,4 +169,50 @@ async fn each_request_is_a_line_of_the_log_when_its_answer_has_ended() {
     // Nobody read it to its end.
     assert_eq!(lines[1]["cut"], true);
     assert!(!log.contains("s3cret"));
+}
+
+/// A token of `subject` for an hour.
+fn token(secret: &str, subject: &str) -> String {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
+    let claims = format!(r#"{{"sub":"{subject}","aud":"shop","exp":99999999999}}"#);
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    let tag = ring::hmac::sign(&key, signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
+}
+
+#[tokio::test]
+async fn a_change_of_a_secret_is_seen_and_the_old_one_is_worth_nothing() {
+    let running = upstream(Router::new().route("/a", get(|| async { "a" }))).await;
+    let (old, new) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
+    let text = format!(
+        "[jwt]\nsecret = {{ file = \"secret\" }}\naudience = \"shop\"\n{}",
+        file(running.address, "authenticated = true")
+    );
+    let on_disk = File::new("secret", "");
+    let secret = on_disk.0.with_file_name("secret");
+    fs::write(&secret, format!("{old}\n")).unwrap();
+    on_disk.write(&text);
+    let reloading = Reloading::open(&on_disk.0, Resources::default()).unwrap();
+    assert_eq!(reloading.config().files(), std::slice::from_ref(&secret));
+    let asked = async |with: &str| {
+        let request = Request::get("http://shop/a");
+        let request = request.header("authorization", format!("Bearer {}", token(with, "ann")));
+        let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+        reloading.live().clone().oneshot(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!((asked(old).await, asked(new).await), (200, 401));
+    let following = tokio::spawn({
+        let reloading = reloading.clone();
+        async move { reloading.follow().await }
+    });
+    // Of another length: whoever looks at times alone would miss a quick one.
+    fs::write(&secret, new).unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while reloading.status().reloads == 0 {
+        assert!(Instant::now() < until, "the change was not seen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    following.abort();
+    assert_eq!((asked(old).await, asked(new).await), (401, 200));
 }
