@@ -1,4 +1,4 @@
-use super::*;
+use super::{shared::by_chance, *};
 use proptest::prelude::*;
 
 fn split(weights: &[u32]) -> Split {
