@@ -1,25 +1,25 @@
+mod error;
+mod gate;
+mod parts;
+
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use gusset_breaker::Policy;
 use gusset_ratelimit::{Concurrency, ConcurrencyLimiter};
 use gusset_registry::{Fleet, Registry};
-use gusset_sidecar::{Metrics, Recorder, RetryPolicy, TraceLayer};
-use thiserror::Error;
+use gusset_sidecar::{Metrics, Recorder, TraceLayer};
 use tower_layer::Layer;
 
+use self::{gate::compiled, parts::Parts};
+pub use error::BuildError;
+
 use crate::{
-    AccessLog, Authenticate, Cors, Gateway, HeaderEdits, IdentityHeaders, Network, Picker, Route,
-    Upstream, UpstreamPolicy,
+    AccessLog, Authenticate, Cors, Gateway, IdentityHeaders, Network, Picker, Route, Upstream,
+    UpstreamPolicy,
     client::Proxies,
-    cors::Policy as CorsPolicy,
-    forward::{Forward, Shared, Target, Way},
-    front::{Answers, Front, Gate, GateEdits, OncePer, Sender},
-    host::is_host,
-    identity::Requirement,
-    limit::{KeyOf, Limit},
-    path::{BadPath, normalise},
-    routes::{Entry, Leads, Methods, NewPath, Pattern, Rewrite, Table, Template, is_host_pattern},
-    traffic::{Mirror, Mirroring, Places, Split},
+    forward::{Forward, Shared},
+    front::Front,
+    routes::Table,
     transport::Pool,
     upstream::{self, Setup},
 };
@@ -279,286 +279,8 @@ impl Fault {
     }
 }
 
-/// What routes are made with, and what they share.
-struct Parts {
-    setup: Setup,
-    cors: Option<Arc<CorsPolicy>>,
-    shed: Option<ConcurrencyLimiter>,
-    upstreams: HashMap<Upstream, upstream::Shared>,
-    table: Table,
-}
-
-impl Parts {
-    fn add(
-        &mut self,
-        number: usize,
-        route: Route,
-        can_authenticate: bool,
-    ) -> Result<(Gate, Target), BuildError> {
-        checked(&route, can_authenticate)?;
-        let wrong = |reason: String| BuildError::path(&route.path, reason);
-        let pattern = Pattern::parse(&route.path).map_err(wrong)?;
-        let entry = entry(&route, number).map_err(wrong)?;
-        let inserted = self.table.insert(route.host.as_deref(), &pattern, entry);
-        inserted.map_err(|_| BuildError::Taken { path: route.path.clone() })?;
-        let gate = gate(&route, &pattern, self.cors.as_ref(), self.shed.as_ref())?;
-        let mut make_caller = |to: &Upstream, limit| {
-            let new = || upstream::Shared::new(to, &self.setup);
-            let upstream = self.upstreams.entry(to.clone()).or_insert_with(new);
-            upstream.caller(limit, route.retry.clone(), route.hedge.clone())
-        };
-        let composed = route.composition.as_ref();
-        let composed = composed.map(|to| to.compile(&route, &mut make_caller)).transpose();
-        let composed = composed.map_err(wrong)?;
-        let mut ways = Vec::new();
-        for upstream in leads_to(&route)? {
-            let caller = make_caller(&upstream, route.timeout);
-            ways.push((upstream, caller));
-        }
-        let way = |(upstream, caller): (Upstream, _)| {
-            let new = || upstream::Shared::new(&upstream, &self.setup);
-            let shared = self.upstreams.entry(upstream.clone()).or_insert_with(new).clone();
-            Way { upstream, caller, shared }
-        };
-        let ways: Vec<_> = ways.into_iter().map(way).collect();
-        let mirror = match &route.mirror {
-            Some(_) if ways.is_empty() => return Err(wrong(NOTHING_TO_MIRROR.into())),
-            Some(mirror) => {
-                let new = || upstream::Shared::new(mirror.upstream(), &self.setup);
-                let upstream = self.upstreams.entry(mirror.upstream().clone()).or_insert_with(new);
-                let caller =
-                    upstream.caller(route.timeout, Some(RetryPolicy::default().retries(0)), None);
-                Some(Mirroring::new(mirror.clone(), caller, route.timeout))
-            }
-            None => None,
-        };
-        let path: Arc<str> = route.path.into();
-        let target = Target {
-            name: path.clone().into(),
-            path,
-            host: route.host.map(Into::into),
-            ways,
-            split: route.leads.split().cloned(),
-            mirror,
-            composed,
-            counters: route.counters.unwrap_or_default(),
-        };
-        Ok((gate, target))
-    }
-}
-
-const NOTHING_TO_MIRROR: &str = "it asks no upstream of its own, so there is nothing to mirror";
-
-/// Whether a route makes sense.
-fn checked(route: &Route, can_authenticate: bool) -> Result<(), BuildError> {
-    if route.requires.is_some() && !can_authenticate {
-        return Err(BuildError::NoAuthenticate { path: route.path.clone() });
-    }
-    let mistake = route.requires.as_ref().and_then(Requirement::mistake);
-    let mistake = mistake.or_else(|| route.leads.split().and_then(Split::mistake));
-    let mistake = mistake.or_else(|| route.mirror.as_ref().and_then(Mirror::mistake));
-    if let Some(reason) = mistake.or_else(|| matches_nothing(route)) {
-        return Err(BuildError::path(&route.path, reason));
-    }
-    Ok(())
-}
-
-/// The upstreams of a route; none if the gateway answers itself.
-fn leads_to(route: &Route) -> Result<Vec<Upstream>, BuildError> {
-    let upstreams = match &route.leads {
-        Leads::To(upstream) => vec![upstream.clone()],
-        Leads::Split(split) => split.upstreams(),
-        Leads::Redirect(_) | Leads::Answer(_) => return Ok(Vec::new()),
-        Leads::Nowhere if route.composition.is_some() => return Ok(Vec::new()),
-        Leads::Nowhere => Vec::new(),
-    };
-    if upstreams.is_empty() || !upstreams.iter().all(Upstream::leads_somewhere) {
-        return Err(BuildError::NoUpstream { path: route.path.clone() });
-    }
-    Ok(upstreams)
-}
-
-/// What the table knows of a route.
-fn entry(route: &Route, number: usize) -> Result<Entry, String> {
-    let conditions = route.conditions.iter().map(|condition| condition.compile());
-    let (methods, rank) = (route.methods.clone(), route.rank);
-    Ok(Entry { methods, conditions: conditions.collect::<Result<_, _>>()?, rank, number })
-}
-
-/// Why no request would ever take the route as it is written.
-fn matches_nothing(route: &Route) -> Option<String> {
-    let path = route.path.as_str();
-    let old_style = |segment: &str| segment.starts_with([':', '*']) && segment.len() > 1;
-    if !path.starts_with('/') {
-        return Some(format!("it must begin with a slash: /{path}"));
-    }
-    if path.split('/').any(old_style) {
-        return Some("a parameter is written {name}, the rest of a path {*name}".into());
-    }
-    if let Some(host) = route.host.as_ref().filter(|host| !is_host_pattern(host)) {
-        return Some(format!("{host:?} is no host: a name, an address, or *. and a name"));
-    }
-    match normalise(path) {
-        Ok(normal) if normal != path => {
-            return Some(format!("no request has such a path; in normal form it is {normal}"));
-        }
-        Err(BadPath::Encoding) => {
-            return Some(
-                "a percent sign is written %25, for two hexadecimal digits follow one".into(),
-            );
-        }
-        Err(_) => {
-            let reason =
-                "requests with such a path are refused, for servers read it in different ways";
-            return Some(reason.into());
-        }
-        Ok(_) => {}
-    }
-    matches!(&route.methods, Methods::These(these) if these.is_empty())
-        .then(|| "it takes no method at all; without methods(…) it takes all".into())
-}
-
-fn compiled(cors: &Cors) -> Result<Arc<CorsPolicy>, String> {
-    cors.compile().map(Arc::new)
-}
-
-fn gate(
-    route: &Route,
-    pattern: &Pattern,
-    cors: Option<&Arc<CorsPolicy>>,
-    shed: Option<&ConcurrencyLimiter>,
-) -> Result<Gate, BuildError> {
-    let places = Places {
-        gateway: shed.cloned(),
-        route: route.places.clone().or_else(|| Places::of_route(route.in_flight)),
-        priority: route.priority,
-    };
-    let rewrite = match &route.new_path {
-        NewPath::Same => Ok(Rewrite::Keep),
-        NewPath::Without(prefix) => Rewrite::strip_prefix(&route.path, prefix),
-        NewPath::Like(new) => Rewrite::template(pattern, new),
-    };
-    let new = |(quota, key_of): &(_, KeyOf)| Limit::new(*quota, key_of.clone());
-    let limit = route.limit.clone().or_else(|| route.quota.as_ref().map(new));
-    let wrong = |reason: String| BuildError::path(&route.path, reason);
-    let own_cors = route.cors.as_ref().map(compiled).transpose().map_err(wrong)?;
-    let sender = |requires: &Requirement| Sender {
-        requires: requires.clone(),
-        keeps_credentials: route.keeps_credentials,
-    };
-    Ok(Gate {
-        rewrite: rewrite.map_err(wrong)?,
-        edits: edits(route, pattern).map_err(wrong)?,
-        answers: answers(route, pattern).map_err(wrong)?,
-        split: route.leads.split().cloned(),
-        places,
-        limit,
-        body_limit: route.body_limit,
-        sender: route.requires.as_ref().map(sender),
-        cors: own_cors.or_else(|| cors.cloned()),
-        upgrades: route.upgrades.clone(),
-        once: route.idempotency.clone().map(|policy| OncePer {
-            policy,
-            route: format!("{} {}", route.host.as_deref().unwrap_or_default(), route.path),
-            limit: route.timeout,
-        }),
-    })
-}
-
-/// What a route changes in heads, if it does.
-fn edits(route: &Route, pattern: &Pattern) -> Result<Option<Box<GateEdits>>, String> {
-    let none = HeaderEdits::new();
-    if route.new_host.is_none() && route.request_headers == none && route.answer_headers == none {
-        return Ok(None);
-    }
-    let host = route.new_host.as_ref().map(|host| Template::parse(host, pattern)).transpose()?;
-    let literal = host.as_ref().and_then(Template::literal);
-    if let Some(host) = literal.filter(|host| !is_host(host)) {
-        return Err(format!("{host:?} is no host"));
-    }
-    let request = route.request_headers.compile(pattern)?;
-    let answer = route.answer_headers.compile(pattern)?;
-    Ok(Some(Box::new(GateEdits { host, request, answer })))
-}
-
-/// How a route answers without an upstream, if it does.
-fn answers(route: &Route, pattern: &Pattern) -> Result<Option<Box<Answers>>, String> {
-    Ok(match &route.leads {
-        Leads::Redirect(redirect) => Some(Box::new(Answers::Moved(redirect.compile(pattern)?))),
-        Leads::Answer(answer) => match answer.mistake() {
-            Some(mistake) => return Err(mistake),
-            None => Some(Box::new(Answers::Always(Box::new(answer.0.clone())))),
-        },
-        Leads::Nowhere | Leads::To(_) | Leads::Split(_) => None,
-    })
-}
-
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("routes", &self.routes).finish_non_exhaustive()
-    }
-}
-
-/// Why a gateway cannot be built.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// The path or the rewriting of a route makes no sense.
-    #[error("route {path}: {reason}")]
-    Path {
-        /// The route's path.
-        path: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Only chance could say which of this route and an earlier one takes a request, or one of them would never take any.
-    #[error(
-        "route {path}: an earlier route takes the same requests; tell them apart by path, method, host, condition or rank"
-    )]
-    Taken {
-        /// The route's path.
-        path: String,
-    },
-    /// [`Route::to`] is missing, or names no address.
-    #[error("route {path} leads nowhere: to(…) names a service, or at least one address")]
-    NoUpstream {
-        /// The route's path.
-        path: String,
-    },
-    /// The route is authenticated, and the gateway has no [`Authenticate`].
-    #[error(
-        "route {path} is authenticated, but nothing says by what: give the gateway authenticate(…)"
-    )]
-    NoAuthenticate {
-        /// The route's path.
-        path: String,
-    },
-    /// What [`Builder::cors`] says makes no sense.
-    #[error("cors: {reason}")]
-    Cors {
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-impl BuildError {
-    /// Without the route, which is named otherwise.
-    #[cfg(feature = "config")]
-    pub(crate) fn reason(&self) -> String {
-        match self {
-            Self::Path { reason, .. } | Self::Cors { reason } => reason.clone(),
-            Self::Taken { .. } => {
-                "an earlier route takes the same requests; tell them apart by path, method, host, condition or rank".into()
-            }
-            Self::NoUpstream { .. } => "it leads nowhere".into(),
-            Self::NoAuthenticate { .. } => {
-                "it asks who sends, and nothing tells; add [jwt], [api_keys] or [certificates]"
-                    .into()
-            }
-        }
-    }
-
-    fn path(path: &str, reason: impl Into<String>) -> Self {
-        Self::Path { path: path.to_owned(), reason: reason.into() }
     }
 }
