@@ -1,4 +1,7 @@
-use std::{borrow::Cow, sync::Arc, time::Duration};
+mod checked;
+mod message;
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gusset_call::{Context, Deadline};
@@ -8,17 +11,16 @@ use http::{
     uri::PathAndQuery,
 };
 use http_body_util::{BodyExt, Either, Full, combinators::UnsyncBoxBody};
-use prost_reflect::{DynamicMessage, FieldDescriptor, MethodDescriptor};
-use serde_json::{Map, Value};
+use prost_reflect::{FieldDescriptor, MethodDescriptor};
 use tokio::time::timeout_at;
 use tower::util::Oneshot;
 
+use self::checked::{paths, taken};
 use super::{
     GrpcMethod,
     descriptors::Options,
-    fields::{How, Unfit, decode, find, is_sayable, put},
+    fields::{Unfit, find},
     frames::{Frames, frame},
-    grpc_method::{BodyField, Piece},
     json_stream::{Lines, Values},
     shape::Shape,
     status::Status,
@@ -29,7 +31,7 @@ use crate::{
     body::{RequestBody, Upload},
     forward::{AnyBody, UpstreamBody, passed_back},
     headers::{begins, has_member, remove_where},
-    routes::{HostAs, Leads, Methods, Pattern},
+    routes::{HostAs, Leads, Pattern},
     upstream::Caller,
 };
 
@@ -67,13 +69,6 @@ pub(crate) struct Transcoder {
     max_message: usize,
     limit: Duration,
     idempotent: bool,
-}
-
-/// A field, and what it is said to be.
-struct Said<'f> {
-    how: How,
-    fields: Cow<'f, [FieldDescriptor]>,
-    text: String,
 }
 
 /// A field that the path says, and what it is made of.
@@ -185,104 +180,6 @@ impl Transcoder {
         if is_json { Ok(()) } else { Err(Answer::WrongMedia) }
     }
 
-    /// What the method is asked, by the path, the query and the body.
-    fn message(&self, head: &Parts, text: &Bytes) -> Result<DynamicMessage, Unfit> {
-        let mut whole = self.of_body(text)?;
-        let mut said = self.of_query(head.uri.query().unwrap_or_default())?;
-        said.extend(self.of_path(head.uri.path())?);
-        for Said { how, fields, text } in &said {
-            put(&mut whole, fields, text.clone(), *how)?;
-        }
-        let message = DynamicMessage::deserialize(self.method.input(), Value::Object(whole));
-        message.map_err(|error| self.blame(&said, text, &error))
-    }
-
-    fn of_query(&self, query: &str) -> Result<Vec<Said<'_>>, Unfit> {
-        let mut said = Vec::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, text) = pair.split_once('=').unwrap_or((pair, ""));
-            let encoded = || Unfit("the query is not well encoded".into());
-            let name = decode(name, true).ok_or_else(encoded)?;
-            let text = decode(text, true).ok_or_else(encoded)?;
-            let fields = find(&self.method.input(), &name);
-            let fields = fields.map_err(|why| Unfit(format!("query: {why}")))?;
-            let of_body = match &self.body {
-                Taken::Nothing => false,
-                Taken::Message => true,
-                Taken::Field(field) => fields.first() == Some(field),
-            };
-            if of_body || self.paths.iter().any(|(of_path, _)| *of_path == fields) {
-                return Err(Unfit(format!("query: {name:?} is said elsewhere")));
-            }
-            said.push(Said { how: How::Query, fields: fields.into(), text });
-        }
-        Ok(said)
-    }
-
-    fn of_path<'f>(&'f self, path: &str) -> Result<Vec<Said<'f>>, Unfit> {
-        let captures = self.pattern.captures(path);
-        let said = |(fields, pieces): &'f Bound| {
-            let text = pieces.iter().map(|piece| match (piece, &captures) {
-                (Placed::Literal(literal), _) => Some(literal.clone()),
-                (Placed::Parameter(at), Some(captures)) => decode(captures.get(path, *at), false),
-                (Placed::Parameter(_), None) => None,
-            });
-            let text = text.collect::<Option<String>>();
-            let text = text.ok_or_else(|| Unfit("the path is no text".into()))?;
-            Ok(Said { how: How::Path, fields: Cow::Borrowed(fields), text })
-        };
-        self.paths.iter().map(said).collect()
-    }
-
-    /// Finds out which part of a request does not fit: errors of values do not tell where they stand.
-    fn blame(&self, said: &[Said<'_>], text: &[u8], error: &serde_json::Error) -> Unfit {
-        for Said { how, fields, text } in said {
-            let mut alone = Map::new();
-            let put = put(&mut alone, fields, text.clone(), *how);
-            let read = DynamicMessage::deserialize(self.method.input(), Value::Object(alone));
-            if let (Ok(()), Err(error)) = (put, read) {
-                let names: Vec<_> = fields.iter().map(FieldDescriptor::name).collect();
-                return Unfit(format!("{}: {error}", names.join(".")));
-            }
-        }
-        let mut json = serde_json::Deserializer::from_slice(text);
-        let message = match (&self.body, &self.body_kind()) {
-            (Taken::Message, _) => self.method.input(),
-            (Taken::Field(_), Some(message)) => message.clone(),
-            _ => return Unfit(format!("body: {error}")),
-        };
-        match DynamicMessage::deserialize(message, &mut json) {
-            Err(error) => Unfit(format!("body: {error}")),
-            Ok(_) => Unfit(error.to_string()),
-        }
-    }
-
-    /// The message that the body is, where it is a field of one.
-    fn body_kind(&self) -> Option<prost_reflect::MessageDescriptor> {
-        match &self.body {
-            Taken::Field(field) if !field.is_list() && !field.is_map() => {
-                field.kind().as_message().cloned()
-            }
-            _ => None,
-        }
-    }
-
-    fn of_body(&self, text: &[u8]) -> Result<Map<String, Value>, Unfit> {
-        let empty = text.trim_ascii().is_empty();
-        let value =
-            || serde_json::from_slice(text).map_err(|error| Unfit(format!("body: {error}")));
-        match &self.body {
-            Taken::Nothing if empty => Ok(Map::new()),
-            Taken::Nothing => Err(Unfit("body: there is none here".into())),
-            Taken::Field(_) | Taken::Message if empty => Ok(Map::new()),
-            Taken::Field(field) => Ok(Map::from_iter([(field.json_name().to_owned(), value()?)])),
-            Taken::Message => match value()? {
-                Value::Object(map) => Ok(map),
-                _ => Err(Unfit("body: it is an object".into())),
-            },
-        }
-    }
-
     fn request(&self, head: &Parts, body: RequestBody) -> Request<RequestBody> {
         let mut headers = head.headers.clone();
         for name in &NOT_FOR_METHODS {
@@ -368,65 +265,6 @@ impl Transcoder {
 
 fn told(status: Status) -> Response<AnyBody> {
     status.answer().map(|body| Either::Right(Either::Left(body)))
-}
-
-/// What the body of a request on this route is.
-fn taken(route: &Route, of: &GrpcMethod) -> Result<Taken, String> {
-    let has_body = |method: &Method| matches!(*method, Method::POST | Method::PUT | Method::PATCH);
-    let Methods::These(methods) = &route.methods else {
-        return Err("a method of gRPC is asked for by one of HTTP: methods([…])".into());
-    };
-    match &of.body {
-        BodyField::Nothing => Ok(Taken::Nothing),
-        BodyField::All => Ok(Taken::Message),
-        BodyField::ByMethod if methods.iter().all(has_body) => Ok(Taken::Message),
-        BodyField::ByMethod if !methods.iter().any(has_body) => Ok(Taken::Nothing),
-        BodyField::ByMethod => {
-            Err("some of its methods have a body and some have none: two routes".into())
-        }
-        BodyField::Field(name) => match find(&of.method.input(), name)?.as_slice() {
-            [field] => Ok(Taken::Field(field.clone())),
-            _ => Err(format!("the body {name:?} is no field of the message itself")),
-        },
-    }
-}
-
-/// The fields that the path says.
-fn paths(route: &Route, of: &GrpcMethod, pattern: &Pattern) -> Result<Vec<Bound>, String> {
-    let each = || {
-        let names = route.path.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
-        let names = names.map(|(name, _)| name.trim_start_matches('*').to_owned());
-        let field = |name: String| {
-            let renamed = of.renamed.iter().find(|(parameter, _)| **parameter == *name);
-            let field = renamed.map_or_else(|| name.clone(), |(_, field)| field.to_string());
-            (field, vec![Piece::Parameter(name)])
-        };
-        names.map(field).collect::<Vec<_>>()
-    };
-    let placed = |piece| match piece {
-        Piece::Literal(literal) => Ok(Placed::Literal(literal)),
-        Piece::Parameter(name) => match pattern.place(&name) {
-            Some(place) => Ok(Placed::Parameter(place)),
-            None => Err(format!("the path has no parameter {name:?}")),
-        },
-    };
-    for (parameter, _) in &of.renamed {
-        if pattern.place(parameter).is_none() {
-            return Err(format!("the path has no parameter {parameter:?}"));
-        }
-    }
-    let named = of.paths.clone().unwrap_or_else(each);
-    let found = named.into_iter().map(|(name, pieces)| {
-        let fields = find(&of.method.input(), &name)?;
-        match fields.last() {
-            Some(field) if is_sayable(field) && !field.is_list() => {
-                let pieces = pieces.into_iter().map(placed).collect::<Result<_, _>>()?;
-                Ok((fields, pieces))
-            }
-            _ => Err(format!("{name:?} is nothing that a path can say")),
-        }
-    });
-    found.collect()
 }
 
 fn is_accepted(headers: &HeaderMap, kind: &[u8]) -> bool {

@@ -1,8 +1,9 @@
 use http::Request;
-use serde_json::json;
+use prost_reflect::DynamicMessage;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::{Descriptors, compose::Composition};
+use crate::{Descriptors, compose::Composition, routes::Methods};
 
 fn descriptors() -> Descriptors {
     Descriptors::from_bytes(include_bytes!("../../../tests/shop/shop.binpb")).unwrap()
