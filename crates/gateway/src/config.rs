@@ -65,7 +65,7 @@
 //! | reloads under load fail no request | `a_hundred_reloads_under_load_fail_no_request` |
 //! | quotas, counters, circuits and what is in flight go on where they are described alike | `quotas_counters_and_circuits_go_on_where_they_are_the_same`, `what_is_in_flight_counts_on_over_a_reload` |
 //! | weights that an operator has set, and a rollout that was ended, stay until the file says something else of the split | `weights_that_an_operator_has_set_go_on_until_the_file_says_otherwise`, `a_rollout_begins_with_its_file_and_what_became_of_it_outlives_reloads` |
-//! | a mirror goes on and counts on | `a_mirror_goes_on_and_counts_on` |
+//! | a mirror goes on and counts on, and copies under way are finished | `a_mirror_goes_on_and_counts_on`, `a_copy_under_way_is_finished_over_a_reload` |
 //! | a changed secret is in force, and the old one worth nothing | `a_change_of_a_secret_is_seen_and_the_old_one_is_worth_nothing` |
 //! | a service with annotations is as many routes with the settings of one | `a_service_with_annotations_is_as_many_routes_with_the_settings_of_one` |
 //! | pick, connections, TLS, part of a service, ejection are those of the file | `tests/config/settings.rs` |

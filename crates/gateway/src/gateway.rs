@@ -21,6 +21,7 @@ use tower_service::Service;
 use crate::{
     Breaker, Builder, RouteStats, Upstream,
     forward::{Answered, Forward, Shared, Target},
+    traffic::Mirroring,
     upstream,
 };
 
@@ -71,11 +72,13 @@ impl Gateway {
         &self.shared.targets
     }
 
-    /// Whether this clone is the last one, and no request is under way any more. Answers whose heads were given may go on.
+    /// Whether this clone is the last one, and no request, and no copy for a [`Mirror`](crate::Mirror), is under way any more. Answers whose heads were given may go on.
     #[must_use]
     pub fn is_left(&self) -> bool {
         // The service within and this have one each.
-        Arc::strong_count(&self.shared) <= 2
+        let no_request = Arc::strong_count(&self.shared) <= 2;
+        let mut mirrors = self.shared.targets.iter().filter_map(|target| target.mirror.as_ref());
+        no_request && mirrors.all(Mirroring::is_idle)
     }
 
     /// Where requests are counted and timed.

@@ -61,8 +61,9 @@ fn named(gateway: &Gateway) -> Vec<(String, Split)> {
         let numbers = std::iter::successors(Some(2), |number| Some(number + 1));
         let others = numbers.map(|number: u32| format!("{name}~{number}"));
         let split = target.split.clone()?;
-        let free = std::iter::once(name.clone()).chain(others).find(|n| !names.contains(n))?;
-        names.insert(free.clone());
+        // As an address has them: a host at the begin of one is a segment at the begin of another.
+        let mut free = std::iter::once(name.clone()).chain(others);
+        let free = free.find(|name| names.insert(name.trim_start_matches('/').to_owned()))?;
         Some((free, split))
     });
     splits.collect()

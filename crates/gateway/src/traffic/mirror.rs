@@ -173,6 +173,11 @@ impl Mirroring {
         Self { mirror, caller, limit, open: watch::Sender::new(()) }
     }
 
+    /// Whether no copy is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.open.receiver_count() == 0
+    }
+
     /// Where they go, and what became of them.
     #[cfg(feature = "admin")]
     pub(crate) fn stats(&self) -> (&Upstream, MirrorStats) {

@@ -223,6 +223,29 @@ async fn slow() -> (Running, Arc<Notify>, Arc<Notify>) {
 }
 
 #[tokio::test]
+async fn a_copy_under_way_is_finished_over_a_reload() {
+    let (blue, (green, asked, go)) = (named("blue").await, slow().await);
+    let of_route = "to = \"blue\"\nmirror = { to = \"green\", at_once = 1 }";
+    let text = two(blue.address, green.address, of_route);
+    let on_disk = File::new("copy", &text);
+    let reloading = Reloading::open(&on_disk.0, Resources::default()).unwrap();
+    let mirror = async || operator(&reloading, "GET", "/routes").await.1[0]["mirror"].clone();
+    assert_eq!(said(&reloading).await, "blue");
+    asked.notified().await;
+    on_disk.write(&format!("{text}timeout = \"9s\""));
+    reloading.reload().unwrap();
+    assert_eq!(said(&reloading).await, "blue");
+    let copies = mirror().await;
+    assert_eq!((&copies["no_place"], &copies["failed"]), (&json!(1), &json!(0)));
+    go.notify_one();
+    while mirror().await["sent"] == 1 {
+        assert_eq!(said(&reloading).await, "blue");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(mirror().await["failed"], 0);
+}
+
+#[tokio::test]
 async fn what_is_in_flight_counts_on_over_a_reload() {
     for (of_all, of_route) in
         [("", "in_flight = 1"), ("[defaults]\nshed = { fixed = 1 }\n", "priority = \"low\"")]
@@ -291,18 +314,22 @@ fn splits_of_one_path_have_names_of_their_own() {
             format!("[[routes]]\npath = \"/a\"\nsplit = [{{ to = \"s\", weight = 1 }}]\n{fields}\n")
         };
         let text = format!(
-            "[upstreams.s]\naddresses = [\"10.0.0.1:80\"]\n{}{}{}",
+            "[upstreams.s]\naddresses = [\"10.0.0.1:80\"]\n{}{}{}{}",
             route("methods = [\"GET\"]"),
             route("methods = [\"POST\"]"),
-            route("host = \"shop.example\"")
+            route("host = \"shop.example\""),
+            route("").replace("/a", "/shop.example/a")
         );
         let on_disk = File::new("names", &text);
         let reloading = Reloading::open(&on_disk.0, Resources::default()).unwrap();
         let (_, splits) = operator(&reloading, "GET", "/splits").await;
         let names: Vec<_> =
             splits.as_array().unwrap().iter().map(|split| split["route"].clone()).collect();
-        assert_eq!(names, [json!("/a"), json!("/a~2"), json!("shop.example/a")]);
-        for name in ["a", "a~2", "shop.example/a"] {
+        assert_eq!(
+            names,
+            [json!("/a"), json!("/a~2"), json!("shop.example/a"), json!("/shop.example/a~2")]
+        );
+        for name in ["a", "a~2", "shop.example/a", "shop.example/a~2"] {
             let order = format!("/splits/{name}/weights?s=7");
             assert_eq!(operator(&reloading, "POST", &order).await.0, 200, "{name}");
         }
