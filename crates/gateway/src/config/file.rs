@@ -3,25 +3,27 @@
 mod answer;
 mod composed;
 mod condition;
+mod eject;
 mod identity;
 mod route;
 mod server;
 mod shared;
+mod shed;
 mod traffic;
 mod upstream;
 
 pub(super) use answer::{AnswerSection, RedirectSection};
 pub(super) use composed::{BranchSection, FanOutSection, GrpcOf, GrpcSection};
 pub(super) use condition::{ConditionSection, EditsSection};
+use eject::Eject;
 pub(super) use identity::{
     ApiKeysSection, CertificatesSection, HeadersSection, JwtKeys, JwtSection,
 };
 pub(super) use route::{Leads, QuotaBy, QuotaSection, RouteSection};
 pub(super) use server::{AccessLogSection, AdminSection, RegistrySection, ServerSection};
 pub(super) use shared::{BreakerSection, CorsSection, DefaultsSection, Pick, RetrySection};
-pub(super) use traffic::{
-    MirrorSection, RolloutSection, ShedSection, TrafficFields, VariantSection,
-};
+pub(super) use shed::ShedSection;
+pub(super) use traffic::{MirrorSection, RolloutSection, TrafficFields, VariantSection};
 pub(super) use upstream::{ConnectionsSection, Expected, HttpVersion, UpstreamSection};
 
 use super::{Fields, Named, OneOrMore, Section};
