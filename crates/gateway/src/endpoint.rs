@@ -33,14 +33,15 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    /// At `address`, which goes by `authority`.
     pub(crate) fn new(
-        authority: &str,
+        (authority, address): (&str, &str),
         (pool, transport): (Pool, Arc<Transport>),
         traces: &TraceLayer,
         circuit: Circuit,
     ) -> Self {
         let guard = BreakerLayer::new(circuit).classify(Verdict);
-        let line = Line::new(pool, authority, transport.clone());
+        let line = Line::at(pool, (authority, address), transport.clone());
         let timed = DeadlineLayer::client().layer(traces.layer(line));
         let guarded = guard.layer(Blame::new(timed));
         Self { authority: authority.parse().ok(), transport, guarded }

@@ -122,6 +122,7 @@
 //!
 //! | fact | test |
 //! |---|---|
+//! | a host goes by its name, whose addresses are looked up again; a failure of that changes nothing | `hosts_are_found_by_their_names_and_asked_by_them`, `what_was_known_stays_while_the_name_server_fails_hangs_or_knows_nothing` |
 //! | HTTP/2 by prior knowledge or ALPN where the upstream says so; gRPC always, its trailers come back | `instances_are_called_by_http_2_where_their_upstream_says_so`, `grpc_goes_by_http_2_always_and_its_status_comes_back` |
 //! | calls that begin at once make one connection, and more are made when an instance takes no more streams | `calls_that_begin_at_once_make_one_connection`, `another_connection_is_made_when_an_instance_takes_no_more_streams_by_one` |
 //! | a connection that goes away costs no call | `a_connection_that_goes_away_gets_no_more_calls_and_those_under_way_end` |

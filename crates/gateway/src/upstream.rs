@@ -1,6 +1,7 @@
 //! The instances of one upstream, balanced, and one attempt after the other.
 
 mod attempts;
+mod hosts;
 mod picker;
 mod policy;
 
@@ -19,6 +20,8 @@ use http::Response;
 use tower_layer::Layer;
 
 use attempts::Attempts;
+pub(crate) use hosts::Host;
+use hosts::LookingUp;
 pub use picker::Picker;
 pub use policy::UpstreamPolicy;
 
@@ -38,6 +41,8 @@ pub(crate) struct Shared {
     budget: Budget,
     /// Of its routes that have none of their own.
     retry: Option<RetryPolicy>,
+    /// Where hosts have names.
+    _looking_up: Option<Arc<LookingUp>>,
 }
 
 type Balanced = Balance<Instances, Picker, Http>;
@@ -62,10 +67,11 @@ impl Shared {
         let policy = setup.policies.get(upstream).cloned().unwrap_or_default();
         let breaker = policy.breaker.unwrap_or(setup.breaker);
         let circuits = Circuits::new(breaker, Instances::CIRCUITS);
-        let watch = watch(upstream, &*setup.registry);
+        let (watch, looking_up) = watch(upstream, &*setup.registry);
         let traces = setup.traces.clone().upstream(watch.service().clone());
         let transport = Arc::new(policy.transport.clone());
-        let instances = Instances { pool: setup.pool.clone(), transport, traces, circuits };
+        let named = looking_up.is_some();
+        let instances = Instances { pool: setup.pool.clone(), transport, traces, circuits, named };
         let mut balance = Balance::new(watch, instances.clone())
             .protocol(Http)
             .pick(policy.pick.clone().unwrap_or_else(|| setup.pick.clone()))
@@ -73,7 +79,8 @@ impl Shared {
         if let Some(ejection) = policy.ejection.clone() {
             balance = balance.eject(ejection);
         }
-        Self { instances, balance, budget: Budget::default(), retry: policy.retry.clone() }
+        let (budget, retry) = (Budget::default(), policy.retry.clone());
+        Self { instances, balance, budget, retry, _looking_up: looking_up.map(Arc::new) }
     }
 
     pub(crate) fn caller(
@@ -127,6 +134,8 @@ pub(crate) struct Instances {
     transport: Arc<Transport>,
     traces: TraceLayer,
     circuits: Circuits<Arc<str>>,
+    /// Whether their ids say by which names they were found.
+    named: bool,
 }
 
 impl Instances {
@@ -148,7 +157,10 @@ impl MakeEndpoint for Instances {
     fn make(&self, instance: &Instance) -> Self::Service {
         let circuit = self.circuit(instance);
         let wiring = (self.pool.clone(), self.transport.clone());
-        Endpoint::new(&instance.authority(), wiring, &self.traces, circuit)
+        let address = instance.authority();
+        let named = if self.named { hosts::named_in(&instance.id) } else { None };
+        let authority = named.unwrap_or(&address);
+        Endpoint::new((authority, &address), wiring, &self.traces, circuit)
     }
 
     fn is_eligible(&self, _: &Instance, service: &Self::Service) -> bool {
@@ -191,8 +203,8 @@ impl<B> Classify<B> for Judge {
 }
 
 /// The instances that `upstream` speaks of.
-fn watch(upstream: &Upstream, registry: &dyn Registry) -> Watch {
-    match &upstream.0 {
+fn watch(upstream: &Upstream, registry: &dyn Registry) -> (Watch, Option<LookingUp>) {
+    let watch = match &upstream.0 {
         Place::Service(name) => registry.watch(name),
         Place::Fixed(addresses) => {
             let name: Arc<str> = upstream.to_string().into();
@@ -201,7 +213,13 @@ fn watch(upstream: &Upstream, registry: &dyn Registry) -> Watch {
             };
             Watch::fixed(name.clone(), addresses.iter().map(instance))
         }
-    }
+        Place::Hosts(hosts) => {
+            let (watch, looking_up) =
+                hosts::spawn(upstream.to_string().into(), hosts, hosts::by_system);
+            return (watch, Some(looking_up));
+        }
+    };
+    (watch, None)
 }
 
 #[cfg(test)]

@@ -90,6 +90,27 @@ async fn an_instance_is_who_its_certificate_says_or_is_not_called() {
 }
 
 #[tokio::test]
+async fn an_instance_found_by_its_name_has_a_certificate_for_that_or_is_not_called() {
+    let folder = Folder::new("up-named");
+    folder.certificate("right", "localhost");
+    folder.certificate("wrong", "orders.internal");
+    for (certificate, expected) in
+        [("right", Ok("HTTP/1.1 nobody".to_owned())), ("wrong", Err(502))]
+    {
+        let secure = secure(folder.files(certificate).read().unwrap()).await;
+        let tls = UpstreamTls::trusting(folder.file("ca.pem")).read().unwrap();
+        let transport = Transport::http1().tls(tls).connect_timeout(Duration::from_secs(60));
+        let named = Upstream::hosts([("localhost", secure.address.port())]);
+        let gateway = Gateway::builder(MemoryRegistry::default())
+            .upstream(named.clone(), UpstreamPolicy::new().transport(transport))
+            .route(Route::new("/{*rest}").to(named).timeout(Duration::from_secs(120)))
+            .build()
+            .unwrap();
+        assert_eq!(asked(&gateway).await, expected, "{certificate}");
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_without_a_certificate_that_is_believed_gets_nowhere() {
     let (folder, stranger) = (Folder::new("mup"), Folder::new("mup-stranger"));
     folder.certificate("orders", "orders.internal");

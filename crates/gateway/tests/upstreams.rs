@@ -48,6 +48,28 @@ async fn an_instance_sees_its_own_host_that_of_the_client_or_a_fixed_one() {
     }
 }
 
+#[tokio::test]
+async fn hosts_are_found_by_their_names_and_asked_by_them() {
+    let service = upstream(Router::new().route("/{*rest}", any(seen))).await;
+    let port = service.address.port();
+    let gateway = |name: &str| {
+        Gateway::builder(MemoryRegistry::default())
+            .route(Route::new("/{*rest}").to(Upstream::hosts([(name, port)])))
+            .build()
+            .unwrap()
+    };
+    let (named, numbered) = (gateway("localhost"), gateway("127.0.0.1"));
+    let told = text(ask(&named, to("/a")).await).await;
+    assert_eq!(told, format!("HTTP/1.1 localhost:{port}"));
+    let told = text(ask(&numbered, to("/a")).await).await;
+    assert_eq!(told, format!("HTTP/1.1 127.0.0.1:{port}"));
+    let breakers = named.breakers();
+    assert_eq!(breakers[0].upstream.to_string(), format!("localhost:{port}"));
+    assert_eq!(breakers[0].instance.authority(), format!("127.0.0.1:{port}"));
+    // A name by RFC 2606 that nobody has.
+    assert_eq!(ask(&gateway("shop.invalid"), to("/a")).await.status(), 503);
+}
+
 #[cfg(feature = "http2")]
 mod http2 {
     use std::time::Duration;

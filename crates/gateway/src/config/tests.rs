@@ -29,7 +29,7 @@ listen = "8080"
 max_connections = 0
 
 [upstreams.orders]
-addresses = ["10.0.0.1:80", "orders:80"]
+addresses = ["10.0.0.1:80", "orders"]
 servise = "x"
 
 [[routes]]
@@ -43,12 +43,31 @@ to = "orders"
     let expected = [
         "g.toml:3:10: server.listen: \"8080\" is no address with a port; write \"127.0.0.1:8080\" or \"[::1]:8080\"",
         "g.toml:4:19: server.max_connections: 0 is too little; at least 1 is needed",
-        "g.toml:7:29: upstreams.orders.addresses[1]: \"orders:80\" is no address with a port; write \"127.0.0.1:8080\" or \"[::1]:8080\"",
+        "g.toml:7:29: upstreams.orders.addresses[1]: \"orders\" is no address; write \"10.0.0.1:80\", \"[2001:db8::1]:80\" or \"orders.internal:80\"",
         "g.toml:8:1: upstreams.orders.servise: there is no such field; \"service\" is meant?",
         "g.toml:13:18: routes[0].quota.rate: \"100 per minute\" is no rate; write \"100/s\", \"100/m\", \"100/h\", or \"1/10s\"",
         "g.toml:15:1: routes[1].path: it is missing",
     ];
     assert_eq!(errors(text), expected);
+}
+
+#[test]
+fn an_address_that_is_written_wrongly_is_not_taken_for_a_name() {
+    for wrong in [
+        "10.0.0.300:80",
+        "1.2.3:80",
+        "orders:0",
+        "orders:99999",
+        "::1:80",
+        "a b:80",
+        ":80",
+        "a/b:80",
+    ] {
+        let text = format!(
+            "[upstreams.a]\naddresses = [\"{wrong}\"]\n[[routes]]\npath = \"/\"\nto = \"a\""
+        );
+        assert!(errors(&text)[0].contains("is no address; write"), "{wrong}: {:?}", errors(&text));
+    }
 }
 
 #[test]

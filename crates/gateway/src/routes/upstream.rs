@@ -2,6 +2,8 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc};
 
 use gusset_registry::{Fleet, Instance};
 
+use crate::upstream::Host;
+
 /// Where a route leads. Routes to equal upstreams share its balancer and its circuits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Upstream(pub(crate) Place, Subset);
@@ -10,6 +12,7 @@ pub struct Upstream(pub(crate) Place, Subset);
 pub(crate) enum Place {
     Service(Arc<str>),
     Fixed(Vec<SocketAddr>),
+    Hosts(Vec<Host>),
 }
 
 impl Upstream {
@@ -19,6 +22,7 @@ impl Upstream {
             Place::Service(name) => !name.is_empty(),
             // These say nothing of themselves, so a part of them is nobody.
             Place::Fixed(addresses) => !addresses.is_empty() && self.1.0.is_empty(),
+            Place::Hosts(hosts) => !hosts.is_empty() && self.1.0.is_empty(),
         }
     }
 
@@ -30,6 +34,23 @@ impl Upstream {
     /// These addresses, which count as healthy.
     pub fn fixed(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self(Place::Fixed(addresses.into_iter().collect()), Subset::default())
+    }
+
+    /// These hosts, each with a port: names, or addresses. Names are looked up by the system when the gateway is built, and then every 5 s; each of their addresses is an instance, which counts as
+    /// healthy. Of a host with addresses of IPv4 and IPv6, those of IPv4 are taken; of one with more than 256 addresses, 256.
+    ///
+    /// While a name cannot be looked up, what it was last goes on. The look-ups are a task of the runtime in which the gateway is built, and end with the last gateway that leads there.
+    ///
+    /// Towards the instance it is the name that stands in `Host`, and in whose name the certificate of a TLS connection must be.
+    ///
+    /// ```
+    /// use gusset_gateway::{Route, Upstream};
+    ///
+    /// let orders = Route::new("/orders/{*rest}").to(Upstream::hosts([("orders.internal", 8080)]));
+    /// ```
+    pub fn hosts<N: Into<Box<str>>>(hosts: impl IntoIterator<Item = (N, u16)>) -> Self {
+        let host = |(name, port): (N, u16)| Host { name: name.into(), port };
+        Self(Place::Hosts(hosts.into_iter().map(host).collect()), Subset::default())
     }
 }
 
@@ -133,6 +154,12 @@ impl fmt::Display for Upstream {
                 for (at, address) in addresses.iter().enumerate() {
                     let separator = if at == 0 { "" } else { "," };
                     write!(f, "{separator}{address}")?;
+                }
+            }
+            Place::Hosts(hosts) => {
+                for (at, Host { name, port }) in hosts.iter().enumerate() {
+                    let separator = if at == 0 { "" } else { "," };
+                    write!(f, "{separator}{name}:{port}")?;
                 }
             }
         }

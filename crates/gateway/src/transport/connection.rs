@@ -30,7 +30,7 @@ impl Connection {
             Some(places) => Some(places.open(place).await),
             None => None,
         };
-        let socket = dial(place.authority(), place.transport(), false).await?;
+        let socket = dial(place, false).await?;
         Ok(Box::new(Self {
             socket,
             read: Intake::new(),

@@ -4,18 +4,15 @@ use std::{io, time::Duration};
 
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Transport, socket::Socket};
+use super::{Transport, line::Place, socket::Socket};
 
-/// To `authority`, a name or an address and a port, for this version of HTTP.
-pub(super) async fn dial(
-    authority: &str,
-    transport: &Transport,
-    http2: bool,
-) -> io::Result<Socket> {
+/// To the instance, for this version of HTTP.
+pub(super) async fn dial(place: &Place, http2: bool) -> io::Result<Socket> {
+    let transport = place.transport();
     let connecting = async {
-        let stream = TcpStream::connect(authority).await?;
+        let stream = TcpStream::connect(place.address()).await?;
         stream.set_nodelay(true)?;
-        secure(stream, authority, transport, http2).await
+        secure(stream, place.authority(), transport, http2).await
     };
     // A span that no timer can hold is one without an end.
     let limit = transport.connect_timeout.min(Duration::from_secs(3600));

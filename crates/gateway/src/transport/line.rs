@@ -47,6 +47,7 @@ pub(super) struct Place {
     pool: Pool,
     number: u64,
     authority: Box<str>,
+    address: Box<str>,
     places: Option<Places>,
     transport: Arc<Transport>,
     #[cfg(feature = "http2")]
@@ -56,6 +57,11 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// Where connections go.
+    pub(super) fn address(&self) -> &str {
+        &self.address
     }
 
     pub(super) const fn number(&self) -> u64 {
@@ -83,12 +89,23 @@ impl Place {
 
 impl Line {
     /// To `authority`: a name or an address, and a port.
+    #[cfg(test)]
     pub(crate) fn new(pool: Pool, authority: &str, transport: Arc<Transport>) -> Self {
+        Self::at(pool, (authority, authority), transport)
+    }
+
+    /// To `address`, a name or an address and a port, which is asked for `authority`.
+    pub(crate) fn at(
+        pool: Pool,
+        (authority, address): (&str, &str),
+        transport: Arc<Transport>,
+    ) -> Self {
         Self {
             place: Arc::new(Place {
                 pool,
                 number: pool::number(),
                 authority: authority.into(),
+                address: address.into(),
                 places: Places::new(&transport.connections),
                 transport,
                 #[cfg(feature = "http2")]

@@ -183,7 +183,7 @@ async fn run(place: Weak<Place>, at: usize, done: watch::Sender<Option<Arc<io::E
 }
 
 async fn make(place: &Place) -> io::Result<(SendRequest<Bytes>, Driven)> {
-    let socket = dial(place.authority(), place.transport(), true).await?;
+    let socket = dial(place, true).await?;
     let tcp = SockRef::from(socket.tcp());
     let probes = TcpKeepalive::new().with_time(ALIVE).with_interval(ALIVE / 4);
     tcp.set_tcp_keepalive(&probes)?;

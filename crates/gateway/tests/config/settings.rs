@@ -34,6 +34,26 @@ async fn said(gateway: &Gateway) -> String {
 }
 
 #[tokio::test]
+async fn names_of_hosts_are_looked_up_and_go_on_over_reloads() {
+    let service = named("a").await;
+    let resources = Resources::default();
+    let text_of = |route: &str| {
+        format!(
+            "[upstreams.shop]\naddresses = [\"localhost:{}\"]\n[[routes]]\npath = \"/{{*rest}}\"\nto = \"shop\"\n{route}",
+            service.address.port()
+        )
+    };
+    let first = built(&text_of(""), &resources);
+    assert_eq!(said(&first).await, "a");
+    first.breakers()[0].circuit.force_open();
+    let second = built(&text_of("timeout = \"3s\""), &resources);
+    drop(first);
+    assert!(!second.breakers()[0].circuit.is_eligible(), "it is the same upstream");
+    second.breakers()[0].circuit.reset();
+    assert_eq!(said(&second).await, "a");
+}
+
+#[tokio::test]
 async fn instances_are_picked_as_the_file_says() {
     let (a, b) = (named("a").await, named("b").await);
     let both = [a.address, b.address];

@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::config) struct UpstreamSection {
     pub(in crate::config) service: Option<Placed<String>>,
-    pub(in crate::config) addresses: Vec<SocketAddr>,
+    pub(in crate::config) addresses: Vec<Address>,
     pub(in crate::config) part: PartFields,
     pub(in crate::config) zone: Option<String>,
     pub(in crate::config) pick: Option<Pick>,
@@ -33,7 +33,7 @@ impl Section for UpstreamSection {
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let service = fields.optional("service", "A service that the registry knows.");
-        let addresses: Vec<_> = fields.list("addresses", "Addresses with ports.");
+        let addresses: Vec<_> = fields.list("addresses", "Addresses or names of hosts, with ports. Names are looked up again every 5s; while that fails, what they were goes on.");
         fields.one_of(&["service", "addresses"]);
         Some(Self {
             service,
@@ -70,7 +70,13 @@ impl UpstreamSection {
     /// What routes lead to.
     pub(in crate::config) fn upstream(&self) -> Upstream {
         let Some(service) = &self.service else {
-            return Upstream::fixed(self.addresses.iter().copied());
+            let fixed: Option<Vec<_>> = self.addresses.iter().map(Address::fixed).collect();
+            return match fixed {
+                Some(addresses) => Upstream::fixed(addresses),
+                None => {
+                    Upstream::hosts(self.addresses.iter().map(|at| (at.host.as_str(), at.port)))
+                }
+            };
         };
         let PartFields { tags, without_tags, version, metadata } = &self.part;
         let mut upstream = Upstream::service(service.value.as_str());
@@ -88,6 +94,49 @@ impl UpstreamSection {
         }
         upstream
     }
+}
+
+/// Where a program listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct Address {
+    /// An address, one of IPv6 without brackets, or a name.
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    fn fixed(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.host.parse().ok()?, self.port))
+    }
+}
+
+impl Setting for Address {
+    fn read(value: &Value<'_>) -> Option<Self> {
+        const WHAT: &str =
+            "address; write \"10.0.0.1:80\", \"[2001:db8::1]:80\" or \"orders.internal:80\"";
+        let text = value.text(WHAT)?;
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Some(Self { host: address.ip().to_string(), port: address.port() });
+        }
+        let named = text.rsplit_once(':').filter(|(name, _)| is_name(name));
+        let port = |port: &str| port.parse().ok().filter(|port| *port > 0);
+        let read = named.and_then(|(name, digits)| Some((name, port(digits)?)));
+        match read {
+            Some((name, port)) => Some(Self { host: name.to_owned(), port }),
+            None => value.no(WHAT),
+        }
+    }
+
+    fn describe(_: &mut Schema) -> Json {
+        json!({ "type": "string", "examples": ["10.0.0.1:80", "orders.internal:80"] })
+    }
+}
+
+/// Whether it can be the name of a host: an address that is written wrongly is none.
+fn is_name(text: &str) -> bool {
+    let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let numeric = last.bytes().all(|byte| byte.is_ascii_digit());
+    !text.contains(':') && crate::host::is_host(text) && !numeric
 }
 
 /// Which instances of a service.
