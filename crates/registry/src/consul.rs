@@ -15,6 +15,7 @@ mod feed;
 mod keys;
 mod listing;
 mod local;
+mod metrics;
 #[cfg(feature = "checks")]
 mod prober;
 

@@ -21,6 +21,8 @@ enum Body {
     /// JSON that has been written already.
     Written(Bytes),
     Raw(Bytes),
+    /// In the text format of Prometheus.
+    Text(String),
 }
 
 /// Why there is no answer.
@@ -49,6 +51,10 @@ impl Answer {
         Self { status: StatusCode::OK, body: Body::Raw(value), index: None }
     }
 
+    pub(super) const fn text(text: String) -> Self {
+        Self { status: StatusCode::OK, body: Body::Text(text), index: None }
+    }
+
     pub(super) const fn not_found() -> Self {
         Self { status: StatusCode::NOT_FOUND, body: Body::Empty, index: None }
     }
@@ -67,6 +73,7 @@ impl Answer {
             Body::Json(value) => (value.to_string().into(), Some("application/json")),
             Body::Written(json) => (json, Some("application/json")),
             Body::Raw(bytes) => (bytes, Some("application/octet-stream")),
+            Body::Text(text) => (text.into(), Some("text/plain; version=0.0.4; charset=utf-8")),
         };
         let mut response = Response::new(Full::new(body));
         *response.status_mut() = self.status;

@@ -13,6 +13,7 @@ use super::{
 pub(super) enum Route {
     AgentSelf,
     AgentMembers,
+    AgentMetrics,
     AgentServices,
     AgentService,
     AgentChecks,
@@ -46,6 +47,7 @@ pub(super) enum Route {
 const ROUTES: &[(&str, &str, Route)] = &[
     ("agent/self", GET, Route::AgentSelf),
     ("agent/members", GET, Route::AgentMembers),
+    ("agent/metrics", GET, Route::AgentMetrics),
     ("agent/services", GET, Route::AgentServices),
     ("agent/service/register", PUT, Route::RegisterService),
     ("agent/service/deregister/", PUT, Route::DeregisterService),
@@ -133,6 +135,7 @@ impl ConsulServer {
         match route {
             Route::AgentSelf => Ok(self.agent_self()),
             Route::AgentMembers => Ok(self.agent_members()),
+            Route::AgentMetrics => self.metrics(call).await,
             Route::AgentServices => self.agent_services(call),
             Route::AgentService => self.agent_service(call),
             Route::AgentChecks => self.agent_checks(call),

@@ -78,6 +78,7 @@ use super::{
 /// | `catalog/register`, `deregister`, `datacenters` | checks of other nodes have the state that is told |
 /// | `kv/:key` (`recurse`, `raw`, `keys`, `separator`, `cas`, `flags`) | blocking; values of at most 512 KiB, keys of 512 bytes |
 /// | `agent/self`, `agent/members`, `status/leader`, `status/peers` | one node, which leads |
+/// | `agent/metrics?format=prometheus` | how much it holds, and instances of each of the first 1,000 services by their state; those of all others together |
 /// | `prometheus` (`service`) | targets for Prometheus' `http_sd`, with the labels of its own Consul discovery |
 ///
 /// # Blocking

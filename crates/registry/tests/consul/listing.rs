@@ -101,6 +101,24 @@ async fn the_catalog_takes_back_a_check_a_service_or_a_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn its_metrics_count_the_instances_of_each_service_by_state() {
+    let (server, _ticker) = Server::start();
+    shop(&server).await;
+    let answer = server.get("agent/metrics?format=prometheus").await.ok();
+    let text = answer.text();
+    for line in [
+        "gusset_registry_instances{service=\"cart\",status=\"passing\"} 2\n",
+        "gusset_registry_instances{service=\"cart\",status=\"warning\"} 1\n",
+        "gusset_registry_instances{service=\"cart\",status=\"critical\"} 0\n",
+        "gusset_registry_keys 0\n",
+        "gusset_registry_refused_total 0\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert_eq!(server.get("agent/metrics").await.status, 400);
+}
+
+#[tokio::test(start_paused = true)]
 async fn prometheus_is_told_of_all_targets_with_its_own_labels() {
     let (server, _ticker) = Server::start();
     shop(&server).await;

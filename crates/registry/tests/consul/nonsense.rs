@@ -72,6 +72,7 @@ const PATHS: &[&str] = &[
     "health/state/any",
     "catalog/services",
     "catalog/node/gusset",
+    "agent/metrics",
     "prometheus",
     "agent/services",
     "agent/service/register?replace-existing-checks",
