@@ -1,9 +1,10 @@
-//! The binary of the family: `gusset registry`, `gusset gateway`, `gusset sidecar`, `gusset deadletters`, `gusset saga`.
+//! The binary of the family: `gusset registry`, `gusset gateway`, `gusset sidecar`, `gusset deadletters`, `gusset saga`, `gusset health`.
 
 #[cfg(any(feature = "file", feature = "nats"))]
 mod deadletters;
 #[cfg(feature = "gateway")]
 mod gateway;
+mod health;
 mod log;
 mod options;
 mod registry;
@@ -39,6 +40,13 @@ fn main() -> ExitCode {
         Ok(Command::Sidecar(asked)) => match sidecar::run(asked) {
             Ok(code) => ExitCode::from(code),
             Err(error) => finish(Err(error)),
+        },
+        Ok(Command::Health(asked)) => match health::run(&asked) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error);
+                ExitCode::FAILURE
+            }
         },
         #[cfg(any(feature = "file", feature = "nats"))]
         Ok(Command::DeadLetters(asked)) => match deadletters::run(&asked) {

@@ -16,6 +16,8 @@ gusset deadletters          the messages that groups of a broker could not handl
 gusset deadletters --help   its options
 gusset saga                 the sagas of a program: list, show, retry, skip, supply, turn-back, close
 gusset saga --help          its options
+gusset health URL           asks a server whether it is well, for images that have no curl
+gusset health --help        its options
 gusset --version
 ";
 
@@ -48,6 +50,7 @@ pub(crate) enum Command {
     Gateway(crate::gateway::Asked),
     #[cfg(feature = "sidecar")]
     Sidecar(crate::sidecar::Asked),
+    Health(crate::health::Asked),
     #[cfg(any(feature = "file", feature = "nats"))]
     DeadLetters(crate::deadletters::DeadLetters),
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -122,6 +125,11 @@ impl Command {
             }
             #[cfg(not(feature = "sidecar"))]
             Some("sidecar") => Err("this gusset was built without the feature sidecar".into()),
+            Some("health") => {
+                let asked = crate::health::parse(&mut args, std::env::var("GUSSET_HEALTH").ok());
+                let help = Self::Help(crate::health::HELP);
+                asked.map(|asked| asked.map_or(help, Self::Health)).map_err(|e| e.to_string())
+            }
             Some("registry") => registry(&mut args, token).map_err(|error| error.to_string()),
             _ => Err(format!("unknown command {command:?}")),
         }
