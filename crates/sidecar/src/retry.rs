@@ -58,9 +58,9 @@ pub(crate) use wait::retry_after;
 /// # gRPC
 ///
 /// A gRPC server tells in trailers how a call ended; where it answers without a message they may be the headers, or follow them. So the first frame
-/// of the body is awaited, no longer than the attempt's timeout and the deadline, if the headers have no status, if
+/// of the body is awaited, no longer than a second, the attempt's timeout and the deadline, if the headers have no status, if
 /// the call may be made again, and if all of the request was sent; what was read is passed on. The headers of a stream then come with its first
-/// message. That a call may be made again has to be said by [`Idempotent`], since every call is a POST.
+/// message, or after that second. That a call may be made again has to be said by [`Idempotent`], since every call is a POST.
 ///
 /// # Retries inside of retries
 ///

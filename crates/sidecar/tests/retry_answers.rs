@@ -201,16 +201,24 @@ impl Body for Endless {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_message_is_awaited_no_longer_than_an_attempt_or_the_deadline() {
+async fn a_first_message_is_awaited_no_longer_than_a_second_an_attempt_or_the_deadline() {
+    let millis = Duration::from_millis;
+    let layer = RetryLayer::new(policy().attempt_timeout(millis(500)));
     let began = Instant::now();
-    let layer = RetryLayer::new(policy().attempt_timeout(Duration::from_secs(2)));
     call(&layer, GRPC, grpc(), [vec![None]]).await.0.unwrap();
-    assert_eq!(began.elapsed().as_secs(), 2);
+    assert_eq!(began.elapsed().as_millis(), 500);
     let mut bound = grpc();
-    bound.extensions_mut().insert(Deadline::after(Duration::from_secs(1)));
+    bound.extensions_mut().insert(Deadline::after(millis(200)));
     call(&layer, GRPC, bound, [vec![None]]).await.0.unwrap();
-    assert_eq!(began.elapsed().as_secs(), 3);
+    assert_eq!(began.elapsed().as_millis(), 700);
     assert_eq!(layer.stats().attempts_failed, 0, "headers were there in time");
+
+    for patient in [policy(), policy().attempt_timeout(Duration::from_secs(20))] {
+        let began = Instant::now();
+        let (response, _) = call(&RetryLayer::new(patient), GRPC, grpc(), [vec![None]]).await;
+        assert_eq!(response.unwrap().status(), 200);
+        assert_eq!(began.elapsed().as_secs(), 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -72,6 +72,10 @@ where
     }
 }
 
+/// How long the headers of a gRPC answer are withheld for what follows them. A service that has failed says so right behind them; one that sends nothing for
+/// so long has something to wait for, and its caller may want to know that it does.
+const FIRST: Duration = Duration::from_secs(1);
+
 /// What an attempt has come to.
 enum Came<B> {
     /// Its result is what the caller gets.
@@ -147,7 +151,8 @@ where
                     let seen = match peek.poll(cx) {
                         Poll::Ready(seen) => seen.map_err(Into::into),
                         Poll::Pending => {
-                            let Some(span) = this.call.patience() else { return Poll::Pending };
+                            let span = this.call.patience(peek.has_to_end());
+                            let Some(span) = span else { return Poll::Pending };
                             ready!(poll_timer(this.timer, cx, || sleep(span)));
                             if peek.has_to_end() { Err(this.call.too_slow()) } else { Ok(()) }
                         }
@@ -212,10 +217,11 @@ type Judged<B, RB> =
     (Option<(ReplayBody<B>, Duration)>, Result<Response<PeekedBody<RB>>, BoxError>);
 
 impl<B: Body + Unpin> Call<B> {
-    /// For how long an answer is looked at, from now on.
-    fn patience(&self) -> Option<Duration> {
+    /// For how long an answer is looked at, from now on. `whole` says that it has to end.
+    fn patience(&self, whole: bool) -> Option<Duration> {
         let left = self.deadline.map(Deadline::remaining);
-        self.attempt_timeout().into_iter().chain(left).min()
+        let first = (!whole).then_some(FIRST);
+        self.attempt_timeout().into_iter().chain(left).chain(first).min()
     }
 
     /// What it means that it was not over by then.
