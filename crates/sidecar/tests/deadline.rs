@@ -154,6 +154,29 @@ async fn the_deadline_of_the_request_itself_counts_if_it_is_sooner() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_without_a_timer_is_told_by_that_of_the_server_around_it() {
+    let upstream = Upstream::new([Step::Hang]);
+    let told = Arc::new(AtomicBool::new(false));
+    let inside = DeadlineLayer::client().without_timer().layer(Client(upstream.clone()));
+    let between = {
+        let told = told.clone();
+        let notice = move |error: BoxError| {
+            told.store(error.is::<DeadlineExceeded>(), SeqCst);
+            error
+        };
+        ServiceBuilder::new().map_err(notice).service(inside)
+    };
+    let began = Instant::now();
+    // Between two ticks of the timers.
+    let limit = Duration::from_micros(250_300);
+    let service = DeadlineLayer::server(limit).only_in_context().layer(between);
+    let error = service.oneshot(request("GET", "")).await.unwrap_err();
+    assert!(error.is::<DeadlineExceeded>() && told.load(SeqCst), "what is in between learns it");
+    assert!((250..=252).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert_eq!(upstream.seen()[0].headers["x-request-timeout-ms"], "250");
+}
+
+#[tokio::test(start_paused = true)]
 async fn inside_of_retries_every_attempt_tells_what_is_left_then() {
     let upstream = Upstream::new([status(503), status(503)]);
     let policy = RetryPolicy::default().backoff(Backoff::default().without_jitter());

@@ -32,6 +32,14 @@ pub(crate) fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
 
 /// Tells that the caller waits for `left`, unless the headers tell that it waits for less.
 pub(crate) fn announce(left: Duration, headers: &mut HeaderMap) {
+    let (mut told, mut envoy) = (None, false);
+    // As above: most requests tell neither.
+    for (name, value) in &*headers {
+        if name == TIMEOUT_HEADER {
+            told = told.or(Some(value));
+        }
+        envoy |= name == ENVOY;
+    }
     if is_grpc(headers) {
         let told = headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc(value.as_bytes()));
         if told.is_none_or(|told| told > left) {
@@ -40,14 +48,16 @@ pub(crate) fn announce(left: Duration, headers: &mut HeaderMap) {
             }
         }
     } else {
-        let told = headers.get(TIMEOUT_HEADER).and_then(|value| parse_digits(value.as_bytes()));
+        let told = told.and_then(|value| parse_digits(value.as_bytes()));
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         if told.is_none_or(|told| told > left) {
             headers.insert(TIMEOUT_HEADER, left.into());
         }
     }
     // What another proxy said about a longer wait is out of date.
-    headers.remove(ENVOY);
+    if envoy {
+        headers.remove(ENVOY);
+    }
 }
 
 /// Whether these are headers of gRPC itself, with whatever codec; not of grpc-web, which has its own trailers.
