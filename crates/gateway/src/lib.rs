@@ -273,6 +273,7 @@ mod answer;
 mod body;
 mod buffers;
 mod dialect;
+mod socket;
 
 #[cfg(feature = "config")]
 pub mod config;

@@ -7,7 +7,6 @@ mod http1;
 mod hub;
 mod listener;
 mod peer;
-mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 mod wire;

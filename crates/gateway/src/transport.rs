@@ -22,7 +22,6 @@ mod pool;
 mod request_head;
 mod sending;
 mod settings;
-mod socket;
 mod upgrade;
 
 #[cfg(feature = "tls")]

@@ -8,10 +8,9 @@ use super::{
     Served, Server,
     http1::{self, Ended},
     peer::OfPeer,
-    stream::Stream,
     wire::Wire,
 };
-use crate::PeerCertificate;
+use crate::{PeerCertificate, socket::Socket};
 use bytes::Bytes;
 use gusset_call::BoxError;
 use http_body::Body;
@@ -73,7 +72,7 @@ pub(super) async fn serve_connection<S, B>(
 
 /// A client that has said something.
 struct Begun {
-    wire: Wire<Stream>,
+    wire: Wire<Socket>,
     http2: bool,
     certificate: Option<PeerCertificate>,
     secure: bool,
@@ -82,11 +81,11 @@ struct Begun {
 async fn begin(server: &Server, stream: TcpStream) -> io::Result<Begun> {
     #[cfg(feature = "tls")]
     let stream = match &server.tls {
-        Some(tls) => Stream::Tls(Box::new(tls.acceptor().accept(stream).await?)),
-        None => Stream::Plain(stream),
+        Some(tls) => Socket::tls(tls.acceptor().accept(stream).await?),
+        None => Socket::Plain(stream),
     };
     #[cfg(not(feature = "tls"))]
-    let stream = Stream::Plain(stream);
+    let stream = Socket::Plain(stream);
     let (agreed, certificate) = (stream.agreed_on_http2(), stream.certificate()?);
     let secure = stream.is_encrypted();
     let mut wire = Wire::new(stream, server.send_timeout);

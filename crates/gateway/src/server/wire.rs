@@ -9,9 +9,10 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
+
+use crate::socket::Socket;
 
 /// How a connection of HTTP/2 begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,15 +36,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     /// Gives back what was read: it comes again, before all else.
     pub(super) fn unread(&mut self, read: Bytes) {
         self.read = [read, self.read.split_off(0)].concat().into();
-    }
-
-    /// Closes the connection with a reset.
-    pub(super) fn reset(self)
-    where
-        I: AsRef<TcpStream>,
-    {
-        // That it fails, only a socket without a connection could make it.
-        let _ = self.io.as_ref().set_zero_linger();
     }
 
     /// Whether the client speaks HTTP/2 from its first byte on.
@@ -77,6 +69,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         let too_slow =
             |()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"));
         stalled.as_mut().poll(cx).map(too_slow)
+    }
+}
+
+impl Wire<Socket> {
+    /// Closes the connection with a reset.
+    pub(super) fn reset(self) {
+        // That it fails, only a socket without a connection could make it.
+        let _ = self.io.tcp().set_zero_linger();
     }
 }
 

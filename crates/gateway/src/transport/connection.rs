@@ -7,8 +7,8 @@ use std::{
 use socket2::SockRef;
 use tokio::time::Instant;
 
-use super::{dial::dial, line::Place, places::Counted, socket::Socket};
-use crate::buffers::Intake;
+use super::{dial::dial, line::Place, places::Counted};
+use crate::{buffers::Intake, socket::Socket};
 
 /// A connection to an instance, and what was read of it and not looked at yet.
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use std::{io, time::Duration};
 
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Transport, line::Place, socket::Socket};
+use super::{Transport, line::Place};
+use crate::socket::Socket;
 
 /// To the instance, for this version of HTTP.
 pub(super) async fn dial(place: &Place, http2: bool) -> io::Result<Socket> {
@@ -28,7 +29,7 @@ async fn secure(
 ) -> io::Result<Socket> {
     match &transport.tls {
         None => Ok(Socket::Plain(stream)),
-        Some(tls) => Ok(Socket::Tls(Box::new(tls.connect(stream, authority, http2).await?))),
+        Some(tls) => Ok(Socket::tls(tls.connect(stream, authority, http2).await?)),
     }
 }
 

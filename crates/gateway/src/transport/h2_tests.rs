@@ -1,10 +1,6 @@
 use std::{
     future::{Future, poll_fn},
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +20,7 @@ use tower::ServiceExt;
 
 use super::{
     Line, Pool, Transport, TransportError,
-    tests::{Answer, AnyBody, empty, fed, full, kind, text},
+    tests::{self, Answer, Instance, call, empty, fed, full, kind, text},
 };
 
 type Serving = server::Connection<TcpStream, Bytes>;
@@ -32,12 +28,7 @@ type Respond = server::SendResponse<Bytes>;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// An instance whose connections each run `script`, and how many there were.
-struct Instance {
-    address: SocketAddr,
-    connections: Arc<AtomicUsize>,
-}
-
+/// An instance whose connections each run `script`.
 async fn instance<F>(
     streams: u32,
     script: impl Fn(usize, Serving) -> F + Clone + Send + 'static,
@@ -45,23 +36,18 @@ async fn instance<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let count = connections.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (number, script) = (count.fetch_add(1, SeqCst), script.clone());
-            tokio::spawn(async move {
-                let mut builder = server::Builder::new();
-                let handshake = builder.max_concurrent_streams(streams).handshake(stream);
-                if let Ok(connection) = handshake.await {
-                    script(number, connection).await;
-                }
-            });
+    tests::instance(move |number, stream| {
+        let script = script.clone();
+        async move {
+            let mut builder = server::Builder::new();
+            let handshake = builder.max_concurrent_streams(streams).handshake(stream);
+            if let Ok(connection) = handshake.await {
+                script(number, connection).await;
+            }
+            Ok(())
         }
-    });
-    Instance { address, connections }
+    })
+    .await
 }
 
 /// Gives each request to `handler`, as long as the connection goes on.
@@ -79,26 +65,15 @@ async fn ok(_: Request<RecvStream>, mut respond: Respond) {
     body.send_data("ok".into(), true).unwrap();
 }
 
-impl Instance {
-    fn line(&self) -> Line {
-        let transport = Transport::http2().answer_idle(LONG);
-        Line::new(Pool::new(), &self.address.to_string(), Arc::new(transport))
-    }
-
-    fn connections(&self) -> usize {
-        self.connections.load(SeqCst)
-    }
-}
-
-async fn call(line: &Line, method: &str, body: AnyBody) -> Answer {
-    let request = Request::builder().method(method).uri("/a").body(body).unwrap();
-    timeout(LONG, line.clone().oneshot(request)).await.expect("an answer")
+/// The way to it by HTTP/2.
+fn line_to(instance: &Instance) -> Line {
+    instance.line_by(Transport::http2().answer_idle(LONG))
 }
 
 #[tokio::test]
 async fn calls_that_begin_at_once_make_one_connection() {
     let instance = instance(200, |_, connection| serve(connection, ok)).await;
-    let line = instance.line();
+    let line = line_to(&instance);
     let local = LocalSet::new();
     local
         .run_until(async {
@@ -131,7 +106,7 @@ async fn another_connection_is_made_when_an_instance_takes_no_more_streams_by_on
         })
     })
     .await;
-    let line = instance.line();
+    let line = line_to(&instance);
     // So that the settings of the first are known.
     hold.add_permits(1);
     text(call(&line, "GET", empty()).await).await.unwrap();
@@ -172,7 +147,7 @@ async fn a_connection_that_goes_away_gets_no_more_calls_and_those_under_way_end(
         }
     })
     .await;
-    let line = instance.line();
+    let line = line_to(&instance);
     for _ in 0..5 {
         assert_eq!(text(call(&line, "POST", full("pay")).await).await.unwrap(), "ok");
     }
@@ -185,7 +160,7 @@ async fn a_stream_that_is_refused_was_never_seen() {
         serve(connection, async |_, mut respond| respond.send_reset(Reason::REFUSED_STREAM))
     })
     .await;
-    let error = call(&instance.line(), "POST", full("pay")).await.unwrap_err();
+    let error = call(&line_to(&instance), "POST", full("pay")).await.unwrap_err();
     assert!(matches!(kind(&error), TransportError::Refused(_)), "{error:?}");
     assert!(kind(&error).is_unsent());
 }
@@ -197,7 +172,7 @@ async fn a_stream_that_is_reset_may_have_been_seen() {
             serve(connection, move |_, mut respond| async move { respond.send_reset(reason) })
         })
         .await;
-        let error = call(&instance.line(), "POST", full("pay")).await.unwrap_err();
+        let error = call(&line_to(&instance), "POST", full("pay")).await.unwrap_err();
         assert!(matches!(kind(&error), TransportError::Broken(_)), "{reason:?} {error:?}");
     }
 }
@@ -253,7 +228,7 @@ async fn seen_when_left(
         })
     })
     .await;
-    leave(instance.line()).await;
+    leave(line_to(&instance)).await;
     timeout(LONG, told.recv()).await.unwrap().unwrap()
 }
 
@@ -310,7 +285,7 @@ async fn both_directions_flow_at_once_with_trailers_and_without_a_bound_on_the_w
     })
     .await;
     let (feed, body) = fed();
-    let mut answer = call(&instance.line(), "POST", body).await.unwrap().into_body();
+    let mut answer = call(&line_to(&instance), "POST", body).await.unwrap().into_body();
     const CHUNK: usize = 100_000;
     const CHUNKS: usize = 200;
     for at in 0..CHUNKS {
@@ -355,7 +330,7 @@ async fn an_answer_before_the_request_is_whole_is_the_answer() {
     for _ in 0..64 {
         feed.send(Ok(Frame::data(vec![0; 64 * 1024].into()))).unwrap();
     }
-    let answer = call(&instance.line(), "POST", body).await;
+    let answer = call(&line_to(&instance), "POST", body).await;
     assert_eq!(answer.as_ref().unwrap().status(), 413);
     assert_eq!(text(answer).await.unwrap(), "big");
 }
@@ -381,7 +356,7 @@ async fn a_body_that_breaks_off_does_not_end_as_if_it_were_whole() {
             })
         })
         .await;
-        let answer: Answer = call(&instance.line(), "GET", empty()).await;
+        let answer: Answer = call(&line_to(&instance), "GET", empty()).await;
         let error: BoxError = text(answer).await.unwrap_err();
         assert!(matches!(kind(&error), TransportError::Broken(_)), "{length:?} {reason:?}");
     }

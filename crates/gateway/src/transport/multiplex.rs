@@ -19,8 +19,8 @@ use super::{
     dial::dial,
     line::Place,
     pool::{SHARDS, shard_of_thread},
-    socket::Socket,
 };
+use crate::socket::Socket;
 
 /// Connections to an instance for each thread.
 const MOST: usize = 8;

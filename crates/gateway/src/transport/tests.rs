@@ -62,12 +62,12 @@ fn futures_of<T>(
 }
 
 /// An instance whose connections each run `script`; the number of connections so far is counted.
-struct Instance {
-    address: SocketAddr,
+pub(super) struct Instance {
+    pub(super) address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
-async fn instance<F>(script: impl Fn(usize, TcpStream) -> F + Send + 'static) -> Instance
+pub(super) async fn instance<F>(script: impl Fn(usize, TcpStream) -> F + Send + 'static) -> Instance
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -97,16 +97,16 @@ impl Instance {
         Line::new(Pool::new(), &self.address.to_string(), Arc::default())
     }
 
-    fn line_by(&self, transport: Transport) -> Line {
+    pub(super) fn line_by(&self, transport: Transport) -> Line {
         Line::new(Pool::new(), &self.address.to_string(), Arc::new(transport))
     }
 
-    fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.connections.load(SeqCst)
     }
 }
 
-async fn call(line: &Line, method: &str, body: AnyBody) -> Answer {
+pub(super) async fn call(line: &Line, method: &str, body: AnyBody) -> Answer {
     let request = Request::builder().method(method).uri("/a").body(body).unwrap();
     timeout(Duration::from_secs(20), line.clone().oneshot(request)).await.expect("an answer")
 }

@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     buffers,
-    server::{body::Source, stream::Stream, wire::Wire},
+    server::{body::Source, wire::Wire},
+    socket::Socket,
     transport::{Framing, Sending, TransportError},
 };
 
@@ -40,12 +41,12 @@ const FAREWELL_BYTES: u64 = 1024 * 1024;
 pub(in crate::server) enum Ended {
     Closed,
     /// The next request, which has not been answered, wants another protocol.
-    Upgrade(Wire<Stream>),
+    Upgrade(Wire<Socket>),
 }
 
 /// Serves one request after the other, each of which may take `head_timeout` to come. `leaving` ends when idle connections are to go.
 pub(in crate::server) async fn serve<S, B>(
-    wire: Wire<Stream>,
+    wire: Wire<Socket>,
     mut service: S,
     head_timeout: Duration,
     leaving: impl Future<Output = ()>,
@@ -87,7 +88,7 @@ where
 
 struct Connection {
     reading: Turn,
-    write: WriteHalf<Wire<Stream>>,
+    write: WriteHalf<Wire<Socket>>,
     /// Whether a regular end of the connection would be a lie.
     cut: bool,
 }

@@ -7,18 +7,19 @@ use tokio::io::ReadHalf;
 
 use crate::{
     buffers::{Intake, READ},
-    server::{stream::Stream, wire::Wire},
+    server::wire::Wire,
+    socket::Socket,
 };
 
 /// The reading half of a connection, and what was read and not looked at yet.
 #[derive(Debug)]
 pub(super) struct Reader {
-    pub(super) half: ReadHalf<Wire<Stream>>,
+    pub(super) half: ReadHalf<Wire<Socket>>,
     pub(super) read: Intake,
 }
 
 impl Reader {
-    pub(super) fn new(half: ReadHalf<Wire<Stream>>) -> Self {
+    pub(super) fn new(half: ReadHalf<Wire<Socket>>) -> Self {
         Self { half, read: Intake::new() }
     }
 

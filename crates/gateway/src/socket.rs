@@ -1,3 +1,5 @@
+//! A connection to a client or to an instance, in the clear or not.
+
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -11,17 +13,34 @@ use tokio::{
 
 use crate::PeerCertificate;
 
-/// A client's connection, in the clear or not.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(crate) enum Socket {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
 }
 
-impl Stream {
+impl Socket {
+    /// Of which this end is the client, or the server.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(stream: impl Into<tokio_rustls::TlsStream<TcpStream>>) -> Self {
+        Self::Tls(Box::new(stream.into()))
+    }
+
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    pub(crate) const fn is_encrypted(&self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+
     /// Whether both sides have agreed on HTTP/2; `None` where they did not speak of it.
-    pub(super) fn agreed_on_http2(&self) -> Option<bool> {
+    pub(crate) fn agreed_on_http2(&self) -> Option<bool> {
         match self {
             Self::Plain(_) => None,
             #[cfg(feature = "tls")]
@@ -29,12 +48,8 @@ impl Stream {
         }
     }
 
-    pub(super) const fn is_encrypted(&self) -> bool {
-        !matches!(self, Self::Plain(_))
-    }
-
-    /// What the client has proved to be.
-    pub(super) fn certificate(&self) -> io::Result<Option<PeerCertificate>> {
+    /// What the other side has proved to be.
+    pub(crate) fn certificate(&self) -> io::Result<Option<PeerCertificate>> {
         match self {
             Self::Plain(_) => Ok(None),
             #[cfg(feature = "tls")]
@@ -48,26 +63,16 @@ impl Stream {
     }
 }
 
-impl AsRef<TcpStream> for Stream {
-    fn as_ref(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0,
-        }
-    }
-}
-
 /// Does the same with whichever it is.
 macro_rules! either {
     ($this:expr, $stream:ident => $done:expr) => {
         match $this.get_mut() {
-            Stream::Plain($stream) => {
+            Socket::Plain($stream) => {
                 let $stream = Pin::new($stream);
                 $done
             }
             #[cfg(feature = "tls")]
-            Stream::Tls($stream) => {
+            Socket::Tls($stream) => {
                 let $stream = Pin::new(&mut **$stream);
                 $done
             }
@@ -75,7 +80,7 @@ macro_rules! either {
     };
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for Socket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -85,7 +90,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Socket {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
