@@ -54,12 +54,15 @@ impl Body for AttemptBody {
 }
 
 /// Body of a request on its way to an upstream: the client's, streamed, no longer than the route allows.
-pub(crate) struct RequestBody {
+///
+/// A request moves through many hands, so what most requests have not is in one place elsewhere: `None` for a body without bytes.
+pub(crate) struct RequestBody(Option<Box<Passing>>);
+
+struct Passing {
     source: Source,
     /// Bytes that may still come.
     left: u64,
-    /// `None` for a body without bytes.
-    upload: Option<Upload>,
+    upload: Upload,
     /// Where somebody wants to know it again.
     hash: Option<BodyHash>,
     /// Where somebody else gets it as well.
@@ -117,36 +120,42 @@ impl RequestBody {
         B::Error: Into<BoxError>,
     {
         if body.is_end_stream() {
-            return Self { source: Source::Empty, left: 0, upload: None, hash: None, copy: None };
+            return Self(None);
         }
         let mut body = Some(body);
         let source = match (&mut body as &mut dyn Any).downcast_mut::<Option<ClientBody>>() {
             Some(client) => client.take().map_or(Source::Empty, Source::Client),
             None => body.map_or(Source::Empty, |body| Source::Other(Box::pin(Boxable { body }))),
         };
-        Self { source, left: limit, upload: Some(Upload::default()), hash: None, copy: None }
+        let upload = Upload::default();
+        Self(Some(Box::new(Passing { source, left: limit, upload, hash: None, copy: None })))
     }
 
     /// The same, of which `hash` is told.
     pub(crate) fn hashed(mut self, hash: BodyHash) -> Self {
         hash.add(None, self.is_end_stream());
-        self.hash = Some(hash);
+        if let Some(passing) = &mut self.0 {
+            passing.hash = Some(hash);
+        }
         self
     }
 
     /// What comes from now on goes to `copy` as well.
     pub(crate) fn copy_to(&mut self, copy: BodyCopy) {
-        self.copy = Some(Box::new(copy));
+        match &mut self.0 {
+            Some(passing) => passing.copy = Some(Box::new(copy)),
+            None => copy.end(),
+        }
     }
 
     /// Bytes that it may still have.
-    pub(crate) const fn limit(&self) -> u64 {
-        self.left
+    pub(crate) fn limit(&self) -> u64 {
+        self.0.as_ref().map_or(0, |passing| passing.left)
     }
 
     /// The way to look at the upload from elsewhere, if there is one.
     pub(crate) fn upload(&self) -> Option<&Upload> {
-        self.upload.as_ref()
+        self.0.as_ref().map(|passing| &passing.upload)
     }
 }
 
@@ -158,14 +167,30 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |passing| passing.poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|passing| passing.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.0.as_ref().map(|passing| &passing.source) {
+            None | Some(Source::Empty) => SizeHint::with_exact(0),
+            Some(Source::Client(body)) => body.size_hint(),
+            Some(Source::Other(body)) => body.size_hint(),
+        }
+    }
+}
+
+impl Passing {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = match &mut self.source {
             Source::Empty => Poll::Ready(None),
             Source::Client(body) => Pin::new(body).poll_frame(cx),
             Source::Other(body) => body.as_mut().poll_frame(cx),
         };
-        if let Some(Upload(awaited)) = &self.upload {
-            awaited.store(polled.is_pending(), Relaxed);
-        }
+        self.upload.0.store(polled.is_pending(), Relaxed);
         let frame = match ready!(polled) {
             None => {
                 if let Some(hash) = &self.hash {
@@ -216,19 +241,11 @@ impl Body for RequestBody {
             Source::Other(body) => body.is_end_stream(),
         }
     }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Client(body) => body.size_hint(),
-            Source::Other(body) => body.size_hint(),
-        }
-    }
 }
 
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestBody").field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("RequestBody").field("left", &self.limit()).finish_non_exhaustive()
     }
 }
 
@@ -357,7 +374,7 @@ mod tests {
     #[test]
     fn an_empty_body_needs_no_box_and_a_known_length_stays_known() {
         let empty = RequestBody::new(Full::new(Bytes::new()), 10);
-        assert!(matches!(empty.source, Source::Empty) && empty.is_end_stream());
+        assert!(empty.0.is_none() && empty.is_end_stream());
         let full = RequestBody::new(Full::new(Bytes::from_static(b"abc")), 10);
         assert_eq!(full.size_hint().exact(), Some(3));
     }

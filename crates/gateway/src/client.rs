@@ -3,7 +3,12 @@
 use std::net::IpAddr;
 
 use gusset_ratelimit::{ClientIp, Network, PeerAddr};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue,
+    header::{self, InvalidHeaderValue},
+};
+
+use crate::{PeerCertificate, spare};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -47,15 +52,26 @@ impl Origin {
         Self { peer, client, trusted, secure }
     }
 
+    /// Removes what was read of a request's connection: nobody behind the gateway has anything to do with that, and every attempt would copy it.
+    pub(crate) fn forget(extensions: &mut Extensions) {
+        extensions.remove::<PeerAddr>();
+        extensions.remove::<OverTls>();
+        extensions.remove::<PeerCertificate>();
+        if extensions.is_empty() {
+            spare::give_extensions(extensions);
+        }
+    }
+
     /// Makes the forwarding fields tell what the gateway knows, and what a trusted peer said before; those of another must be
     /// gone.
     pub(crate) fn describe(&self, headers: &mut HeaderMap, host: &HeaderValue) {
         if let Some(peer) = self.peer {
-            let line = match joined(headers, &X_FORWARDED_FOR) {
-                Some(before) => format!("{before}, {peer}"),
-                None => peer.to_string(),
+            let before = if self.trusted { joined(headers, &X_FORWARDED_FOR) } else { None };
+            let line = match before {
+                Some(before) => HeaderValue::try_from(format!("{before}, {peer}")),
+                None => Written::of(peer).value(),
             };
-            if let Ok(line) = HeaderValue::try_from(line) {
+            if let Ok(line) = line {
                 headers.insert(X_FORWARDED_FOR, line);
             }
         }
@@ -70,6 +86,48 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let lines: Vec<_> =
         headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
     (!lines.is_empty()).then(|| lines.join(", "))
+}
+
+/// An address as text, without a way through `fmt` for the usual ones.
+struct Written {
+    text: [u8; 39],
+    length: usize,
+}
+
+impl Written {
+    fn of(address: IpAddr) -> Self {
+        let mut written = Self { text: [0; 39], length: 0 };
+        match address {
+            IpAddr::V4(address) => {
+                for (at, octet) in address.octets().into_iter().enumerate() {
+                    if at > 0 {
+                        written.put(b'.');
+                    }
+                    if octet >= 100 {
+                        written.put(b'0' + octet / 100);
+                    }
+                    if octet >= 10 {
+                        written.put(b'0' + octet / 10 % 10);
+                    }
+                    written.put(b'0' + octet % 10);
+                }
+            }
+            // No address is longer than eight groups of four digits.
+            IpAddr::V6(address) => address.to_string().bytes().for_each(|byte| written.put(byte)),
+        }
+        written
+    }
+
+    fn put(&mut self, byte: u8) {
+        if let Some(place) = self.text.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+
+    fn value(&self) -> Result<HeaderValue, InvalidHeaderValue> {
+        HeaderValue::from_bytes(&self.text[..self.length])
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +152,16 @@ mod tests {
             headers.append(X_FORWARDED_FOR, line.parse().unwrap());
         }
         headers
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn addresses_are_written_as_all_write_them(four: [u8; 4], six: [u16; 8]) {
+            for address in [IpAddr::from(four), IpAddr::from(six)] {
+                let written = Written::of(address).value().unwrap();
+                proptest::prop_assert_eq!(written.to_str().unwrap(), address.to_string());
+            }
+        }
     }
 
     #[test]

@@ -26,10 +26,16 @@ type Guarded = Breaker<Blame<WithDeadline<Trace<Line>>>, Verdict>;
 /// An instance behind its circuit.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
+    aim: Arc<Aim>,
+    guarded: Guarded,
+}
+
+/// How requests name the instance. In one place, since every call makes a clone.
+#[derive(Debug)]
+struct Aim {
     /// `None` if what the registry says is no authority.
     authority: Option<uri::Authority>,
     transport: Arc<Transport>,
-    guarded: Guarded,
 }
 
 impl Endpoint {
@@ -42,9 +48,11 @@ impl Endpoint {
     ) -> Self {
         let guard = BreakerLayer::new(circuit).classify(Verdict);
         let line = Line::at(pool, (authority, address), transport.clone());
-        let timed = DeadlineLayer::client().layer(traces.layer(line));
+        // The timer of the call, which is around all attempts, wakes this one as well.
+        let timed = DeadlineLayer::client().without_timer().layer(traces.layer(line));
         let guarded = guard.layer(Blame::new(timed));
-        Self { authority: authority.parse().ok(), transport, guarded }
+        let aim = Arc::new(Aim { authority: authority.parse().ok(), transport });
+        Self { aim, guarded }
     }
 
     pub(crate) fn circuit(&self) -> &Circuit {
@@ -64,9 +72,10 @@ impl Service<Request<AttemptBody>> for Endpoint {
     fn call(&mut self, mut request: Request<AttemptBody>) -> Self::Future {
         let mut target = uri::Parts::default();
         target.path_and_query = request.uri().path_and_query().cloned();
-        let tls = self.transport.is_tls();
+        let Aim { authority, transport } = &*self.aim;
+        let tls = transport.is_tls();
         target.scheme = Some(if tls { uri::Scheme::HTTPS } else { uri::Scheme::HTTP });
-        target.authority = self.authority.clone();
+        target.authority = authority.clone();
         // Without an authority the client refuses the call, which is what becomes of an instance that cannot be reached.
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
         *request.version_mut() = Version::HTTP_11;
@@ -76,7 +85,7 @@ impl Service<Request<AttemptBody>> for Endpoint {
             return self.guarded.call(request);
         }
         let headers = request.headers_mut();
-        match &self.transport.host {
+        match &transport.host {
             // The client writes the one of the target.
             HostHeader::Instance => drop(headers.remove(header::HOST)),
             HostHeader::Client => {}

@@ -6,11 +6,11 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
-use gusset_call::BoxError;
+use gusset_call::{BoxError, Deadline};
 use gusset_registry::{Http, Protocol};
 use gusset_sidecar::{ActiveSpan, Metrics, PeekedBody, Watched};
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
@@ -33,6 +33,7 @@ use crate::{
     headers::{add_via, remove_hop_by_hop},
     idempotency::{Gathered, Run},
     routes::Filled,
+    spare,
     stats::Counters,
     traffic::{Held, Mirroring, Outcome, Placed, Split},
     transport::{AnswerBody, Switched},
@@ -50,6 +51,11 @@ pub(crate) type AnyBody =
 
 /// A stream that a composition makes.
 pub(crate) type MadeBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+
+/// The present, by the clock that decisions are made by.
+fn now() -> Instant {
+    Deadline::now().instant()
+}
 
 /// What all clones of a gateway share.
 pub(crate) struct Shared {
@@ -103,7 +109,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ForwardFuture {
-        let started = Instant::now();
+        let started = now();
         let dialect = Dialect::of(request.method(), request.headers());
         let entry = self.0.entry(&request);
         let Admitted { route, grant, edits, held, admission } = self.0.front.admit(request);
@@ -133,11 +139,25 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State {
-        Calling { #[pin] call: Oneshot<Caller, Request<RequestBody>> },
+        Calling { #[pin] call: <Caller as Service<Request<RequestBody>>>::Future },
+        // For upstreams that are not ready at once.
+        Readying { call: Pin<Box<Oneshot<Caller, Request<RequestBody>>>> },
         Composing { run: Answering },
         Waiting { waiting: Option<Box<Waiting>> },
         Once { run: Run<Result<Response<Gathered<UpstreamBody>>, Answer>> },
         Refused { answer: Option<Answer> },
+    }
+}
+
+impl State {
+    /// The call is made here, if it can be: what waits for its first poll has to be moved there.
+    fn calling(mut caller: Caller, request: Request<RequestBody>) -> Self {
+        let mut cx = Context::from_waker(Waker::noop());
+        match Service::<Request<RequestBody>>::poll_ready(&mut caller, &mut cx) {
+            Poll::Ready(Ok(())) => Self::Calling { call: caller.call(request) },
+            // It is asked again, with a waker that wakes.
+            _ => Self::Readying { call: Box::pin(Oneshot::new(caller, request)) },
+        }
     }
 }
 
@@ -150,10 +170,12 @@ impl Future for ForwardFuture {
         let outcome = loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Calling { call } => {
-                    let result = ready!(call.poll(cx));
-                    let result = result.map_err(|error| this.shared.explain(*this.route, &error));
-                    this.shared.judge(*this.route, *this.way, *this.started, &result);
-                    break result.and_then(passed_back).map(|response| response.map(Either::Left));
+                    let called = (*this.route, *this.way, *this.started);
+                    break this.shared.called(called, ready!(call.poll(cx)));
+                }
+                StateProj::Readying { call } => {
+                    let called = (*this.route, *this.way, *this.started);
+                    break this.shared.called(called, ready!(call.as_mut().poll(cx)));
                 }
                 StateProj::Composing { run } => break ready!(run.as_mut().poll(cx)),
                 StateProj::Once { run } => {
@@ -254,9 +276,7 @@ impl Shared {
                 (Some(composed), way) => {
                     State::Composing { run: composed.answer(way.map(|way| &way.caller), request) }
                 }
-                (None, Some(way)) => {
-                    State::Calling { call: Oneshot::new(way.caller.clone(), request) }
-                }
+                (None, Some(way)) => State::calling(way.caller.clone(), request),
                 (None, None) => State::Refused { answer: Some(Answer::NotFound) },
             },
             (Admission::Once(once, request), Some(way)) => {
@@ -285,6 +305,17 @@ impl Shared {
 
     fn target(&self, route: Option<usize>) -> Option<&Target> {
         route.and_then(|number| self.targets.get(number))
+    }
+
+    /// What became of the call of an upstream.
+    fn called(
+        &self,
+        (route, way, started): (Option<usize>, usize, Instant),
+        result: Result<Response<UpstreamBody>, BoxError>,
+    ) -> Result<Response<AnyBody>, Answer> {
+        let result = result.map_err(|error| self.explain(route, &error));
+        self.judge(route, way, started, &result);
+        result.and_then(passed_back).map(|response| response.map(Either::Left))
     }
 
     /// Tells the split of a route, if it has one, how the call of a way ended.
@@ -333,7 +364,10 @@ impl Shared {
         response: &mut Response<AnyBody>,
     ) {
         if let Some(target) = self.target(route) {
-            target.counters.answered(status, started.elapsed());
+            target.counters.answered(status, now() - started);
+            if response.extensions().is_empty() {
+                *response.extensions_mut() = spare::extensions();
+            }
             response.extensions_mut().insert(target.name.clone());
         }
     }

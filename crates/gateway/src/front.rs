@@ -245,7 +245,9 @@ impl Front {
             origin.describe(&mut head.headers, &host);
         }
         // For upstreams that are told it; HTTP/2 has it elsewhere.
-        head.headers.insert(header::HOST, host);
+        if head.headers.get(header::HOST) != Some(&host) {
+            head.headers.insert(header::HOST, host);
+        }
         add_via(&mut head.headers, head.version);
         if gate.sender.as_ref().is_some_and(|sender| !sender.keeps_credentials) {
             for way in &self.authenticate {
@@ -262,6 +264,7 @@ impl Front {
                 return Admission::Refused(Answer::Denied(denied));
             }
         }
+        Origin::forget(&mut head.extensions);
         if let Some(upload) = body.upload() {
             head.extensions.insert(upload.clone());
         }
@@ -339,5 +342,7 @@ fn is_for_the_trusted(name: &HeaderName) -> bool {
         "x-envoy-expected-rq-timeout-ms",
         "x-request-timeout-ms",
     ];
-    is_forwarding(name) || is_ours(name) || BELIEVED.iter().any(|field| reads(name, field))
+    // Most fields begin in another way, and this is asked of every one.
+    matches!(name.as_str().as_bytes().first(), Some(b'f' | b'g' | b'x'))
+        && (is_forwarding(name) || is_ours(name) || BELIEVED.iter().any(|field| reads(name, field)))
 }

@@ -16,7 +16,16 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
+    let standard = matches!(
+        *name,
+        header::CONNECTION
+            | header::PROXY_AUTHENTICATE
+            | header::PROXY_AUTHORIZATION
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
+            | header::EXPECT
+    );
+    standard || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 /// What `Connection` must not remove, though a client names it: the next server would decide without.
@@ -41,14 +50,15 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in named_by_connection(headers) {
         headers.remove(name);
     }
-    let trailers = headers.get_all(header::TE).iter().any(|te| has_member(te, b"trailers"));
-    headers.remove(header::TE);
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    let mut tes = headers.get_all(header::TE).iter().peekable();
+    if tes.peek().is_some() {
+        let trailers = tes.any(|te| has_member(te, b"trailers"));
+        headers.remove(header::TE);
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove_where(headers, is_hop_by_hop);
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -103,7 +113,7 @@ pub(crate) fn may_trail(name: &HeaderName) -> bool {
         header::CONTENT_LENGTH,
     ];
     let believed = is_forwarding(name) || is_ours(name) || is_disguised(name);
-    !(believed || NOT.contains(name) || HOP_BY_HOP.contains(name))
+    !(believed || NOT.contains(name) || is_hop_by_hop(name))
 }
 
 /// Whether a field is, to a service that cannot tell `_` from `-`, one of those that say where a body ends or who sends it.
@@ -122,6 +132,10 @@ fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 
 /// Whether a field tells of the way that a request came.
 pub(crate) fn is_forwarding(name: &HeaderName) -> bool {
+    // Most fields begin in another way, and this is asked of every one.
+    if !matches!(name.as_str().as_bytes().first(), Some(b'f' | b'x')) {
+        return false;
+    }
     reads(name, "forwarded") || reads(name, "x-real-ip") || begins(name, "x-forwarded-")
 }
 

@@ -274,6 +274,7 @@ mod body;
 mod buffers;
 mod dialect;
 mod socket;
+mod spare;
 
 #[cfg(feature = "config")]
 pub mod config;

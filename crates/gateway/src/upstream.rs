@@ -90,10 +90,11 @@ impl Shared {
         hedge: Option<HedgePolicy>,
     ) -> Caller {
         let retry = retry.or_else(|| self.retry.clone()).unwrap_or_else(|| self.default_retry());
-        let judge = Judge { upstream: self.clone() };
+        let judge = Judge { upstream: Arc::new(self.clone()) };
         let attempts = Attempts::new(self.balance.clone(), hedge, judge.clone());
         let retry = RetryLayer::new(retry).classify(judge).layer(attempts);
-        DeadlineLayer::server(timeout).layer(retry)
+        // In its extensions each attempt would have to copy it; nothing between here and there hands a request to another task.
+        DeadlineLayer::server(timeout).only_in_context().layer(retry)
     }
 
     fn default_retry(&self) -> RetryPolicy {
@@ -177,7 +178,8 @@ impl fmt::Debug for Instances {
 /// What is worth another attempt: as [`Transient`], with what only the gateway knows.
 #[derive(Clone)]
 pub(crate) struct Judge {
-    upstream: Shared,
+    /// In one place, since every call makes clones.
+    upstream: Arc<Shared>,
 }
 
 impl<B> Classify<B> for Judge {
@@ -256,7 +258,7 @@ mod tests {
     async fn a_circuit_that_opened_meanwhile_is_tried_elsewhere_at_once_if_there_is_an_elsewhere() {
         let addresses = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().unwrap());
         let upstream = Shared::new(&Upstream::fixed(addresses), &setup());
-        let judge = Judge { upstream: upstream.clone() };
+        let judge = Judge { upstream: Arc::new(upstream.clone()) };
         let half_a_minute = Duration::from_secs(30);
         let verdict = || {
             let open = Open::new("10.0.0.1:80").with_retry_after(half_a_minute);

@@ -32,13 +32,14 @@ pub struct ClientBody {
 
 pub(super) enum Source {
     Empty,
-    Http1(Upload),
-    Hyper(Incoming),
+    // Most requests have none, and all are moved through many hands.
+    Http1(Box<Upload>),
+    Hyper(Box<Incoming>),
 }
 
 impl From<Incoming> for Source {
     fn from(body: Incoming) -> Self {
-        Self::Hyper(body)
+        Self::Hyper(Box::new(body))
     }
 }
 
@@ -59,8 +60,8 @@ impl Body for ClientBody {
         let this = &mut *self;
         let polled = match &mut this.source {
             Source::Empty => Poll::Ready(None),
-            Source::Http1(body) => Pin::new(body).poll_frame(cx),
-            Source::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Source::Http1(body) => Pin::new(&mut **body).poll_frame(cx),
+            Source::Hyper(body) => Pin::new(&mut **body).poll_frame(cx).map_err(BoxError::from),
         };
         if polled.is_ready() {
             this.stalled = None;

@@ -18,7 +18,7 @@ use super::{
     body::{ClientBody, Source},
     hub::Held,
 };
-use crate::{PeerAddr, PeerCertificate, client::OverTls};
+use crate::{PeerAddr, PeerCertificate, client::OverTls, spare};
 
 /// Tells requests their peer, and the peer when to leave.
 #[derive(Clone)]
@@ -59,6 +59,9 @@ where
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
         let mut request = request.map(|body| ClientBody::new(body.into(), self.body_timeout));
+        if request.extensions().is_empty() {
+            *request.extensions_mut() = spare::extensions();
+        }
         request.extensions_mut().insert(PeerAddr(self.peer));
         if self.secure {
             request.extensions_mut().insert(OverTls);

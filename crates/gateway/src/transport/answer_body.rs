@@ -18,7 +18,12 @@ use super::{TransportError, h1_body::H1Body};
 /// Body of an instance's answer, streamed. Dropped before its end, it resets its connection, or its stream.
 ///
 /// What is not sent of the request yet, goes out while this is polled.
-pub(crate) struct AnswerBody<B> {
+pub(crate) struct AnswerBody<B>(
+    /// An answer moves through many hands.
+    Box<Answering<B>>,
+);
+
+struct Answering<B> {
     way: Way<B>,
     idle: Idle,
 }
@@ -30,15 +35,17 @@ enum Way<B> {
 }
 
 impl<B> AnswerBody<B> {
-    pub(super) const fn http1(body: H1Body<B>, idle: Option<Duration>) -> Self {
-        Self { way: Way::Http1(body), idle: Idle::new(idle) }
+    pub(super) fn http1(body: H1Body<B>, idle: Option<Duration>) -> Self {
+        Self(Box::new(Answering { way: Way::Http1(body), idle: Idle::new(idle) }))
     }
 
     #[cfg(feature = "http2")]
-    pub(super) const fn http2(body: H2Body<B>, idle: Option<Duration>) -> Self {
-        Self { way: Way::Http2(body), idle: Idle::new(idle) }
+    pub(super) fn http2(body: H2Body<B>, idle: Option<Duration>) -> Self {
+        Self(Box::new(Answering { way: Way::Http2(body), idle: Idle::new(idle) }))
     }
+}
 
+impl<B> Answering<B> {
     fn cut(&mut self) {
         match &mut self.way {
             Way::Http1(body) => body.cut(),
@@ -60,7 +67,7 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
+        let this = &mut *self.0;
         let polled = match &mut this.way {
             Way::Http1(body) => body.poll_frame(cx),
             #[cfg(feature = "http2")]
@@ -80,7 +87,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.way {
+        match &self.0.way {
             Way::Http1(body) => body.is_end_stream(),
             #[cfg(feature = "http2")]
             Way::Http2(body) => body.is_end_stream(),
@@ -88,7 +95,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.way {
+        match &self.0.way {
             Way::Http1(body) => body.size_hint(),
             #[cfg(feature = "http2")]
             Way::Http2(body) => body.size_hint(),
@@ -99,7 +106,7 @@ where
 impl<B> fmt::Debug for AnswerBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("AnswerBody");
-        match &self.way {
+        match &self.0.way {
             Way::Http1(body) => debug.field("http1", body),
             #[cfg(feature = "http2")]
             Way::Http2(body) => debug.field("http2", body),

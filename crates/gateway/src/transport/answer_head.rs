@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
 use super::{TransportError, decoder::Decoder};
+use crate::spare;
 
 /// Bytes of a head that are read at most. Large cookies fit; what comes from a service is no attack, but may be a mistake.
 const MAX_BYTES: usize = 64 * 1024;
@@ -29,6 +30,9 @@ pub(super) fn take(
     read: &mut BytesMut,
     bodyless: bool,
 ) -> Result<Option<AnswerHead>, TransportError> {
+    if read.is_empty() {
+        return Ok(None);
+    }
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -73,7 +77,7 @@ fn fields_at(
     places: &[(Range<u32>, Range<u32>)],
 ) -> Result<HeaderMap, TransportError> {
     // With room for what is said of it on its way.
-    let mut headers = HeaderMap::with_capacity(places.len() + 4);
+    let mut headers = spare::headers(places.len() + 4);
     let part = |range: &Range<u32>| head.slice(range.start as usize..range.end as usize);
     for (name, value) in places {
         let name = &head[name.start as usize..name.end as usize];
@@ -152,9 +156,11 @@ pub(crate) fn is_kept(version: Version, headers: &HeaderMap) -> bool {
     !says(b"close") && (version == Version::HTTP_11 || says(b"keep-alive"))
 }
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
 /// `Keep-Alive: timeout=5`, as Node.js and Apache send it.
 fn keeps(headers: &HeaderMap) -> Option<Duration> {
-    let line = headers.get("keep-alive")?.as_bytes();
+    let line = headers.get(KEEP_ALIVE)?.as_bytes();
     let mut members = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     let seconds = members.find_map(|member| decimal(member.strip_prefix(b"timeout=")?))?;
     Some(Duration::from_secs(seconds.min(3600)))

@@ -17,6 +17,7 @@ use super::{
     AnswerBody, Switched, TransportError, Wanted,
     answer_head::{self, AnswerHead},
     connection::Connection,
+    decoder::Decoder,
     h1_body::{H1Body, Talk},
     line::Place,
     places::{Permit, Take},
@@ -225,26 +226,37 @@ where
         }
     }
 
-    fn answered(&mut self, head: AnswerHead) -> Response<AnswerBody<B>> {
-        let idle = self.place.transport().answer_idle;
-        let mut response = Response::new(AnswerBody::http1(H1Body::empty(), None));
+    fn answered(&mut self, mut head: AnswerHead) -> Response<AnswerBody<B>> {
+        let connection = match mem::replace(&mut self.state, State::Over) {
+            State::Talking(connection) => Some(connection),
+            _ => None,
+        };
+        let mut switched = None;
+        let (idle, permit) = (self.place.transport().answer_idle, self.permit.take());
+        let body = match (connection, self.kind.wanted.take()) {
+            (Some(connection), Some(wanted)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                switched = Some(Switched(wanted.protocol().clone()));
+                // It ends with either side, and with the server.
+                tokio::spawn(wanted.tunnel(connection, permit));
+                H1Body::empty()
+            }
+            (Some(connection), _) => {
+                let (reuse, keeps) = (head.reuse, head.keeps);
+                let home = Home { place: self.place.clone(), reuse, keeps, permit };
+                // Nearly always all of it has gone.
+                let unsent = self.sending.take().filter(|sending| !sending.is_gone());
+                let sending = unsent.map(Box::new);
+                let decoder = mem::replace(&mut head.body, Decoder::Over);
+                H1Body::new(decoder, Talk { connection, sending, home })
+            }
+            (None, _) => H1Body::empty(),
+        };
+        let mut response = Response::new(AnswerBody::http1(body, idle));
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
         *response.headers_mut() = head.headers;
-        if let State::Talking(connection) = mem::replace(&mut self.state, State::Over) {
-            if let (StatusCode::SWITCHING_PROTOCOLS, Some(wanted)) =
-                (head.status, self.kind.wanted.take())
-            {
-                response.extensions_mut().insert(Switched(wanted.protocol().clone()));
-                // It ends with either side, and with the server.
-                tokio::spawn(wanted.tunnel(connection, self.permit.take()));
-                return response;
-            }
-            let permit = self.permit.take();
-            let home =
-                Home { place: self.place.clone(), reuse: head.reuse, keeps: head.keeps, permit };
-            let talk = Talk { connection, sending: self.sending.take(), home };
-            *response.body_mut() = AnswerBody::http1(H1Body::new(head.body, talk), idle);
+        if let Some(switched) = switched {
+            response.extensions_mut().insert(switched);
         }
         response
     }

@@ -28,7 +28,7 @@ pub(super) struct H1Body<B> {
 pub(super) struct Talk<B> {
     pub(super) connection: Box<Connection>,
     /// `None` when all is sent.
-    pub(super) sending: Option<Sending<B>>,
+    pub(super) sending: Option<Box<Sending<B>>>,
     pub(super) home: Home,
 }
 

@@ -26,7 +26,7 @@ use super::{
 };
 #[cfg(feature = "http2")]
 use super::{h2_exchange::H2Exchange, h2_head, multiplex::Multiplex};
-use crate::buffers;
+use crate::{buffers, spare};
 
 /// Calls of one instance by connections that are kept.
 ///
@@ -139,6 +139,7 @@ impl Line {
         if head.extensions.get::<Expects>().is_some() {
             sending.hold();
         }
+        spare::give_request(head);
         Exchange::new(self.place.clone(), start, sending, kind)
     }
 
@@ -183,17 +184,18 @@ where
         if (self.place.transport.http2 || is_grpc(&head))
             && head.extensions.get::<Wanted>().is_none()
         {
-            return Calling::Http2(self.http2(head, body));
+            return Calling::Http2(Box::new(self.http2(head, body)));
         }
-        Calling::Http1(self.http1(head, body))
+        Calling::Http1(Box::new(self.http1(head, body)))
     }
 }
 
 /// Future of [`Line`].
 pub(crate) enum Calling<B> {
-    Http1(Exchange<B>),
+    // Boxed, for they move into the futures of all layers around.
+    Http1(Box<Exchange<B>>),
     #[cfg(feature = "http2")]
-    Http2(H2Exchange<B>),
+    Http2(Box<H2Exchange<B>>),
 }
 
 impl<B> Future for Calling<B>
@@ -205,9 +207,9 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            Self::Http1(exchange) => Pin::new(exchange).poll(cx),
+            Self::Http1(exchange) => Pin::new(&mut **exchange).poll(cx),
             #[cfg(feature = "http2")]
-            Self::Http2(exchange) => Pin::new(exchange).poll(cx),
+            Self::Http2(exchange) => Pin::new(&mut **exchange).poll(cx),
         }
     }
 }

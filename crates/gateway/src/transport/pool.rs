@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use gusset_call::Deadline;
 use tokio::time::{Instant, sleep};
 
 use super::{connection::Connection, line::Place, places::Permit};
@@ -66,7 +67,7 @@ impl Pool {
         let shard = self.shards[shard_of_thread()].get()?;
         let mut idle = shard.lock();
         let connections = idle.connections.get_mut(&number)?;
-        let now = Instant::now();
+        let now = Deadline::now().instant();
         while let Some(mut resting) = connections.pop_back() {
             let silent = !once || resting.connection.is_silent();
             if now < resting.until && silent && resting.connection.is_quiet() {
@@ -101,7 +102,8 @@ impl Pool {
         if connections.len() >= most {
             connections.pop_front();
         }
-        connections.push_back(Resting { connection, until: Instant::now() + span });
+        let until = Deadline::after(span).instant();
+        connections.push_back(Resting { connection, until });
         if !idle.swept {
             idle.swept = true;
             drop(idle);
@@ -173,7 +175,7 @@ impl Home {
         let spent = !self.reuse
             || kept.max_idle == 0
             || connection.calls >= kept.max_requests
-            || connection.made.elapsed() > kept.max_age;
+            || Deadline::now().instant() - connection.made > kept.max_age;
         // An instance that says more than it was asked is not to be trusted with another question.
         if spent || !connection.read.is_empty() {
             return None;

@@ -196,8 +196,13 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.is_written() {
-            let slices = [&self.bytes[self.gone..], &self.data[..], self.tail].map(IoSlice::new);
-            let written = ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &slices))?;
+            let slices = [&self.bytes[self.gone..], &self.data[..], self.tail];
+            let mut socket = Pin::new(&mut *socket);
+            let written = match slices {
+                // The kernel takes one piece more cheaply than a list of one.
+                [bytes, [], []] => ready!(socket.as_mut().poll_write(cx, bytes))?,
+                _ => ready!(socket.as_mut().poll_write_vectored(cx, &slices.map(IoSlice::new)))?,
+            };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use gusset_call::BoxError;
+use gusset_call::{BoxError, Deadline};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -30,6 +30,7 @@ use crate::{
     buffers,
     server::{body::Source, wire::Wire},
     socket::Socket,
+    spare,
     transport::{Framing, Sending, TransportError},
 };
 
@@ -152,7 +153,9 @@ impl Connection {
         } else {
             let home = Home::default();
             match mem::replace(&mut self.reading, Turn::Lent(home.clone())) {
-                Turn::Here(reader) => Source::Http1(Upload::new(reader, body, home, expects)),
+                Turn::Here(reader) => {
+                    Source::Http1(Box::new(Upload::new(reader, body, home, expects)))
+                }
                 // A request is read here, and nowhere else.
                 Turn::Lent(_) | Turn::Unread(_) => return Ok(false),
             }
@@ -246,7 +249,7 @@ impl Connection {
         let mut bytes = buffers::take();
         bytes.extend_from_slice(before);
         let (framing, keep) = asked.write(&mut bytes, &head, &body, keep);
-        drop(head);
+        spare::give_response(head);
         let mut sending = Sending::new(bytes, body, framing);
         let mut failed = None;
         let sent = poll_fn(|cx| -> Poll<Result<(), BoxError>> {
@@ -334,13 +337,13 @@ pin_project! {
 
 impl<L: Future<Output = ()>> Idle<L> {
     fn new(span: Duration, leaving: L) -> Self {
-        let until = Instant::now() + span;
+        let until = Deadline::after(span).instant();
         Self { sleep: sleep_until(until), until, leaving, left: false }
     }
 
     /// The timer stays where it is: it finds out by itself that it goes on.
     fn begin(self: Pin<&mut Self>, span: Duration) {
-        *self.project().until = Instant::now() + span;
+        *self.project().until = Deadline::after(span).instant();
     }
 
     /// `begun` says that a request is on its way, which is waited for though the server is leaving.

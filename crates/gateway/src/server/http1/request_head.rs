@@ -8,7 +8,10 @@ use http::{
 };
 
 use super::refusal::Refusal;
-use crate::transport::{Decoder, decimal, is_kept};
+use crate::{
+    spare,
+    transport::{Decoder, decimal, is_kept},
+};
 
 /// Bytes of a head that are read at most.
 pub(super) const MAX_BYTES: usize = 32 * 1024;
@@ -155,7 +158,7 @@ fn uri(method: &Method, target: Bytes) -> Result<Uri, Refusal> {
 /// Values are parts of what was read, and need no memory of their own.
 fn headers(bytes: &Bytes, places: &[(Range<u32>, Range<u32>)]) -> Result<HeaderMap, Refusal> {
     // With room for what a gateway says of a client: to grow would be to allocate and hash once more.
-    let mut headers = HeaderMap::with_capacity(places.len() + 8);
+    let mut headers = spare::headers(places.len() + 8);
     for (name, value) in places {
         let name = HeaderName::from_bytes(&bytes[name.start as usize..name.end as usize]);
         let value = HeaderValue::from_maybe_shared(part(bytes, value));
