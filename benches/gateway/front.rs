@@ -1,13 +1,13 @@
 //! The gateway as a process, for `benches/gateway/compare`. No bench of criterion's: a program in the profile of benches.
 //!
 //! `front LISTEN UPSTREAM CORES plain|full|routes`: `plain` has one route with what a gateway always does (deadline, circuit, retries, metrics, trace
-//! headers); `full` adds a quota, an unsampled recorder and spans; `routes` is `plain` among 10,000 other routes.
+//! headers); `full` adds a quota, an unsampled recorder and spans, and a line in an access log for each request (to `/dev/null`, by write calls as to a file); `routes` is `plain` among 10,000 other routes.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
 use std::{future::pending, net::SocketAddr, num::NonZeroUsize};
 
-use gusset_gateway::{Builder, Gateway, Route, Server, Upstream};
+use gusset_gateway::{AccessLog, Builder, Gateway, Route, Server, Upstream};
 use gusset_ratelimit::Quota;
 use gusset_registry::MemoryRegistry;
 use gusset_sidecar::Recorder;
@@ -27,6 +27,11 @@ fn main() {
     });
 }
 
+fn null_log() -> AccessLog {
+    let null = std::fs::File::options().write(true).open("/dev/null").expect("there is one");
+    AccessLog::to(null).expect("a thread can be had")
+}
+
 fn gateway(upstream: SocketAddr, kind: &str) -> Builder {
     let to = || Upstream::fixed([upstream]);
     // Bodies of any size are measured.
@@ -36,7 +41,8 @@ fn gateway(upstream: SocketAddr, kind: &str) -> Builder {
         "plain" => gateway.route(route),
         "full" => gateway
             .route(route.quota(Quota::per_second(10_000_000)))
-            .recorder(Recorder::with_capacity("gateway", 1024)),
+            .recorder(Recorder::with_capacity("gateway", 1024))
+            .access_log(null_log()),
         "routes" => (0..10_000).fold(gateway.route(route), |gateway, n| {
             gateway.route(Route::new(format!("/api/v1/thing{n}/{{id}}/parts/{{part}}")).to(to()))
         }),
