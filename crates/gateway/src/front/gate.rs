@@ -89,7 +89,11 @@ impl Gate {
                 Aim::Own(Box::new(given))
             }
         };
-        let host = HeaderValue::try_from(view.host).map_err(|_| Answer::BadHost)?;
+        let host = match view.head.headers.get(header::HOST) {
+            // Nearly always: it shares the memory of the line.
+            Some(line) if line == view.host => line.clone(),
+            _ => HeaderValue::try_from(view.host).map_err(|_| Answer::BadHost)?,
+        };
         let edits = self.edits.as_deref();
         let request = edits.map(|edits| edits.request.fill(view));
         let mut answer = edits.map(|edits| edits.answer.fill(view));
