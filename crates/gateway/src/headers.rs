@@ -225,6 +225,13 @@ mod tests {
     }
 
     #[test]
+    fn the_quick_look_knows_all_fields_of_a_connection() {
+        assert!(HOP_BY_HOP.iter().all(is_hop_by_hop));
+        let others = [header::TE, header::TRAILER, header::HOST, header::VIA, header::COOKIE];
+        assert!(!others.iter().any(is_hop_by_hop));
+    }
+
+    #[test]
     fn te_without_trailers_goes() {
         let mut head = headers(&[("te", "gzip"), ("connection", "te")]);
         remove_hop_by_hop(&mut head);
