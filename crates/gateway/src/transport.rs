@@ -15,6 +15,7 @@ mod decoder;
 mod dial;
 mod error;
 mod exchange;
+mod goodbye;
 mod h1_body;
 mod line;
 mod places;

@@ -143,6 +143,43 @@ async fn who_breaks_off_is_told_to_the_other_side() {
     assert!(ended.is_err(), "a reset, and no regular end");
 }
 
+/// Reads the client's frame that closes, and gives its code.
+async fn closing(stream: &mut TcpStream) -> u16 {
+    let [head, length, mask @ .., one, two] = read::<8>(stream).await;
+    assert_eq!((head, length), (0x88, 0x82), "one that closes, masked");
+    u16::from_be_bytes([one ^ mask[0], two ^ mask[1]])
+}
+
+#[tokio::test]
+async fn who_speaks_websocket_is_told_on_both_sides_that_the_server_leaves_and_it_waits_for_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let instance = tokio::spawn(async move {
+        let mut stream = listener.accept().await.unwrap().0;
+        head(&mut stream).await;
+        stream.write_all(SWITCHES.as_bytes()).await.unwrap();
+        // The first bytes behind the answer read as those of a frame of 105; this is its rest.
+        stream.write_all(&[b'.'; 102]).await.unwrap();
+        let code = closing(&mut stream).await;
+        // The rest of a message that nobody waits for, and its own goodbye.
+        stream.write_all(b"\x81\x02hi\x88\x02\x03\xe9").await.unwrap();
+        code
+    });
+    let server = Server::new().linger(Duration::ZERO).drain_limit(Duration::from_secs(60));
+    let front = front_by(server, gateway(address)).await;
+    let mut stream = switched(&front).await;
+    read::<102>(&mut stream).await;
+    front.stop.send(()).unwrap();
+    assert_eq!(read(&mut stream).await, [0x88, 2, 0x03, 0xe9]);
+    stream.write_all(b"\x88\x82\0\0\0\0\x03\xe9").await.unwrap();
+    assert_eq!(instance.await.unwrap(), 1001);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+    drop(stream);
+    front.ended.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_tunnel_keeps_its_place_and_is_cut_when_the_drain_takes_too_long() {
     let (address, _heads, _ends) = instance(SWITCHES).await;

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -46,11 +47,27 @@ pub(super) struct Hub {
 /// A connection's place; of whatever goes on after it, as well.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
-    _place: Arc<(OwnedSemaphorePermit, Option<OfClient>)>,
+    place: Arc<OfConnection>,
     over: watch::Receiver<()>,
 }
 
+#[derive(Debug)]
+struct OfConnection {
+    _permit: OwnedSemaphorePermit,
+    _of_client: Option<OfClient>,
+    stopped: watch::Receiver<bool>,
+    linger: Duration,
+}
+
 impl Held {
+    /// Until what is idle is to go.
+    pub(crate) async fn leaving(&self) {
+        let mut stopped = self.place.stopped.clone();
+        // It errs only without a sender, and then the server has gone.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+        sleep(self.place.linger).await;
+    }
+
     /// Until the server has ended, and what it could not wait for is cut.
     pub(crate) async fn over(&mut self) {
         while self.over.changed().await.is_ok() {}
@@ -170,8 +187,11 @@ impl Hub {
                 }
             },
         };
-        let over = self.over.clone();
-        let held = place.map(|place| Held { _place: Arc::new((place, of_client)), over });
+        let held = place.map(|permit| {
+            let (stopped, linger) = (self.stop.subscribe(), self.server.linger);
+            let place = OfConnection { _permit: permit, _of_client: of_client, stopped, linger };
+            Held { place: Arc::new(place), over: self.over.clone() }
+        });
         let service = OfPeer::new(
             service.clone(),
             peer,

@@ -2,12 +2,17 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Version, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 
-use super::{connection::Connection, places::Permit};
+use super::{
+    connection::Connection,
+    goodbye::{Goodbye, Side},
+    places::Permit,
+};
 use crate::{headers::has_member, server::Held};
 
 /// What a client wants its connection to become, if its instance does as well.
@@ -51,19 +56,34 @@ impl Wanted {
         granted.is_some_and(|granted| granted.eq_ignore_ascii_case(self.protocol.as_bytes()))
     }
 
-    /// Passes bytes between the two until both have ended, one has broken, or the server has.
+    /// Passes bytes between the two until both have ended, one has broken, or the server has. Who speaks WebSocket is told before that the server is going away.
     pub(super) async fn tunnel(self, mut connection: Box<Connection>, permit: Option<Permit>) {
-        let Self { client, held, .. } = self;
+        let Self { client, held, protocol } = self;
         // It fails when the client has gone in between.
         let Ok(client) = client.await else { return };
         let mut client = TokioIo::new(client);
-        let early = connection.read.split();
+        let early = connection.read.split().freeze();
+        let leave = || {
+            let held = held.clone();
+            async move {
+                match held {
+                    Some(held) => held.leaving().await,
+                    None => std::future::pending().await,
+                }
+            }
+        };
         let flow = async {
+            if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") {
+                let instance = &mut connection.socket;
+                let mut instance = Goodbye::new(instance, Side::Instance, early, leave());
+                let mut client = Goodbye::new(client, Side::Client, Bytes::new(), leave());
+                return copy_bidirectional(&mut client, &mut instance).await;
+            }
             client.write_all(&early).await?;
             copy_bidirectional(&mut client, &mut connection.socket).await
         };
         let over = async {
-            match held {
+            match held.clone() {
                 Some(mut held) => held.over().await,
                 None => std::future::pending().await,
             }
