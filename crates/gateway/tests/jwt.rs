@@ -221,3 +221,39 @@ fn an_address_that_is_none_is_refused_at_once() {
         assert!(Jwt::jwks_url(bad).is_err(), "{bad}");
     }
 }
+
+#[cfg(feature = "tls")]
+mod over_tls {
+    use std::fs;
+
+    use gusset_gateway::Server;
+    use tokio::net::TcpListener;
+
+    use super::{common::certs::Folder, *};
+
+    /// The status of a request whose token is signed by keys at `https://localhost`, which shows that certificate.
+    async fn status(folder: &Folder, shown: &str, authorities: &Folder) -> StatusCode {
+        let issuer = Issuer::new("1");
+        let keys = set(&[&issuer]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let router = Router::new().route("/jwks", get(async move || keys));
+        let server = Server::new().tls(folder.files(shown).read().unwrap());
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(server.run(listener, router, std::future::pending()));
+        let authorities = fs::read(authorities.file("ca.pem")).unwrap();
+        let url = format!("https://localhost:{port}/jwks");
+        let (_service, front) = shop(Jwt::jwks_url_tls(&url, authorities).unwrap()).await;
+        asked(&front, &issuer.token("ann", false)).await.status()
+    }
+
+    #[tokio::test]
+    async fn keys_come_from_whom_the_certificate_says_or_not_at_all() {
+        let (folder, stranger) = (Folder::new("jwks"), Folder::new("jwks-stranger"));
+        folder.certificate("right", "localhost");
+        folder.certificate("wrong", "login.example");
+        assert_eq!(status(&folder, "right", &folder).await, 200);
+        assert_eq!(status(&folder, "wrong", &folder).await, 503);
+        assert_eq!(status(&folder, "right", &stranger).await, 503);
+    }
+}
