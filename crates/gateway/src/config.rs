@@ -53,6 +53,24 @@
 //!     { name = "picks", to = "picks", path = "/picks/{id}", timeout = "300ms", optional = true },
 //! ] }
 //!
+//! # A split that routes share by its name: its weights are those of all of them.
+//! [splits.carts]
+//! variants = [{ to = "carts", weight = 9 }, { to = "carts-next", weight = 1 }]
+//!
+//! [[routes]]
+//! path = "/api/cart"
+//! split = "carts"
+//!
+//! # Several gateways that ask the same Redis count together.
+//! [redis]
+//! url = { env = "REDIS_URL" }
+//!
+//! [[routes]]
+//! path = "/api/payments"
+//! to = "payments"
+//! quota = { rate = "10/m", shared = true }
+//! idempotency = { required = true, shared = true }
+//!
 //! # Each google.api.http annotation of the service is a route.
 //! [[routes]]
 //! grpc = { descriptors = "shop.binpb", service = "shop.v1.Orders" }
@@ -69,6 +87,8 @@
 //! | a changed secret is in force, and the old one worth nothing | `a_change_of_a_secret_is_seen_and_the_old_one_is_worth_nothing` |
 //! | a service with annotations is as many routes with the settings of one | `a_service_with_annotations_is_as_many_routes_with_the_settings_of_one` |
 //! | pick, connections, TLS, part of a service, ejection are those of the file | `tests/config/settings.rs` |
+//! | several gateways have quotas and answers for `Idempotency-Key` together (`[redis]`), and routes a split (`[splits]`) | `gateways_of_one_file_have_quotas_and_answers_together_also_over_reloads`, `routes_share_a_split_by_its_name_and_operators_change_it_for_all` |
+//! | services are found by `gusset registry`, Consul, or etcd | `services_are_found_in_etcd` |
 //! | a disk that is stuck costs lines of the log, which are counted, and no request waits | `a_disk_that_is_stuck_costs_lines_that_are_counted_and_no_request_waits` |
 //!
 //! Spans of time are `"250ms"`, `"10s"`, `"5m"`, `"24h"`, `"7d"`; sizes `"64KiB"`, `"2MiB"`; rates `"100/s"`, `"100/m"`, `"1/10s"`. In every text `${NAME}` and

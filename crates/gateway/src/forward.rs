@@ -69,7 +69,9 @@ pub(crate) struct Shared {
 
 /// Where a route leads.
 pub(crate) struct Target {
-    /// The route's name in metrics and traces: its path.
+    /// What it is called if not by its path.
+    pub(crate) named: Option<Arc<str>>,
+    /// What it is called in metrics and traces.
     pub(crate) name: gusset_sidecar::Route,
     pub(crate) path: Arc<str>,
     pub(crate) host: Option<Arc<str>>,
@@ -188,11 +190,11 @@ impl Future for ForwardFuture {
                 }
                 StateProj::Waiting { waiting } => {
                     let Some(polled) = waiting.as_mut() else { return Poll::Pending };
-                    let found = ready!(polled.identity.as_mut().poll(cx));
-                    let Some(Waiting { arrival, by, .. }) = waiting.take().map(|w| *w) else {
+                    let told = ready!(polled.told.as_mut().poll(cx));
+                    let Some(Waiting { arrival, .. }) = waiting.take().map(|w| *w) else {
                         return Poll::Pending;
                     };
-                    let admission = this.shared.front.enter(arrival, found, by);
+                    let admission = this.shared.front.resume(arrival, told);
                     let (state, way) = this.shared.state(*this.route, admission);
                     *this.way = way;
                     state
@@ -228,7 +230,7 @@ impl Future for ForwardFuture {
         let place = this.held.answered(asked.then_some(status));
         let mut entry = this.entry.take();
         if let Some(entry) = &mut entry {
-            let route = this.shared.target(*this.route).map(|target| target.path.clone());
+            let route = this.shared.target(*this.route).map(|target| target.called().clone());
             entry.answered(response.status(), route);
         }
         Poll::Ready(Ok(response.map(|body| Logged::new(Placed::new(body, place), entry))))
@@ -236,6 +238,11 @@ impl Future for ForwardFuture {
 }
 
 impl Target {
+    /// Its name, or its path.
+    pub(crate) fn called(&self) -> &Arc<str> {
+        self.named.as_ref().unwrap_or(&self.path)
+    }
+
     /// Which way a request goes.
     fn choose(&self, admission: &Admission) -> usize {
         let (Some(split), Admission::Admitted(request) | Admission::Once(_, request)) =
@@ -346,7 +353,7 @@ impl Shared {
     fn explain(&self, route: Option<usize>, error: &BoxError) -> Answer {
         let limit = route.and_then(|number| self.front.gates.get(number)).map(|g| g.body_limit);
         let answer = Answer::to_error(error, limit.unwrap_or_default());
-        let path = self.target(route).map(|target| &*target.path);
+        let path = self.target(route).map(|target| &**target.called());
         let cause = &**error as &dyn std::error::Error;
         if answer == Answer::BadGateway {
             tracing::warn!(route = path, error = cause, "upstream failed");

@@ -1,17 +1,16 @@
 //! From a request to the call of an upstream, or to the gateway's own answer.
 
 mod gate;
+mod locate;
 
-use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use gusset_call::BoxError;
-use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, request::Parts,
-};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, header, request::Parts};
 use http_body::Body;
 
-use self::gate::Found;
+use self::{gate::Found, locate::Located};
 pub(crate) use gate::{Answers, Gate, GateEdits, OncePer, Sender};
 
 use crate::{
@@ -19,16 +18,15 @@ use crate::{
     answer::Answer,
     body::RequestBody,
     client::{Origin, Proxies},
-    cors::{self, Grant, Policy},
+    cors::{Grant, Policy},
     headers::{
-        add_via, has_coding, is_disguised, is_forwarding, is_ours, join_cookies, reads,
-        remove_hop_by_hop, remove_where,
+        add_via, is_disguised, is_forwarding, is_ours, join_cookies, reads, remove_hop_by_hop,
+        remove_where,
     },
-    host::host_of,
     idempotency::Once,
     identity::Denied,
-    path::{BadPath, normalise},
-    routes::{Asked, Filled, Given, HostAs, Lookup, Table, View},
+    limit::Checked,
+    routes::{Filled, Given, HostAs, Table},
     traffic::{Held, SplitKey},
     transport::{Expects, Wanted},
 };
@@ -86,7 +84,7 @@ pub(crate) enum Admission {
     Admitted(Request<RequestBody>),
     /// The same, but no more than once.
     Once(Box<Once>, Request<RequestBody>),
-    /// Its sender must be found out first; then [`Front::enter`] decides.
+    /// Something must be found out first; then [`Front::resume`] decides.
     Waiting(Box<Waiting>),
     /// The gateway answers itself.
     Refused(Answer),
@@ -94,9 +92,16 @@ pub(crate) enum Admission {
 
 pub(crate) struct Waiting {
     pub(crate) arrival: Arrival,
-    pub(crate) identity: Pin<Box<dyn Future<Output = Result<Identity, AuthError>> + Send>>,
-    /// Who said that it takes longer.
-    pub(crate) by: usize,
+    pub(crate) told: Pin<Box<dyn Future<Output = Told> + Send>>,
+}
+
+/// What was waited for.
+pub(crate) enum Told {
+    /// Who sends, by the way of this number.
+    Sender(Result<Identity, AuthError>, usize),
+    /// Whether the client may so much, and who sends.
+    #[cfg(feature = "redis")]
+    Quota(Result<(), Answer>, Option<Identity>),
 }
 
 impl Front {
@@ -169,14 +174,15 @@ impl Front {
 
     fn arrive(&self, arrival: Arrival) -> Admission {
         if self.gates[arrival.number].sender.is_none() {
-            return self.pass(arrival, None);
+            return self.count(arrival, None);
         }
         for (by, way) in self.authenticate.iter().enumerate() {
             match way.authenticate(&arrival.head) {
                 Authenticating::Done(Err(AuthError::Missing)) => {}
                 Authenticating::Done(result) => return self.enter(arrival, result, by),
                 Authenticating::Later(identity) => {
-                    return Admission::Waiting(Box::new(Waiting { arrival, identity, by }));
+                    let told = Box::pin(async move { Told::Sender(identity.await, by) });
+                    return Admission::Waiting(Box::new(Waiting { arrival, told }));
                 }
             }
         }
@@ -184,13 +190,19 @@ impl Front {
         Admission::Refused(Answer::Denied(Denied::new(AuthError::Missing, schemes, None)))
     }
 
+    /// Goes on with what was found out.
+    pub(crate) fn resume(&self, arrival: Arrival, told: Told) -> Admission {
+        match told {
+            Told::Sender(result, by) => self.enter(arrival, result, by),
+            #[cfg(feature = "redis")]
+            Told::Quota(Ok(()), identity) => self.pass(arrival, identity.as_ref()),
+            #[cfg(feature = "redis")]
+            Told::Quota(Err(answer), _) => Admission::Refused(answer),
+        }
+    }
+
     /// Goes on with what the way of this number has found out.
-    pub(crate) fn enter(
-        &self,
-        arrival: Arrival,
-        result: Result<Identity, AuthError>,
-        by: usize,
-    ) -> Admission {
+    fn enter(&self, arrival: Arrival, result: Result<Identity, AuthError>, by: usize) -> Admission {
         let scheme = self.authenticate.get(by).and_then(|way| way.challenge());
         let denied = |error, scope: Option<&str>| {
             Admission::Refused(Answer::Denied(Denied::new(error, scheme, scope)))
@@ -201,18 +213,29 @@ impl Front {
         };
         let sender = self.gates[arrival.number].sender.as_ref();
         match sender.map_or(Ok(()), |sender| sender.requires.check(&identity)) {
-            Ok(()) => self.pass(arrival, Some(&identity)),
+            Ok(()) => self.count(arrival, Some(identity)),
             Err(scope) => denied(AuthError::Forbidden, Some(&scope)),
         }
     }
 
-    /// The rest of the way, for a sender who may.
+    /// Takes it from the quota of a sender who may.
+    fn count(&self, arrival: Arrival, identity: Option<Identity>) -> Admission {
+        let gate = &self.gates[arrival.number];
+        match gate.check(arrival.origin.client, identity.as_ref(), &arrival.head) {
+            Checked::Now(Ok(())) => self.pass(arrival, identity.as_ref()),
+            Checked::Now(Err(answer)) => Admission::Refused(answer),
+            #[cfg(feature = "redis")]
+            Checked::Later(checked) => {
+                let told = Box::pin(async move { Told::Quota(checked.await, identity) });
+                Admission::Waiting(Box::new(Waiting { arrival, told }))
+            }
+        }
+    }
+
+    /// The rest of the way.
     fn pass(&self, arrival: Arrival, identity: Option<&Identity>) -> Admission {
         let Arrival { number, mut head, body, aim, host, origin, edits, key } = arrival;
         let gate = &self.gates[number];
-        if let Err(answer) = gate.check(origin.client, identity, &head) {
-            return Admission::Refused(answer);
-        }
         if body.size_hint().lower() > gate.body_limit {
             return Admission::Refused(Answer::TooLarge { limit: gate.body_limit });
         }
@@ -274,63 +297,12 @@ impl Front {
             Some(once) => Admission::Once(Box::new(once), request),
         }
     }
-
-    /// The path that is matched, and forwarded.
-    fn path_of<'r>(&self, uri: &'r Uri) -> Result<Cow<'r, str>, BadPath> {
-        match uri.path() {
-            path if self.between_services && path.starts_with('/') => Ok(Cow::Borrowed(path)),
-            path => normalise(path),
-        }
-    }
-
-    fn locate(&self, head: &Parts, origin: &Origin) -> Located {
-        if has_coding(&head.headers) {
-            return Located::Nowhere(None, Answer::Coding);
-        }
-        let Some(host) = host_of(&head.uri, &head.headers) else {
-            return Located::Nowhere(None, Answer::BadHost);
-        };
-        let path = match self.path_of(&head.uri) {
-            Ok(path) => path,
-            Err(bad) => return Located::Nowhere(None, Answer::BadPath(bad)),
-        };
-        let (headers, query) = (Some(&head.headers), head.uri.query());
-        let asked = Asked { host, path: &path, method: &head.method, query, headers };
-        if let Some(method) = cors::asked_method(&head.method, &head.headers) {
-            let asked = Asked { method: &method, headers: None, ..asked };
-            if let Lookup::Found(number, _) = self.table.find(&asked) {
-                if self.gates[number].cors.is_some() {
-                    return Located::Preflight(number, method);
-                }
-            }
-        }
-        match self.table.find(&asked) {
-            Lookup::Found(number, captures) => {
-                let view = View { head, host, path: &path, captures: &captures, origin };
-                match self.gates[number].found(number, &view) {
-                    Ok(found) => Located::Route(found),
-                    Err(answer) => Located::Nowhere(Some(number), answer),
-                }
-            }
-            Lookup::WrongMethod(allowed) => Located::Nowhere(None, Answer::WrongMethod(allowed)),
-            Lookup::Unknown => Located::Nowhere(None, Answer::NotFound),
-        }
-    }
 }
 
 /// Whether a client sends its body only to who wants it.
 fn asks_first(headers: &HeaderMap) -> bool {
     let expects = headers.get(header::EXPECT);
     expects.is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-/// Where a request is to go.
-enum Located {
-    Route(Found),
-    /// It asks whether a page may use the route of this number with this method.
-    Preflight(usize, Method),
-    /// It may have a route, and still make no sense there.
-    Nowhere(Option<usize>, Answer),
 }
 
 /// Fields that are believed further in: the way a request came, what the family says to itself, the number of an attempt, which would keep it from being

@@ -55,8 +55,8 @@ impl Gateway {
         let read = |target: &Target| {
             let upstreams = target.ways.iter().map(|way| way.upstream.clone()).collect();
             let (path, host) = (target.path.clone(), target.host.clone());
-            #[allow(unused_mut, reason = "it has no branches without the feature")]
             let mut stats = target.counters.read(path, host, upstreams);
+            stats.name = target.named.clone();
             #[cfg(feature = "compose")]
             if let Some(composed) = &target.composed {
                 stats.branches = composed.branches();

@@ -4,11 +4,17 @@ mod gathered;
 mod key;
 mod memory;
 mod once;
+#[cfg(feature = "redis")]
+mod redis;
 mod store;
+#[cfg(feature = "redis")]
+mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use memory::{AnswersInMemory, AnswersStats};
+#[cfg(feature = "redis")]
+pub use redis::{AnswersInRedis, AnswersInRedisStats};
 pub use store::{Begun, IdempotencyStore, Pending, RequestKey, StoredAnswer};
 
 pub(crate) use gathered::Gathered;

@@ -41,7 +41,7 @@
 //! | `FanOut`, `Branch` (feature `compose`) | one request that becomes several, and their answers one |
 //! | `Descriptors`, `GrpcMethod` (feature `grpc-json`) | clients that send JSON ask services that speak gRPC |
 //! | [`Cors`] | which web pages may read answers |
-//! | [`Idempotency`], [`IdempotencyStore`], [`AnswersInMemory`] | what `Idempotency-Key` means, and where answers are kept |
+//! | [`Idempotency`], [`IdempotencyStore`], [`AnswersInMemory`], `AnswersInRedis` (feature `redis`) | what `Idempotency-Key` means, and where answers are kept |
 //! | [`PeerAddr`], [`Network`], [`Client`] | where it came from, and which proxies are believed |
 //! | [`serve`], [`Server`], [`Listeners`], [`ServeError`], [`Undrained`] | a listener, or one for each core, that bounds its clients and ends without losing requests |
 //! | `Tls`, `TlsFiles` (feature `tls`) | certificates that are read again when they change |
@@ -77,7 +77,7 @@
 //! | 429 | the client is above its [`Route::quota`] | `Retry-After`, `RateLimit-Policy`, `RateLimit` |
 //! | 501 | a transfer coding other than chunks | |
 //! | 502 | an instance cannot be reached, breaks off, or answers nonsense | |
-//! | 503 | too many are under way ([`Route::in_flight`], [`Builder::shed`]); no instance is healthy, or all circuits are open; the keys of tokens cannot be had | `Retry-After` where known |
+//! | 503 | too many are under way ([`Route::in_flight`], [`Builder::shed`]); no instance is healthy, or all circuits are open; the keys of tokens cannot be had; Redis does not answer where it must | `Retry-After` where known |
 //! | 504 | no answer within [`Route::timeout`] | |
 //!
 //! Clients that speak something else over HTTP are told in its way, by the media type of what they send: gRPC and gRPC-Web get a status without messages
@@ -105,6 +105,8 @@
 //! |---|---|
 //! | the most specific route takes a request, in whatever order they were added | `the_most_specific_route_takes_a_request_in_whatever_order_they_were_added` |
 //! | `*.shop.example` stands for all hosts below | `a_wildcard_stands_for_all_hosts_below_and_the_longest_goes_first` |
+//! | 404 for no route; 405 with `Allow` for another method | `an_unknown_path_is_404_and_a_known_one_with_another_method_405` |
+//! | fixed answers ask nobody, health too | `a_fixed_answer_asks_no_upstream_but_who_sends_it` |
 //! | versions by path, field, media type, query | `versions_are_told_apart_by_path_field_media_type_and_query` |
 //! | conditions do not see what strangers may not say | `conditions_do_not_see_what_strangers_may_not_say` |
 //! | two routes that chance would tell apart are refused | `two_routes_for_the_same_requests_are_rejected` |
@@ -123,6 +125,13 @@
 //! | fact | test |
 //! |---|---|
 //! | a host goes by its name, whose addresses are looked up again; a failure of that changes nothing | `hosts_are_found_by_their_names_and_asked_by_them`, `what_was_known_stays_while_the_name_server_fails_hangs_or_knows_nothing` |
+//! | calls are spread by every picker of the registry, or stay by a field or a cookie | `every_picker_of_the_registry_spreads_the_calls_of_an_upstream`, `the_same_key_goes_to_the_same_instance` |
+//! | an open circuit is passed over; an instance that fails is asked less long before | `an_open_circuit_is_passed_over_without_a_retry`, `an_instance_that_fails_is_asked_less_long_before_its_circuit_opens` |
+//! | what may be repeated is, within a budget; nothing else that may have been acted on | `retries_are_bounded_by_a_budget_that_routes_to_one_upstream_share`, `a_post_that_may_have_been_acted_on_is_not_made_again` |
+//! | a slow request is made a second time, and the first answer is taken | `a_slow_request_is_made_a_second_time_and_the_first_answer_is_taken` |
+//! | an upstream that hangs is 504, and counts as a failure | `an_upstream_that_hangs_is_504_and_counts_as_a_failure_while_an_impatient_client_does_not` |
+//! | a killed instance, and a rolling restart, lose no request | `an_instance_that_is_killed_under_load_costs_no_get`, `a_rolling_restart_under_load_loses_no_request_though_none_is_sent_twice` |
+//! | instances of the own zone, and newcomers, have their shares | `instances_of_the_own_zone_take_all_requests_while_there_are_enough`, `a_newcomer_begins_with_a_small_part_of_its_share` |
 //! | HTTP/2 by prior knowledge or ALPN where the upstream says so; gRPC always, its trailers come back | `instances_are_called_by_http_2_where_their_upstream_says_so`, `grpc_goes_by_http_2_always_and_its_status_comes_back` |
 //! | calls that begin at once make one connection, and more are made when an instance takes no more streams | `calls_that_begin_at_once_make_one_connection`, `another_connection_is_made_when_an_instance_takes_no_more_streams_by_one` |
 //! | a connection that goes away costs no call | `a_connection_that_goes_away_gets_no_more_calls_and_those_under_way_end` |
@@ -147,7 +156,14 @@
 //! | an answer that breaks off does not look whole, to HTTP/1.0 either | `an_answer_that_breaks_off_does_not_look_whole` |
 //! | slow heads, bodies and readers end | `a_client_that_dribbles_its_head_is_ended`, `a_body_that_stands_still_is_an_error_after_its_time`, `a_client_that_takes_nothing_is_cut` |
 //! | a client is told to go on only if somebody wants its body | `a_client_is_told_to_go_on_only_if_somebody_wants_its_body` |
+//! | what does not fit is refused: bodies 413, heads 431, connections of one client | `a_body_above_the_limit_is_413_with_a_length_and_without`, `too_much_head_is_431`, `one_client_has_no_more_connections_than_it_may` |
+//! | resets without an end, and heads without an end, cut the connection | `who_resets_requests_faster_than_they_begin_is_cut`, `who_sends_a_head_without_an_end_is_cut` |
+//! | above the quota it is 429, for that client on that route | `above_the_quota_it_is_429_for_that_client_on_that_route_only`, `a_quota_follows_the_subject_and_a_custom_key` |
+//! | each name has its certificate, which is read again when it changes; the version is agreed upon | `each_name_has_its_certificate_and_who_asks_for_another_gets_the_first`, `a_changed_certificate_is_shown_to_new_connections_and_a_broken_one_never`, `the_version_of_http_is_agreed_upon_in_the_handshake` |
+//! | fields of a connection do not go on; nobody forges where a request comes from | `fields_of_one_connection_do_not_go_on_and_the_others_do`, `a_stranger_cannot_forge_where_it_comes_from_and_a_trusted_proxy_is_believed` |
+//! | large bodies pass, and slow readers hold their upstream back, in bounded memory | `large_bodies_pass_both_ways_byte_by_byte`, `a_slow_reader_holds_the_upstream_back_and_memory_stays_bounded` |
 //! | another protocol may follow ordinary requests | `an_upgrade_may_follow_ordinary_requests` |
+//! | who speaks WebSocket is told that the server leaves (1001), and so is the instance | `who_speaks_websocket_is_told_on_both_sides_that_the_server_leaves_and_it_waits_for_them`, `goodbye_is_said_between_frames_and_never_in_one` |
 //! | the end of the server loses no request | `draining_under_load_loses_no_request`, `on_cores_every_request_is_answered_and_the_end_loses_none` |
 //! | frames that break the rules of HTTP/2 end what they must | `tests/raw/frames.rs` |
 //!
@@ -163,10 +179,12 @@
 //! | no token that was changed in any byte is taken (feature `jwt`) | `no_token_that_was_changed_in_any_byte_is_taken` |
 //! | unsigned tokens, public keys as secrets, keys in headers and `crit` are refused | `an_unsigned_token_is_refused_however_it_says_so` and its neighbours |
 //! | a new key is fetched once, for all who wait, at most every 10 s | `a_new_key_is_fetched_when_the_first_token_names_it_and_a_flood_of_unknown_names_is_not` |
+//! | keys from `https` come from whom the certificate says | `keys_come_from_whom_the_certificate_says_or_not_at_all` |
 //! | the last keys go on while their issuer is away | `keys_that_cannot_be_had_are_503_and_the_last_ones_go_on` |
 //! | times are those of the clock on the wall, wherever it is set | `times_are_those_of_the_clock_on_the_wall_wherever_it_is_set` |
 //! | preflights are answered before anybody asks who it is | `a_preflight_is_answered_before_anybody_asks_who_it_is` |
 //! | a hundred requests with one key have one effect | `a_hundred_requests_at_once_have_one_effect` |
+//! | gateways that share a Redis have one quota and one effect, and one that dies leaves its keys to the others (feature `redis`) | `tests/redis.rs` |
 //! | a key is free again if an instance fails or breaks off, or the request was never whole | `an_instance_that_breaks_off_leaves_the_key_free` and its neighbours |
 //! | another origin gets no field of CORS | `another_origin_gets_no_cors_field_at_all` |
 //! | pages can read the gateway's own errors | `errors_of_the_gateways_own_can_be_read_by_the_page` |
@@ -190,6 +208,17 @@
 //! | a stream that fails does not end as if it were whole | `a_stream_ends_as_its_status_says` |
 //! | lines of a body are messages of a stream, in both directions at once | `both_directions_of_a_stream_flow_at_once` |
 //! | a segment of the path cannot become another parameter of a query | `whatever_stands_in_the_path_a_query_keeps_its_parameters` |
+//!
+//! # What operators have
+//!
+//! | fact | test |
+//! |---|---|
+//! | requests are counted by route, and traced with their attempts | `requests_are_counted_by_route_and_traced_with_their_attempts` |
+//! | web pages do not reach their listener, and beyond loopback it asks for a token (feature `admin`) | `a_web_page_cannot_reach_it_on_loopback`, `a_token_is_asked_for_but_by_probes` |
+//! | routes, upstreams, circuits and splits are shown, and changed | `routes_upstreams_and_circuits_are_shown_and_circuits_are_forced`, `weights_that_an_operator_has_set_go_on_until_the_file_says_otherwise` |
+//! | who drains is not ready, and serves on | `who_drains_is_not_ready_and_serves_on` |
+//! | a line for each request, and a disk that is stuck holds up nobody | `a_disk_that_is_stuck_costs_lines_that_are_counted_and_no_request_waits` |
+//! | a file is checked as a whole, and exchanged in one step (feature `config`, whose page has more) | `a_file_that_is_wrong_changes_nothing_and_is_told`, `a_hundred_reloads_under_load_fail_no_request` |
 //!
 //! # What passes through
 //!
@@ -233,6 +262,8 @@
 //! - `tls`: `Server::tls`, with certificates by name that are read again when they change, and certificates of clients; `UpstreamTls` the other way. Adds rustls with ring.
 //! - `admin`: `Admin`, what operators see and do. It brings serde_json.
 //! - `config`: `config`, a gateway out of a TOML file. It brings `admin`, `grpc-json`, `jwt`, `tls` and the crate toml.
+//! - `etcd`: services that etcd knows, in that file. It brings what `EtcdRegistry` does.
+//! - `redis`: quotas and answers for `Idempotency-Key` that gateways share: `Route::shared_quota`, `AnswersInRedis`, and `[redis]` in that file. It brings the crate redis.
 //! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
 //!
 //! # Memory
@@ -305,6 +336,8 @@ pub use idempotency::{
     AnswersInMemory, AnswersStats, Begun, Idempotency, IdempotencyStore, Pending, RequestKey,
     StoredAnswer,
 };
+#[cfg(feature = "redis")]
+pub use idempotency::{AnswersInRedis, AnswersInRedisStats};
 pub use identity::{
     ApiKey, ApiKeyFileError, ApiKeys, AuthError, Authenticate, Authenticating, ByCertificate,
     Identity, IdentityHeaders, MalformedCertificate, PeerCertificate,

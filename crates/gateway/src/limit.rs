@@ -1,11 +1,15 @@
 //! What a client may on one route.
 
 use std::{fmt, net::IpAddr, num::NonZeroUsize, sync::Arc};
+#[cfg(feature = "redis")]
+use std::{future::Future, pin::Pin, time::Duration};
 
 use gusset_call::{Limited, QuotaPolicy, Refusal, ServiceLimit};
 use gusset_ratelimit::{Keyed, Quota, network};
+#[cfg(feature = "redis")]
+use gusset_ratelimit::{RedisDenied, RedisLimiter, WireKey};
 
-use crate::Client;
+use crate::{Client, answer::Answer};
 
 /// How clients are told apart.
 #[derive(Clone, Default)]
@@ -80,9 +84,23 @@ impl fmt::Debug for KeyOf {
 /// The buckets of one route.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
-    buckets: Keyed<Key>,
+    buckets: Buckets,
     pub(crate) key_of: KeyOf,
     policy: QuotaPolicy,
+}
+
+#[derive(Clone, Debug)]
+enum Buckets {
+    Here(Keyed<Key>),
+    #[cfg(feature = "redis")]
+    InRedis(RedisLimiter),
+}
+
+/// Whether a client may go on.
+pub(crate) enum Checked {
+    Now(Result<(), Answer>),
+    #[cfg(feature = "redis")]
+    Later(Pin<Box<dyn Future<Output = Result<(), Answer>> + Send>>),
 }
 
 impl Limit {
@@ -91,18 +109,66 @@ impl Limit {
 
     pub(crate) fn new(quota: Quota, key_of: KeyOf) -> Self {
         let policy = quota.policy("default");
-        Self { buckets: Keyed::new(quota, Self::CLIENTS), key_of, policy }
+        Self { buckets: Buckets::Here(Keyed::new(quota, Self::CLIENTS)), key_of, policy }
+    }
+
+    /// With the buckets of `limiter`.
+    #[cfg(feature = "redis")]
+    pub(crate) fn in_redis(limiter: RedisLimiter, key_of: KeyOf) -> Self {
+        let policy = limiter.quota().policy("default");
+        Self { buckets: Buckets::InRedis(limiter), key_of, policy }
     }
 
     /// Takes a token of `key`. The refusal tells the client of the quota.
-    pub(crate) fn check(&self, key: &Key) -> Result<(), Limited> {
-        match self.buckets.check(key) {
-            Ok(_) => Ok(()),
-            Err(limited) => {
-                let wait = limited.retry_after().unwrap_or_default();
-                let limit = ServiceLimit::new(self.policy.clone(), 0).within(wait).exceeded();
-                Err(limited.with_limits([limit]))
+    pub(crate) fn check(&self, key: Key) -> Checked {
+        match &self.buckets {
+            Buckets::Here(buckets) => {
+                let checked = buckets.check(&key).map(drop);
+                Checked::Now(checked.map_err(|limited| told(limited, self.policy.clone())))
             }
+            #[cfg(feature = "redis")]
+            Buckets::InRedis(limiter) => {
+                let (limiter, policy) = (limiter.clone(), self.policy.clone());
+                Checked::Later(Box::pin(async move {
+                    match limiter.check(&key).await {
+                        Ok(_) => Ok(()),
+                        Err(RedisDenied::Limited(limited)) => Err(told(limited, policy)),
+                        Err(RedisDenied::Away(away)) => {
+                            Err(Answer::Unavailable { retry_after: away.retry_after() })
+                        }
+                        // No bucket ever holds one token.
+                        Err(_) => Err(Answer::Limited(Limited::new(Duration::MAX))),
+                    }
+                }))
+            }
+        }
+    }
+}
+
+fn told(limited: Limited, policy: QuotaPolicy) -> Answer {
+    let wait = limited.retry_after().unwrap_or_default();
+    let limit = ServiceLimit::new(policy, 0).within(wait).exceeded();
+    Answer::Limited(limited.with_limits([limit]))
+}
+
+/// Each kind begins with a letter of its own.
+#[cfg(feature = "redis")]
+impl WireKey for Key {
+    fn write(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Subject(subject) => {
+                to.extend_from_slice(b"s:");
+                subject.write(to);
+            }
+            Self::Address(address) => {
+                to.extend_from_slice(b"a:");
+                address.write(to);
+            }
+            Self::Custom(key) => {
+                to.extend_from_slice(b"k:");
+                key.write(to);
+            }
+            Self::Nobody => to.extend_from_slice(b"n"),
         }
     }
 }

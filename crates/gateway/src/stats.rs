@@ -16,6 +16,8 @@ use crate::Upstream;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RouteStats {
+    /// The route's name, if it has one ([`Route::name`](crate::Route::name)).
+    pub name: Option<Arc<str>>,
     /// The route's path, as it was given.
     pub path: Arc<str>,
     /// The route's host, if it has one.
@@ -76,6 +78,7 @@ impl Counters {
         upstreams: Vec<Upstream>,
     ) -> RouteStats {
         RouteStats {
+            name: None,
             path,
             host,
             upstreams,

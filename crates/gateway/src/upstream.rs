@@ -21,7 +21,6 @@ use tower_layer::Layer;
 
 use attempts::Attempts;
 pub(crate) use hosts::Host;
-use hosts::LookingUp;
 pub use picker::Picker;
 pub use policy::UpstreamPolicy;
 
@@ -41,9 +40,11 @@ pub(crate) struct Shared {
     budget: Budget,
     /// Of its routes that have none of their own.
     retry: Option<RetryPolicy>,
-    /// Where hosts have names.
-    _looking_up: Option<Arc<LookingUp>>,
+    /// What tells of its instances, and would end if nobody held it.
+    _source: Option<Source>,
 }
+
+type Source = Arc<dyn Send + Sync>;
 
 type Balanced = Balance<Instances, Picker, Http>;
 
@@ -67,10 +68,10 @@ impl Shared {
         let policy = setup.policies.get(upstream).cloned().unwrap_or_default();
         let breaker = policy.breaker.unwrap_or(setup.breaker);
         let circuits = Circuits::new(breaker, Instances::CIRCUITS);
-        let (watch, looking_up) = watch(upstream, &*setup.registry);
+        let (watch, source) = watch(upstream, &setup.registry);
         let traces = setup.traces.clone().upstream(watch.service().clone());
         let transport = Arc::new(policy.transport.clone());
-        let named = looking_up.is_some();
+        let named = matches!(upstream.0, Place::Hosts(_));
         let instances = Instances { pool: setup.pool.clone(), transport, traces, circuits, named };
         let mut balance = Balance::new(watch, instances.clone())
             .protocol(Http)
@@ -80,7 +81,7 @@ impl Shared {
             balance = balance.eject(ejection);
         }
         let (budget, retry) = (Budget::default(), policy.retry.clone());
-        Self { instances, balance, budget, retry, _looking_up: looking_up.map(Arc::new) }
+        Self { instances, balance, budget, retry, _source: source }
     }
 
     pub(crate) fn caller(
@@ -205,23 +206,22 @@ impl<B> Classify<B> for Judge {
 }
 
 /// The instances that `upstream` speaks of.
-fn watch(upstream: &Upstream, registry: &dyn Registry) -> (Watch, Option<LookingUp>) {
-    let watch = match &upstream.0 {
-        Place::Service(name) => registry.watch(name),
+fn watch(upstream: &Upstream, registry: &Arc<dyn Registry>) -> (Watch, Option<Source>) {
+    match &upstream.0 {
+        Place::Service(name) => (registry.watch(name), Some(Arc::new(registry.clone()))),
         Place::Fixed(addresses) => {
             let name: Arc<str> = upstream.to_string().into();
             let instance = |address: &SocketAddr| {
                 Instance::new(name.clone(), address.ip().to_string(), address.port())
             };
-            Watch::fixed(name.clone(), addresses.iter().map(instance))
+            (Watch::fixed(name.clone(), addresses.iter().map(instance)), None)
         }
         Place::Hosts(hosts) => {
             let (watch, looking_up) =
                 hosts::spawn(upstream.to_string().into(), hosts, hosts::by_system);
-            return (watch, Some(looking_up));
+            (watch, Some(Arc::new(looking_up)))
         }
-    };
-    (watch, None)
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub(super) fn routes(gateway: &Gateway) -> Value {
         let upstreams: Vec<_> = route.upstreams.iter().map(ToString::to_string).collect();
         let [_, ok, moved, client, server] = route.answers;
         json!({
+            "name": route.name.as_deref(),
             "path": &*route.path,
             "host": route.host.as_deref(),
             "upstreams": upstreams,

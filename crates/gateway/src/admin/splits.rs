@@ -53,11 +53,12 @@ pub(super) fn order(
     Ok(state(&split))
 }
 
-/// The splits by the hosts and paths of their routes. Of several with the same, those behind the first have a number.
+/// The splits by the names of their routes, or else by hosts and paths. Of several with the same, those behind the first have a number.
 fn named(gateway: &Gateway) -> Vec<(String, Split)> {
     let mut names = HashSet::new();
     let splits = gateway.targets().iter().filter_map(|target| {
-        let name = format!("{}{}", target.host.as_deref().unwrap_or_default(), target.path);
+        let at = || format!("{}{}", target.host.as_deref().unwrap_or_default(), target.path);
+        let name = target.named.as_ref().map_or_else(at, ToString::to_string);
         let numbers = std::iter::successors(Some(2), |number| Some(number + 1));
         let others = numbers.map(|number: u32| format!("{name}~{number}"));
         let split = target.split.clone()?;

@@ -70,9 +70,10 @@ impl Parts {
             }
             None => None,
         };
-        let path: Arc<str> = route.path.into();
+        let (path, named): (Arc<str>, _) = (route.path.into(), route.name.map(Arc::<str>::from));
         let target = Target {
-            name: path.clone().into(),
+            name: named.as_ref().unwrap_or(&path).clone().into(),
+            named,
             path,
             host: route.host.map(Into::into),
             ways,

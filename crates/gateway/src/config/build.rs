@@ -1,24 +1,32 @@
 //! From what stands in the file to a gateway.
 
 mod composed;
+#[cfg_attr(not(feature = "redis"), path = "build/no_redis.rs")]
+mod redis;
 mod route;
 mod senders;
 mod traffic;
 mod upstreams;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use gusset_ratelimit::ConcurrencyLimiter;
 use gusset_registry::{MemoryRegistry, Registry};
 
+pub(super) use redis::Redis;
+
 use super::{
     Config, ConfigError, ConfigErrors, Place, Resources,
     file::{DefaultsSection, ShedSection},
-    gateway::{Described, Kept, KeptRoute},
-    made::{breaker, cors, fleet, remote},
+    gateway::{Described, DescribedSplit, Kept, KeptRoute},
+    made::{breaker, cors, fleet, registry},
 };
 use crate::{
-    Builder, Descriptors, Gateway, Upstream, UpstreamPolicy, builder::Fault, transport::Pool,
+    Builder, Descriptors, Gateway, Split, Upstream, UpstreamPolicy, builder::Fault, transport::Pool,
 };
 
 /// A gateway while it is built.
@@ -33,6 +41,11 @@ pub(super) struct Building<'c> {
     /// Read once for all routes; `None` if they cannot be.
     descriptors: HashMap<PathBuf, Option<Descriptors>>,
     routes: HashMap<String, KeptRoute>,
+    redis: Option<Redis>,
+    /// Those that have names; `None` for one that cannot be.
+    splits: HashMap<&'c str, Option<(DescribedSplit, Split)>>,
+    /// Names of routes.
+    names: HashSet<&'c str>,
     errors: Vec<ConfigError>,
 }
 
@@ -49,6 +62,9 @@ impl<'c> Building<'c> {
             policies: HashMap::new(),
             descriptors: HashMap::new(),
             routes: HashMap::new(),
+            redis: None,
+            splits: HashMap::new(),
+            names: HashSet::new(),
             errors: Vec::new(),
         }
     }
@@ -56,6 +72,8 @@ impl<'c> Building<'c> {
     pub(super) fn gateway(mut self) -> Result<Gateway, ConfigErrors> {
         let registry = self.registry();
         self.upstreams(registry.is_some());
+        self.redis = self.redis();
+        self.splits();
         let registry = registry.unwrap_or_else(|| Arc::new(MemoryRegistry::default()));
         let pool = self.kept.pool.get_or_insert_with(Pool::new).clone();
         let mut builder = self.common(Builder::new(registry)).pool(pool);
@@ -101,6 +119,8 @@ impl<'c> Building<'c> {
             .budgets
             .retain(|name, _| upstreams.contains_key(name.as_str()) || routes.contains_key(name));
         self.kept.routes = self.routes;
+        let of_name = |(name, split): (&str, Option<_>)| Some((name.to_owned(), split?));
+        self.kept.splits = self.splits.into_iter().filter_map(of_name).collect();
         Ok(gateway)
     }
 
@@ -120,18 +140,46 @@ impl<'c> Building<'c> {
         let section = self.config.file.registry.as_ref()?;
         match &self.kept.registry {
             Some((before, registry)) if before == section => Some(registry.clone()),
-            _ => match remote(section) {
+            _ => match registry(section) {
                 Ok(registry) => {
                     self.kept.registry = Some((section.clone(), registry.clone()));
                     Some(registry)
                 }
                 Err(reason) => {
-                    self.errors.push(section.url.place.error(reason));
+                    self.errors.push(section.place.error(reason));
                     // Services are not wrong because of it.
                     Some(Arc::new(MemoryRegistry::default()))
                 }
             },
         }
+    }
+
+    fn redis(&mut self) -> Option<Redis> {
+        let Some(section) = &self.config.file.redis else {
+            self.kept.redis = None;
+            return None;
+        };
+        let redis = match &self.kept.redis {
+            Some((before, redis)) if before == section => redis.clone(),
+            _ => match Redis::new(section) {
+                Ok(redis) => redis,
+                Err(reason) => {
+                    self.errors.push(section.place.error(reason));
+                    return None;
+                }
+            },
+        };
+        self.kept.redis = Some((section.clone(), redis.clone()));
+        Some(redis)
+    }
+
+    /// The server by which something here is shared; where there is none, that is told.
+    fn shared_by(&mut self, place: &Place) -> Option<Redis> {
+        // One that is there and wrong has its own error.
+        if self.config.file.redis.is_none() {
+            self.errors.push(place.error("there is no Redis to share it by; add [redis]"));
+        }
+        self.redis.clone()
     }
 
     fn common(&mut self, mut builder: Builder) -> Builder {

@@ -4,11 +4,15 @@ mod answer;
 mod composed;
 mod condition;
 mod eject;
+mod hedge;
 mod identity;
+mod quota;
+mod redis;
 mod route;
 mod server;
 mod shared;
 mod shed;
+mod split;
 mod traffic;
 mod upstream;
 
@@ -16,14 +20,22 @@ pub(super) use answer::{AnswerSection, RedirectSection};
 pub(super) use composed::{BranchSection, FanOutSection, GrpcOf, GrpcSection};
 pub(super) use condition::{ConditionSection, EditsSection};
 use eject::Eject;
+use hedge::HedgeSection;
 pub(super) use identity::{
     ApiKeysSection, CertificatesSection, HeadersSection, JwtKeys, JwtSection,
 };
-pub(super) use route::{Leads, QuotaBy, QuotaSection, RouteSection};
-pub(super) use server::{AccessLogSection, AdminSection, RegistrySection, ServerSection};
+use quota::IdempotencySection;
+pub(super) use quota::{QuotaBy, QuotaSection};
+pub(super) use redis::{Away, RedisSection};
+pub(super) use route::{Leads, RouteSection};
+pub(super) use server::{
+    AccessLogSection, AdminSection, EtcdFields, RegistryAt, RegistrySection, ServerSection,
+};
 pub(super) use shared::{BreakerSection, CorsSection, DefaultsSection, Pick, RetrySection};
 pub(super) use shed::ShedSection;
-pub(super) use traffic::{MirrorSection, RolloutSection, TrafficFields, VariantSection};
+use split::StickySection;
+pub(super) use split::{RolloutSection, SplitField, SplitSection, VariantSection};
+pub(super) use traffic::{MirrorSection, TrafficFields};
 pub(super) use upstream::{ConnectionsSection, Expected, HttpVersion, UpstreamSection};
 
 use super::{Fields, Named, OneOrMore, Section};
@@ -35,12 +47,14 @@ pub(super) struct FileSection {
     pub(super) admin: Option<AdminSection>,
     pub(super) access_log: Option<AccessLogSection>,
     pub(super) registry: Option<RegistrySection>,
+    pub(super) redis: Option<RedisSection>,
     pub(super) jwt: Vec<JwtSection>,
     pub(super) api_keys: Option<ApiKeysSection>,
     pub(super) certificates: Option<CertificatesSection>,
     pub(super) identity_headers: Option<HeadersSection>,
     pub(super) defaults: Option<DefaultsSection>,
     pub(super) upstreams: Vec<Named<UpstreamSection>>,
+    pub(super) splits: Vec<Named<SplitSection>>,
     pub(super) routes: Vec<RouteSection>,
 }
 
@@ -59,6 +73,10 @@ impl Section for FileSection {
             registry: fields.optional(
                 "registry",
                 "Where services are found by their names. Default none: only fixed addresses.",
+            ),
+            redis: fields.optional(
+                "redis",
+                "What several gateways share, where quotas and idempotency say shared = true. Default none.",
             ),
             jwt: fields
                 .optional::<OneOrMore<_>>(
@@ -79,6 +97,10 @@ impl Section for FileSection {
                 "What holds for all routes and upstreams that do not say otherwise.",
             ),
             upstreams: fields.named("upstreams", "Where requests go, by a name that routes use."),
+            splits: fields.named(
+                "splits",
+                "Several upstreams by weight, by a name that routes use. Weights and rollout of one are those of all its routes.",
+            ),
             routes: fields.list("routes", "Which requests go where. Their order means nothing."),
         })
     }

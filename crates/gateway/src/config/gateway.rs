@@ -15,10 +15,10 @@ use gusset_sidecar::{Budget, Metrics, Recorder};
 
 use super::{
     ConfigErrors, Document, Schema,
-    build::Building,
+    build::{Building, Redis},
     file::{
         ApiKeysSection, BreakerSection, FileSection, JwtSection, MirrorSection, Pick, QuotaSection,
-        RegistrySection, RetrySection, RolloutSection, ShedSection, UpstreamSection,
+        RedisSection, RegistrySection, RetrySection, RolloutSection, ShedSection, UpstreamSection,
     },
 };
 use crate::{
@@ -104,6 +104,9 @@ impl Config {
         }
         if let Some(span) = section.head_timeout {
             server = server.head_timeout(span.0);
+        }
+        if let Some(span) = section.body_timeout {
+            server = server.body_timeout(span.0);
         }
         if let Some(span) = section.send_timeout {
             server = server.send_timeout(span.0);
@@ -205,6 +208,7 @@ pub struct Resources {
 #[derive(Clone, Default)]
 pub(super) struct Kept {
     pub(super) registry: Option<(RegistrySection, Arc<dyn Registry>)>,
+    pub(super) redis: Option<(RedisSection, Redis)>,
     pub(super) jwt: Vec<(JwtSection, Jwt)>,
     pub(super) api_keys: Option<(ApiKeysSection, ApiKeys)>,
     pub(super) answers: AnswersInMemory,
@@ -213,6 +217,8 @@ pub(super) struct Kept {
     pub(super) pool: Option<Pool>,
     pub(super) shed: Option<(ShedSection, ConcurrencyLimiter)>,
     pub(super) upstreams: HashMap<Upstream, (Described, upstream::Shared)>,
+    /// By their names.
+    pub(super) splits: HashMap<String, (DescribedSplit, Split)>,
     /// By what tells routes apart.
     pub(super) routes: HashMap<String, KeptRoute>,
 }
@@ -230,7 +236,8 @@ pub(super) struct Described {
 
 #[derive(Clone, Default)]
 pub(super) struct KeptRoute {
-    pub(super) limit: Option<(QuotaSection, Limit)>,
+    /// And the server by which it is shared.
+    pub(super) limit: Option<((QuotaSection, Option<RedisSection>), Limit)>,
     pub(super) counters: Arc<Counters>,
     pub(super) split: Option<(DescribedSplit, Split)>,
     pub(super) mirror: Option<(MirrorSection, Mirror)>,
@@ -271,6 +278,11 @@ impl Resources {
     pub fn access_log(mut self, log: AccessLog) -> Self {
         self.access_log = Some(log);
         self
+    }
+
+    /// How the server fares that gateways share, if there is one.
+    pub(super) fn redis(&self) -> Option<serde_json::Value> {
+        self.kept().redis.as_ref().map(|(_, redis)| redis.shown())
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

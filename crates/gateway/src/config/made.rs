@@ -1,6 +1,6 @@
 //! What sections stand for.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use gusset_breaker::{Policy, Ratio, Window};
 use gusset_registry::{Fleet, Registry, RemotePolicy, RemoteRegistry, RemoteTls};
@@ -9,8 +9,9 @@ use gusset_sidecar::{Backoff, RetryPolicy};
 use super::{
     ConfigError,
     file::{
-        ApiKeysSection, BreakerSection, ConnectionsSection, CorsSection, Expected, HttpVersion,
-        JwtKeys, JwtSection, RegistrySection, RetrySection, UpstreamSection,
+        ApiKeysSection, BreakerSection, ConnectionsSection, CorsSection, EtcdFields, Expected,
+        HttpVersion, JwtKeys, JwtSection, RegistryAt, RegistrySection, RetrySection,
+        UpstreamSection,
     },
 };
 use crate::{ApiKeys, Connections, Cors, Jwt, JwtKey, Transport, UpstreamTls};
@@ -18,18 +19,55 @@ use crate::{ApiKeys, Connections, Cors, Jwt, JwtKey, Transport, UpstreamTls};
 /// Where Debian, Ubuntu and Alpine have the authorities that the system trusts.
 const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-pub(super) fn remote(section: &RegistrySection) -> Result<Arc<dyn Registry>, String> {
+/// Where services are found. It does not connect yet.
+pub(super) fn registry(section: &RegistrySection) -> Result<Arc<dyn Registry>, String> {
+    let authorities = section.authorities.as_ref().map(|file| read(file)).transpose()?;
+    let (url, token) = match &section.at {
+        RegistryAt::Url { url, token } => (url, token),
+        RegistryAt::Etcd(fields) => return etcd(fields, authorities),
+    };
     let mut policy = RemotePolicy::default();
-    if let Some(token) = &section.token {
+    if let Some(token) = token {
         policy = policy.token(token.expose());
     }
-    if let Some(file) = &section.authorities {
-        let pem = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let tls = RemoteTls::new(&pem).map_err(|error| format!("{}: {error}", file.display()))?;
+    if let (Some(pem), Some(file)) = (&authorities, &section.authorities) {
+        let tls = RemoteTls::new(pem).map_err(|error| format!("{}: {error}", file.display()))?;
         policy = policy.tls(tls);
     }
-    let registry = RemoteRegistry::new(&section.url.value, policy);
+    let registry = RemoteRegistry::new(url, policy);
     registry.map(|registry| Arc::new(registry) as _).map_err(|error| error.to_string())
+}
+
+#[cfg(feature = "etcd")]
+fn etcd(fields: &EtcdFields, authorities: Option<Vec<u8>>) -> Result<Arc<dyn Registry>, String> {
+    use gusset_registry::{EtcdPolicy, EtcdRegistry, EtcdTls};
+    let EtcdFields { endpoints, prefix, user, password, own } = fields;
+    let mut policy = EtcdPolicy::default();
+    if let Some(prefix) = prefix {
+        policy = policy.prefix(prefix);
+    }
+    if let (Some(user), Some(password)) = (user, password) {
+        policy = policy.credentials(user, password.expose());
+    }
+    if let Some(authorities) = authorities {
+        let mut tls = EtcdTls::new(authorities);
+        if let Some((certificate, key)) = own {
+            tls = tls.identity(read(certificate)?, read(key)?);
+        }
+        policy = policy.tls(tls);
+    }
+    let registry = EtcdRegistry::spawn(endpoints, policy);
+    registry.map(|registry| Arc::new(registry) as _).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "etcd"))]
+fn etcd(fields: &EtcdFields, _: Option<Vec<u8>>) -> Result<Arc<dyn Registry>, String> {
+    let EtcdFields { endpoints: _, prefix: _, user: _, password: _, own: _ } = fields;
+    Err("this program was built without etcd; build it with the feature etcd".into())
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 pub(super) fn jwt(section: &JwtSection) -> Result<Jwt, ConfigError> {

@@ -152,7 +152,13 @@ impl Reloading {
         let section = self.0.first.file.admin.as_ref()?;
         let (shown, reloaded) = (self.clone(), self.clone());
         let mut admin = Admin::builder(self.live().clone())
-            .config(move || shown.status().shown())
+            .config(move || {
+                let mut config = shown.status().shown();
+                if let Some(redis) = shown.0.resources.redis() {
+                    config["redis"] = redis;
+                }
+                config
+            })
             .reload(move || match reloaded.reload() {
                 Ok(done) => Ok(json!({ "hash": done.hash, "needs_restart": done.needs_restart })),
                 Err(errors) => Err(errors.to_string()),

@@ -14,7 +14,7 @@ use crate::{
     host::is_host,
     idempotency::{KeyFault, Once},
     identity::Requirement,
-    limit::Limit,
+    limit::{Checked, Limit},
     path::BadPath,
     routes::{Captures, Edits, Filled, Given, HostAs, Moved, Rewrite, Template, View},
     traffic::{Places, Split, SplitKey},
@@ -151,11 +151,11 @@ impl Gate {
         address: Option<IpAddr>,
         identity: Option<&Identity>,
         head: &Parts,
-    ) -> Result<(), Answer> {
-        let Some(limit) = &self.limit else { return Ok(()) };
+    ) -> Checked {
+        let Some(limit) = &self.limit else { return Checked::Now(Ok(())) };
         let subject = identity.map(Identity::subject);
         let key = limit.key_of.key(&Client { address, subject, identity, head });
-        limit.check(&key).map_err(Answer::Limited)
+        limit.check(key)
     }
 }
 

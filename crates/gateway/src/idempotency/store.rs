@@ -7,8 +7,8 @@ use http::{HeaderMap, StatusCode};
 /// What a store is asked, to be awaited.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
 
-/// Where answers are kept until they are asked for again. [`AnswersInMemory`](crate::AnswersInMemory) is one; for gateways that run in several processes it must be one
-/// that they share.
+/// Where answers are kept until they are asked for again. [`AnswersInMemory`](crate::AnswersInMemory) is one; gateways that run in several processes need one
+/// that they share, as `AnswersInRedis` is (feature `redis`).
 ///
 /// A store that cannot be reached lets no request pass: 503.
 pub trait IdempotencyStore: Send + Sync + 'static {

@@ -30,6 +30,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Route {
+    pub(crate) name: Option<String>,
     pub(crate) path: String,
     pub(crate) host: Option<String>,
     pub(crate) methods: Methods,
@@ -100,6 +101,7 @@ impl Route {
     /// characters decoded. A request whose path servers read in different ways (`%2f`, `%5c`, `%00`, `..;`) is answered with 400.
     pub fn new(path: impl Into<String>) -> Self {
         Self {
+            name: None,
             path: path.into(),
             host: None,
             methods: Methods::Any,
@@ -254,6 +256,13 @@ impl Route {
         self
     }
 
+    /// What it is called in metrics and traces, in the log of requests and by operators. Default its path. Names are few and known: metrics keep each.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// How much each client may, on this route alone; above that it gets 429. A client is the authenticated
     /// subject if there is one, or what its [quota key](Identity::with_quota_key) says, and else the IP address, of an IPv6 one its /64 network, for that is what one customer has. Default: no
     /// limit.
@@ -271,6 +280,15 @@ impl Route {
         key: impl Fn(&Client<'_>) -> String + Send + Sync + 'static,
     ) -> Self {
         self.quota = Some((quota, KeyOf::new(key)));
+        self
+    }
+
+    /// The same, with the buckets of `limiter`, which all gateways share that ask the same Redis server: a client may so much at all of them together. Who decides while
+    /// that server is away, and how long a request waits for it, is the limiter's. Feature `redis`.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn shared_quota(mut self, limiter: gusset_ratelimit::RedisLimiter) -> Self {
+        self.limit = Some(Limit::in_redis(limiter, KeyOf::default()));
         self
     }
 
@@ -303,6 +321,8 @@ impl Route {
 
     /// Protocols that a client and its instance may agree on to speak instead of HTTP, as `websocket`; the gateway then passes bytes both ways, until one side
     /// ends. Only over HTTP/1.1, by a request without a body. Default none: whoever asks is answered by HTTP.
+    ///
+    /// Who speaks WebSocket is told when the server ends, by a frame that closes (1001) to both sides, between two of theirs; other protocols are cut at the end of its drain.
     ///
     /// Such a connection has no time limit, keeps its place among the server's, and outlives changes of the routes.
     #[must_use]

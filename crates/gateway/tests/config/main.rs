@@ -7,6 +7,7 @@ mod common;
 mod composed;
 mod reload;
 mod settings;
+mod shared;
 mod traffic;
 
 use std::{fs, path::PathBuf};

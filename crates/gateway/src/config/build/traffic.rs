@@ -4,20 +4,74 @@ use super::Building;
 use crate::{
     Mirror, Route, Split, Variant,
     config::{
-        file::{MirrorSection, RouteSection, TrafficFields, VariantSection},
+        Named,
+        file::{
+            MirrorSection, RolloutSection, RouteSection, SplitField, SplitSection, TrafficFields,
+            VariantSection,
+        },
         gateway::{DescribedSplit, KeptRoute},
+        nearest,
         value::Placed,
     },
 };
 
-impl Building<'_> {
-    /// A split as the file has it, or the one before where the file says the same of it: its weights may be others by now.
+impl<'c> Building<'c> {
+    /// The split of a route, its own or one that it names.
     pub(super) fn split(
         &mut self,
-        variants: &Placed<Vec<VariantSection>>,
+        of: &'c SplitField,
         traffic: &TrafficFields,
         kept: &mut KeptRoute,
     ) -> Option<Split> {
+        let sticky = traffic.sticky.as_ref();
+        let (split, sticky) = match of {
+            SplitField::Own(variants) => {
+                let rollout = traffic.rollout.as_ref();
+                let made = self.made(variants, rollout, kept.split.take())?;
+                (kept.split.insert(made).1.clone(), sticky)
+            }
+            SplitField::Named(name) => {
+                let (split, section) = self.named(name)?;
+                (split, sticky.or(section.sticky.as_ref()))
+            }
+        };
+        Some(split.going_on(sticky.map(|sticky| &sticky.0)))
+    }
+
+    /// The split of this name; without one, that is told.
+    fn named(&mut self, name: &'c Placed<String>) -> Option<(Split, &'c SplitSection)> {
+        let sections = &self.config.file.splits;
+        let Some(Named { value: section, .. }) =
+            sections.iter().find(|section| section.name == name.value)
+        else {
+            let known = nearest(&name.value, sections.iter().map(|section| &*section.name));
+            let reason = match known {
+                Some(known) => format!("there is no split {:?}; {known:?} is meant?", name.value),
+                None => format!("there is no split {0:?}; add [splits.{0}]", name.value),
+            };
+            self.errors.push(name.place.error(reason));
+            return None;
+        };
+        let (_, split) = self.splits.get(name.value.as_str())?.clone()?;
+        Some((split, section))
+    }
+
+    /// Those that have names, also if no route has them.
+    pub(super) fn splits(&mut self) {
+        for Named { name, value: section, .. } in &self.config.file.splits {
+            let before = self.kept.splits.get(name).cloned();
+            let made = self.made(&section.variants, section.rollout.as_ref(), before);
+            self.splits.insert(name, made);
+        }
+    }
+
+    /// A split as the file has it, or the one before where the file says the same of it: its weights may be others by now.
+    fn made(
+        &mut self,
+        variants: &Placed<Vec<VariantSection>>,
+        rollout: Option<&RolloutSection>,
+        before: Option<(DescribedSplit, Split)>,
+    ) -> Option<(DescribedSplit, Split)> {
         let variant = |section: &VariantSection| {
             let upstream = self.upstream(&section.to)?;
             Some(Variant::new(section.name(), upstream, section.weight))
@@ -26,14 +80,12 @@ impl Building<'_> {
         let read: Vec<_> = variants.value.iter().map(variant).collect();
         let described = DescribedSplit {
             variants: read.into_iter().collect::<Option<_>>()?,
-            rollout: traffic.rollout.clone(),
+            rollout: rollout.cloned(),
         };
-        let split = match kept.split.take() {
-            Some((before, split)) if before == described => split,
-            _ => self.begun(variants, &described)?,
-        };
-        kept.split = Some((described, split.clone()));
-        Some(split.going_on(traffic.sticky.as_ref().map(|sticky| &sticky.0)))
+        match before {
+            Some((before, split)) if before == described => Some((described, split)),
+            _ => self.begun(variants, &described).map(|split| (described, split)),
+        }
     }
 
     /// A split at its begin.

@@ -1,19 +1,16 @@
-use std::{num::NonZeroU32, time::Duration};
-
-use http::{HeaderName, Method};
-use serde_json::{Value as Json, json};
+use http::Method;
 
 use super::{
     AnswerSection, ConditionSection, CorsSection, EditsSection, FanOutSection, GrpcOf, GrpcSection,
-    RedirectSection, RetrySection, TrafficFields, VariantSection, shared,
+    IdempotencySection, QuotaBy, QuotaSection, RedirectSection, RetrySection, SplitField,
+    TrafficFields, shared,
 };
-use crate::config::{
-    Fields, Place, Placed, Schema, Section, Setting, Size, Span, Value, units::Rate,
-};
+use crate::config::{Fields, Place, Placed, Section, Size, Span};
 
 /// Which requests go where, and under which conditions.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::config) struct RouteSection {
+    pub(in crate::config) name: Option<Placed<String>>,
     /// `None` where the annotations of a service say it.
     pub(in crate::config) path: Option<Placed<String>>,
     pub(in crate::config) host: Option<String>,
@@ -43,7 +40,7 @@ pub(in crate::config) struct RouteSection {
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::config) enum Leads {
     To(Placed<String>),
-    Split(Placed<Vec<VariantSection>>),
+    Split(SplitField),
     FanOut(FanOutSection),
     Redirect(RedirectSection),
     Answer(AnswerSection),
@@ -52,7 +49,8 @@ pub(in crate::config) enum Leads {
 impl Leads {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let to = fields.optional("to", "The upstream, by its name here.");
-        let split = fields.optional("split", "Several upstreams, by weight.");
+        let split =
+            fields.optional("split", "Several upstreams by weight, or the name of one of splits.");
         let fan_out = fields.optional("fan_out", "One request becomes several at once.");
         let redirect = fields.optional("redirect", "Clients are sent elsewhere.");
         let answer = fields.optional("answer", "The gateway answers itself.");
@@ -105,6 +103,10 @@ impl Section for RouteSection {
     const ABOUT: &'static str = "Which requests go where, and under which conditions.";
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let name = fields.optional(
+            "name",
+            "What it is called in metrics, traces and the log, and by operators. Default its path.",
+        );
         let path = fields.optional(
             "path",
             "Literal segments, {name} for one segment, {*name} at the end for the rest. Needed, but where grpc has a service.",
@@ -156,7 +158,12 @@ impl Section for RouteSection {
                 fields.wrong("quota", "nobody is known on this route; add authenticated = true, or write by = \"client\"");
             }
         }
+        if let (Leads::Split(SplitField::Named(_)), true) = (leads.as_ref()?, fields.has("rollout"))
+        {
+            fields.wrong("rollout", "it is of the split of that name; write it there");
+        }
         Some(Self {
+            name,
             path,
             host,
             methods,
@@ -195,95 +202,10 @@ fn agree(fields: &Fields<'_>, grpc: Option<&GrpcSection>) {
             fields.wrong(name, "the annotations of the service say it; leave it out");
         }
     }
+    if by_service && fields.has("name") {
+        fields.wrong("name", "each annotation of the service is a route; leave it out");
+    }
     if fields.has("grpc") && !fields.has("to") && !fields.has("split") {
         fields.wrong("grpc", "it is of an upstream; add to, or split");
-    }
-}
-
-/// How much each client may.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::config) struct QuotaSection {
-    pub(in crate::config) rate: Rate,
-    pub(in crate::config) burst: Option<NonZeroU32>,
-    pub(in crate::config) by: QuotaBy,
-    pub(in crate::config) place: Place,
-}
-
-impl Section for QuotaSection {
-    const NAME: &'static str = "quota";
-    const ABOUT: &'static str = "How much each client may on this route; above that it gets 429.";
-
-    fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        let rate = fields.required("rate", "So many requests in each period: 100/s, 100/m, 1/10s.");
-        let burst = fields.optional(
-            "burst",
-            "How many may come at once after a pause. Default those of a period.",
-        );
-        let by = fields.optional("by", "Who is a client: client (the subject if it is known, else the address), subject, address, all (together), or header: and the name of a field. Default client.");
-        let by = by.unwrap_or(QuotaBy::Client);
-        Some(Self { rate: rate?, burst, by, place: fields.place("rate") })
-    }
-}
-
-/// By what clients are told apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) enum QuotaBy {
-    Client,
-    Subject,
-    Address,
-    All,
-    Header(HeaderName),
-}
-
-const BY: [(&str, QuotaBy); 4] = [
-    ("client", QuotaBy::Client),
-    ("subject", QuotaBy::Subject),
-    ("address", QuotaBy::Address),
-    ("all", QuotaBy::All),
-];
-
-impl Setting for QuotaBy {
-    fn read(value: &Value<'_>) -> Option<Self> {
-        const WHAT: &str = "way to tell clients apart; write \"client\", \"subject\", \"address\", \"all\" or \"header:x-tenant\"";
-        let text = value.text(WHAT)?;
-        if let Some((_, by)) = BY.iter().find(|(name, _)| *name == text) {
-            return Some(by.clone());
-        }
-        let header = text.strip_prefix("header:").and_then(|name| name.parse().ok());
-        header.map_or_else(|| value.no(WHAT), |name| Some(Self::Header(name)))
-    }
-
-    fn describe(_: &mut Schema) -> Json {
-        json!({ "anyOf": [
-            Schema::choice(&["client", "subject", "address", "all"]),
-            Schema::text("header:.+", &["header:x-tenant"]),
-        ] })
-    }
-}
-
-/// What `Idempotency-Key` means.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::config) struct IdempotencySection {
-    pub(in crate::config) required: bool,
-    pub(in crate::config) keep: Option<Duration>,
-    pub(in crate::config) max_body: Option<Size>,
-    pub(in crate::config) keep_server_errors: bool,
-}
-
-impl Section for IdempotencySection {
-    const NAME: &'static str = "idempotency";
-    const ABOUT: &'static str =
-        "A request with an Idempotency-Key has one effect. Answers are kept in memory.";
-
-    fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        Some(Self {
-            required: fields
-                .flag("required", "Requests without a key are answered with 400. Default no."),
-            keep: fields.optional("keep", "How long an answer is kept. Default 24h."),
-            max_body: fields
-                .optional("max_body", "How large an answer may be to be kept. Default 64KiB."),
-            keep_server_errors: fields
-                .flag("keep_server_errors", "Answers of 5xx are kept as well. Default no."),
-        })
     }
 }

@@ -13,6 +13,7 @@ pub(in crate::config) struct ServerSection {
     pub(in crate::config) max_connections: Option<NonZeroUsize>,
     pub(in crate::config) max_connections_per_client: Option<NonZeroUsize>,
     pub(in crate::config) head_timeout: Option<Span>,
+    pub(in crate::config) body_timeout: Option<Span>,
     pub(in crate::config) send_timeout: Option<Span>,
     pub(in crate::config) linger: Option<Duration>,
     pub(in crate::config) drain_limit: Option<Duration>,
@@ -42,6 +43,10 @@ impl Section for ServerSection {
             "head_timeout",
             "How long a client may take for a head, and idle between two requests. Default 30s.",
         );
+        let body_timeout = fields.optional(
+            "body_timeout",
+            "How long a client may send nothing of a body that is waited for. Default 60s.",
+        );
         let send_timeout = fields.optional(
             "send_timeout",
             "How long a client may take nothing of its answer. Default 60s.",
@@ -70,6 +75,7 @@ impl Section for ServerSection {
             max_connections,
             max_connections_per_client,
             head_timeout,
+            body_timeout,
             send_timeout,
             linger,
             drain_limit,
@@ -175,9 +181,58 @@ impl Section for AccessLogSection {
 /// Where services are found.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::config) struct RegistrySection {
-    pub(in crate::config) url: Placed<String>,
-    pub(in crate::config) token: Option<Secret>,
+    pub(in crate::config) at: RegistryAt,
     pub(in crate::config) authorities: Option<PathBuf>,
+    pub(in crate::config) place: Place,
+}
+
+/// Which registry.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) enum RegistryAt {
+    /// `gusset registry`, or Consul.
+    Url {
+        url: String,
+        token: Option<Secret>,
+    },
+    Etcd(EtcdFields),
+}
+
+/// An etcd.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::config) struct EtcdFields {
+    pub(in crate::config) endpoints: Vec<String>,
+    pub(in crate::config) prefix: Option<String>,
+    pub(in crate::config) user: Option<String>,
+    pub(in crate::config) password: Option<Secret>,
+    /// The gateway's own certificate and its key.
+    pub(in crate::config) own: Option<(PathBuf, PathBuf)>,
+}
+
+impl EtcdFields {
+    const NAMES: [&'static str; 5] = ["prefix", "user", "password", "certificate", "key"];
+
+    fn read(fields: &mut Fields<'_>) -> Self {
+        let prefix =
+            fields.optional("prefix", "Of etcd: what all keys begin with. Default /gusset.");
+        let user = fields.optional("user", "Of etcd: who reads there. Default nobody.");
+        let password = fields.optional("password", "Of etcd: the password of user.");
+        let certificate: Option<PathBuf> =
+            fields.optional("certificate", "Of etcd: what the gateway shows of itself, in PEM.");
+        let key = fields.optional("key", "Of etcd: the key of it, in PEM.");
+        for (one, other) in [("user", "password"), ("certificate", "key")] {
+            if fields.has(one) != fields.has(other) {
+                let there = if fields.has(one) { one } else { other };
+                fields.wrong(
+                    there,
+                    &format!("{one} and {other} go together; one of them is missing"),
+                );
+            }
+        }
+        if fields.has("certificate") && !fields.has("authorities") {
+            fields.wrong("certificate", "it is shown over TLS only; add authorities");
+        }
+        Self { endpoints: Vec::new(), prefix, user, password, own: certificate.zip(key) }
+    }
 }
 
 impl Section for RegistrySection {
@@ -185,13 +240,29 @@ impl Section for RegistrySection {
     const ABOUT: &'static str = "Where services are found by their names.";
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        let url = fields
-            .required("url", "`gusset registry` or Consul, as http://127.0.0.1:8500 or https://….");
-        let token = fields.optional("token", "What is shown to it. Default nothing.");
+        let url: Option<String> = fields
+            .optional("url", "`gusset registry` or Consul, as http://127.0.0.1:8500 or https://….");
+        let endpoints: Option<Vec<String>> =
+            fields.optional("etcd", "Or an etcd, at these addresses: 127.0.0.1:2379.");
+        fields.one_of(&["url", "etcd"]);
+        let token = fields.optional("token", "Of url: what is shown to it. Default nothing.");
         let authorities = fields.optional(
             "authorities",
-            "A file in PEM with those who may have signed its certificate; needed with https.",
+            "A file in PEM with those who may have signed its certificate; needed with https, and for TLS to etcd.",
         );
-        Some(Self { url: url?, token, authorities })
+        let etcd = EtcdFields::read(fields);
+        let (there, others): (_, &[&str]) = match fields.has("etcd") {
+            true => ("url", &["token"]),
+            false => ("etcd", &EtcdFields::NAMES),
+        };
+        for name in others.iter().filter(|name| fields.has(name)) {
+            fields.wrong(name, &format!("it is for {there}, which is not there"));
+        }
+        let place = fields.place(if fields.has("etcd") { "etcd" } else { "url" });
+        let at = match (endpoints, url) {
+            (Some(endpoints), _) => RegistryAt::Etcd(EtcdFields { endpoints, ..etcd }),
+            (None, url) => RegistryAt::Url { url: url?, token },
+        };
+        Some(Self { at, authorities, place })
     }
 }
