@@ -15,6 +15,9 @@
 //! | [`outbox`] (with `broker` and `saga`) | what sagas emit, published by the broker |
 //! | [`observe`] (with `sidecar`) | numbers of circuits, limiters, sagas and brokers, and a broker's spans, as a sidecar shows them |
 //! | [`standard`] | the client of a service by its name, all layers in order |
+//! | [`config`] | settings out of files, environment and keys, followed while a program runs |
+//! | [`problem`] | refusals and failures of handlers as problems of RFC 9457 |
+//! | [`testing`] | services that do as they are told, for tests of what calls them |
 //! | [`health`] | `/livez`, `/readyz`, `/health` |
 //! | [`shutdown`] | ends a process without losing a request |
 //! | `telemetry`, `otlp`, `otlp-grpc`, `otlp-tls` | of [`sidecar`]: logs with trace ids; spans, metrics and logs over OTLP |
@@ -48,16 +51,22 @@ pub use gusset_saga as saga;
 #[cfg(feature = "sidecar")]
 pub use gusset_sidecar as sidecar;
 
+#[cfg(feature = "config")]
+pub mod config;
 #[cfg(feature = "health")]
 pub mod health;
 #[cfg(feature = "sidecar")]
 pub mod observe;
 #[cfg(all(feature = "broker", feature = "saga"))]
 pub mod outbox;
+#[cfg(feature = "problem")]
+pub mod problem;
 #[cfg(feature = "shutdown")]
 pub mod shutdown;
 #[cfg(feature = "standard")]
 pub mod standard;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 /// The program in the README compiles.
 #[cfg(all(doctest, feature = "full"))]

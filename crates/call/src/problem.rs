@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Map, Value};
 
-use crate::{Refusal, ServiceLimit, limited::whole_seconds};
+use crate::{BoxError, Refusal, ServiceLimit, limited::whole_seconds, refusal_in};
 
 /// The problem type of `draft-ietf-httpapi-ratelimit-headers`, section 5.1.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -33,6 +33,15 @@ pub struct Problem {
     retry_after: Option<Duration>,
     limits: Box<[ServiceLimit]>,
     members: Map<String, Value>,
+}
+
+/// For `?` in handlers that call other services: a [`Refusal`] becomes the problem [of it](Problem::of), every other error a 500 without
+/// its text, which is for the log and not for clients.
+impl From<BoxError> for Problem {
+    fn from(error: BoxError) -> Self {
+        refusal_in(&*error)
+            .map_or_else(|| Self::new(StatusCode::INTERNAL_SERVER_ERROR), Self::of)
+    }
 }
 
 impl Problem {
