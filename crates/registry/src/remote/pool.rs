@@ -172,10 +172,11 @@ async fn drive<T, E: Into<BoxError>>(
     let mut answer = pin!(answer);
     let mut end = None;
     poll_fn(|cx| {
-        if end.is_none()
-            && let Poll::Ready(ended) = driver.as_mut().poll(cx)
-        {
-            end = Some(ended);
+        if end.is_none() {
+            end = match driver.as_mut().poll(cx) {
+                Poll::Ready(ended) => Some(ended),
+                Poll::Pending => None,
+            };
         }
         // Looked at after the connection: what came with its end still counts.
         match answer.as_mut().poll(cx) {

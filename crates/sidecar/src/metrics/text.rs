@@ -121,8 +121,8 @@ fn write_buckets(
         {
             let Exemplar { value, unix_nanos, trace_id, span_id } = exemplar;
             let (seconds, millis) = (unix_nanos / 1_000_000_000, unix_nanos / 1_000_000 % 1_000);
-            let ids = format_args!("trace_id=\"{trace_id}\",span_id=\"{span_id}\"");
-            write!(text, " # {{{ids}}} {} {seconds}.{millis:03}", Number(*value))?;
+            write!(text, " # {{trace_id=\"{trace_id}\",span_id=\"{span_id}\"}} ")?;
+            write!(text, "{} {seconds}.{millis:03}", Number(*value))?;
         }
         text.push('\n');
     }
