@@ -5,6 +5,8 @@ import random
 import threading
 import time
 
+from pods import eventually
+
 
 class Load:
     def __init__(self, port, path, slow_path, headers=None):
@@ -41,15 +43,14 @@ class Load:
                 self.failures.append((kind, endpoint, repr(error)))
                 connection.close()
                 connection = None
-            time.sleep(pause)
+            time.sleep(max(pause, 0.005))
         if connection is not None:
             connection.close()
 
     def wait_for(self, more):
         """Until clients of each kind have been answered so many times more."""
         before = dict(self.answered)
-        while any(self.answered[kind] < before.get(kind, 0) + more for kind in ("kept", "new", "slow")):
-            time.sleep(0.05)
+        eventually("clients are answered", lambda: all(self.answered[kind] >= before.get(kind, 0) + more for kind in ("kept", "new", "slow")))
 
     def end(self):
         self.ending.set()

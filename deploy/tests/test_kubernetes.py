@@ -11,8 +11,8 @@ from load import Load
 from manifests import Manifests, projected
 from pods import Cluster, eventually, get
 
-# Until all proxies of a cluster know that a pod takes no more connections. The manifests allow for 5 s.
-LAG = 3
+# Until all proxies of a cluster know that a pod takes no more connections. The manifests allow for 5 s; the rest is for a machine that stands still.
+LAG = 2
 
 
 def objects(manifests, *kinds):
@@ -98,7 +98,6 @@ class Local(unittest.TestCase):
             ended[pod.name] = pod.end(workload.timings(), workload.grace)
 
         def proxies():
-            # All the longer that there are many nodes.
             time.sleep(LAG)
             load.endpoints = [pod.address for pod in self.gateways]
 

@@ -14,7 +14,7 @@ Asks a server whether it is well: for images that have neither a shell nor curl.
 gusset health [URL] [--timeout SPAN]
 
   URL             http://HOST:PORT/PATH, answered with 200 to 299; or tcp://HOST:PORT, where somebody listens [$GUSSET_HEALTH]
-  --timeout SPAN  for all of it, as 500ms or 2s [2s]
+  --timeout SPAN  for all of it but the lookup of a name, as 500ms or 2s [2s]
   --help          this text
 
 The exit code is 0 if it is well, 1 if it is not, or 2 if this could not be asked.

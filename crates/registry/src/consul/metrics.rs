@@ -11,8 +11,8 @@ use super::{
 
 /// Services with series of their own. Those behind them, in the order of names, are counted together.
 const NAMED: usize = 1_000;
-/// The name of all others; services are registered under names without it.
-const OTHERS: &str = "_others";
+/// The name of all others, which no service has.
+const OTHERS: &str = "";
 
 /// Passing, warning, critical.
 type Counts = [usize; 3];
@@ -93,7 +93,7 @@ mod tests {
         let text = render(&ConsulStats::default(), services.collect());
         let series = text.lines().filter(|line| line.starts_with("gusset_registry_instances{"));
         assert_eq!(series.count(), (NAMED + 1) * 3);
-        assert!(text.contains("{service=\"_others\",status=\"critical\"} 8000\n"), "{text}");
+        assert!(text.contains("{service=\"\",status=\"critical\"} 8000\n"), "{text}");
     }
 
     #[test]
