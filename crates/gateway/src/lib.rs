@@ -344,6 +344,7 @@ pub use identity::{
 };
 #[cfg(feature = "jwt")]
 pub use identity::{JwksError, Jwt, JwtAlgorithm, JwtKey, JwtKeyError};
+pub use limit::CommonQuota;
 pub use live::Live;
 pub use routes::{Client, Condition, FixedAnswer, HeaderEdits, Redirect, Route, Upstream};
 pub use server::{ClientBody, Listeners, ServeError, Server, Undrained, serve};

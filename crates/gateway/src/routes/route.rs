@@ -9,7 +9,7 @@ use crate::{
     Cors, Idempotency, Identity,
     compose::Composition,
     identity::Requirement,
-    limit::{KeyOf, Limit},
+    limit::{CommonQuota, KeyOf, Limit},
     stats::Counters,
     traffic::{Mirror, Split},
 };
@@ -283,6 +283,12 @@ impl Route {
         self
     }
 
+    /// The same, for all routes together that have this one.
+    #[must_use]
+    pub fn quota_in_common(self, quota: CommonQuota) -> Self {
+        self.limited_by(quota.0)
+    }
+
     /// The same, with the buckets of `limiter`, which all gateways share that ask the same Redis server: a client may so much at all of them together. Who decides while
     /// that server is away, and how long a request waits for it, is the limiter's. Feature `redis`.
     #[cfg(feature = "redis")]
@@ -292,7 +298,6 @@ impl Route {
         self
     }
 
-    #[cfg(feature = "config")]
     pub(crate) fn limited_by(mut self, limit: Limit) -> Self {
         self.limit = Some(limit);
         self
