@@ -111,7 +111,7 @@ fn two_thousand_blocked_watchers_are_told_of_one_change_at_once() {
     println!(
         "{WATCHERS} watchers of 10 instances told in {told:?}; {each} bytes more each while blocked"
     );
-    assert!(told < Duration::from_millis(if RELEASE { 200 } else { 5_000 }), "{told:?}");
+    assert!(told < Duration::from_millis(if RELEASE { 200 } else { 30_000 }), "{told:?}");
 }
 
 #[test]
@@ -142,8 +142,8 @@ fn heartbeats_over_kept_connections() {
         "{instances} instances: {registered:.0} registrations/s, {beats:.0} heartbeats/s, {memory} bytes each; \
          beside one that lists everything without end a heartbeat takes at most {worst:?}"
     );
-    assert!(worst < Duration::from_millis(if RELEASE { 200 } else { 2_000 }), "{worst:?}");
-    assert!(beats > if RELEASE { 10_000.0 } else { 200.0 }, "{beats}");
+    assert!(worst < Duration::from_millis(if RELEASE { 200 } else { 20_000 }), "{worst:?}");
+    assert!(beats > if RELEASE { 10_000.0 } else { 20.0 }, "{beats}");
 }
 
 /// Of those of a second in which everything is asked for again and again.

@@ -59,7 +59,7 @@ fn sigterm_answers_who_is_blocked_and_ends_with_0() {
     let mut registry = Registry::start(&[]);
     let answer = registry.call("GET", "/v1/kv/a", "");
     let mut blocked = TcpStream::connect(&registry.address).unwrap();
-    blocked.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    blocked.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     // One that says nothing holds nobody up.
     let _idle = TcpStream::connect(&registry.address).unwrap();
     write!(blocked, "GET /v1/kv/a?index={} HTTP/1.1\r\nHost: h\r\n\r\n", index(&answer)).unwrap();

@@ -177,7 +177,8 @@ async fn a_slow_instance_gets_fewer_requests_than_a_quick_one() {
     let slow = Router::new().route(
         "/{*all}",
         any(async || {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            // Much longer than a busy machine takes for the other one.
+            tokio::time::sleep(Duration::from_millis(500)).await;
             "slow"
         }),
     );
@@ -203,7 +204,8 @@ async fn by_latency_a_slow_instance_is_left_alone_although_nobody_waits() {
     let slow = Router::new().route(
         "/{*all}",
         any(async || {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            // Much longer than a busy machine takes for the other one.
+            tokio::time::sleep(Duration::from_secs(2)).await;
             "slow"
         }),
     );

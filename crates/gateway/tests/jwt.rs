@@ -136,7 +136,7 @@ async fn a_new_key_is_fetched_when_the_first_token_names_it_and_a_flood_of_unkno
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), taken).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), taken).await.unwrap();
     let withdrawn = asked(&front, &old.token("ann", false)).await;
     assert_eq!(withdrawn.status(), 401, "what was verified with the old key is dropped");
 }
@@ -148,6 +148,7 @@ async fn keys_that_cannot_be_had_are_503_and_the_last_ones_go_on() {
     keys.away.store(true, SeqCst);
     let (_service, front) = by_url(&keys).await;
     let token = issuer.token("ann", false);
+    let begun = tokio::time::Instant::now();
     for _ in 0..10 {
         let answer = asked(&front, &token).await;
         assert_eq!(
@@ -155,7 +156,8 @@ async fn keys_that_cannot_be_had_are_503_and_the_last_ones_go_on() {
             (503, true)
         );
     }
-    assert_eq!(keys.asked.load(SeqCst), 1, "it is not asked again at once");
+    let (asked_for, most) = (keys.asked.load(SeqCst), 1 + begun.elapsed().as_secs());
+    assert!(u64::from(asked_for) <= most, "{asked_for}: it is not asked again within a second");
 
     keys.away.store(false, SeqCst);
     let back = async {
@@ -163,7 +165,7 @@ async fn keys_that_cannot_be_had_are_503_and_the_last_ones_go_on() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), back).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), back).await.unwrap();
     drop(keys);
     let stranger = Issuer::new("2");
     assert_eq!(asked(&front, &stranger.token("eve", false)).await.status(), 401);
@@ -190,7 +192,7 @@ async fn a_key_file_is_read_again_when_a_token_names_a_new_key() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), taken).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), taken).await.unwrap();
     std::fs::remove_file(path).unwrap();
 }
 

@@ -313,7 +313,7 @@ async fn a_client_that_leaves_cancels_the_handler_of_the_upstream() {
     stream.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert_eq!(event.recv().await, Some("called"));
     drop(stream);
-    assert_eq!(timeout(Duration::from_secs(5), event.recv()).await.unwrap(), Some("dropped"));
+    assert_eq!(timeout(Duration::from_secs(60), event.recv()).await.unwrap(), Some("dropped"));
 }
 
 #[tokio::test]
@@ -333,7 +333,7 @@ async fn a_client_that_leaves_in_the_middle_of_an_answer_cancels_it() {
     let mut answer = fetch(&front, "/slow").await.into_body();
     assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "begin");
     drop(answer);
-    assert_eq!(timeout(Duration::from_secs(5), event.recv()).await.unwrap(), Some("dropped"));
+    assert_eq!(timeout(Duration::from_secs(60), event.recv()).await.unwrap(), Some("dropped"));
 }
 
 /// Frames as long as there are some, and then neither more nor an end.

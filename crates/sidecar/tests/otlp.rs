@@ -78,7 +78,7 @@ fn by_name<'a>(spans: &'a [Span], name: &str) -> &'a Span {
 async fn until(condition: impl Fn() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(20), "it never came");
+        assert!(began.elapsed() < Duration::from_secs(60), "it never came");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -532,12 +532,13 @@ async fn the_last_export_needs_no_worker_of_the_runtime_it_is_dropped_in() {
     let collector = Collector::start([]);
     let sidecar = Sidecar::new("orders");
     two_spans(&sidecar).await;
-    let (dispatch, telemetry) = with_metrics(&sidecar, otlp(&collector.url()));
+    let otlp = otlp(&collector.url()).flush_within(Duration::from_secs(120));
+    let (dispatch, telemetry) = with_metrics(&sidecar, otlp);
     tracing::dispatcher::with_default(&dispatch, || tracing::info!("hello"));
     let took = end(telemetry);
     assert_eq!((collector.spans().len(), collector.logs().len()), (2, 1));
     assert!(!collector.figures().is_empty());
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -582,7 +583,7 @@ async fn a_collector_that_never_answers_holds_nobody_up_for_longer_than_the_boun
             with_metrics(&sidecar, otlp(&collector.url()).flush_within(bound));
         tracing::dispatcher::with_default(&dispatch, || tracing::info!("hello"));
         let took = end(telemetry);
-        assert!(took >= bound && took < Duration::from_secs(2), "{reply:?}: {took:?}");
+        assert!(took >= bound && took < Duration::from_secs(9), "{reply:?}: {took:?}");
     }
 }
 
@@ -591,10 +592,12 @@ async fn a_collector_that_is_away_holds_nobody_up() {
     let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sidecar = Sidecar::new("orders");
     two_spans(&sidecar).await;
-    let (_, telemetry) = with_metrics(&sidecar, otlp(&format!("http://{addr}")));
+    // Long enough to tell one who waits from one who is slow.
+    let otlp = otlp(&format!("http://{addr}")).flush_within(Duration::from_secs(120));
+    let (_, telemetry) = with_metrics(&sidecar, otlp);
     until(|| telemetry.export_stats().unwrap().traces.failures > 0).await;
     let took = end(telemetry);
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
 #[tokio::test]

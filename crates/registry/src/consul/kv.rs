@@ -368,22 +368,26 @@ mod tests {
 
     #[test]
     fn many_keys_that_go_at_once_wake_many_who_wait_without_a_look_at_each_pair_of_them() {
-        let mut indexes = Indexes::new(100);
-        let mut kv = Kv::new(Limits { keys: 100_000, bytes: 64 << 20 }, &indexes);
         let key = |n: usize| format!("jobs/{n:06}");
-        for n in 0..20_000 {
-            put(&mut kv, &mut indexes, &key(n), "");
-        }
         let wanted = |n: usize| Wanted::Key(key(n).into());
-        let waiting: Vec<_> = (0..10_000).map(|n| kv.topic(&wanted(n))).collect();
-        // 200,000,000 comparisons are seconds, in which no heartbeat would be heard.
-        let began = std::time::Instant::now();
-        kv.write(&mut indexes, Write::DeleteUnder("jobs/".into())).unwrap();
-        let took = began.elapsed();
-        assert!(took < std::time::Duration::from_millis(500), "{took:?}");
-        for (n, before) in waiting.iter().enumerate() {
-            assert!(kv.topic(&wanted(n)).index > before.index);
-        }
+        let took = || {
+            let mut indexes = Indexes::new(100);
+            let mut kv = Kv::new(Limits { keys: 100_000, bytes: 64 << 20 }, &indexes);
+            for n in 0..20_000 {
+                put(&mut kv, &mut indexes, &key(n), "");
+            }
+            let waiting: Vec<_> = (0..10_000).map(|n| kv.topic(&wanted(n))).collect();
+            let began = std::time::Instant::now();
+            kv.write(&mut indexes, Write::DeleteUnder("jobs/".into())).unwrap();
+            let took = began.elapsed();
+            for (n, before) in waiting.iter().enumerate() {
+                assert!(kv.topic(&wanted(n)).index > before.index);
+            }
+            took
+        };
+        // 200,000,000 comparisons are seconds, in which no heartbeat would be heard. A machine that is busy with others is quick once in a while.
+        let quickest = (0..10).map(|_| took()).find(|took| took.as_millis() < 500);
+        assert!(quickest.is_some(), "never within half a second");
     }
 
     proptest! {
