@@ -11,7 +11,6 @@ use std::{
 
 use bytes::Bytes;
 use gusset_call::{BoxError, Problem};
-use gusset_gateway::ByHost;
 use gusset_registry::RegistrationState;
 use gusset_sidecar::{
     Metrics, MetricsEndpoint,
@@ -24,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower_service::Service;
 
-use super::app::Registered;
+use super::{app::Registered, proxy::Outbound};
 
 pub(super) type AdminBody = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -49,12 +48,19 @@ pub(super) struct Admin {
 
 struct Shared {
     state: State,
-    outbound: ByHost,
+    outbound: Outbound,
     filter: Filter,
-    /// As JSON, without secrets.
-    config: Value,
     token: Option<String>,
-    stop: Box<dyn Fn() + Send + Sync>,
+    means: Means,
+}
+
+/// What operators may do, and see.
+pub(super) struct Means {
+    /// As JSON, without secrets.
+    pub(super) config: Box<dyn Fn() -> Value + Send + Sync>,
+    /// It blocks. `None` if there is no file.
+    pub(super) reload: Option<Box<dyn Fn() -> Result<Value, String> + Send + Sync>>,
+    pub(super) stop: Box<dyn Fn() + Send + Sync>,
 }
 
 /// How things stand.
@@ -88,23 +94,15 @@ impl State {
 impl Admin {
     pub(super) fn new(
         state: State,
-        outbound: ByHost,
+        outbound: Outbound,
         (telemetry, metrics): (&Telemetry, &Metrics),
-        (config, token): (Value, Option<String>),
-        stop: impl Fn() + Send + Sync + 'static,
+        (means, token): (Means, Option<String>),
     ) -> Self {
         let filter = telemetry.filter().clone();
         Self {
             metrics: metrics.endpoint(),
             store: telemetry.store().service(),
-            shared: Arc::new(Shared {
-                state,
-                outbound,
-                filter,
-                config,
-                token,
-                stop: Box::new(stop),
-            }),
+            shared: Arc::new(Shared { state, outbound, filter, token, means }),
         }
     }
 
@@ -128,20 +126,21 @@ impl Admin {
             "/metrics" => whole(self.metrics.call(request).await),
             "/logs" | "/traces" => whole(self.store.call(request).await),
             path if path.starts_with("/traces/") => whole(self.store.call(request).await),
-            "/config" if reads => json_of(&shared.config),
+            "/config" if reads => json_of(&(shared.means.config)()),
             "/status" if reads => json_of(&shared.status()),
             "/log-level" if reads => text(StatusCode::OK, format!("{}\n", shared.filter.get())),
             "/log-level" if request.method() == Method::PUT => shared.set_filter(request).await,
             "/drain" if request.method() == Method::POST => {
-                (shared.stop)();
+                (shared.means.stop)();
                 text(StatusCode::ACCEPTED, "it ends\n")
             }
+            "/reload" if request.method() == Method::POST => shared.reload().await,
             "/livez" | "/readyz" | "/config" | "/status" => wrong_method("GET, HEAD"),
             "/log-level" => wrong_method("GET, HEAD, PUT"),
-            "/drain" => wrong_method("POST"),
+            "/drain" | "/reload" => wrong_method("POST"),
             _ => problem(
                 StatusCode::NOT_FOUND,
-                "there is /livez, /readyz, /status, /metrics, /traces, /logs, /config, /log-level and /drain",
+                "there is /livez, /readyz, /status, /metrics, /traces, /logs, /config, /log-level, /reload and /drain",
             ),
         }
     }
@@ -178,7 +177,7 @@ impl Shared {
                 "circuit": format!("{:?}", breaker.circuit.state()).to_lowercase(),
             })
         };
-        let services = self.outbound.services().into_iter().map(|(name, gateway)| {
+        let services = self.outbound.present().services().into_iter().map(|(name, gateway)| {
             let instances: Vec<_> = gateway.breakers().into_iter().map(circuit).collect();
             (name.to_string(), Value::Array(instances))
         });
@@ -188,6 +187,16 @@ impl Shared {
             "registered": self.state.registered(),
             "outbound": Value::Object(services.collect()),
         })
+    }
+
+    async fn reload(self: Arc<Self>) -> Response<AdminBody> {
+        let reload = tokio::task::spawn_blocking(move || self.means.reload.as_ref().map(|f| f()));
+        match reload.await {
+            Ok(Some(Ok(done))) => json_of(&done),
+            Ok(Some(Err(error))) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error),
+            Ok(None) => problem(StatusCode::CONFLICT, "it was started without a file"),
+            Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "it could not be read"),
+        }
     }
 
     async fn set_filter<B>(&self, request: Request<B>) -> Response<AdminBody>

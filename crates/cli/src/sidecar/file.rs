@@ -5,12 +5,14 @@ use std::{
     time::Duration,
 };
 
-use gusset_gateway::config::{Document, Fields, Named, Schema, Secret, Section, Setting, Value};
+use gusset_gateway::config::{
+    Document, Fields, Named, Rate, Schema, Secret, Section, Setting, Value,
+};
 use serde_json::{Value as Json, json};
 
 use super::{
     mesh::Mesh,
-    options::{AppHttp, Health, Labels, Limit, advertised},
+    options::{AppHttp, Health, Labels, Limit, LogTo, OtlpTo, QuotaBy, advertised},
 };
 
 /// As it was read; what is not there is left to the command line and to the defaults.
@@ -25,10 +27,13 @@ pub(super) struct File {
     pub(super) outbound: Option<SocketAddr>,
     pub(super) timeout: Option<Limit>,
     pub(super) in_flight: Option<NonZeroU32>,
+    pub(super) quota: Option<QuotaPart>,
+    pub(super) access_log: Option<LogTo>,
     pub(super) cores: Option<NonZeroUsize>,
     pub(super) grace: Option<Duration>,
     pub(super) drain_limit: Option<Duration>,
     pub(super) log: Option<String>,
+    pub(super) otlp: Option<OtlpTo>,
     pub(super) registry: Option<RegistryPart>,
     pub(super) admin: Option<AdminPart>,
     pub(super) instance: Option<InstancePart>,
@@ -36,8 +41,10 @@ pub(super) struct File {
 }
 
 impl File {
-    pub(super) fn open(path: &std::path::Path) -> Result<Self, String> {
-        let read = Document::open(path).and_then(|document| document.read());
+    /// With the other files whose changes are changes of this one.
+    pub(super) fn open(path: &std::path::Path) -> Result<(Self, Vec<PathBuf>), String> {
+        let read =
+            Document::open(path).and_then(|document| Ok((document.read()?, document.files())));
         read.map_err(|errors| errors.to_string())
     }
 }
@@ -59,10 +66,13 @@ impl Section for File {
             outbound: fields.optional("outbound", "Where the app calls others. Default \"127.0.0.1:4140\"."),
             timeout: fields.optional("timeout", "For a request without a deadline of its own, either way; \"none\" for streams that begin late. Default \"30s\"."),
             in_flight: fields.optional("in_flight", "Requests that the app has at once. Default no limit."),
+            quota: fields.optional("quota", "Requests that the app gets in a time; more are answered with 429. Default no limit."),
+            access_log: fields.optional("access_log", "A line of JSON for each request to the app, without queries. Default none."),
             cores: fields.optional("cores", "Threads for requests. Default 1."),
             grace: fields.optional("grace", "Between leaving the registry and closing the door. Default \"1s\"."),
             drain_limit: fields.optional("drain_limit", "For the whole end. Default \"30s\"."),
             log: fields.optional("log", "What is logged, as \"info,hyper=warn\"."),
+            otlp: fields.optional("otlp", "A collector of OpenTelemetry, which gets spans, metrics and logs. Default none."),
             registry: fields.optional("registry", "Where services are found."),
             admin: fields.optional("admin", "For operators."),
             instance: fields.optional("instance", "What is registered as well."),
@@ -79,15 +89,63 @@ pub(super) struct RegistryPart {
 
 impl Section for RegistryPart {
     const NAME: &'static str = "sidecar-registry";
-    const ABOUT: &'static str = "A gusset registry, or Consul.";
+    const ABOUT: &'static str = "A gusset registry, Consul, or etcd.";
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         Some(Self {
-            url: fields.optional("url", "http:// or https://"),
-            token: fields.optional("token", "What is shown to it."),
+            url: fields.optional("url", "http:// or https://, or etcd://HOST:PORT,HOST:PORT"),
+            token: fields.optional("token", "What is shown to it; for etcd USER:PASSWORD."),
             authority: fields
                 .optional("authorities", "PEM: who may sign its certificate; needed for https://"),
         })
+    }
+}
+
+pub(super) struct QuotaPart {
+    pub(super) rate: Rate,
+    pub(super) burst: Option<NonZeroU32>,
+    pub(super) by: Option<QuotaBy>,
+}
+
+impl Section for QuotaPart {
+    const NAME: &'static str = "sidecar-quota";
+    const ABOUT: &'static str = "Requests that the app gets in a time.";
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let rate = fields.required("rate", "So many in each period: 100/s, 100/m, 1/10s.");
+        let burst = fields.optional(
+            "burst",
+            "How many may come at once after a pause. Default those of a period.",
+        );
+        let by = fields.optional("by", "Who shares it: all, or those of the same caller (its certificate, with mtls), address, or header: and the name of a field. Default all.");
+        Some(Self { rate: rate?, burst, by })
+    }
+}
+
+impl Section for LogTo {
+    const NAME: &'static str = "sidecar-access-log";
+    const ABOUT: &'static str = "A line of JSON for each request to the app, without queries.";
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let file = fields.optional("file", "It is added to. Default the standard output.");
+        Some(file.map_or(Self::Output, Self::File))
+    }
+}
+
+impl Section for OtlpTo {
+    const NAME: &'static str = "sidecar-otlp";
+    const ABOUT: &'static str = "A collector of OpenTelemetry, over HTTP with protobuf.";
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let url = fields.required("url", "http:// or https://, without the path /v1/traces.");
+        let authority = fields.optional(
+            "authorities",
+            "PEM: who may sign its certificate. Default those that the system knows.",
+        );
+        let headers: Vec<Named<Secret>> = fields.named("headers", "Shown to it with each request.");
+        let header = |entry: Named<Secret>| (entry.name, entry.value.expose().to_owned());
+        let headers = headers.into_iter().map(header).collect();
+        Some(Self { url: url?, authority, headers })
     }
 }
 
@@ -181,6 +239,17 @@ impl Setting for Health {
 
     fn describe(_: &mut Schema) -> Json {
         text("/healthz")
+    }
+}
+
+impl Setting for QuotaBy {
+    fn read(value: &Value<'_>) -> Option<Self> {
+        let right = "way to share; write \"all\", \"caller\", \"address\" or \"header:x-tenant\"";
+        parsed(value, right, Self::parse)
+    }
+
+    fn describe(_: &mut Schema) -> Json {
+        text("caller")
     }
 }
 

@@ -4,14 +4,14 @@ use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 
 use gusset_registry::Instance;
 
-use super::options::Sidecar;
+use super::{options::Sidecar, registry::reached_at};
 
 /// What the registry is told of the app.
 pub(super) fn instance(options: &Sidecar, inbound: SocketAddr) -> Result<Instance, String> {
     let (host, port) = match &options.advertise {
         Some((host, port)) => (host.clone(), port.unwrap_or(inbound.port())),
         None if !inbound.ip().is_unspecified() => (inbound.ip().to_string(), inbound.port()),
-        None => (seen_from(&options.registry)?, inbound.port()),
+        None => (seen_from(&reached_at(&options.registry))?, inbound.port()),
     };
     let labels = &options.labels;
     let mut instance = Instance::new(options.service.as_str(), host, port);

@@ -82,7 +82,8 @@ pub(super) struct Callers<S> {
     mesh: Option<Arc<Mesh>>,
 }
 
-const CALLER: HeaderName = HeaderName::from_static("x-gusset-caller");
+/// Who calls.
+pub(super) const CALLER: HeaderName = HeaderName::from_static("x-gusset-caller");
 
 impl<S> Callers<S> {
     pub(super) fn new(inner: S, mesh: Option<Mesh>) -> Self {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use gusset_registry::Instance;
 use serde_json::{Value, json};
 
-use super::options::{AppHttp, Sidecar};
+use super::options::{AppHttp, LogTo, Sidecar};
 
 /// What `/config` shows.
 pub(super) fn shown(options: &Sidecar, instance: &Instance, doors: [SocketAddr; 3]) -> Value {
@@ -30,6 +30,18 @@ pub(super) fn shown(options: &Sidecar, instance: &Instance, doors: [SocketAddr; 
         })),
         "timeout_seconds": options.timeout.shown(),
         "in_flight": options.in_flight,
+        "quota": options.quota.as_ref().map(|of| json!({
+            "rate": of.quota.tokens(), "per_seconds": seconds(of.quota.period()), "burst": of.quota.capacity(), "by": of.by.text(),
+        })),
+        "access_log": options.access_log.as_ref().map(|log| match log {
+            LogTo::Output => "-".to_owned(),
+            LogTo::File(file) => file.display().to_string(),
+        }),
+        "log": options.log,
+        // Their values may be secrets.
+        "otlp": options.otlp.as_ref().map(|otlp| json!({
+            "url": without_password(&otlp.url), "authorities": otlp.authority, "headers": otlp.headers.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        })),
         "cores": options.cores,
         "grace_seconds": seconds(options.grace),
         "drain_limit_seconds": seconds(options.drain_limit),

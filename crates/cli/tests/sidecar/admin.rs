@@ -124,6 +124,9 @@ fn what_is_not_there_is_said_to_be_elsewhere() {
     assert_eq!(side.admin("/").0, 404);
     assert_eq!(ask(&side, "POST /config HTTP/1.1\r\nHost: localhost", "").0, 405);
     assert_eq!(side.admin("/drain").0, 405);
+    assert_eq!(side.admin("/reload").0, 405);
+    let reload = "POST /reload HTTP/1.1\r\nHost: localhost";
+    assert_eq!(ask(&side, reload, "").0, 409, "there is no file to read again");
     assert_eq!(ask(&side, "POST /drain HTTP/1.1\r\nHost: localhost", "").0, 202);
     assert_eq!(side.ended(), 0);
 }

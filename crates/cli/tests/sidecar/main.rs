@@ -7,9 +7,13 @@ mod harness;
 
 mod admin;
 mod command;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod grpc;
 mod languages;
 mod life;
 mod mesh;
+mod operate;
+mod reload;
 mod through;
 mod w3c;

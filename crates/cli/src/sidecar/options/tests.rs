@@ -5,7 +5,7 @@ const LEAST: [&str; 6] = ["--service", "cart", "--app", "127.0.0.1:9000", "--reg
 fn read_in(environment: Environment, args: &[&str]) -> Result<Option<Sidecar>, String> {
     let asked = parse(&mut lexopt::Parser::from_args(args), environment);
     match asked.map_err(|error| error.to_string())? {
-        Some(Asked::Run(sidecar) | Asked::Check(sidecar)) => Ok(Some(*sidecar)),
+        Some(Asked::Run(sidecar, _) | Asked::Check(sidecar)) => Ok(Some(*sidecar)),
         Some(Asked::Schema) | None => Ok(None),
     }
 }
@@ -84,6 +84,13 @@ fn what_is_wrong_is_named() {
             &["--trust-domain", "a/b", "--mtls-ca", "a", "--mtls-cert", "b", "--mtls-key", "c"],
             "--trust-domain: 'a/b'",
         ),
+        (&["--quota", "100"], "--quota: '100' is no rate; write 100/s, 100/m or 1/10s"),
+        (&["--quota", "0/s"], "--quota: '0/s' is no rate"),
+        (&["--quota-by", "all"], "--quota-burst and --quota-by need --quota"),
+        (&["--quota", "1/s", "--quota-by", "ip"], "--quota-by: 'ip' is none of"),
+        (&["--quota", "1/s", "--quota-by", "caller"], "--quota-by caller: callers are known by"),
+        (&["--otlp", "127.0.0.1:4318"], "--otlp: '127.0.0.1:4318' is no URL"),
+        (&["--otlp-ca", "ca.pem"], "--otlp: '' is no URL"),
         (&["--config", "/nonexistent.toml"], "/nonexistent.toml: it cannot be read"),
     ] {
         let error = least_and(args).unwrap_err();
@@ -99,7 +106,12 @@ const FILE: &str = r#"
     command = ["python3", "cart.py"]
     timeout = "none"
     in_flight = 7
+    quota = { rate = "100/m", burst = 20, by = "caller" }
     grace = "250ms"
+    [access_log]
+    [otlp]
+    url = "http://o:4318"
+    headers = { x-key = { env = "PATH" } }
     [registry]
     url = "https://r"
     authorities = "ca.pem"
@@ -154,6 +166,12 @@ fn a_file_says_the_same_and_the_command_line_wins() {
     assert_eq!((&*mesh.trust_domain, mesh.key), ("shop.example", folder.join("cart.key")));
     assert_eq!(mesh.allow, ["shop"]);
 
+    let quota = sidecar.quota.unwrap();
+    assert_eq!((quota.quota, quota.by), (Quota::per_minute(100).burst(20), QuotaBy::Caller));
+    assert_eq!(sidecar.access_log, Some(LogTo::Output));
+    let otlp = sidecar.otlp.unwrap();
+    assert_eq!((&*otlp.url, &*otlp.headers[0].0), ("http://o:4318", "x-key"));
+
     let over = ["--service", "mail", "--tag", "green", "--timeout", "5s", "--", "node", "mail.js"];
     let sidecar = file.read(&over).unwrap();
     assert_eq!(sidecar.service, "mail");
@@ -177,6 +195,15 @@ fn all_that_is_wrong_in_a_file_is_said_at_once_with_its_place() {
         assert!(error.contains(said), "{said} in {error}");
     }
     assert!(!error.contains("s3cret"), "{error}");
+}
+
+#[test]
+fn a_rate_is_of_any_period() {
+    let quota = |rate: &str| least_and(&["--quota", rate]).unwrap().quota.unwrap().quota;
+    assert_eq!(quota("100/s"), Quota::per_second(100));
+    assert_eq!(quota("5/h"), Quota::per_hour(5));
+    assert_eq!(quota("1/10s"), Quota::new(1, Duration::from_secs(10)));
+    assert_eq!(least_and(&[]).unwrap().quota, None);
 }
 
 #[test]
