@@ -298,7 +298,7 @@ async fn what_nobody_has_time_for_stays_on_the_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_takes_longer_than_the_ack_wait_is_not_doubled() {
     let server = Server::start();
-    let broker = connect(server.options().ack_wait(Duration::from_secs(2))).await;
+    let broker = connect(server.options().ack_wait(Duration::from_secs(5))).await;
     let log = Log::default();
     let noted = log.clone();
     let _subscription = broker
@@ -307,7 +307,7 @@ async fn a_handler_that_takes_longer_than_the_ack_wait_is_not_doubled() {
         .handle(service_fn(move |delivery: Delivery<u32>| {
             noted.note(delivery.attempt().number());
             async {
-                sleep(Duration::from_secs(5)).await;
+                sleep(Duration::from_secs(12)).await;
                 Ok::<_, BoxError>(())
             }
         }))
@@ -540,14 +540,14 @@ async fn a_message_that_was_pulled_and_is_not_answered_in_time_comes_again_and_l
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_finished_while_the_broker_closes_is_not_doubled() {
     let server = Server::start();
-    let options = || server.options().ack_wait(Duration::from_millis(300));
+    let options = || server.options().ack_wait(Duration::from_secs(4));
     let (here, there) = (connect(options()).await, connect(options()).await);
     let slow = |log: &Log<u32>| {
         let log = log.clone();
         service_fn(move |delivery: Delivery<u32>| {
             log.note(delivery.attempt().number());
             async {
-                sleep(Duration::from_secs(2)).await;
+                sleep(Duration::from_secs(9)).await;
                 Ok::<_, BoxError>(())
             }
         })
@@ -557,7 +557,7 @@ async fn what_is_finished_while_the_broker_closes_is_not_doubled() {
     here.publish("a", &1).await.unwrap();
     log.has(1).await;
     let _there = there.subscribe(">").group("g").handle(slow(&log)).await.unwrap();
-    let left = here.close(soon()).await;
+    let left = here.close(gusset_call::Deadline::after(Duration::from_secs(60))).await;
     assert!(left.is_empty(), "{left:?}");
     let operator = server.operator().await;
     until("done", async || operator.messages("gusset").await == 0).await;

@@ -173,7 +173,7 @@ async fn a_server_that_comes_back_without_its_disk_gets_its_streams_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn as_another_process() {
     let Ok(url) = std::env::var("GUSSET_NATS_PROCESS") else { return };
-    let options = gusset_broker::NatsOptions::new(url).ack_wait(Duration::from_secs(2));
+    let options = gusset_broker::NatsOptions::new(url).ack_wait(Duration::from_secs(5));
     let broker = connect(options).await;
     let _subscription = broker
         .subscribe(">")
@@ -201,7 +201,7 @@ fn process(url: &str) -> Process {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_kills_its_process_each_time_becomes_a_dead_letter() {
     let server = Server::start();
-    let broker = connect(server.options().ack_wait(Duration::from_secs(2))).await;
+    let broker = connect(server.options().ack_wait(Duration::from_secs(5))).await;
     broker.declare("g", ">", hasty()).await.unwrap();
     for n in [12, 13, 14] {
         broker.publish("a", &n).await.unwrap();

@@ -14,7 +14,7 @@ async fn a_program_that_dies_between_the_dead_letter_and_the_end_of_the_original
 {
     let server = Server::start();
     let proxy = Proxy::before(server.port());
-    let quick = |options: NatsOptions| options.ack_wait(Duration::from_secs(1)).max_bytes(16 << 20);
+    let quick = |options: NatsOptions| options.ack_wait(Duration::from_secs(5)).max_bytes(16 << 20);
     let dying = connect(quick(NatsOptions::new(proxy.url("nats")))).await;
     let policy = hasty().max_attempts(1);
     let (subscription, _) = fail(&dying, "g", policy).await;
