@@ -146,8 +146,11 @@ async fn sidecar(options: Sidecar, again: Again) -> Result<u8, String> {
     let shown = {
         let (proxy, reloading) = (proxy.clone(), reloading.clone());
         move || {
-            let told = reloading.as_ref().map(Reloading::told).unwrap_or_default();
-            let mut shown = shown(&proxy.options(), &instance, places);
+            let show = |options: &Sidecar| shown(options, &instance, places);
+            let (mut shown, told) = match &reloading {
+                Some(reloading) => reloading.shown(show),
+                None => (show(&proxy.options()), Told::default()),
+            };
             shown["reload"] = told_json(&told);
             shown
         }

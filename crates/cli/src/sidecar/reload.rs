@@ -72,8 +72,14 @@ impl Reloading {
         Some(Self(Arc::new(Shared { again, first, proxy, filter, turn, told })))
     }
 
-    pub(super) fn told(&self) -> Told {
-        self.0.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What became of it, and with it what `show` makes of the settings in force: of the same moment.
+    pub(super) fn shown<T>(&self, show: impl FnOnce(&Sidecar) -> T) -> (T, Told) {
+        let told = self.told();
+        (show(&self.0.proxy.options()), told.clone())
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads it, changed or not. It blocks.
@@ -134,26 +140,22 @@ impl Reloading {
         // Before it is read: what is written meanwhile is another change.
         turn.seen = self.stamps(&turn.files);
         let done = self.take_over(turn);
-        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        match done {
-            Ok(needs_restart) => {
-                let reloads = told.reloads + 1;
+        match &done {
+            Ok(Told { reloads, needs_restart, .. }) => {
                 tracing::info!(reloads, "the configuration is in force");
-                for setting in &needs_restart {
+                for setting in needs_restart {
                     tracing::warn!(setting, "what has changed here needs a restart");
                 }
-                *told = Told { reloads, error: None, needs_restart };
-                Ok(told.clone())
             }
             Err(error) => {
                 tracing::warn!(error, "the old configuration stays");
-                told.error = Some(error.clone());
-                Err(error)
+                self.told().error = Some(error.clone());
             }
         }
+        done
     }
 
-    fn take_over(&self, turn: &mut Turn) -> Result<Vec<&'static str>, String> {
+    fn take_over(&self, turn: &mut Turn) -> Result<Told, String> {
         let Shared { again, first, proxy, filter, .. } = &*self.0;
         let (later, files) = again.read()?;
         let now = in_force(first, &later);
@@ -164,10 +166,14 @@ impl Reloading {
             filter.set(&directives).map_err(|error| error.to_string())?;
             turn.log.clone_from(&later.log);
         }
-        proxy.swap(ways);
         turn.files = files;
         turn.seen = self.stamps(&turn.files);
-        Ok(unlike(&now, &later))
+        let needs_restart = unlike(&now, &later);
+        // Whoever looks sees both of them as they were, or both as they are.
+        let mut told = self.told();
+        proxy.swap(ways);
+        *told = Told { reloads: told.reloads + 1, error: None, needs_restart };
+        Ok(told.clone())
     }
 
     fn stamps(&self, files: &[PathBuf]) -> Vec<Stamp> {
