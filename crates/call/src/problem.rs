@@ -39,8 +39,7 @@ pub struct Problem {
 /// its text, which is for the log and not for clients.
 impl From<BoxError> for Problem {
     fn from(error: BoxError) -> Self {
-        refusal_in(&*error)
-            .map_or_else(|| Self::new(StatusCode::INTERNAL_SERVER_ERROR), Self::of)
+        refusal_in(&*error).map_or_else(|| Self::new(StatusCode::INTERNAL_SERVER_ERROR), Self::of)
     }
 }
 
