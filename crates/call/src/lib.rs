@@ -29,6 +29,7 @@
 //! | [`Clock`] (feature `clock`) | a monotonic clock that is cheap to read, and pausable in tests |
 //! | [`AnswerLayer`] (feature `http`) | turns refusals into HTTP 429/403/503/504 and gRPC 8/7/14/4 answers |
 //! | [`Problem`] (feature `http`) | RFC 9457 problem details |
+//! | [`Door`], [`Asked`] (feature `http`) | who may ask at a listener for operators: by token, and no page of somebody else |
 //!
 //! # Refusals over the wire
 //!
@@ -53,7 +54,7 @@
 //!
 //! - `clock`: [`Clock`]. Adds `quanta`.
 //! - `serde`: identifiers of traces as text. Adds `serde`.
-//! - `http`: problem bodies, [`AnswerLayer`]. Adds the `http`, `http-body-util`, `bytes` and
+//! - `http`: problem bodies, [`AnswerLayer`], [`Door`]. Adds the `http`, `http-body-util`, `bytes` and
 //!   `serde_json` crates, no server and no client.
 //! - `axum`: [`Problem`] implements axum's `IntoResponse`. Adds `axum-core`.
 //! - `reqwest`: a reqwest client as a service of `http::Request`, [`Reqwest`]. Adds `reqwest` without TLS.
@@ -76,6 +77,8 @@ mod trace_state;
 #[cfg(feature = "http")]
 mod answer;
 #[cfg(feature = "http")]
+mod door;
+#[cfg(feature = "http")]
 mod problem;
 #[cfg(feature = "reqwest")]
 mod reqwest;
@@ -97,6 +100,8 @@ pub use trace_state::{MalformedTracestate, TraceState};
 
 #[cfg(feature = "http")]
 pub use answer::{Answer, AnswerBody, AnswerFuture, AnswerLayer};
+#[cfg(feature = "http")]
+pub use door::{Asked, Door};
 #[cfg(feature = "http")]
 pub use problem::Problem;
 #[cfg(feature = "reqwest")]

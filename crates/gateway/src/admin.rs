@@ -1,7 +1,6 @@
 //! What operators see and do, over HTTP.
 
 mod future;
-mod guard;
 mod pages;
 mod splits;
 
@@ -16,14 +15,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use gusset_call::Problem;
+use gusset_call::{Asked, Door, Problem};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tower_service::Service;
 
 pub use self::future::AdminFuture;
-use self::guard::Guard;
 use crate::Live;
 
 /// What operators see of a gateway, and do with it; to be served by a [`Server`](crate::Server) of its own, on a port that the clients of the gateway do not reach.
@@ -46,8 +44,8 @@ use crate::Live;
 /// | `POST /drain`, `DELETE /drain` | `/readyz` is 503, and again 200. Requests are served as ever |
 /// | `POST /upstreams/NAME/INSTANCE/open`, `/closed`, `/reset` | forces its circuit, until it is reset or its upstream described otherwise |
 ///
-/// All but the first two ask for the token, if there is one. No web page reaches it: requests of pages are refused (403), and so is a `Host` that is
-/// neither an address, nor `localhost`, nor [named](AdminBuilder::host), since a page could give its own name any address.
+/// All but the first two ask for the token, if there is one. No web page reaches it: requests of pages are refused (403), and without a token so is a `Host`
+/// that is neither an address, nor `localhost`, nor [named](AdminBuilder::host), since a page could give its own name any address ([`Door`]).
 ///
 /// # Readiness
 ///
@@ -61,7 +59,7 @@ pub struct Admin(Arc<Shared>);
 
 struct Shared {
     live: Live,
-    guard: Guard,
+    door: Door,
     draining: AtomicBool,
     config: Box<dyn Fn() -> Value + Send + Sync>,
     reload: Box<dyn Fn() -> Result<Value, String> + Send + Sync>,
@@ -76,7 +74,7 @@ impl Admin {
     pub fn builder(live: Live) -> AdminBuilder {
         AdminBuilder(Shared {
             live,
-            guard: Guard::default(),
+            door: Door::new(),
             draining: AtomicBool::new(false),
             config: Box::new(|| json!({})),
             reload: Box::new(|| Err("there is no file to read again".into())),
@@ -96,8 +94,8 @@ impl Admin {
 
     fn answer<B>(&self, request: &Request<B>) -> AdminFuture {
         let path = request.uri().path();
-        let probe = matches!(path, "/livez" | "/readyz");
-        if let Some(refusal) = self.0.guard.refuses(request, probe) {
+        let what = if matches!(path, "/livez" | "/readyz") { Asked::Probe } else { Asked::Kept };
+        if let Some(refusal) = self.0.door.refuses(request, what) {
             return AdminFuture::answered(refusal);
         }
         let segments: Vec<_> = path.split('/').skip(1).collect();
@@ -192,14 +190,14 @@ impl AdminBuilder {
     /// What operators show as `Authorization: Bearer`.
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
-        self.0.guard.token(token);
+        self.0.door = self.0.door.token(token);
         self
     }
 
     /// A name by which it is reached, besides addresses and `localhost`.
     #[must_use]
     pub fn host(mut self, name: impl Into<String>) -> Self {
-        self.0.guard.host(name.into());
+        self.0.door = self.0.door.host(&name.into());
         self
     }
 
