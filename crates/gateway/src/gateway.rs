@@ -19,7 +19,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    Breaker, Builder, RouteStats, Upstream,
+    Breaker, Builder, RouteLimit, RouteStats, Upstream,
     forward::{Answered, Forward, Shared, Target},
     traffic::Mirroring,
     upstream,
@@ -64,6 +64,14 @@ impl Gateway {
             stats
         };
         self.shared.targets.iter().map(read).collect()
+    }
+
+    /// How the quotas of routes are used, in the order of the routes.
+    #[must_use]
+    pub fn limits(&self) -> Vec<RouteLimit> {
+        let routes = self.shared.targets.iter().zip(&self.shared.front.gates);
+        let limits = routes.filter_map(|(target, gate)| Some((target, gate.limit.as_ref()?)));
+        limits.map(|(target, limit)| limit.read(target.path.clone(), target.host.clone())).collect()
     }
 
     /// What each route leads to, in the order they were added.

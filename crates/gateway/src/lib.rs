@@ -49,7 +49,7 @@
 //! | [`ByHost`] | the way out of a program that knows nothing of discovery: a gateway for each service that a `Host` names |
 //! | `Admin` (feature `admin`) | health, metrics, routes, circuits, drain, reload, for operators |
 //! | [`AccessLog`] | a line for each request |
-//! | [`RouteStats`], [`Breaker`] | what became of the requests, and how the instances are |
+//! | [`RouteStats`], [`RouteLimit`], [`Breaker`] | what became of the requests, how their quotas are used, and how the instances are |
 //!
 //! # The way of a request
 //!
@@ -344,7 +344,7 @@ pub use identity::{
 };
 #[cfg(feature = "jwt")]
 pub use identity::{JwksError, Jwt, JwtAlgorithm, JwtKey, JwtKeyError};
-pub use limit::CommonQuota;
+pub use limit::{CommonQuota, RouteLimit};
 pub use live::Live;
 pub use routes::{Client, Condition, FixedAnswer, HeaderEdits, Redirect, Route, Upstream};
 pub use server::{ClientBody, Listeners, ServeError, Server, Undrained, serve};

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, num::NonZeroUsize, sync::Arc};
 use std::{future::Future, pin::Pin, time::Duration};
 
 use gusset_call::{Limited, QuotaPolicy, Refusal, ServiceLimit};
-use gusset_ratelimit::{Keyed, Quota, network};
+use gusset_ratelimit::{Greedy, Keyed, Quota, Stats, network};
 #[cfg(feature = "redis")]
 use gusset_ratelimit::{RedisDenied, RedisLimiter, WireKey};
 
@@ -40,7 +40,27 @@ pub(crate) enum Key {
     Nobody,
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Subject(subject) => f.write_str(subject),
+            Self::Address(address) => address.fmt(f),
+            Self::Custom(key) => f.write_str(key),
+            Self::Nobody => f.write_str("(unknown)"),
+        }
+    }
+}
+
 impl KeyOf {
+    /// What a field holds may be a secret, which nobody is to read off a page.
+    const fn may_be_shown(&self) -> bool {
+        #[cfg(feature = "config")]
+        if let Self::Field(_) = self {
+            return false;
+        }
+        true
+    }
+
     pub(crate) fn new(key: impl Fn(&Client<'_>) -> String + Send + Sync + 'static) -> Self {
         Self::Custom(Arc::new(key))
     }
@@ -118,6 +138,25 @@ pub(crate) struct Limit {
     buckets: Buckets,
     pub(crate) key_of: KeyOf,
     policy: QuotaPolicy,
+    greedy: Greedy,
+}
+
+/// How the quota of a route is used, since the gateway was built.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RouteLimit {
+    /// The route's path, as it was given.
+    pub path: Arc<str>,
+    /// The route's host, if it has one.
+    pub host: Option<Arc<str>>,
+    /// What each client is allowed.
+    pub quota: Quota,
+    /// Requests that this gateway let through, and refused.
+    pub stats: Stats,
+    /// Clients that began anew because there was no room; 0 where Redis has the buckets.
+    pub evictions: u64,
+    /// Which clients were refused most, as the quota tells them apart; nobody where it does by a field, which may be a secret.
+    pub greedy: Greedy,
 }
 
 #[derive(Clone, Debug)]
@@ -140,14 +179,25 @@ impl Limit {
 
     pub(crate) fn new(quota: Quota, key_of: KeyOf) -> Self {
         let policy = quota.policy("default");
-        Self { buckets: Buckets::Here(Keyed::new(quota, Self::CLIENTS)), key_of, policy }
+        let buckets = Buckets::Here(Keyed::new(quota, Self::CLIENTS));
+        Self { buckets, key_of, policy, greedy: Greedy::new() }
     }
 
     /// With the buckets of `limiter`.
     #[cfg(feature = "redis")]
     pub(crate) fn in_redis(limiter: RedisLimiter, key_of: KeyOf) -> Self {
         let policy = limiter.quota().policy("default");
-        Self { buckets: Buckets::InRedis(limiter), key_of, policy }
+        Self { buckets: Buckets::InRedis(limiter), key_of, policy, greedy: Greedy::new() }
+    }
+
+    /// How it stands, on the route with this path and host.
+    pub(crate) fn read(&self, path: Arc<str>, host: Option<Arc<str>>) -> RouteLimit {
+        let (quota, stats, evictions) = match &self.buckets {
+            Buckets::Here(buckets) => (buckets.quota(), buckets.stats(), buckets.live_evictions()),
+            #[cfg(feature = "redis")]
+            Buckets::InRedis(limiter) => (limiter.quota(), limiter.stats(), 0),
+        };
+        RouteLimit { path, host, quota, stats, evictions, greedy: self.greedy.clone() }
     }
 
     /// Takes a token of `key`. The refusal tells the client of the quota.
@@ -155,15 +205,24 @@ impl Limit {
         match &self.buckets {
             Buckets::Here(buckets) => {
                 let checked = buckets.check(&key).map(drop);
-                Checked::Now(checked.map_err(|limited| told(limited, self.policy.clone())))
+                Checked::Now(checked.map_err(|limited| {
+                    if self.key_of.may_be_shown() {
+                        self.greedy.note(&key);
+                    }
+                    told(limited, self.policy.clone())
+                }))
             }
             #[cfg(feature = "redis")]
             Buckets::InRedis(limiter) => {
                 let (limiter, policy) = (limiter.clone(), self.policy.clone());
+                let greedy = self.key_of.may_be_shown().then(|| self.greedy.clone());
                 Checked::Later(Box::pin(async move {
                     match limiter.check(&key).await {
                         Ok(_) => Ok(()),
-                        Err(RedisDenied::Limited(limited)) => Err(told(limited, policy)),
+                        Err(RedisDenied::Limited(limited)) => {
+                            greedy.iter().for_each(|greedy| greedy.note(&key));
+                            Err(told(limited, policy))
+                        }
                         Err(RedisDenied::Away(away)) => {
                             Err(Answer::Unavailable { retry_after: away.retry_after() })
                         }
@@ -223,6 +282,23 @@ mod tests {
             key(&default, Some("5.6.7.8"), Some("alice"))
         );
         assert_ne!(key(&default, Some("1.2.3.4"), None), key(&default, None, Some("1.2.3.4")));
+    }
+
+    #[test]
+    fn who_is_refused_most_is_known_but_not_by_what_may_be_a_secret() {
+        let quota = Quota::per_minute(1).burst(1);
+        let ask = |key_of| {
+            let limit = Limit::new(quota, key_of);
+            for _ in 0..3 {
+                let _ = limit.check(Key::Custom("k3y".into()));
+            }
+            limit.read("/a".into(), None)
+        };
+        let read = ask(KeyOf::new(|_| String::new()));
+        assert_eq!((read.stats.allowed, read.stats.refused), (1, 2));
+        assert_eq!((&*read.greedy.top(9)[0].key, read.greedy.top(9)[0].refused), ("k3y", 2));
+        #[cfg(feature = "config")]
+        assert!(ask(KeyOf::Field(http::header::COOKIE)).greedy.top(9).is_empty());
     }
 
     #[test]

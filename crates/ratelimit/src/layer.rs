@@ -1,6 +1,8 @@
+use std::fmt::Display;
+
 use tower_layer::Layer;
 
-use crate::{Keyed, PerKey, Quota, RateLimit, RateLimiter, Stats, Weighed, WithoutKey};
+use crate::{Greedy, Keyed, PerKey, Quota, RateLimit, RateLimiter, Stats, Weighed, WithoutKey};
 
 /// Limits how often services are called. All services and clones share the state of the limiter they were given.
 ///
@@ -57,6 +59,16 @@ impl<K, X> RateLimitLayer<PerKey<K, X>> {
     #[must_use]
     pub fn without_key(mut self, policy: WithoutKey) -> Self {
         self.limit = self.limit.without_key(policy);
+        self
+    }
+
+    /// Notes the keys of requests that are refused, to show who is greedy. What is noted is shown to whoever may look: not for keys that are secrets. Default: nowhere.
+    #[must_use]
+    pub fn note_refused(mut self, greedy: &Greedy) -> Self
+    where
+        K: Display,
+    {
+        self.limit = self.limit.note_refused(greedy);
         self
     }
 

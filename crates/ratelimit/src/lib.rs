@@ -25,6 +25,7 @@
 //! | [`Reservation`] | tokens that are taken now and due later |
 //! | [`Keyed`] | one bucket per key, in bounded memory |
 //! | [`ExactKeyed`] | the same, where two keys must never share a bucket |
+//! | [`Greedy`], [`GreedyKey`] | which keys are refused most, in bounded memory |
 //! | [`AllOf`], [`Charge`], [`Exceeded`] | several limits at once, charged all or none; what it takes to be one of them; the refusal |
 //! | [`Level`] | what is left, and when the bucket is full again |
 //! | [`RateLimitLayer`], [`RateLimit`] | a limit around a service |
@@ -201,6 +202,7 @@ mod service;
 mod future;
 
 mod extract;
+mod greedy;
 mod limit;
 mod per_key;
 
@@ -259,6 +261,7 @@ pub use error::{Denied, TooCostly};
 pub use exact::ExactKeyed;
 pub use extract::{Extract, WithoutKey};
 pub use future::ResponseFuture;
+pub use greedy::{Greedy, GreedyKey};
 #[cfg(feature = "http")]
 pub use gusset_call::AnswerLayer;
 pub use gusset_call::{Inadmissible, Limited, Overloaded, Refusal, refusal_in};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Charge, Extract, Keyed, Level, Limit, Quota, RateLimiter, Refused, Stats, WithoutKey,
+    Charge, Extract, Greedy, Keyed, Level, Limit, Quota, RateLimiter, Refused, Stats, WithoutKey,
     limit::NO_KEY, stats::Counters,
 };
 
@@ -19,7 +19,11 @@ pub struct PerKey<K, X> {
     keyless: Keyless,
     /// How many changes of the keys' quota the bucket of those without a key has followed.
     followed: Arc<AtomicU64>,
+    noted: Option<Noted<K>>,
 }
+
+/// Where refused keys are noted, and how they are shown.
+type Noted<K> = (Greedy, fn(&Greedy, &K));
 
 /// [`WithoutKey`], with what it needs.
 #[derive(Clone, Debug)]
@@ -35,7 +39,7 @@ impl<K, X> PerKey<K, X> {
     pub fn new(keyed: Keyed<K>, extract: X) -> Self {
         let followed = Arc::new(AtomicU64::new(keyed.changes()));
         let keyless = Keyless::ShareOne(RateLimiter::new(keyed.quota()));
-        Self { keyless, followed, keyed, extract }
+        Self { keyless, followed, keyed, extract, noted: None }
     }
 
     /// How many requests had no key, and were allowed or refused; of all clones together.
@@ -75,6 +79,33 @@ impl<K, X> PerKey<K, X> {
     }
 }
 
+impl<K: fmt::Display, X> PerKey<K, X> {
+    pub(crate) fn note_refused(mut self, greedy: &Greedy) -> Self {
+        self.noted = Some((greedy.clone(), |greedy, key| greedy.note(key)));
+        self
+    }
+}
+
+impl<K: Hash, X> PerKey<K, X> {
+    #[inline]
+    fn admit_key(&self, key: &K, cost: u32) -> Result<Option<Level>, Refused> {
+        if cost == 1 {
+            return Ok(Some(self.keyed.check(key)?));
+        }
+        match self.keyed.check_n(key, cost) {
+            Err(denied) if denied.is_for_now() => Ok(Some(self.keyed.check(key)?)),
+            result => result.map(Some).map_err(Refused::from),
+        }
+    }
+
+    #[cold]
+    fn note(&self, key: &K) {
+        if let Some((greedy, note)) = &self.noted {
+            note(greedy, key);
+        }
+    }
+}
+
 impl<K, X, Req> Limit<Req> for PerKey<K, X>
 where
     K: Hash,
@@ -82,11 +113,13 @@ where
 {
     fn admit(&self, request: &Req, cost: u32) -> Result<Option<Level>, Refused> {
         match (self.extract.extract(request), &self.keyless) {
-            (Some(key), _) if cost == 1 => Ok(Some(self.keyed.check(&key)?)),
-            (Some(key), _) => match self.keyed.check_n(&key, cost) {
-                Err(denied) if denied.is_for_now() => Ok(Some(self.keyed.check(&key)?)),
-                result => result.map(Some).map_err(Refused::from),
-            },
+            (Some(key), _) => {
+                let admitted = self.admit_key(&key, cost);
+                if admitted.is_err() {
+                    self.note(&key);
+                }
+                admitted
+            }
             (None, Keyless::ShareOne(shared)) => {
                 self.follow(shared);
                 shared.admit(request, cost)
@@ -155,7 +188,10 @@ where
 
     fn count_refused(&self, request: &Req) {
         match (self.extract.extract(request), &self.keyless) {
-            (Some(key), _) => self.keyed.count_refused(&key),
+            (Some(key), _) => {
+                self.keyed.count_refused(&key);
+                self.note(&key);
+            }
             (None, Keyless::ShareOne(shared)) => shared.count_refused(request),
             (None, Keyless::Pass(counters) | Keyless::Refuse(counters)) => counters.count_refused(),
         }
@@ -177,6 +213,7 @@ impl<K, X: Clone> Clone for PerKey<K, X> {
             extract: self.extract.clone(),
             keyless: self.keyless.clone(),
             followed: self.followed.clone(),
+            noted: self.noted.clone(),
         }
     }
 }
