@@ -203,7 +203,10 @@ impl Store for MemoryStore {
         let fits = |(saga, entry): &(&SagaId, &Entry)| {
             query.state.is_none_or(|state| state == entry.state)
                 && query.definition.as_ref().is_none_or(|name| *name == entry.definition)
-                && query.after.as_ref().is_none_or(|after| *saga > after)
+                && query
+                    .after
+                    .as_ref()
+                    .is_none_or(|after| (*saga > after) != query.newest_first && *saga != after)
         };
         let mut found: Vec<_> = tables
             .unfinished
@@ -213,6 +216,9 @@ impl Store for MemoryStore {
             .filter(fits)
             .collect();
         found.sort_unstable_by_key(|(saga, _)| *saga);
+        if query.newest_first {
+            found.reverse();
+        }
         found.truncate(query.limit);
         ready(Ok(found.into_iter().map(|(saga, entry)| entry.summary(saga)).collect())).boxed()
     }

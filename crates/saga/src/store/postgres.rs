@@ -29,6 +29,9 @@ use crate::{
 
 pub use options::PostgresOptions;
 
+/// Behind all ids, which are of visible ASCII characters.
+const LAST: &str = "\u{7f}";
+
 /// Journals in a PostgreSQL database, which many nodes share. Clones share the connections.
 ///
 /// ```no_run
@@ -326,11 +329,19 @@ impl Store for PostgresStore {
 
     fn query<'a>(&'a self, query: &'a Query) -> StoreFuture<'a, Vec<Summary>> {
         async move {
-            let after = query.after.as_ref().map_or("", SagaId::as_str);
+            let newest = query.newest_first;
+            let start = if newest { LAST } else { "" };
+            let after = query.after.as_ref().map_or(start, SagaId::as_str);
             let (name, limit) = (query.definition.as_deref(), signed(query.limit as u64));
             let rows = match query.state.map(rows::state_name) {
-                None => self.0.ask("list", &[&after, &name, &limit]).await?,
-                Some(state) => self.0.ask("list state", &[&after, &name, &limit, &state]).await?,
+                None => {
+                    let list = if newest { "list newest" } else { "list" };
+                    self.0.ask(list, &[&after, &name, &limit]).await?
+                }
+                Some(state) => {
+                    let list = if newest { "list newest state" } else { "list state" };
+                    self.0.ask(list, &[&after, &name, &limit, &state]).await?
+                }
             };
             rows.iter().map(|row| Ok(rows::summary(row)?)).collect()
         }

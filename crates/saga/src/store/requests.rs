@@ -136,6 +136,8 @@ pub struct Query {
     pub definition: Option<Arc<str>>,
     /// Only ids behind this one: the last of the page before.
     pub after: Option<SagaId>,
+    /// From the last id to the first.
+    pub newest_first: bool,
     /// At most so many.
     pub limit: usize,
 }
@@ -144,13 +146,13 @@ impl Query {
     /// All sagas, the first 100.
     #[must_use]
     pub const fn all() -> Self {
-        Self { state: None, definition: None, after: None, limit: 100 }
+        Self { state: None, definition: None, after: None, newest_first: false, limit: 100 }
     }
 
     /// Those in `state`, the first 100.
     #[must_use]
     pub const fn in_state(state: State) -> Self {
-        Self { state: Some(state), definition: None, after: None, limit: 100 }
+        Self { state: Some(state), definition: None, after: None, newest_first: false, limit: 100 }
     }
 
     /// Only those of the definition `name`.
@@ -164,6 +166,14 @@ impl Query {
     #[must_use]
     pub fn after(mut self, saga: SagaId) -> Self {
         self.after = Some(saga);
+        self
+    }
+
+    /// From the last id to the first; `after` goes on from there. Those that [`SagaId::random`] makes grow with time, so the youngest come first; with ids of your own it is
+    /// by their letters.
+    #[must_use]
+    pub const fn newest_first(mut self) -> Self {
+        self.newest_first = true;
         self
     }
 

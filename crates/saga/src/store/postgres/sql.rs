@@ -253,6 +253,12 @@ WHERE id > $1 AND ($2::text IS NULL OR definition = $2) ORDER BY id LIMIT $3::in
 const LIST_STATE: &str = "SELECT id, definition, version, state, epoch, next, created_at, changed_at, node, due FROM {s}.sagas
 WHERE state = $4 AND id > $1 AND ($2::text IS NULL OR definition = $2) ORDER BY id LIMIT $3::int8";
 
+const LIST_NEWEST: &str = "SELECT id, definition, version, state, epoch, next, created_at, changed_at, node, due FROM {s}.sagas
+WHERE id < $1 AND ($2::text IS NULL OR definition = $2) ORDER BY id DESC LIMIT $3::int8";
+
+const LIST_NEWEST_STATE: &str = "SELECT id, definition, version, state, epoch, next, created_at, changed_at, node, due FROM {s}.sagas
+WHERE state = $4 AND id < $1 AND ($2::text IS NULL OR definition = $2) ORDER BY id DESC LIMIT $3::int8";
+
 /// Goes from saga to saga by the key of the table, so it costs as many look-ups as there are sagas, and not messages. Of two that want the same saga at once the
 /// second waits, and then sees that it has come too late. What waits is read by another statement, which sees what became of it until then.
 const RELAY: &str = r#"
@@ -343,6 +349,8 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     ("list", LIST),
     ("list state", LIST_STATE),
+    ("list newest", LIST_NEWEST),
+    ("list newest state", LIST_NEWEST_STATE),
     ("count", "SELECT state, count(*) FROM {s}.sagas GROUP BY state"),
     ("purge", PURGE),
     ("relay", RELAY),

@@ -197,10 +197,17 @@ pub(super) struct RawSummary {
     rest: (String, u32, u64, u64, u64, u64, Option<String>, Option<i64>),
 }
 
+/// Behind all ids, which are of visible ASCII characters.
+const LAST: &str = "\u{7f}";
+
 pub(super) fn list(connection: &Connection, query: &Query) -> Worked<Vec<RawSummary>> {
-    let mut sql = "SELECT id, state, definition, version, epoch, next, created_at, changed_at, node, due FROM saga WHERE id > ?1"
-        .to_owned();
-    let mut values = vec![Value::from(query.after.as_ref().map_or("", SagaId::as_str).to_owned())];
+    let (behind, order, start) =
+        if query.newest_first { ("<", "DESC", LAST) } else { (">", "ASC", "") };
+    let mut sql = format!(
+        "SELECT id, state, definition, version, epoch, next, created_at, changed_at, node, due FROM saga WHERE id {behind} ?1"
+    );
+    let after = query.after.as_ref().map_or(start, SagaId::as_str);
+    let mut values = vec![Value::from(after.to_owned())];
     if let Some(state) = query.state {
         sql += " AND state = ?2";
         values.push(state_text(state)?.into());
@@ -209,7 +216,7 @@ pub(super) fn list(connection: &Connection, query: &Query) -> Worked<Vec<RawSumm
         values.push(name.to_string().into());
         sql += &format!(" AND definition = ?{}", values.len());
     }
-    sql += " ORDER BY id LIMIT ";
+    sql += &format!(" ORDER BY id {order} LIMIT ");
     sql += &int(query.limit as u64).to_string();
     let summary = |row: &Row<'_>| {
         let times = (uint(row.get(6)?), uint(row.get(7)?));

@@ -28,6 +28,14 @@ pub(super) async fn lists_are_by_id_state_and_definition_and_paged(bed: &dyn Bed
     assert_eq!(listed(&*store, &running.of("odd")).await, ["s-3", "s-5"]);
     assert_eq!(listed(&*store, &all().of("even").limit(2)).await, ["s-0", "s-2"]);
 
+    let newest = || all().newest_first();
+    assert_eq!(listed(&*store, &newest().limit(2)).await, ["s-5", "s-4"]);
+    assert_eq!(listed(&*store, &newest().limit(2).after(id("s-4"))).await, ["s-3", "s-2"]);
+    assert_eq!(listed(&*store, &newest().after(id("s-0"))).await, Vec::<String>::new());
+    let finished = Query::in_state(State::Completed).newest_first();
+    assert_eq!(listed(&*store, &finished.clone().limit(2)).await, ["s-2", "s-1"]);
+    assert_eq!(listed(&*store, &finished.of("even")).await, ["s-2", "s-0"]);
+
     let mut counts = store.count().await?;
     counts.retain(|(_, count)| *count > 0);
     counts.sort_unstable();
