@@ -127,7 +127,8 @@ impl Durations {
         }
     }
 
-    pub(crate) fn add(&mut self, other: &Self) {
+    /// Counts what another has measured as well: of several instances, or of several peers.
+    pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
             *mine += theirs;
         }

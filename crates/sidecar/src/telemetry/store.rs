@@ -106,6 +106,12 @@ impl Store {
         Self { logs, recorder, followers: Arc::default() }
     }
 
+    /// One that looks into this recorder, and has no logs: for a process with several.
+    #[must_use]
+    pub fn of(recorder: &Recorder) -> Self {
+        Self::new(Arc::new(LogRing::new(0, 0)), Some(recorder.clone()))
+    }
+
     /// The logs that the query wants, the youngest first.
     #[must_use]
     pub fn logs(&self, query: &LogQuery) -> Vec<Arc<Log>> {
