@@ -1,7 +1,8 @@
 use std::sync::{Arc, atomic::AtomicUsize};
 
-use axum::{Router, extract::Request, routing::any};
+use axum::{Router, body::Body, extract::Request, routing::any};
 use bytes::Bytes;
+use gusset_call::{Asked, Door};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     Sources,
     answer::{Answer, guarded, json, problem, typed},
-    breakers, canary, limits,
+    breakers, canary, elsewhere, limits,
     live::Shown,
     map, messages, sagas, traces,
 };
@@ -60,7 +61,7 @@ pub(crate) enum Page {
 }
 
 impl Page {
-    const ALL: [(Self, &str); 7] = [
+    pub(crate) const ALL: [(Self, &str); 7] = [
         (Self::Map, "map"),
         (Self::Breakers, "breakers"),
         (Self::Limits, "limits"),
@@ -69,6 +70,10 @@ impl Page {
         (Self::Broker, "broker"),
         (Self::Canary, "canary"),
     ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 
     fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, of)| *of == name).map(|(page, _)| *page)
@@ -81,8 +86,8 @@ impl Console {
     }
 
     pub(crate) async fn page(&self, page: Page) -> Value {
-        let sources = &self.sources;
-        match page {
+        let sources = &*self.sources.now();
+        let own = match page {
             Page::Map => map::page(sources, &self.memory).await,
             Page::Breakers => breakers::page(sources),
             Page::Limits => limits::page(sources),
@@ -90,13 +95,15 @@ impl Console {
             Page::Sagas => sagas::page(sources).await,
             Page::Broker => messages::page(sources).await,
             Page::Canary => canary::page(sources),
-        }
+        };
+        elsewhere::page(sources, page, own).await
     }
 
     async fn answer(self: Arc<Self>, request: Request) -> Answer {
-        let guard = &self.sources.guard;
-        if let Some(refused) = guard.refuses_stranger(&request) {
-            return refused;
+        let door = &self.sources.door;
+        let what = if request.uri().path() == "/" { Asked::Page } else { Asked::Open };
+        if let Some(refused) = door.refuses(&request, what) {
+            return refused.map(Body::new);
         }
         let path = request.uri().path().to_owned();
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -108,32 +115,41 @@ impl Console {
             ("/app.css", true) => typed("text/css; charset=utf-8", include_str!("../page/app.css")),
             ("/icon.svg", true) => typed("image/svg+xml", include_str!("../page/icon.svg")),
             ("/api/session", true) => self.session(request.headers()),
-            (_, true) => match guard.refuses_reader(request.headers()) {
-                Some(refused) => refused,
-                None => self.look(&path, request.uri().query()).await,
-            },
+            (_, true) if self.sources.readers_too && !self.is_operator(request.headers()) => {
+                Door::challenge().map(Body::new)
+            }
+            (_, true) => self.look(&path, request.uri().query()).await,
             (path, false) if request.method() == Method::POST && path.starts_with("/api/") => {
-                match guard.refuses_actor(request.headers()) {
-                    Some(refused) => refused,
-                    None => self.act(path, request).await,
+                if !door.has_token() {
+                    let reason = "this console has no operator's token, and so changes nothing";
+                    return problem(StatusCode::FORBIDDEN, reason);
                 }
+                if !self.is_operator(request.headers()) {
+                    return Door::challenge().map(Body::new);
+                }
+                self.act(path, request).await
             }
             _ => wrong_method(),
         }
     }
 
+    fn is_operator(&self, headers: &HeaderMap) -> bool {
+        self.sources.door.is_shown_token(headers)
+    }
+
     /// Who asks, and what for there is a source.
     fn session(&self, headers: &HeaderMap) -> Answer {
-        let sources = &self.sources;
+        let sources = &*self.sources.now();
         json(&json!({
-            "operator": sources.guard.is_operator(headers),
-            "can_act": sources.guard.has_token(),
-            "readers_need_token": sources.guard.readers_too,
+            "operator": self.is_operator(headers),
+            "can_act": sources.door.has_token(),
+            "readers_need_token": sources.readers_too,
+            "others": sources.others.iter().map(|(name, _)| &**name).collect::<Vec<_>>(),
             "sources": {
                 "map": sources.registry.is_some() || !sources.metrics.is_empty() || !sources.gateways.is_empty(),
                 "breakers": !sources.circuits.is_empty() || !sources.gateways.is_empty(),
                 "limits": !sources.limits.is_empty(),
-                "traces": sources.traces.is_some(),
+                "traces": !sources.traces.is_empty(),
                 "sagas": sources.sagas.is_some(),
                 "broker": sources.broker.is_some(),
                 "canary": !sources.splits.is_empty(),
@@ -167,15 +183,34 @@ impl Console {
 
     /// What is asked for by name.
     async fn detail(&self, rest: &str, query: Option<&str>) -> Result<Option<Value>, String> {
+        let sources = &*self.sources.now();
+        let asked = rest.split_once('/').unwrap_or((rest, ""));
+        let own = self.own_detail(sources, asked, query).await?;
+        match asked {
+            ("traces" | "sagas" | "letters", id)
+                if !id.is_empty() && !sources.others.is_empty() =>
+            {
+                elsewhere::detail(sources, asked, own).await
+            }
+            _ => Ok(own),
+        }
+    }
+
+    async fn own_detail(
+        &self,
+        sources: &Sources,
+        asked: (&str, &str),
+        query: Option<&str>,
+    ) -> Result<Option<Value>, String> {
         use gusset_saga::SagaError::NoSuchSaga;
-        let sources = &self.sources;
-        let (kind, id) = rest.split_once('/').unwrap_or((rest, ""));
-        match (kind, id) {
-            ("traces", "all") => Ok(Some(traces::list(sources.traces.as_ref()))),
-            ("traces", id) => Ok(sources.traces.as_ref().and_then(|store| traces::one(store, id))),
+        match asked {
+            ("traces", "all") => Ok(Some(traces::list(&sources.traces))),
+            ("traces", id) => Ok(traces::one(&sources.traces, id)),
             ("sagas", id) => {
-                let Some(sagas) = &sources.sagas else { return Ok(None) };
-                match sagas::one(sagas, id).await {
+                let (Some(sagas), Some(id)) = (&sources.sagas, &elsewhere::decoded(id)) else {
+                    return Ok(None);
+                };
+                match sagas::one(sagas, id, &sources.traces).await {
                     Ok(Value::Null) | Err(NoSuchSaga(_)) => Ok(None),
                     Ok(found) => Ok(Some(found)),
                     Err(error) => Err(error.to_string()),
@@ -239,7 +274,14 @@ impl Console {
             #[serde(default)]
             variant: String,
         }
-        let sources = &self.sources;
+        let sources = &*self.sources.now();
+        let elsewhere = match serde_json::from_slice(body) {
+            Ok(order) => elsewhere::order(sources, path, &order).await,
+            Err(_) => None,
+        };
+        if elsewhere.is_some() {
+            return elsewhere;
+        }
         Some(match path {
             "/api/breakers" => parsed(body).and_then(|OfCircuit { group, name, act }| {
                 let count = breakers::act(sources, (&group, &name), &act)?;
@@ -250,7 +292,7 @@ impl Console {
                 Ok(json!({}))
             }),
             "/api/sagas" => match parsed(body) {
-                Ok(act) => sagas::act(sources.sagas.as_ref()?, &act).await,
+                Ok(act) => sagas::act(sources.sagas.as_ref()?, act).await,
                 Err(why) => Err(why),
             },
             "/api/letters" => match parsed(body) {

@@ -24,6 +24,7 @@
 //! | [`router`] | the page, its script and its style, and what they ask, for axum |
 //! | [`Sources`] | what it looks at, and who may look and act |
 //! | [`ReadLimit`], [`LimitReading`] | a limit that tells how it stands |
+//! | [`Elsewhere`] | another process, whose figures stand beside those of this one |
 //!
 //! # What it answers
 //!
@@ -32,10 +33,10 @@
 //! | `GET /`, `/app.js`, `/app.css` | the page; below 80 KiB together, compressed |
 //! | `GET /live?page=map` | server-sent events: the JSON of the page, at once and when it has changed, once a second at most. An answer lasts half a minute; then the page asks again |
 //! | `GET /api/map` and so on | the same JSON, once |
-//! | `GET /api/session` | `{"operator", "can_act", "readers_need_token", "sources": {page: bool}}` |
+//! | `GET /api/session` | `{"operator", "can_act", "readers_need_token", "others": [name], "sources": {page: bool}}` |
 //! | `GET /api/traces/all` | `{"traces": […]}`: the youngest 10,000 |
 //! | `GET /api/traces/{id}` | `{"trace_id", "spans": [{"depth", "name", "failed", "span"}], "logs": […]}` |
-//! | `GET /api/sagas/{id}` | `{"report", "shape", "history": […], "trace_id"}`: the last 500 records |
+//! | `GET /api/sagas/{id}` | `{"report", "shape", "history": […], "trace_id", "attempts": [{"step", "direction", "attempt", "failed", "error", "began_at", "duration_ms"}]}`: the last 500 records; attempts that stand among the traces with the tags `saga.id`, `saga.step` and `saga.direction` |
 //! | `GET /api/letters?after=7` | `{"letters": […]}`: the next 200 |
 //! | `GET /api/letters/{id}` | a line of that list with `payload` (`{"text"}` or `{"hex"}`, at most 64 KiB of it), `headers`, `published_at`, `first_failure`, `last_failure` |
 //! | `POST /api/breakers` | `{"group", "name", "do"}`: `force_open`, `force_closed`, `disable`, `reset` |
@@ -56,9 +57,15 @@
 //! | `breakers` | `{"breakers": [{"group", "name", "state", "observing", "successes", "failures", "ignored", "refused", "late", "window": {"calls", "failures", "slow"}, "retry_ms", "cause"}]}` |
 //! | `limits` | `{"limits": [{"name", "quota": {"tokens", "period_ms", "burst"}, "remaining", "waiting", "in_flight", "places", "allowed", "refused", "keys", "evictions", "top": [{"key", "refused"}]}]}` |
 //! | `traces` | `{"newest": [TraceSummary], "stats": StoreStats, "logs": [Log]}`: the youngest 200 and 100 |
-//! | `sagas` | `{"counts": [{"state", "count"}], "sagas": [{"saga", "definition", "version", "state", "records", "created_at", "changed_at", "node", "due"}]}`: 100 of each state, or `{"error"}` |
+//! | `sagas` | `{"counts": [{"state", "count"}], "sagas": [{"saga", "definition", "version", "state", "records", "created_at", "changed_at", "node", "due"}]}`: 100 of each state, those that wait for somebody the oldest first and the others the newest, or `{"error"}` |
 //! | `broker` | `{"unroutable", "duplicates", "discarded", "dead_letters", "dead_letter_bytes", "dead_letters_dropped", "dead_letters_refused", "groups": [{"group", "pattern", "subscriptions", "lag", "ready", "in_flight", "delayed", "in_lanes", "bytes", "oldest_ms", "waiting", "published", "delivered", "redelivered", "redriven", "acked", "dead", "dropped", "expired", "refused"}], "letters": [{"id", "message", "subject", "group", "reason", "attempts", "redrives", "died_at", "error", "bytes", "trace_id"}], "error"}`: the oldest 200 letters |
 //! | `canary` | `{"splits": [{"name", "variants": [{"name", "upstream", "weight", "calls", "failures", "p95_ms"}], "rollout": {"variant", "percent", "state", "why", "calls", "failures"}}]}` |
+//!
+//! # Several processes
+//!
+//! [`Sources::other`] shows another process beside this one: one that has a console of its own, or whatever tells what a console would ([`Elsewhere`]); `gusset console` is made of that. Services
+//! and edges of one name are one, with sums and the worst latencies; so are traces of one id, whose spans are put together, and sagas of one id. Groups of circuits and of messages, limits,
+//! splits and gateways have the name of their process in front (`left · payments`), dead letters behind (`7@left`). Orders go where their target is, with what [`Elsewhere::order`] shows there.
 //!
 //! # Who may ask
 //!
@@ -67,7 +74,7 @@
 //! [named host](Sources::host), and must not come from a page of another origin, so that no name that its owner lets point to this machine reaches it.
 //!
 //! What services say is shown as text, wherever it comes from. The script makes no markup of it, and the browser is told to run nothing but the script: no inline code, no `eval`, no
-//! assignment of markup, no frame around the page.
+//! assignment of markup, no frame around the page. That holds for other processes as well: what they say is text, and of a wrong kind it is left out.
 //!
 //! # What is bounded
 //!
@@ -76,10 +83,14 @@
 //!
 //! # What it does not do
 //!
-//! It looks into the process that serves it, keeps no history and raises no alarm: that is for Prometheus. Keys of limits are shown only if the limit counts them.
+//! It keeps no history and raises no alarm: that is for Prometheus. Keys of limits are shown only where they are noted (`Greedy`). Of brokers it knows the topics that groups listen to, and no
+//! others. Of another process it reads the first 200 dead letters.
 
 mod console;
 mod sources;
+
+mod elsewhere;
+mod merge;
 
 mod breakers;
 mod canary;
@@ -92,9 +103,9 @@ mod traces;
 mod live;
 
 mod answer;
-mod guard;
 
 pub use console::router;
+pub use elsewhere::{Elsewhere, encoded};
 pub use limits::{LimitReading, ReadLimit};
 pub use sources::Sources;
 

@@ -1,6 +1,7 @@
 use std::{hash::Hash, sync::Arc};
 
-use gusset_ratelimit::{ConcurrencyLimiter, ExactKeyed, Keyed, Quota, RateLimiter};
+use gusset_gateway::RouteLimit;
+use gusset_ratelimit::{ConcurrencyLimiter, ExactKeyed, Greedy, Keyed, Quota, RateLimiter};
 use serde_json::{Value, json};
 
 use crate::{Sources, millis};
@@ -41,6 +42,13 @@ impl LimitReading {
     pub fn new(allowed: u64, refused: u64) -> Self {
         Self { allowed, refused, ..Self::default() }
     }
+
+    /// With the keys that were refused most.
+    #[must_use]
+    pub fn greedy(mut self, greedy: &Greedy) -> Self {
+        self.top = greedy.top(TOP).into_iter().map(|key| (key.key.into(), key.refused)).collect();
+        self
+    }
 }
 
 impl ReadLimit for RateLimiter {
@@ -78,6 +86,13 @@ impl<K: Hash + Eq + Send + Sync + 'static> ReadLimit for ExactKeyed<K> {
     }
 }
 
+/// With the keys that were [noted](Greedy::note), or that [`RateLimitLayer::note_refused`](gusset_ratelimit::RateLimitLayer::note_refused) noted.
+impl<L: ReadLimit> ReadLimit for (L, Greedy) {
+    fn read(&self) -> LimitReading {
+        self.0.read().greedy(&self.1)
+    }
+}
+
 impl ReadLimit for ConcurrencyLimiter {
     fn read(&self) -> LimitReading {
         let stats = self.stats();
@@ -89,18 +104,35 @@ impl ReadLimit for ConcurrencyLimiter {
     }
 }
 
+/// What each client may on a route of a gateway.
+fn of_route(limit: &RouteLimit) -> LimitReading {
+    LimitReading {
+        quota: Some(limit.quota),
+        evictions: limit.evictions,
+        ..LimitReading::new(limit.stats.allowed, limit.stats.refused)
+    }
+    .greedy(&limit.greedy)
+}
+
 /// Most keys of a limit that are shown.
 const TOP: usize = 20;
 
 pub(crate) fn page(sources: &Sources) -> Value {
-    let limits = sources.limits.iter().map(|(name, limit)| {
-        let reading = limit.read();
+    let own = sources.limits.iter().map(|(name, limit)| (name.to_string(), limit.read()));
+    let of_routes = sources.gateways.iter().flat_map(|(name, gateway)| {
+        let limits = gateway.current().limits().into_iter();
+        limits.map(move |limit| {
+            let host = limit.host.as_deref().unwrap_or_default();
+            (format!("{name} {host}{}", limit.path), of_route(&limit))
+        })
+    });
+    let limits = own.chain(of_routes).map(|(name, reading)| {
         let quota = reading.quota.map(|quota| {
             json!({ "tokens": quota.tokens(), "period_ms": millis(quota.period()), "burst": quota.capacity() })
         });
         let top = reading.top.iter().take(TOP).map(|(key, n)| json!({ "key": &**key, "refused": n }));
         json!({
-            "name": &**name,
+            "name": name,
             "quota": quota,
             "remaining": reading.remaining,
             "waiting": reading.waiting,

@@ -10,7 +10,7 @@ use gusset_sidecar::{Durations, Metrics, RetryStats, Snapshot, SpanKind, Summary
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{Sources, breakers, live::within, millis};
+use crate::{Sources, breakers, live::within, millis, sources::Retries};
 
 /// Of which time the figures tell.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -31,7 +31,8 @@ struct Inner {
 struct Reading {
     at: Instant,
     services: BTreeMap<Arc<str>, Traffic>,
-    retries: Vec<RetryStats>,
+    /// By caller and called.
+    retries: BTreeMap<(Arc<str>, Arc<str>), RetryStats>,
 }
 
 /// What one service has counted.
@@ -56,6 +57,14 @@ impl From<Summary> for Figures {
 }
 
 impl Traffic {
+    fn add(&mut self, more: Self) {
+        self.served.add(&more.served);
+        self.active += more.active;
+        for (peer, figures) in more.calls {
+            self.calls.entry(peer).or_default().add(&figures);
+        }
+    }
+
     fn of(metrics: &Metrics) -> Self {
         let snapshot = metrics.snapshot();
         let peers: BTreeSet<_> = snapshot.series.iter().filter_map(|s| s.peer.clone()).collect();
@@ -79,6 +88,11 @@ fn of_peer(snapshot: &Snapshot, peer: &str) -> Figures {
 }
 
 impl Figures {
+    fn add(&mut self, more: &Self) {
+        self.errors += more.errors;
+        self.durations.add(&more.durations);
+    }
+
     /// What came after `earlier`, as JSON; a rate only where the time is known.
     fn json(&self, earlier: Option<&Self>, window: Duration) -> Value {
         let none = Self::default();
@@ -138,7 +152,7 @@ impl Memory {
             "window_ms": millis(window),
             "services": services(sources, &instances, (&now, before), window),
             "left_out": instances.left_out,
-            "edges": edges(sources, (&now, before), window),
+            "edges": edges((&now, before), window),
             "gateways": sources.gateways.iter().map(routes).collect::<Vec<_>>(),
             "error": error,
         });
@@ -186,15 +200,17 @@ struct Instances {
 
 impl Reading {
     fn of(sources: &Sources) -> Self {
-        let mut services: BTreeMap<_, _> = sources
-            .metrics
-            .iter()
-            .map(|(name, metrics)| (name.clone(), Traffic::of(metrics)))
-            .collect();
-        for (name, gateway) in &sources.gateways {
-            services.insert(name.clone(), Traffic::of(gateway.current().metrics()));
+        let mut services: BTreeMap<_, Traffic> = BTreeMap::new();
+        for (name, metrics) in &sources.metrics {
+            services.entry(name.clone()).or_default().add(Traffic::of(metrics));
         }
-        let retries = sources.retries.iter().map(|retries| (retries.read)()).collect();
+        for (name, gateway) in &sources.gateways {
+            services.entry(name.clone()).or_default().add(Traffic::of(gateway.current().metrics()));
+        }
+        let mut retries: BTreeMap<_, RetryStats> = BTreeMap::new();
+        for Retries { from, to, read } in &sources.retries {
+            add(retries.entry((from.clone(), to.clone())).or_default(), &read());
+        }
         Self { at: Instant::now(), services, retries }
     }
 }
@@ -244,11 +260,7 @@ fn circuits(sources: &Sources) -> HashMap<(String, Arc<str>), &'static str> {
         .collect()
 }
 
-fn edges(
-    sources: &Sources,
-    (now, before): (&Reading, Option<&Reading>),
-    window: Duration,
-) -> Vec<Value> {
+fn edges((now, before): (&Reading, Option<&Reading>), window: Duration) -> Vec<Value> {
     let mut edges = Vec::new();
     for (from, traffic) in &now.services {
         let earlier = before.and_then(|before| before.services.get(from));
@@ -257,18 +269,26 @@ fn edges(
             let mut edge = figures.json(earlier, window);
             edge["from"] = (**from).into();
             edge["to"] = (**to).into();
-            let at = sources.retries.iter().position(|r| r.from == *from && r.to == *to);
-            edge["retries"] = at.and_then(|at| retries(at, now, before)).into();
+            edge["retries"] = retries(&(from.clone(), to.clone()), now, before).into();
             edges.push(edge);
         }
     }
     edges
 }
 
+fn add(sum: &mut RetryStats, more: &RetryStats) {
+    sum.calls += more.calls;
+    sum.calls_failed += more.calls_failed;
+    sum.attempts += more.attempts;
+    sum.attempts_failed += more.attempts_failed;
+    sum.recovered += more.recovered;
+    sum.over_budget += more.over_budget;
+}
+
 /// What callers saw, beside what happened.
-fn retries(at: usize, now: &Reading, before: Option<&Reading>) -> Option<Value> {
-    let now = now.retries.get(at)?;
-    let before = before.and_then(|before| before.retries.get(at)).copied().unwrap_or_default();
+fn retries(edge: &(Arc<str>, Arc<str>), now: &Reading, before: Option<&Reading>) -> Option<Value> {
+    let now = now.retries.get(edge)?;
+    let before = before.and_then(|before| before.retries.get(edge)).copied().unwrap_or_default();
     Some(json!({
         "calls": now.calls.saturating_sub(before.calls),
         "calls_failed": now.calls_failed.saturating_sub(before.calls_failed),
