@@ -12,8 +12,9 @@
 //! | [`saga`] | all steps of a process happen, or all are undone |
 //! | [`sidecar`] | retries, deadlines, traces, metrics as layers |
 //! | [`gateway`] | an HTTP front door made of the above |
+//! | [`console`] | one page in the browser over all of the above |
 //! | [`outbox`] (with `broker` and `saga`) | what sagas emit, published by the broker |
-//! | [`observe`] (with `sidecar`) | numbers of circuits, limiters, sagas and brokers, and a broker's spans, as a sidecar shows them |
+//! | [`observe`] (with `sidecar`) | numbers of circuits, limiters, sagas and brokers, and spans of brokers and sagas, as a sidecar shows them |
 //! | [`standard`] | the client of a service by its name, all layers in order |
 //! | [`config`] | settings out of files, environment and keys, followed while a program runs |
 //! | [`problem`] | refusals and failures of handlers as problems of RFC 9457 |
@@ -30,7 +31,7 @@
 //! | `postgres` | of [`saga`]: journals in a PostgreSQL database, which nodes share |
 //! | `reqwest` | of [`call`]: a reqwest client as an HTTP service |
 //! | `tonic` | of [`call`]: a tonic channel that layers with bodies of their own fit around |
-//! | `full` | all of the modules, with none of the features of theirs |
+//! | `full` | all of the modules but the console, with none of the features of theirs |
 //!
 //! What all layers share, the refusals and the context of a call, is in [`call`], always there.
 
@@ -40,6 +41,8 @@ pub use gusset_call as call;
 pub use gusset_breaker as breaker;
 #[cfg(feature = "broker")]
 pub use gusset_broker as broker;
+#[cfg(feature = "console")]
+pub use gusset_console as console;
 #[cfg(feature = "gateway")]
 pub use gusset_gateway as gateway;
 #[cfg(feature = "ratelimit")]

@@ -1,5 +1,5 @@
-//! What the rest of the family does, as a sidecar shows it: numbers of circuits, limiters, sagas and brokers among the metrics, the spans of a broker among the
-//! records. Each function adds a source that is asked when the metrics are read, so nothing of it costs a call anything.
+//! What the rest of the family does, as a sidecar shows it: numbers of circuits, limiters, sagas and brokers among the metrics, the spans of a broker and the attempts of sagas among
+//! the records. Each function adds a source that is asked when the metrics are read, so nothing of it costs a call anything.
 //!
 //! ```
 //! # #[cfg(feature = "broker")] fn main() {
@@ -30,11 +30,15 @@
 //! # #[cfg(not(feature = "broker"))] fn main() {}
 //! ```
 
+#[cfg(feature = "saga")]
+mod attempts;
 #[cfg(feature = "broker")]
 mod messages;
 #[cfg(any(feature = "breaker", feature = "ratelimit", feature = "saga"))]
 mod numbers;
 
+#[cfg(feature = "saga")]
+pub use attempts::attempts;
 #[cfg(feature = "broker")]
 pub use messages::{numbers, spans};
 #[cfg(feature = "breaker")]
