@@ -38,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "gusset-call",
             "gusset-breaker",
             "gusset-broker",
+            "gusset-console",
             "gusset-gateway",
             "gusset-ratelimit",
             "gusset-registry",
@@ -50,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "gusset-call",
             "gusset-breaker",
+            "gusset-console",
             "gusset-ratelimit",
             "gusset-registry",
             "gusset-broker",

@@ -34,6 +34,17 @@ gusset deadletters purge   --all [OPTIONS]   deletes all that are meant
 The exit code is 0, 1 if some were not given back, or 2 if it could not be done.
 ";
 
+/// The broker at `nats://…`, or in the folder of this name.
+#[cfg(feature = "console")]
+pub(crate) async fn open(place: &str) -> Result<gusset_broker::Broker, String> {
+    let is_nats = place.starts_with("nats://") || place.starts_with("tls://");
+    let named = match is_nats {
+        true => Named { nats: Some(place.to_owned()), ..Named::default() },
+        false => Named { dir: Some(place.into()), ..Named::default() },
+    };
+    named.place(None).map_err(str::to_owned)?.open().await
+}
+
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DeadLetters {

@@ -1,5 +1,7 @@
-//! The binary of the family: `gusset registry`, `gusset gateway`, `gusset sidecar`, `gusset deadletters`, `gusset saga`, `gusset health`.
+//! The binary of the family: `gusset registry`, `gusset gateway`, `gusset sidecar`, `gusset console`, `gusset deadletters`, `gusset saga`, `gusset health`.
 
+#[cfg(feature = "console")]
+mod console;
 #[cfg(any(feature = "file", feature = "nats"))]
 mod deadletters;
 #[cfg(feature = "gateway")]
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        #[cfg(feature = "console")]
+        Ok(Command::Console(asked)) => finish(log::begin().and_then(|()| console::run(*asked))),
         #[cfg(any(feature = "file", feature = "nats"))]
         Ok(Command::DeadLetters(asked)) => match deadletters::run(&asked) {
             Ok(false) => ExitCode::from(1),

@@ -12,6 +12,8 @@ gusset gateway              an API gateway out of a TOML file
 gusset gateway --help       its options
 gusset sidecar              stands beside a program in any language: found, reached and reaching others through it
 gusset sidecar --help       its options
+gusset console              one page in the browser over all of these
+gusset console --help       its options
 gusset deadletters          the messages that groups of a broker could not handle: list, show, redrive, purge
 gusset deadletters --help   its options
 gusset saga                 the sagas of a program: list, show, retry, skip, supply, turn-back, close
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     #[cfg(feature = "sidecar")]
     Sidecar(crate::sidecar::Asked),
     Health(crate::health::Asked),
+    #[cfg(feature = "console")]
+    Console(Box<crate::console::Asked>),
     #[cfg(any(feature = "file", feature = "nats"))]
     DeadLetters(crate::deadletters::DeadLetters),
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -104,6 +108,16 @@ impl Command {
             Some("saga") => {
                 Err("this gusset was built without the features sqlite and postgres".into())
             }
+            #[cfg(feature = "console")]
+            Some("console") => {
+                let their_token = std::env::var("GUSSET_THEIR_TOKEN").ok();
+                let asked = crate::console::parse(&mut args, token, their_token);
+                let help = Self::Help(crate::console::HELP);
+                let console = |asked| Self::Console(Box::new(asked));
+                asked.map(|asked| asked.map_or(help, console)).map_err(|error| error.to_string())
+            }
+            #[cfg(not(feature = "console"))]
+            Some("console") => Err("this gusset was built without the feature console".into()),
             #[cfg(feature = "gateway")]
             Some("gateway") => {
                 let asked = crate::gateway::parse(&mut args);

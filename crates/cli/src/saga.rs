@@ -199,6 +199,18 @@ async fn deal(asked: Asked) -> Result<bool, String> {
     }
 }
 
+/// The store at `postgres://…` or `sqlite:FILE`.
+#[cfg(feature = "console")]
+pub(crate) async fn open_at(place: &str) -> Result<Arc<dyn Store>, String> {
+    match place.strip_prefix("sqlite:") {
+        Some(file) => open(At::Sqlite(file.trim_start_matches("//").into())).await,
+        None if place.starts_with("postgres") => {
+            open(At::Postgres { url: place.to_owned(), schema: "gusset".to_owned() }).await
+        }
+        None => Err(format!("--saga: '{place}' is neither postgres://… nor sqlite:FILE")),
+    }
+}
+
 async fn open(at: At) -> Result<Arc<dyn Store>, String> {
     match at {
         #[cfg(feature = "sqlite")]
