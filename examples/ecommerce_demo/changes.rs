@@ -120,6 +120,7 @@ impl Story {
             // One that an earlier act killed begins here again.
             let from = at(self);
             self.shop.restart(id).await?;
+            self.console.look(&self.shop);
             let addr = |addr: Option<std::net::SocketAddr>| {
                 addr.map_or_else(|| "dead".to_owned(), |addr| addr.to_string())
             };

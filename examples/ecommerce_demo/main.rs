@@ -2,6 +2,7 @@
 
 mod acts;
 mod changes;
+mod console;
 mod load;
 mod options;
 mod shopper;
@@ -91,6 +92,8 @@ async fn story(options: &Options, listener: TcpListener) -> Result<bool, Failed>
     let terminal = Terminal::new(options.headless);
     let mut story = Story::open(options, listener, terminal).await?;
     story.terminal.title(format!("gusset: a shop of seven services behind {}", story.gateway));
+    story.terminal.say(format!("all of it to look at: {}", story.console.url));
+    story.terminal.say(format!("to act there, its operator's token is {}", story.console.token));
     if story.terminal.has_keys() {
         story.terminal.say("Enter goes on sooner, Ctrl-C ends it");
     }

@@ -12,6 +12,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    console::Console,
     load::Load,
     options::Options,
     shopper::{Books, Shopper},
@@ -44,6 +45,7 @@ const BUSY: Duration = Duration::from_secs(10);
 pub(crate) struct Story {
     pub(crate) terminal: Terminal,
     pub(crate) shop: Shop,
+    pub(crate) console: Console,
     pub(crate) times: Times,
     pub(crate) gateway: String,
     pub(crate) http: reqwest::Client,
@@ -79,6 +81,8 @@ impl Story {
             secret: std::env::var("SHOP_SECRET").ok(),
         };
         let shop = Shop::open(&ground, listener).await.map_err(NoStart)?;
+        let next = options.port.checked_add(1).filter(|port| *port > 1).unwrap_or(0);
+        let console = Console::open(&shop, next).await.map_err(NoStart)?;
         // A folder has them from the first time.
         let known = shop.products.all();
         let product = |(name, price_cents)| {
@@ -96,6 +100,7 @@ impl Story {
             products: products.map(|product| product.id).to_vec(),
             terminal,
             shop,
+            console,
             times,
             gateway,
             http: reqwest::Client::new(),

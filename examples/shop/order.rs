@@ -147,6 +147,11 @@ impl Orders {
         self.journal.count().await.map_err(io::Error::other)
     }
 
+    /// The journals of its sagas.
+    pub(crate) fn journal(&self) -> Arc<dyn Store> {
+        self.journal.clone()
+    }
+
     /// Orders that stand.
     #[must_use]
     pub fn confirmed(&self) -> Vec<Order> {

@@ -11,11 +11,12 @@ use gusset::{
     breaker::{self, Circuit},
     broker::{Broker, Filter, Subscription},
     call::{Deadline, TraceId},
-    gateway::{Gateway, serve},
+    console::Sources,
+    gateway::{Gateway, Live, serve},
     observe,
     registry::{Registry, RemoteKv, RemotePolicy},
     shutdown::Shutdown,
-    sidecar::{Record, Recorder, Sidecar, SpanKind, Summary},
+    sidecar::{Record, Recorder, Sidecar, SpanKind, Summary, telemetry::Store},
 };
 use tokio::{
     net::TcpListener,
@@ -312,6 +313,25 @@ impl Shop {
         let outbound = self.members.iter().filter_map(|member| member.outbound.as_ref());
         let callers = outbound.filter(|caller| !caller.circuits().is_empty());
         callers.map(|caller| caller.circuits().get(instance.into())).collect()
+    }
+
+    /// What a console shows of the shop, with the instances that there are now.
+    pub fn sources(&self) -> Sources {
+        let mut sources = Sources::new()
+            .registry(self.registry.clone())
+            .gateway("gateway", &Live::new(self.gateway.clone()))
+            .traces(&Store::of(&self.recorder))
+            .saga_store(self.orders.journal())
+            .broker(&self.broker);
+        for member in &self.members {
+            let (recorder, metrics) = (member.sidecar.recorder(), member.sidecar.metrics());
+            let service = recorder.service().clone();
+            sources = sources.traces(&Store::of(recorder)).metrics(service, metrics);
+            if let Some(outbound) = &member.outbound {
+                sources = sources.circuits(member.id.as_str(), outbound.circuits());
+            }
+        }
+        sources
     }
 
     /// All that was recorded of one trace, by all services, in the order of their beginnings.
