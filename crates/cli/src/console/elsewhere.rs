@@ -75,12 +75,77 @@ impl OfGateway {
     }
 }
 
+/// Its splits, and its orders.
+impl OfGateway {
+    /// As its operators' listener tells them: with `at`, where orders go.
+    async fn splits(&self) -> Result<Vec<Value>, String> {
+        match self.client.get("splits").await? {
+            Some(Value::Array(splits)) => Ok(splits),
+            // One of an older release.
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    async fn canary(&self) -> Result<Value, String> {
+        let splits = self.splits().await?.into_iter().map(|split| {
+            let variants = split["variants"].as_array().into_iter().flatten();
+            let variants = variants.filter(|variant| variant.is_object()).map(|variant| {
+                let mut variant = variant.clone();
+                variant["upstream"] = variant["to"].take();
+                variant
+            });
+            let mut rollout = split["rollout"].clone();
+            if rollout.is_object() {
+                rollout["why"] = rollout["reason"].take();
+            }
+            json!({ "name": split["route"], "variants": variants.collect::<Vec<_>>(), "rollout": rollout })
+        });
+        Ok(json!({ "splits": splits.collect::<Vec<_>>() }))
+    }
+
+    async fn turn(&self, split: &str, what: &str, variant: &str) -> Result<Value, String> {
+        let splits = self.splits().await?;
+        let found = splits.iter().find(|found| found["route"] == split);
+        let at = found.and_then(|found| found["at"].as_str()).ok_or("there is no such split")?;
+        let at = at.trim_start_matches('/');
+        match what {
+            "promote" => {
+                let variant = gusset_console::encoded(variant);
+                self.client.post(&format!("{at}/promote?variant={variant}"), &json!({})).await
+            }
+            // Weights that were set by hand are no rollout.
+            "abort" => match self.client.post(&format!("{at}/abort"), &json!({})).await {
+                Ok(done) => Ok(done),
+                Err(_) => self.client.post(&format!("{at}/revert"), &json!({})).await,
+            },
+            _ => Err("a gateway takes promote and abort".to_owned()),
+        }
+    }
+
+    async fn force(&self, order: &Value) -> Result<Value, String> {
+        let text = |field: &str| order[field].as_str().unwrap_or_default().to_owned();
+        let what = match &*text("do") {
+            "force_open" => "open",
+            "force_closed" => "closed",
+            "reset" => "reset",
+            _ => return Err("a gateway takes force_open, force_closed and reset".to_owned()),
+        };
+        let (upstream, instance) = (text("group"), text("name"));
+        if [&upstream, &instance].iter().any(|name| name.contains(['?', '#', '%', ' '])) {
+            return Err("there is no such circuit".to_owned());
+        }
+        let path = format!("upstreams/{upstream}/{instance}/{what}");
+        self.client.post(&path, &json!({})).await
+    }
+}
+
 impl Elsewhere for OfGateway {
     fn get<'a>(&'a self, path: &'a str) -> Told<'a, Option<Value>> {
         Box::pin(async move {
             match path {
                 "map" => self.map().await.map(Some),
                 "breakers" => self.breakers().await.map(Some),
+                "canary" => self.canary().await.map(Some),
                 _ => Ok(None),
             }
         })
@@ -88,19 +153,12 @@ impl Elsewhere for OfGateway {
 
     fn order<'a>(&'a self, path: &'a str, order: &'a Value) -> Told<'a, Value> {
         Box::pin(async move {
-            let text = |field: &str| order[field].as_str().unwrap_or_default().to_owned();
-            let what = match (path, &*text("do")) {
-                ("breakers", "force_open") => "open",
-                ("breakers", "force_closed") => "closed",
-                ("breakers", "reset") => "reset",
-                _ => return Err("a gateway takes force_open, force_closed and reset".to_owned()),
-            };
-            let (upstream, instance) = (text("group"), text("name"));
-            if [&upstream, &instance].iter().any(|name| name.contains(['?', '#', '%', ' '])) {
-                return Err("there is no such circuit".to_owned());
+            let text = |field: &str| order[field].as_str().unwrap_or_default();
+            match path {
+                "breakers" => self.force(order).await,
+                "canary" => self.turn(text("split"), text("do"), text("variant")).await,
+                _ => Err("nothing of that kind is to be ordered at a gateway".to_owned()),
             }
-            let path = format!("upstreams/{upstream}/{instance}/{what}");
-            self.client.post(&path, &json!({})).await
         })
     }
 }
