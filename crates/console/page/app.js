@@ -608,6 +608,7 @@ const pages = {
               s("text.small", { x: 10, y: 35 }, words(step.state) + (failed ? ` · ${failed} attempts failed` : "")), s("text.small", { x: 10, y: 48 }, typeof kind === "object" ? Object.keys(kind)[0] : kind === "action" ? (shape.steps[at].undo ? "can be undone" : "") : kind), s("title", step.name));
           })));
       };
+      const attempts = (all) => h("div.scroll", h("table", h("tbody", all.map((a) => h("tr", h("td.mono.soft", clock(a.began_at)), h("td", `${a.direction === "undo" ? "undo of " : ""}${a.step}, attempt ${a.attempt}`), h("td.n", span(a.duration_ms)), h("td" + (a.failed ? ".bad-ink" : ".soft"), a.failed ? a.error ?? "failed" : "done"))))));
       const journal = ({ history, shape }) => {
         const name = (at) => shape.steps[at]?.name ?? "";
         const text = (event) => {
@@ -631,7 +632,7 @@ const pages = {
           detail.records = last?.sagas?.find((g) => g.saga === id)?.records;
           const send = (what, title, more = {}) => async () => {
             const reason = await ask({ title, text: `${report.definition} ${id}`, label: "Why? It stands in the journal." });
-            if (reason != null && await order("sagas", { saga: id, do: what, note: reason, ...more }, (d) => `${title}: ${words(d.state)}`)) open(id);
+            if (reason != null && await order("sagas", { saga: id, do: what, note: reason, ...more }, (d) => `${title}: ${words(d.state)}${d.node ? " for " + d.node : ""}`)) open(id);
           };
           const undos = report.steps.filter((step) => ["undo_failed", "undoing"].includes(step.state)), halted = report.steps.filter((step) => ["halted", "acting"].includes(step.state));
           const supply = (step) => async () => {
@@ -646,6 +647,7 @@ const pages = {
             report.blocked && h("p.bad-ink", report.blocked), report.failure && h("p.bad-ink", `${report.failure.step}: ${report.failure.errors?.at(-1) ?? ""}`),
             h("p"), diagram(run),
             over ? null : acts(act("Retry", send("retry", "Retry")), act("Turn back", send("turn_back", "Turn back")), undos.map((step) => act("Skip undo of " + step.name, send("skip", "Skip " + step.name, { step: step.name }))), halted.map((step) => act("Supply " + step.name, supply(step))), act("Close", send("close", "Close"), "bad")),
+            run.attempts?.length ? h("h3", "Attempts") : null, run.attempts?.length ? attempts(run.attempts) : null,
             h("h3", "Journal"), journal(run)].filter(Boolean));
         } catch (error) { if (mine === asked) detail.replaceChildren(h("p.soft", "Saga " + id + ": " + error.message)); }
       };
@@ -666,6 +668,10 @@ const pages = {
         ["Again", "n", (g) => count(g.redelivered)], ["Dead", "n", (g, cell) => { cell.className = "n" + (g.dead ? " bad-ink" : ""); return count(g.dead); }],
         ["Dropped", "n", (g) => count(g.dropped + g.expired)], ["Refused", "n", (g) => count(g.refused)], ["Members", "n", (g) => count(g.subscriptions)],
       ], (g) => g.group);
+      const topics = table([
+        ["Topic", "mono", (t) => t.pattern], ["Groups", "", (t) => t.groups.map((g) => g.group).join(", ")],
+        ["Lag of the slowest", "n", (t) => count(Math.max(...t.groups.map((g) => g.lag)))], ["Given to groups", "n", (t) => count(t.groups.reduce((n, g) => n + g.published, 0))],
+      ], (t) => t.pattern);
       const list = windowed({
         label: "Dead letters", kind: "letter", height: 30, low: true, key: (l) => l.id, pick: (l) => open(l.id),
         make: () => h("div", h("span.soft.n"), h("span"), h("span.soft"), h("span.n.soft")),
@@ -677,7 +683,7 @@ const pages = {
       const detail = h("section.card.in", { "aria-label": "One dead letter", tabindex: -1 }, h("p.soft", "Pick a dead letter to see its payload."));
       const tools = h("div.bar"), more = act("Show more", async () => { const page = await get("api/letters?after=" + letters.at(-1).id); older.push(...page.letters); draw(); });
       const letterside = h("section", h("h3", "Dead letters"), tools, h("div.two", h("section.card", list.root), detail));
-      root.append(note, facts, h("section.card", view.root), letterside);
+      root.append(note, facts, h("section.card", h("h2", "Groups"), view.root), letterside, h("section.card", h("h2", "Topics"), topics.root));
       let last = null, older = [], letters = [], asked = 0, shownId = null;
       const all = (what, title, text, tellDone) => async () => {
         const group = await ask({ title, text, label: "Only of this group (empty: of all)" });
@@ -691,14 +697,16 @@ const pages = {
         older = letters.length < 200 ? [] : older.filter((l) => l.id > newest);
         letters.push(...older);
         buttons.forEach((button) => { button.hidden = !session.operator; });
-        more.hidden = letters.length >= last.dead_letters || letters.length < 200;
+        // Those of other processes are not read on from here.
+        more.hidden = letters.length >= last.dead_letters || letters.length < 200 || typeof letters.at(-1).id === "string";
         list.show(letters);
         detail.hidden = false;
         if (shownId != null && letters.length < 200 && !letters.some((l) => l.id === shownId)) { shownId = null; detail.replaceChildren(h("p.soft", "This dead letter is gone.")); }
       };
       const open = async (id) => {
         const mine = ++asked;
-        shownId = +id; list.mark(+id);
+        const key = /^\d+$/.test(id) ? +id : id;
+        shownId = key; list.mark(key);
         history.replaceState(null, "", "#broker/" + encodeURIComponent(id));
         try {
           const l = await get("api/letters/" + encodeURIComponent(id));
@@ -707,9 +715,9 @@ const pages = {
           try { text = JSON.stringify(JSON.parse(text), null, 2); } catch { /* as it is */ }
           const failure = (f) => f && `attempt ${f.attempt}, ${f.kind}, ${day(f.at)}: ${f.error}`;
           const rows = { group: l.group, reason: l.reason, attempts: l.attempts, "redriven before": l.redrives, published: day(l.published_at), died: day(l.died_at), message: l.message, "first failure": failure(l.first_failure), "last failure": failure(l.last_failure) };
-          detail.replaceChildren(...[h("h2", l.subject), h("p", pill("dead letter " + l.id, "bad"), " ", toTrace(l.trace_id)),
+          detail.replaceChildren(...[h("h2", l.subject), h("p", pill("dead letter " + key, "bad"), " ", toTrace(l.trace_id)),
             h("dl", Object.entries(rows).flatMap(([k, v]) => (v == null ? [] : [h("dt", k), h("dd", v)]))),
-            acts(act("Redrive", () => order("letters", { do: "redrive", id: l.id }, () => `Dead letter ${l.id} went back to ${l.group}`))),
+            acts(act("Redrive", () => order("letters", { do: "redrive", id: key }, () => `Dead letter ${key} went back to ${l.group}`))),
             h("h3", `Payload, ${bytes(l.bytes)}`), h("pre", text), l.headers.length ? h("h3", "Headers") : null, h("dl", l.headers.flatMap(([k, v]) => [h("dt.mono", k), h("dd.mono", v)]))].filter(Boolean));
         } catch (error) { if (mine === asked) detail.replaceChildren(h("p.soft", "Dead letter " + id + ": " + error.message)); }
       };
@@ -720,6 +728,9 @@ const pages = {
           const figures = [["dead letters", `${count(data.dead_letters)} (${bytes(data.dead_letter_bytes)})`], ["made room", count(data.dead_letters_dropped)], ["no group wanted", count(data.unroutable)], ["came twice", count(data.duplicates)]];
           keyed(facts, figures, ([k]) => k, ([k]) => h("span", h("b"), " " + k), (f, [, v]) => say(f.firstChild, v));
           view.show(data.groups);
+          const by = new Map();
+          for (const g of data.groups) by.set(g.pattern, [...(by.get(g.pattern) ?? []), g]);
+          topics.show([...by].map(([pattern, groups]) => ({ pattern, groups })));
           letterside.hidden = !data.dead_letters && !(data.letters ?? []).length;
           draw();
         },
@@ -774,8 +785,8 @@ function go() {
   stop?.abort();
   current?.close?.();
   stop = new AbortController();
-  const main = $("main"), body = h("div"), nothing = empty(...pages[page].empty);
-  main.replaceChildren(nothing, body);
+  const main = $("main"), body = h("div"), nothing = empty(...pages[page].empty), trouble = h("p.bad-ink");
+  main.replaceChildren(trouble, nothing, body);
   body.hidden = true;
   nothing.hidden = true;
   const built = pages[page].build(body);
@@ -788,6 +799,8 @@ function go() {
     const blank = built.blank(data);
     nothing.hidden = !blank;
     body.hidden = blank;
+    // The other pages say it in words of their own.
+    say(trouble, blank || ["breakers", "limits", "traces", "canary"].includes(page) ? data.error : "");
     shown = data;
     if (!blank) built.show(data);
     // What stands still sends nothing; its rates are 0 then.

@@ -218,6 +218,7 @@ async fn every_page_is_json_with_and_without_sources() {
     let sagas = json_of(&app, "/api/sagas").await;
     assert_eq!(sagas["sagas"][0]["state"], "stuck");
     let run = json_of(&app, "/api/sagas/s-1").await;
+    assert_eq!(run["attempts"], json!([]), "nobody records them here");
     assert_eq!(run["report"]["steps"][0]["state"], "undo_failed");
     assert_eq!(run["shape"]["steps"][1]["needs"], json!([0]));
     let broker = json_of(&app, "/api/broker").await;
@@ -277,6 +278,178 @@ async fn operators_close_sagas_redrive_letters_and_promote_variants() {
     }
     let long = json!({ "group": "x".repeat(70_000), "name": "", "do": "" });
     assert_eq!(order("/api/breakers", long).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+/// Another console, without a wire in between.
+struct Beside(Router);
+
+impl gusset_console::Elsewhere for Beside {
+    fn get<'a>(
+        &'a self,
+        path: &'a str,
+    ) -> futures_util::future::BoxFuture<'a, Result<Option<Value>, String>> {
+        Box::pin(async move {
+            let response = ask(&self.0, get(&format!("/api/{path}"))).await;
+            match response.status() {
+                StatusCode::OK => Ok(serde_json::from_str(&text(response).await).ok()),
+                _ => Ok(None),
+            }
+        })
+    }
+
+    fn order<'a>(
+        &'a self,
+        path: &'a str,
+        order: &'a Value,
+    ) -> futures_util::future::BoxFuture<'a, Result<Value, String>> {
+        Box::pin(async move {
+            let response = ask(&self.0, post(&format!("/api/{path}"), Some(TOKEN), order)).await;
+            let (status, text) = (response.status(), text(response).await);
+            if status == StatusCode::OK {
+                Ok(serde_json::from_str(&text).unwrap())
+            } else {
+                Err(text)
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn another_process_stands_beside_this_one_and_takes_its_orders() {
+    let (here, there) = (World::new(3, 2).await, World::new(4, 3).await);
+    there.settled().await;
+    let beside = Beside(router(there.sources()));
+    // Its sagas and messages are all elsewhere.
+    let here_alone = Sources::new()
+        .circuit("payments", &here.circuit)
+        .traces(here.telemetry.store())
+        .metrics("orders", here.sidecar.metrics());
+    let app = router(here_alone.other("left", beside).operator_token(TOKEN));
+    let breakers = json_of(&app, "/api/breakers").await;
+    let groups: Vec<_> = breakers["breakers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b["group"].as_str().unwrap())
+        .collect();
+    assert_eq!(groups, ["payments", "left · payments", "left · endpoints"]);
+    let map = json_of(&app, "/api/map").await;
+    assert_eq!(map["services"].as_array().unwrap().len(), 1, "one service, of both");
+    assert_eq!(map["services"][0]["instances"].as_array().unwrap().len(), 3);
+    let traces = json_of(&app, "/api/traces").await;
+    assert_eq!(traces["newest"].as_array().unwrap().len(), 7);
+    assert_eq!(json_of(&app, "/api/traces/all").await["traces"].as_array().unwrap().len(), 7);
+    for trace in traces["newest"].as_array().unwrap() {
+        let id = trace["trace_id"].as_str().unwrap();
+        assert_eq!(
+            json_of(&app, &format!("/api/traces/{id}")).await["spans"].as_array().unwrap().len(),
+            1
+        );
+    }
+    assert_eq!(json_of(&app, "/api/sagas").await["sagas"].as_array().unwrap().len(), 4);
+    assert_eq!(json_of(&app, "/api/sagas/s-1").await["report"]["state"], "stuck");
+    let broker = json_of(&app, "/api/broker").await;
+    assert_eq!(broker["groups"][0]["group"], "left · mails");
+    let id = broker["letters"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(id, "1@left");
+    assert_eq!(json_of(&app, "/api/letters/1%40left").await["group"], "mails");
+
+    let order = async |path: &str, body: Value| {
+        let response = ask(&app, post(path, Some(TOKEN), &body)).await;
+        (response.status(), text(response).await)
+    };
+    let force = json!({ "group": "left · payments", "name": "bank", "do": "force_open" });
+    assert_eq!(order("/api/breakers", force).await.0, StatusCode::OK);
+    assert_eq!((here.circuit.state(), there.circuit.state()), (State::Closed, State::ForcedOpen));
+    let close = json!({ "saga": "s-1", "do": "close", "note": "by hand" });
+    assert_eq!(order("/api/sagas", close).await.0, StatusCode::OK);
+    assert_eq!(order("/api/letters", json!({ "do": "redrive", "id": id })).await.0, StatusCode::OK);
+    there.settled().await;
+    let purge = json!({ "do": "purge", "group": "left · mails" });
+    assert_eq!(
+        order("/api/letters", purge).await,
+        (StatusCode::OK, json!({ "purged": 1 }).to_string())
+    );
+    let promote = json!({ "split": "left · products", "do": "promote", "variant": EVIL });
+    assert_eq!(order("/api/canary", promote).await.0, StatusCode::OK);
+    assert_eq!((here.split.weights()[0].1, there.split.weights()[0].1), (9, 0));
+    let nowhere = json!({ "group": "right · payments", "name": "bank", "do": "force_open" });
+    assert_eq!(order("/api/breakers", nowhere).await.0, StatusCode::CONFLICT);
+}
+
+struct Broken;
+
+impl gusset_console::Elsewhere for Broken {
+    fn get<'a>(
+        &'a self,
+        path: &'a str,
+    ) -> futures_util::future::BoxFuture<'a, Result<Option<Value>, String>> {
+        Box::pin(async move {
+            match path {
+                "map" => std::future::pending().await,
+                "breakers" => Ok(Some(json!([7]))),
+                "limits" => Ok(Some(json!({ "limits": [7, { "name": 7 }, null] }))),
+                _ => Err("it has a cold".to_owned()),
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_hangs_or_talks_nonsense_spoils_nothing() {
+    let circuit = gusset_breaker::Circuit::new("bank", gusset_breaker::Policy::default());
+    let metrics = gusset_sidecar::Metrics::new();
+    let sources = Sources::new().circuit("payments", &circuit).metrics("orders", &metrics);
+    let app = router(sources.other("left", Broken).operator_token(TOKEN));
+    let map = json_of(&app, "/api/map").await;
+    assert_eq!(map["error"], "left: no answer within 5 s");
+    assert_eq!(map["services"][0]["name"], "orders");
+    assert_eq!(json_of(&app, "/api/breakers").await["breakers"].as_array().unwrap().len(), 1);
+    json_of(&app, "/api/limits").await;
+    assert_eq!(json_of(&app, "/api/canary").await["error"], "left: it has a cold");
+    let order = json!({ "group": "left · payments", "name": "bank", "do": "force_open" });
+    assert_eq!(
+        ask(&app, post("/api/breakers", Some(TOKEN), &order)).await.status(),
+        StatusCode::CONFLICT
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_later_is_shown_when_it_has_come() {
+    use std::sync::{Arc, Mutex};
+    let shown = Arc::new(Mutex::new(Sources::new()));
+    let now = shown.clone();
+    let app =
+        router(Sources::new().also(move || now.lock().unwrap().clone()).operator_token(TOKEN));
+    assert_eq!(json_of(&app, "/api/breakers").await["breakers"], json!([]));
+    let circuit = gusset_breaker::Circuit::new("bank", gusset_breaker::Policy::default());
+    *shown.lock().unwrap() = Sources::new().circuit("payments", &circuit);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(json_of(&app, "/api/breakers").await["breakers"][0]["name"], "bank");
+    let order = json!({ "group": "payments", "name": "bank", "do": "force_open" });
+    assert_eq!(
+        ask(&app, post("/api/breakers", Some(TOKEN), &order)).await.status(),
+        StatusCode::OK
+    );
+    assert_eq!(circuit.state(), State::ForcedOpen);
+}
+
+#[tokio::test]
+async fn the_quotas_of_a_gateways_routes_are_shown_with_who_is_refused_most() {
+    use gusset_gateway::{FixedAnswer, Gateway, Live, Route};
+    let route = Route::new("/a").answer(FixedAnswer::text("a"));
+    let route = route.quota_by(gusset_ratelimit::Quota::per_minute(1), |_| EVIL.to_owned());
+    let gateway = Gateway::builder(gusset_registry::MemoryRegistry::default()).route(route).build();
+    let live = Live::new(gateway.unwrap());
+    for _ in 0..3 {
+        let request = Request::get("http://shop/a").body(Body::empty()).unwrap();
+        let _ = live.clone().oneshot(request).await;
+    }
+    let app = router(Sources::new().gateway("edge", &live));
+    let limit = &json_of(&app, "/api/limits").await["limits"][0];
+    assert_eq!(limit["name"], "edge /a");
+    assert_eq!((&limit["allowed"], &limit["refused"]), (&json!(1), &json!(2)));
+    assert_eq!(limit["top"], json!([{ "key": &EVIL[..64.min(EVIL.len())], "refused": 2 }]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -169,6 +169,7 @@ impl Tab {
     }
 
     /// A PNG, in base64.
+    #[allow(dead_code, reason = "for pictures")]
     pub(crate) fn picture(&mut self) -> String {
         let answer = self.send("Page.captureScreenshot", json!({ "format": "png" }));
         answer["data"].as_str().unwrap().to_owned()

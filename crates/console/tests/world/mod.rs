@@ -144,7 +144,7 @@ impl World {
     }
 }
 
-/// Sagas of which one waits for an operator.
+/// Sagas that wait for an operator: `s-1` and `s-2` for an undo, `h-1` for what a step returned, `w-1` for a signal that never comes.
 async fn stuck() -> Orchestrator {
     let sagas = Orchestrator::new(MemoryStore::new());
     let mut saga = Saga::define("place-order", 1);
@@ -157,6 +157,21 @@ async fn stuck() -> Orchestrator {
     let pay = |_: StepContext, _: u32, _: u32| async { Err::<u32, _>(StepError::rejected(EVIL)) };
     let paid = saga.step("pay").needs(&stock).run(pay).no_undo();
     let place_order = saga.finish(&paid).unwrap();
-    sagas.run_as(&place_order, "s-1".parse().unwrap(), 3).await.unwrap();
+    for id in ["s-1", "s-2"] {
+        sagas.run_as(&place_order, id.parse().unwrap(), 3).await.unwrap();
+    }
+
+    let mut saga = Saga::define("ship", 1);
+    let paid = saga.step("pay").run(reserve).no_undo();
+    let mut saga = saga.pivot(&paid);
+    let send = |_: StepContext, _: u32| async { Err::<u32, _>(StepError::rejected("no address")) };
+    let sent = saga.step("send").run(send);
+    let ship = saga.finish(&sent).unwrap();
+    sagas.run_as(&ship, "h-1".parse().unwrap(), 3).await.unwrap();
+
+    let mut saga = Saga::define("return-goods", 1);
+    let arrived = saga.step("arrives").signal::<u32>();
+    let wait = saga.finish(&arrived).unwrap();
+    sagas.start(&wait, "w-1".parse().unwrap(), 3).await.unwrap();
     sagas
 }
