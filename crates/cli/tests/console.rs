@@ -98,11 +98,11 @@ fn the_circuits_of_a_gateway_are_shown_and_operated() {
     let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = upstream.local_addr().unwrap().to_string();
     let text = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\ntoken = \"{TOKEN}\"\n[[routes]]\npath = \"/a\"\nto = \"files\"\n[upstreams.files]\naddresses = [\"{upstream}\"]\n"
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\ntoken = {{ env = \"EDGE_TOKEN\" }}\n[[routes]]\npath = \"/a\"\nto = \"files\"\n[upstreams.files]\naddresses = [\"{upstream}\"]\n"
     );
     fs::write(&file, text).unwrap();
     let mut command = gusset();
-    command.args(["gateway", "--config"]).arg(&file);
+    command.args(["gateway", "--config"]).arg(&file).env("EDGE_TOKEN", TOKEN);
     let (_gateway, admin) = started(Process::started("gateway", command), "operators on http://");
 
     let url = format!("edge=http://{admin}");

@@ -236,7 +236,7 @@ function act(name, run, kind) {
   const button = h("button" + (kind ? "." + kind : ""), { type: "button", "data-act": name, onclick: async () => { button.disabled = true; try { await run(); } finally { button.disabled = false; } } }, name);
   return button;
 }
-const acts = (...buttons) => (session.operator ? h("div.acts", buttons) : null);
+const acts = (...buttons) => (session.operator ? h("div.acts", buttons.flat()) : null);
 const empty = (title, text, code) => h("div.empty", h("h2", title), h("p", text), code && h("code", code));
 const pill = (text, kind) => h("span.pill" + (kind ? "." + kind : ""), text);
 const toTrace = (id) => (id ? h("a", { href: "#traces/" + encodeURIComponent(id) }, "trace " + id.slice(0, 8)) : null);
