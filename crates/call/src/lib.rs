@@ -93,7 +93,10 @@ pub use clock::Clock;
 pub use context::Context;
 pub use deadline::Deadline;
 pub use limited::{Inadmissible, Limited, QuotaPolicy, ServiceLimit};
-pub use refusal::{BoxError, DeadlineExceeded, NoInstance, Open, Overloaded, Refusal, refusal_in};
+pub use refusal::{
+    BoxError, DeadlineExceeded, NoInstance, Open, Overloaded, PerhapsMade, Refusal, never_made,
+    refusal_in,
+};
 pub use request_id::{MalformedRequestId, RequestId};
 pub use trace::{MalformedId, MalformedTraceparent, SpanId, TraceContext, TraceId};
 pub use trace_state::{MalformedTracestate, TraceState};

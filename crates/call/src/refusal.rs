@@ -49,6 +49,45 @@ pub fn refusal_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a dyn Refusa
     None
 }
 
+/// The refusal in `error`, if it says that the call was not made at all: none of [`DeadlineExceeded`], nor of what is behind [`PerhapsMade`].
+#[must_use]
+pub fn never_made<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a dyn Refusal> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<PerhapsMade>() || error.is::<DeadlineExceeded>() {
+            return None;
+        }
+        next = error.source();
+    }
+    refusal_in(error)
+}
+
+/// The call was refused in the end, but an attempt before that may have reached the service, and had its effect: whoever retries or undoes must not take
+/// the refusal for "never sent". Its source is the refusal, which [`refusal_in`] finds, so the caller is answered as by that.
+#[derive(Debug)]
+pub struct PerhapsMade {
+    refusal: BoxError,
+}
+
+impl PerhapsMade {
+    /// What the last attempt came to.
+    pub fn new(refusal: impl Into<BoxError>) -> Self {
+        Self { refusal: refusal.into() }
+    }
+}
+
+impl fmt::Display for PerhapsMade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("refused after an attempt that may have been carried out")
+    }
+}
+
+impl Error for PerhapsMade {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.refusal)
+    }
+}
+
 /// A circuit breaker lets no call through at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
@@ -219,6 +258,18 @@ mod tests {
         let found = refusal_in(&wrapped).unwrap();
         assert_eq!((found.status(), found.grpc_code()), (429, 8));
         assert_eq!(found.retry_after(), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn what_is_refused_after_an_attempt_is_a_refusal_and_no_proof_that_nothing_was_sent() {
+        let open = || Open::new("c").with_retry_after(Duration::from_secs(2));
+        assert!(never_made(&Outer(open().into())).is_some());
+        let perhaps = Outer(PerhapsMade::new(Outer(open().into())).into());
+        assert!(never_made(&perhaps).is_none());
+        let found = refusal_in(&perhaps).unwrap();
+        assert_eq!((found.status(), found.retry_after()), (503, Some(Duration::from_secs(2))));
+        assert!(never_made(&Outer(DeadlineExceeded.into())).is_none());
+        assert!(never_made(&fmt::Error).is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use gusset_call::{DeadlineExceeded, Overloaded, refusal_in};
+use gusset_call::{Overloaded, never_made, refusal_in};
 use serde::{Deserialize, Serialize};
 
 use crate::{BoxError, InvalidName, SagaId, StoreError};
@@ -61,16 +61,14 @@ impl StepError {
     }
 
     /// Error of a call through layers of the family: transient if a layer refused, so that the call was never made, and
-    /// otherwise unknown. A deadline that passed is unknown too. Keeps the refusal's `retry_after`.
+    /// otherwise unknown. A deadline that passed is unknown too, and so is a refusal after an attempt that may have been carried out
+    /// ([`PerhapsMade`](gusset_call::PerhapsMade)). Keeps the refusal's `retry_after`.
     pub fn from_call(error: impl Into<BoxError>) -> Self {
         let error = error.into();
-        let refused = refusal_in(&*error)
-            .filter(|_| !has::<DeadlineExceeded>(&*error))
-            .map(|refusal| refusal.retry_after());
-        match refused {
-            Some(span) => Self { retry_after: span, ..Self::transient(error) },
-            None => Self::unknown(error),
-        }
+        let retry_after = refusal_in(&*error).and_then(|refusal| refusal.retry_after());
+        let unmade = never_made(&*error).is_some();
+        let it = if unmade { Self::transient(error) } else { Self::unknown(error) };
+        Self { retry_after, ..it }
     }
 
     /// No attempt before this long from now; longer than the policy's cap means the cap.
@@ -106,17 +104,6 @@ impl fmt::Display for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
-}
-
-fn has<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<E>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 /// The error and its causes in one line, at most 2 KiB: what the journal keeps.
@@ -261,7 +248,7 @@ pub enum SagaError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gusset_call::Open;
+    use gusset_call::{DeadlineExceeded, Open, PerhapsMade};
 
     #[test]
     fn a_refusal_is_transient_and_a_passed_deadline_unknown() {
@@ -270,6 +257,16 @@ mod tests {
         assert_eq!(open.wanted_pause(), Some(Duration::from_secs(3)));
         assert_eq!(StepError::from(DeadlineExceeded).kind(), FailureKind::Unknown);
         assert_eq!(StepError::from(fmt::Error).kind(), FailureKind::Unknown);
+    }
+
+    /// Retries beneath had sent it, and were refused when they tried again.
+    #[test]
+    fn a_refusal_after_an_attempt_that_may_have_been_carried_out_is_unknown() {
+        let open = Open::new("payments").with_retry_after(Duration::from_secs(3));
+        let error = StepError::from(PerhapsMade::new(open));
+        assert_eq!(error.kind(), FailureKind::Unknown);
+        assert_eq!(error.wanted_pause(), Some(Duration::from_secs(3)));
+        assert!(error.line().ends_with(": circuit payments is open"));
     }
 
     #[test]

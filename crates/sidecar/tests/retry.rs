@@ -14,7 +14,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use gusset_call::{Attempt, BoxError, Context, Deadline, DeadlineExceeded, Open, refusal_in};
+use gusset_call::{
+    Attempt, BoxError, Context, Deadline, DeadlineExceeded, NoInstance, Open, never_made,
+    refusal_in,
+};
 use gusset_sidecar::{
     ATTEMPT_HEADER, AttemptTimedOut, Backoff, Budget, Idempotent, PeekedBody, Ratio, Recorder,
     RetryLayer, RetryPolicy, TraceLayer, Verdict,
@@ -136,6 +139,35 @@ async fn a_refusal_that_lasts_too_long_comes_through_at_once() {
     let error = call(&layer, &upstream, request("GET", "")).await.unwrap_err();
     assert!(error.downcast_ref::<Open>().is_some());
     assert_eq!((upstream.seen().len(), layer.stats().too_late), (1, 1));
+}
+
+/// A payment was taken, its answer lost, and the next attempt met a circuit that had opened: who took that for "not made" kept the money.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_an_attempt_that_may_have_been_carried_out_is_no_proof_that_nothing_was() {
+    let open = || Open::new("bank").with_retry_after(Duration::from_secs(30));
+    let broke = || Step::Fail(io::Error::from(io::ErrorKind::ConnectionReset).into());
+    let refusals: [fn() -> BoxError; 2] = [
+        || Open::new("bank").with_retry_after(Duration::from_secs(30)).into(),
+        || NoInstance::new("bank").into(),
+    ];
+    for refusal in refusals {
+        for first in [status(503), broke()] {
+            let upstream = Upstream::new([first, Step::Refuse(refusal())]);
+            let layer = RetryLayer::new(policy());
+            let error = call(&layer, &upstream, request("PUT", "pay")).await.unwrap_err();
+            assert_eq!(upstream.seen().len(), 2);
+            assert!(never_made(&*error).is_none(), "{error:?}");
+            let told = refusal_in(&*error).unwrap();
+            assert_eq!(told.status(), 503);
+            assert_eq!(told.retry_after(), refusal_in(&*refusal()).unwrap().retry_after());
+        }
+    }
+    // Where no attempt was sent, nothing was made.
+    let soon = open().with_retry_after(millis(10));
+    let upstream = Upstream::new([Step::Refuse(soon.into()), Step::Refuse(open().into())]);
+    let error = call(&RetryLayer::new(policy()), &upstream, request("PUT", "")).await.unwrap_err();
+    assert_eq!(upstream.seen().len(), 2);
+    assert!(never_made(&*error).is_some() && error.is::<Open>(), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

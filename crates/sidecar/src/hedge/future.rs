@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use gusset_call::{Attempt, BoxError, Tried};
+use gusset_call::{Attempt, BoxError, Tried, never_made};
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -252,7 +252,7 @@ where
                 return Some(result);
             }
             this.call.note_failure();
-            *this.failed = Some(result);
+            fail(this.failed, result);
         }
         let mut place = 0;
         while let Some(running) = this.hedges.get_mut(place) {
@@ -269,8 +269,7 @@ where
                 counters.won.fetch_add(1, Relaxed);
                 return Some(result);
             }
-            // The later failure is as good as the earlier.
-            *this.failed = Some(result);
+            fail(this.failed, result);
         }
         if this.first.is_none() && this.hedges.is_empty() { this.failed.take() } else { None }
     }
@@ -307,11 +306,45 @@ where
     }
 }
 
+/// The later failure is as good as the earlier, unless it only says that it was refused while the earlier may have had its effect.
+fn fail<R>(earlier: &mut Option<Result<R, BoxError>>, later: Result<R, BoxError>) {
+    let unmade = |result: &Result<R, BoxError>| {
+        result.as_ref().is_err_and(|error| never_made(&**error).is_some())
+    };
+    if earlier.as_ref().is_none_or(|earlier| unmade(earlier) || !unmade(&later)) {
+        *earlier = Some(later);
+    }
+}
+
 impl<S, B, C> fmt::Debug for HedgeFuture<S, B, C>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HedgeFuture").field("hedges", &self.hedges.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gusset_call::Open;
+
+    use super::*;
+
+    #[test]
+    fn of_two_failures_the_one_stays_that_may_have_had_an_effect() {
+        let refused = || Err::<u16, BoxError>(Open::new("c").into());
+        let broke = || Err::<u16, BoxError>("connection reset".into());
+        let after = |earlier, later| {
+            let mut failed = Some(earlier);
+            fail(&mut failed, later);
+            failed.unwrap().map_err(|error| error.to_string())
+        };
+        assert_eq!(after(Ok(503), refused()), Ok(503));
+        assert_eq!(after(refused(), Ok(503)), Ok(503));
+        assert_eq!(after(broke(), refused()), Err("connection reset".to_owned()));
+        assert_eq!(after(refused(), broke()), Err("connection reset".to_owned()));
+        assert_eq!(after(Ok(502), Ok(503)), Ok(503), "the later");
+        assert!(after(refused(), refused()).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gusset_call::{Attempt, BoxError, Context, Deadline, Tried};
+use gusset_call::{Attempt, BoxError, Context, Deadline, PerhapsMade, Tried, never_made};
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 
@@ -34,6 +34,8 @@ pub(super) struct Call<B> {
     retries: u32,
     /// Whether an attempt that may have been acted on can be made again.
     repeatable: bool,
+    /// Whether an attempt before this one may have been acted on.
+    perhaps_made: bool,
     tried: Option<Tried>,
 }
 
@@ -58,8 +60,17 @@ impl<B: Body + Unpin> Call<B> {
         if attempt.is_retry() {
             stamp(request, attempt);
         }
-        let (replay, retries, tried) = (Replay::NONE, 0, None);
-        Self { shared, head, replay, deadline, attempt, retries, repeatable, tried }
+        Self {
+            shared,
+            head,
+            replay: Replay::NONE,
+            deadline,
+            attempt,
+            retries: 0,
+            repeatable,
+            perhaps_made: false,
+            tried: None,
+        }
     }
 
     /// The deadline has passed before the first attempt.
@@ -124,7 +135,7 @@ impl<B: Body + Unpin> Call<B> {
         classify: &impl Classify<RB>,
     ) -> Option<(ReplayBody<B>, Duration)> {
         let counters = &self.shared.counters;
-        let (allowed, after) = match classify.classify(result) {
+        let (sent, after) = match classify.classify(result) {
             Verdict::Final => {
                 if is_failure(result) {
                     count(&counters.attempts_failed);
@@ -134,15 +145,25 @@ impl<B: Body + Unpin> Call<B> {
                 }
                 return None;
             }
-            Verdict::Failed { after } => (self.repeatable, after),
-            Verdict::NotSent { after } => (true, after),
+            Verdict::Failed { after } => (true, after),
+            Verdict::NotSent { after } => (false, after),
         };
         count(&counters.attempts_failed);
-        let next = if allowed { self.pay(after) } else { None };
+        let next = if self.repeatable || !sent { self.pay(after) } else { None };
         if next.is_none() {
             count(&self.shared.counters.calls_failed);
+        } else {
+            self.perhaps_made |= sent;
         }
         next
+    }
+
+    /// The error of the last attempt as that of the call. That this one was refused does not say that none was made.
+    pub(super) fn told(&self, error: BoxError) -> BoxError {
+        if self.perhaps_made && never_made(&*error).is_some() {
+            return PerhapsMade::new(error).into();
+        }
+        error
     }
 
     /// Another attempt, if the policy, the deadline, the body and at last the budget allow it.

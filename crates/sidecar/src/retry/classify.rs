@@ -2,7 +2,7 @@ use std::{error::Error, time::Duration};
 
 #[cfg(doc)]
 use gusset_call::DeadlineExceeded;
-use gusset_call::{BoxError, NoInstance, refusal_in};
+use gusset_call::{BoxError, NoInstance, never_made, refusal_in};
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 
 use super::{
@@ -53,6 +53,7 @@ where
 /// | [`DeadlineExceeded`] | final: the caller has gone |
 /// | [`NoInstance`] | final: the balancer has waited for one already |
 /// | [`Inadmissible`](gusset_call::Inadmissible) | final: time does not mend it |
+/// | [`PerhapsMade`](gusset_call::PerhapsMade), of retries inside of these | failed |
 /// | any other refusal of the family | not sent |
 /// | no connection: refused, no route, no network | not sent |
 /// | with the feature `hyper`: any other error of connecting; a connection that was over before the request was written; HTTP/2 `REFUSED_STREAM`, and `GOAWAY` for the streams that it leaves out | not sent |
@@ -102,6 +103,8 @@ fn of_error(error: &(dyn Error + 'static)) -> Verdict {
         return match refusal.grpc_code() {
             _ if causes(error).any(<dyn Error>::is::<NoInstance>) => Verdict::Final,
             DEADLINE_EXCEEDED | PERMISSION_DENIED => Verdict::Final,
+            // By retries inside of these.
+            _ if never_made(error).is_none() => Verdict::Failed { after: refusal.retry_after() },
             _ => Verdict::NotSent { after: refusal.retry_after() },
         };
     }

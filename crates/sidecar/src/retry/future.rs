@@ -134,6 +134,7 @@ where
                     match (this.call.came(&result, this.classify), result) {
                         (Came::Over, result) => {
                             let unseen = |response: Response<RB>| response.map(PeekedBody::unseen);
+                            let result = result.map_err(|error| this.call.told(error));
                             return Poll::Ready(result.map(unseen));
                         }
                         // An unread answer is dropped here, and with it what it holds of its connection.
@@ -162,7 +163,9 @@ where
                     *this.timer = None;
                     match this.call.looked(seen.map(|()| *peek), this.classify) {
                         (Some(next), _) => next,
-                        (None, result) => return Poll::Ready(result),
+                        (None, result) => {
+                            return Poll::Ready(result.map_err(|error| this.call.told(error)));
+                        }
                     }
                 }
                 StateProj::Wait { body } => {
@@ -253,7 +256,7 @@ impl<B: Body + Unpin> Call<B> {
     /// The call fails without another attempt.
     fn unready(&self, error: BoxError) -> BoxError {
         count(&self.shared.counters.calls_failed);
-        error
+        self.told(error)
     }
 }
 
