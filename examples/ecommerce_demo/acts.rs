@@ -1,13 +1,17 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use gusset::{broker::Filter, registry::Registry, saga::State, sidecar::Waterfall};
 use shop::{notification::POISON_EMAIL, payment::Bank, settings::price_key};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
-    load::{GOOD_CARD, Load},
+    load::{self, GOOD_CARD},
     options::Options,
-    shopper::Answer,
+    shopper::{Answer, Shopper},
     story::{Failed, Story, eventually},
 };
 
@@ -31,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 impl Story {
     /// All acts, one after the other.
     pub(crate) async fn tell(&mut self, options: &Options) -> Result<(), Failed> {
+        if let Some(seed) = options.chaos {
+            return self.everything_breaks(options, seed).await;
+        }
         self.the_services_come_up().await?;
         self.calls_go_round(options).await?;
         self.the_bank_goes_down().await?;
@@ -42,7 +49,7 @@ impl Story {
         self.a_service_is_restarted().await
     }
 
-    async fn the_services_come_up(&mut self) -> Result<(), Failed> {
+    pub(crate) async fn the_services_come_up(&mut self) -> Result<(), Failed> {
         self.terminal.act(1, "the services come up and find each other");
         self.terminal.try_it(format!("curl -s {}/api/products", self.gateway));
         // Its port is a free one, so nobody would find it before the act that is about it.
@@ -96,18 +103,27 @@ impl Story {
         Ok(())
     }
 
+    /// One of them, for acts of its own.
+    pub(crate) async fn customers_arrive(&mut self, options: &Options) -> Result<Shopper, Failed> {
+        let first = self.customers().await?;
+        let visitor = first[0].clone();
+        self.terminal.say(format!(
+            "{} customers, {} requests a second; a latency counts from the time at which its request was to be sent",
+            load::customers_for(options.load),
+            options.load,
+        ));
+        let customers = Arc::new(Mutex::new(first));
+        self.more_customers(customers.clone(), options.load);
+        let (products, rate) = (self.products.clone(), self.rate.clone());
+        self.load = Some(load::spawn(customers, products, rate, options.seed));
+        Ok(visitor)
+    }
+
     async fn calls_go_round(&mut self, options: &Options) -> Result<(), Failed> {
         self.terminal.act(2, "customers arrive; calls are spread over the instances");
         self.terminal.try_it(format!("curl -s {}/api/products | head -c 300", self.gateway));
-        let customers = self.customers().await?;
-        let visitor = customers[0].clone();
-        self.terminal.say(format!(
-            "{} customers, {} requests a second",
-            customers.len(),
-            options.rps
-        ));
-        self.load = Some(Load::spawn(customers, self.products.clone(), options.rps, options.seed));
-        self.terminal.pause(self.share(20)).await;
+        let visitor = self.customers_arrive(options).await?;
+        self.look_on(self.share(20)).await;
 
         let counts = self.shop.answered_by("product-service");
         let most = counts.iter().map(|(_, answered)| answered.count()).max().unwrap_or(1).max(1);
@@ -135,7 +151,7 @@ impl Story {
             order.status == 201 && missing.is_empty(),
             format!("an order goes through all services, in one trace; missing: {missing:?}"),
         );
-        self.terminal.pause(self.share(6)).await;
+        self.look_on(self.share(6)).await;
         Ok(())
     }
 
@@ -175,7 +191,7 @@ impl Story {
             took.as_secs_f64() * 1_000.0,
             refused.body["detail"].as_str().unwrap_or_default(),
         ));
-        self.terminal.pause(self.share(13)).await;
+        self.look_on(self.share(13)).await;
         let looked = visitor.browse().await?;
         let browsed = self.books.answers("catalogue", |status| status == 200) - browsed;
         self.promise(
@@ -228,7 +244,7 @@ impl Story {
             self.payments_are_trusted() && order.status == 201,
             format!("the same order now goes through: {}", order.status),
         );
-        self.terminal.pause(self.share(10)).await;
+        self.look_on(self.share(10)).await;
         Ok(())
     }
 
@@ -267,7 +283,7 @@ impl Story {
             passed >= 50 && limited > 0 && other.status == 200 && elsewhere.status == 200,
             "another client on the same route and the same client on another route get 200",
         );
-        self.terminal.pause(self.share(9)).await;
+        self.look_on(self.share(9)).await;
         Ok(())
     }
 
@@ -299,7 +315,7 @@ impl Story {
             "nobody was told; out of rotation {:.2} s later",
             killed.elapsed().as_secs_f64(),
         ));
-        self.terminal.pause(self.share(18)).await;
+        self.look_on(self.share(18)).await;
         eventually(PATIENCE, || ordered(self) > before.1).await;
         let (failed, ordered) = (failed(self) - before.0, ordered(self) - before.1);
         self.promise(
@@ -346,7 +362,7 @@ impl Story {
             (died, redriven, left) == (1, 1 + before, 0) && told,
             format!("{died} died, {redriven} redriven, {left} left, and the mail went out",),
         );
-        self.terminal.pause(self.share(8)).await;
+        self.look_on(self.share(8)).await;
         Ok(())
     }
 }

@@ -30,7 +30,7 @@ impl Story {
         let changes = self.a_price_changes(&visitor, clock, &key).await?;
         let flag_seen = self.a_flag_changes(&visitor, clock).await?;
         self.changes = Some(Changes { flag_seen_ms: millis(flag_seen), ..changes });
-        self.terminal.pause(self.share(8)).await;
+        self.look_on(self.share(8)).await;
         Ok(())
     }
 
@@ -126,7 +126,7 @@ impl Story {
             };
             self.terminal.row(format!("{id:<22} {} → {}", addr(from), addr(at(self))));
             restarted += 1;
-            self.terminal.pause(self.share(2)).await;
+            self.look_on(self.share(2)).await;
         }
         // Until customers have been at the new ones.
         let enough = answered(self) + 5;

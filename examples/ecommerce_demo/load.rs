@@ -1,10 +1,9 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::{Arc, Mutex};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use tokio::{
-    sync::Semaphore,
-    task::{JoinHandle, JoinSet},
-    time::{MissedTickBehavior, interval},
+use shop::{
+    api::lock,
+    load::{Load, Rate},
 };
 use uuid::Uuid;
 
@@ -13,50 +12,41 @@ use crate::shopper::Shopper;
 /// A card that the bank accepts.
 pub(crate) const GOOD_CARD: &str = "4242424242424242";
 
-/// How many requests are under way at most; beyond that the customers wait, and nothing piles up.
-const IN_FLIGHT: usize = 256;
+/// How many requests are under way at most.
+const IN_FLIGHT: usize = 512;
 
-/// Customers that come and go, so many requests a second, until it is stopped.
-#[derive(Debug)]
-pub(crate) struct Load {
-    ticker: JoinHandle<()>,
-    in_flight: Arc<Semaphore>,
+/// The kind of a request that a quota has refused, whatever it was for: that is quick, and says nothing of the shop.
+const LIMITED: &str = "limited";
+
+/// Those who shop in the background. Others may come while they do.
+pub(crate) type Customers = Arc<Mutex<Vec<Shopper>>>;
+
+/// How many customers it takes so that their quotas allow so many requests a second: with a quarter of them about carts, of which one customer may ask for 50 a minute,
+/// and some room.
+pub(crate) const fn customers_for(rps: u32) -> usize {
+    let enough = rps as usize / 2;
+    if enough < 20 {
+        20
+    } else if enough > 200 {
+        200
+    } else {
+        enough
+    }
 }
 
-impl Load {
-    /// Spawns the task that sends them.
-    pub(crate) fn spawn(customers: Vec<Shopper>, products: Vec<Uuid>, rps: u32, seed: u64) -> Self {
-        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
-        let places = in_flight.clone();
-        let ticker = tokio::spawn(async move {
-            let mut chance = StdRng::seed_from_u64(seed);
-            let mut ticks = interval(Duration::from_secs(1) / rps);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut visits = JoinSet::new();
-            loop {
-                ticks.tick().await;
-                let Ok(place) = places.clone().acquire_owned().await else { return };
-                let Some(customer) = customers.choose(&mut chance).cloned() else { return };
-                let visit = Visit::random(&products, &mut chance);
-                visits.spawn(async move {
-                    visit.of(&customer).await;
-                    drop(place);
-                });
-                while visits.try_join_next().is_some() {}
+/// Customers that come and go at this rate, until it is stopped.
+pub(crate) fn spawn(customers: Customers, products: Vec<Uuid>, rate: Rate, seed: u64) -> Load {
+    let mut chance = StdRng::seed_from_u64(seed);
+    Load::spawn(rate, IN_FLIGHT, move || {
+        let customer = lock(&customers).choose(&mut chance).cloned();
+        let visit = Visit::random(&products, &mut chance);
+        async move {
+            match customer {
+                Some(customer) => visit.of(&customer).await,
+                None => LIMITED,
             }
-        });
-        Self { ticker, in_flight }
-    }
-
-    /// No new requests; those under way are waited for.
-    pub(crate) async fn stop(self) {
-        // With all places in hand nothing is under way, and once they are closed the ticker ends by itself.
-        let all = u32::try_from(IN_FLIGHT).unwrap_or(u32::MAX);
-        let quiet = self.in_flight.acquire_many(all).await;
-        self.in_flight.close();
-        let _ = self.ticker.await;
-        drop(quiet);
-    }
+        }
+    })
 }
 
 /// What a customer does.
@@ -85,14 +75,17 @@ impl Visit {
         }
     }
 
-    async fn of(self, customer: &Shopper) {
-        // The books keep what came of it.
-        let _ = match self {
-            Self::Browse => customer.browse().await,
-            Self::LookAt(product) => customer.look_at(product).await,
-            Self::FillCart(product, quantity) => customer.fill_cart(product, quantity).await,
-            Self::SeeCart => customer.see_cart().await,
-            Self::Order(lines) => customer.order(&lines, GOOD_CARD).await,
+    /// Its kind. The books keep what else came of it.
+    async fn of(self, customer: &Shopper) -> &'static str {
+        let (kind, answer) = match self {
+            Self::Browse => ("catalogue", customer.browse().await),
+            Self::LookAt(product) => ("catalogue", customer.look_at(product).await),
+            Self::FillCart(product, quantity) => {
+                ("cart", customer.fill_cart(product, quantity).await)
+            }
+            Self::SeeCart => ("cart", customer.see_cart().await),
+            Self::Order(lines) => ("order", customer.order(&lines, GOOD_CARD).await),
         };
+        if answer.is_ok_and(|answer| answer.status == 429) { LIMITED } else { kind }
     }
 }

@@ -2,6 +2,7 @@
 
 mod acts;
 mod changes;
+mod chaos;
 mod console;
 mod load;
 mod options;
@@ -115,7 +116,15 @@ async fn story(options: &Options, listener: TcpListener) -> Result<bool, Failed>
     if options.stay && !interrupted {
         story.terminal.act(11, "the shop stays open until Ctrl-C");
         stay(&story);
-        shutdown.begun().await;
+        story.desk_commands();
+        loop {
+            tokio::select! {
+                () = story.look_on(Duration::from_secs(3_600)) => {}
+                () = shutdown.begun() => break,
+            }
+        }
+        story.shop.chaos.calm();
+        story.obey().await;
     }
     shutdown.begin();
     let _ = signalled.await;

@@ -1,7 +1,7 @@
 use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
 use lexopt::prelude::*;
-use shop::{Carrier, Place};
+use shop::{Carrier, Place, load::Rate};
 
 pub(crate) const HELP: &str = "\
 Tells in a minute what gusset does, with a shop of seven services that talk over real sockets.
@@ -9,9 +9,14 @@ Tells in a minute what gusset does, with a shop of seven services that talk over
 cargo run --release --example ecommerce_demo -- [OPTIONS]
 
   --seconds N      length of the story in seconds, 10 to 3600 [60]
-  --rps N          requests of the customers per second, 1 to 1000 [20]
+  --load N         requests of the customers per second, 1 to 10000, sent when they
+                   are due, whatever became of those before [20]; --rps is the same
   --port P         port of the gateway on 127.0.0.1, 0 for any free one [$PORT or 8080]
   --seed N         seed of what the customers do [1]
+  --chaos SEED     instead of the story, break things while customers come; the
+                   same seed breaks the same at the same times
+  --desk P         port of the desk on 127.0.0.1, where things are broken and the
+                   load is changed by HTTP [any free one]
   --registry R     where the services find each other: memory, http (served by
                    this process), http://HOST:PORT or etcd://HOST:PORT [memory]
   --broker B       what carries their messages: memory, file or nats://HOST:PORT
@@ -31,9 +36,11 @@ The exit code is 0 if every promise held, 1 if one was broken, 2 if it could not
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) length: Duration,
-    pub(crate) rps: u32,
+    pub(crate) load: u32,
     pub(crate) port: u16,
     pub(crate) seed: u64,
+    pub(crate) chaos: Option<u64>,
+    pub(crate) desk: u16,
     pub(crate) registry: Place,
     pub(crate) broker: Carrier,
     pub(crate) data_dir: Option<PathBuf>,
@@ -64,9 +71,11 @@ impl Command {
     fn read(args: &mut lexopt::Parser, port: u16) -> Result<Self, lexopt::Error> {
         let mut options = Options {
             length: Duration::from_secs(60),
-            rps: 20,
+            load: 20,
             port,
             seed: 1,
+            chaos: None,
+            desk: 0,
             registry: Place::default(),
             broker: Carrier::default(),
             data_dir: None,
@@ -81,11 +90,17 @@ impl Command {
                     let seconds = number(args, "--seconds", 10, 3_600)?;
                     options.length = Duration::from_secs(seconds);
                 }
-                Long("rps") => options.rps = number(args, "--rps", 1, 1_000)? as u32,
+                Long("load" | "rps") => {
+                    options.load = number(args, "--load", 1, Rate::MOST.into())? as u32;
+                }
                 Long("port") => {
                     options.port = number(args, "--port", 0, u64::from(u16::MAX))? as u16
                 }
                 Long("seed") => options.seed = number(args, "--seed", 0, u64::MAX)?,
+                Long("chaos") => options.chaos = Some(number(args, "--chaos", 0, u64::MAX)?),
+                Long("desk") => {
+                    options.desk = number(args, "--desk", 0, u64::from(u16::MAX))? as u16;
+                }
                 Long("registry") => options.registry = one_of(args, "--registry")?,
                 Long("broker") => broker = Some(one_of(args, "--broker")?),
                 Long("data-dir") => options.data_dir = Some(args.value()?.into()),
@@ -135,13 +150,15 @@ mod tests {
 
     #[test]
     fn all_options_are_read() {
-        let line = "--seconds 20 --rps=7 --port 0 --seed 9 --registry etcd://e:1 \
+        let line = "--seconds 20 --load=7 --port 0 --seed 9 --chaos 4 --desk 81 --registry etcd://e:1 \
                     --broker nats://n:4222 --data-dir d --summary s.json --headless --stay";
         let options = Options {
             length: Duration::from_secs(20),
-            rps: 7,
+            load: 7,
             port: 0,
             seed: 9,
+            chaos: Some(4),
+            desk: 81,
             registry: Place::Etcd(vec!["e:1".into()]),
             broker: Carrier::Nats("nats://n:4222".into()),
             data_dir: Some("d".into()),
@@ -181,7 +198,11 @@ mod tests {
         for (line, message) in [
             ("--port 70000", "--port takes a whole number from 0 to 65535, not '70000'"),
             ("--seconds soon", "--seconds takes a whole number from 10 to 3600, not 'soon'"),
-            ("--rps 0", "--rps takes a whole number from 1 to 1000, not '0'"),
+            ("--rps 0", "--load takes a whole number from 1 to 10000, not '0'"),
+            (
+                "--chaos now",
+                "--chaos takes a whole number from 0 to 18446744073709551615, not 'now'",
+            ),
             (
                 "--registry zk",
                 "--registry takes memory, http, http://HOST:PORT or etcd://HOST:PORT, not 'zk'",

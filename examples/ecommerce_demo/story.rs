@@ -3,6 +3,8 @@ use std::{error::Error, time::Duration};
 use gusset::{breaker, saga::State};
 use shop::{
     Ground, Shop, Times,
+    api::lock,
+    load::{Load, Rate, Report},
     settings::{GIFT_WRAP, price_key},
 };
 use tokio::{
@@ -12,8 +14,9 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    chaos::Desk,
     console::Console,
-    load::Load,
+    load::{Customers, customers_for},
     options::Options,
     shopper::{Books, Shopper},
     summary::{Changes, Promise, RollingRestart, Summary},
@@ -22,7 +25,7 @@ use crate::{
 
 pub(crate) type Failed = Box<dyn Error + Send + Sync>;
 
-/// How many people shop in the background.
+/// How many people shop in the background from the beginning.
 const CUSTOMERS: usize = 20;
 
 /// The catalogue: name, price in cents.
@@ -51,7 +54,10 @@ pub(crate) struct Story {
     pub(crate) http: reqwest::Client,
     pub(crate) books: Books,
     pub(crate) products: Vec<Uuid>,
+    pub(crate) desk: Desk,
+    pub(crate) rate: Rate,
     pub(crate) load: Option<Load>,
+    pub(crate) latencies: Option<Report>,
     pub(crate) changes: Option<Changes>,
     pub(crate) restart: Option<RollingRestart>,
     pub(crate) ground: Ground,
@@ -79,7 +85,10 @@ impl Story {
             data_dir: options.data_dir.clone(),
             times,
             secret: std::env::var("SHOP_SECRET").ok(),
+            ..Ground::default()
         };
+        let rate = Rate::per_second(options.load);
+        let desk = Desk::spawn(options.desk, &ground.chaos, rate.clone()).await.map_err(NoStart)?;
         let shop = Shop::open(&ground, listener).await.map_err(NoStart)?;
         let next = options.port.checked_add(1).filter(|port| *port > 1).unwrap_or(0);
         let console = Console::open(&shop, next).await.map_err(NoStart)?;
@@ -105,7 +114,10 @@ impl Story {
             gateway,
             http: reqwest::Client::new(),
             books: Books::default(),
+            desk,
+            rate,
             load: None,
+            latencies: None,
             changes: None,
             restart: None,
             ground,
@@ -150,6 +162,20 @@ impl Story {
         Ok(customers)
     }
 
+    /// Spawns a task in which more of them come, as many as the load needs: an account takes tens of milliseconds.
+    pub(crate) fn more_customers(&self, customers: Customers, rps: u32) {
+        let newcomer = Shopper::new(self.http.clone(), self.gateway.clone(), self.books.clone());
+        tokio::spawn(async move {
+            for number in CUSTOMERS + 1..=customers_for(rps) {
+                let email = format!("customer-{number}@example.com");
+                // Where nobody else comes while something is broken, those who are there order more.
+                if let Ok(customer) = newcomer.clone().open_account(&email).await {
+                    lock(&customers).push(customer);
+                }
+            }
+        });
+    }
+
     /// Whether every caller has a closed circuit of the payment service: one is enough, for calls go where the circuit is closed.
     pub(crate) fn payments_are_trusted(&self) -> bool {
         let closed = |instance| {
@@ -162,7 +188,7 @@ impl Story {
     /// Comes to rest, and judges.
     pub(crate) async fn judge(&mut self, interrupted: bool) -> Summary {
         if let Some(load) = self.load.take() {
-            load.stop().await;
+            self.latencies = Some(load.stop().await);
         }
         // A saga whose customer has gone is carried to its end all the same.
         if !self.comes_to_rest().await {
@@ -185,6 +211,8 @@ impl Story {
             dead_letters,
             changes: self.changes.take(),
             rolling_restart: self.restart.take(),
+            load: self.latencies.take(),
+            chaos: self.shop.chaos.happened(),
             ..Summary::of(&self.shop, &self.books, promises)
         }
     }

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Serialize;
-use shop::{Shop, order::Order, payment::Totals};
+use shop::{Shop, chaos::Moment, load::Report, order::Order, payment::Totals};
 use uuid::Uuid;
 
 use crate::{shopper::Books, terminal::Terminal};
@@ -34,6 +34,10 @@ pub(crate) struct Summary {
     /// `None` if the story did not get so far.
     pub(crate) changes: Option<Changes>,
     pub(crate) rolling_restart: Option<RollingRestart>,
+    /// What became of the customers in the background, and how long they waited.
+    pub(crate) load: Option<Report>,
+    /// What was broken on purpose, and when.
+    pub(crate) chaos: Vec<Moment>,
     pub(crate) services: Vec<Service>,
     pub(crate) promises: Vec<Promise>,
 }
@@ -157,6 +161,8 @@ impl Summary {
             data_dir: None,
             changes: None,
             rolling_restart: None,
+            load: None,
+            chaos: Vec::new(),
             orders_confirmed: confirmed,
             dead_letters: None,
             services: services(shop),
@@ -185,6 +191,22 @@ impl Summary {
             let errors = error_rate * 100.0;
             terminal
                 .row(format!("{instance:<24} {requests:>8} {average_ms:>6.2} ms {errors:>6.1} %"));
+        }
+        if let Some(load) = &self.load {
+            terminal.row(format!(
+                "{:<24} requests      p50      p90      p99    p99.9      max   in ms",
+                "customers"
+            ));
+            for (kind, of) in &load.latency {
+                terminal.row(format!(
+                    "{kind:<24} {:>8} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
+                    of.count, of.p50_ms, of.p90_ms, of.p99_ms, of.p999_ms, of.max_ms
+                ));
+            }
+            terminal.row(format!(
+                "{} were due, for {} there was no place among those under way",
+                load.due, load.unsent
+            ));
         }
         for lost in self.requests.lost.iter().take(5) {
             terminal.row(format!("lost: {lost}"));

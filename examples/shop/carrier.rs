@@ -2,9 +2,12 @@
 
 use std::{fmt, io, path::PathBuf, str::FromStr};
 
-use gusset::broker::Broker;
+use gusset::broker::{Broker, Limits, MemoryEngine, WhenUnheard};
 
-use crate::folder::Folder;
+use crate::{
+    chaos::{Chaos, Lossy},
+    folder::Folder,
+};
 
 /// The engine of a shop's broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,20 +57,28 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) async fn on(carrier: &Carrier, folder: &mut Folder) -> io::Result<Self> {
+    /// Messages can be lost by the switches of `chaos`.
+    pub(crate) async fn on(
+        carrier: &Carrier,
+        folder: &mut Folder,
+        chaos: &Chaos,
+    ) -> io::Result<Self> {
         match carrier {
             Carrier::Memory if folder.path().is_some() => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "events in memory would be lost while the rest of the folder is kept: let them be carried by file or nats",
             )),
-            Carrier::Memory => Ok(Self { broker: Broker::new(), scratch: None }),
-            Carrier::File => Self::in_files(folder).await,
-            Carrier::Nats(url) => Self::over_nats(url, folder).await,
+            Carrier::Memory => {
+                let engine = MemoryEngine::new(Limits::new(), None, WhenUnheard::Drop);
+                Ok(Self { broker: Broker::on(Lossy::before(engine, chaos)), scratch: None })
+            }
+            Carrier::File => Self::in_files(folder, chaos).await,
+            Carrier::Nats(url) => Self::over_nats(url, folder, chaos).await,
         }
     }
 
     #[cfg(feature = "files")]
-    async fn in_files(folder: &Folder) -> io::Result<Self> {
+    async fn in_files(folder: &Folder, chaos: &Chaos) -> io::Result<Self> {
         use gusset::broker::{FileEngine, FileOptions};
         let scratch = || std::env::temp_dir().join(format!("gusset-shop-{}", crate::api::new_id()));
         let (path, scratch) = match folder.path() {
@@ -79,17 +90,18 @@ impl Events {
         };
         let open = move || FileEngine::open(&path, FileOptions::new());
         let engine = tokio::task::spawn_blocking(open).await.map_err(io::Error::other)?;
-        Ok(Self { broker: Broker::on(engine.map_err(io::Error::other)?), scratch })
+        let engine = Lossy::before(engine.map_err(io::Error::other)?, chaos);
+        Ok(Self { broker: Broker::on(engine), scratch })
     }
 
     #[cfg(not(feature = "files"))]
-    async fn in_files(_: &Folder) -> io::Result<Self> {
+    async fn in_files(_: &Folder, _: &Chaos) -> io::Result<Self> {
         let how = "events in files need the feature files, which is on by default";
         Err(io::Error::new(io::ErrorKind::Unsupported, how))
     }
 
     #[cfg(feature = "nats")]
-    async fn over_nats(url: &str, folder: &mut Folder) -> io::Result<Self> {
+    async fn over_nats(url: &str, folder: &mut Folder, chaos: &Chaos) -> io::Result<Self> {
         use std::time::Duration;
 
         use gusset::broker::{Error, Filter, Limits, NatsEngine, NatsOptions};
@@ -111,7 +123,7 @@ impl Events {
         let options = NatsOptions::new(url).namespace(namespace);
         let options = options.max_bytes(64 << 20).ack_wait(Duration::from_secs(2));
         let engine = NatsEngine::connect(options, Limits::new()).await.map_err(io::Error::other)?;
-        let broker = Broker::on(engine);
+        let broker = Broker::on(Lossy::before(engine, chaos));
         if folder.path().is_none() {
             // What an earlier shop left is about orders that are gone.
             for group in [inventory::GROUP, notification::GROUP] {
@@ -126,7 +138,7 @@ impl Events {
     }
 
     #[cfg(not(feature = "nats"))]
-    async fn over_nats(_: &str, _: &mut Folder) -> io::Result<Self> {
+    async fn over_nats(_: &str, _: &mut Folder, _: &Chaos) -> io::Result<Self> {
         let how = "events on NATS need --features nats before the name of the example";
         Err(io::Error::new(io::ErrorKind::Unsupported, how))
     }

@@ -17,13 +17,16 @@
 pub mod api;
 mod carrier;
 pub mod cart;
+pub mod chaos;
 pub mod client;
+pub mod desk;
 pub mod event;
 mod folder;
 pub mod front;
 pub mod inventory;
 #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "without files nothing is kept"))]
 mod kept;
+pub mod load;
 pub mod notification;
 pub mod order;
 pub mod payment;

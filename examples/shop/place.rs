@@ -13,7 +13,10 @@ use gusset::{
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::Times;
+use crate::{
+    Times,
+    chaos::{Broken, Chaos},
+};
 
 /// The registry of a shop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,22 +71,25 @@ type Connect = dyn Fn() -> Result<Arc<dyn Registry>, BoxError> + Send + Sync;
 #[derive(Clone)]
 pub(crate) struct Registries {
     connect: Arc<Connect>,
+    chaos: Chaos,
     _sweeper: Option<Arc<Sweeper>>,
 }
 
 impl Registries {
-    /// `url` is that of the server.
-    pub(crate) fn at(place: &Place, url: &str, times: Times) -> io::Result<Self> {
-        match place {
-            Place::Memory => Ok(Self::in_memory(times)),
-            Place::Http | Place::Remote(_) => Ok(Self::over_http(url, times)),
-            Place::Etcd(addresses) => Self::in_etcd(addresses, times),
-        }
+    /// `url` is that of the server. They can be broken by the switches of `chaos`.
+    pub(crate) fn at(place: &Place, url: &str, times: Times, chaos: &Chaos) -> io::Result<Self> {
+        let whole = match place {
+            Place::Memory => Self::in_memory(times),
+            Place::Http | Place::Remote(_) => Self::over_http(url, times),
+            Place::Etcd(addresses) => Self::in_etcd(addresses, times)?,
+        };
+        Ok(Self { chaos: chaos.clone(), ..whole })
     }
 
     /// Within the runtime that is to keep the connection.
     pub(crate) fn connect(&self) -> io::Result<Arc<dyn Registry>> {
-        (self.connect)().map_err(io::Error::other)
+        let whole = (self.connect)().map_err(io::Error::other)?;
+        Ok(Broken::before(whole, &self.chaos))
     }
 
     fn in_memory(times: Times) -> Self {
@@ -94,7 +100,8 @@ impl Registries {
         let registry = MemoryRegistry::new(policy);
         let sweeper = registry.spawn_sweeper();
         let connect = move || Ok::<Arc<dyn Registry>, _>(Arc::new(registry.clone()));
-        Self { connect: Arc::new(connect), _sweeper: Some(Arc::new(sweeper)) }
+        let (connect, sweeper) = (Arc::new(connect), Some(Arc::new(sweeper)));
+        Self { connect, chaos: Chaos::default(), _sweeper: sweeper }
     }
 
     fn over_http(url: &str, times: Times) -> Self {
@@ -103,7 +110,7 @@ impl Registries {
             let policy = RemotePolicy::default().ttl(times.ttl);
             Ok::<Arc<dyn Registry>, BoxError>(Arc::new(RemoteRegistry::new(&url, policy)?))
         };
-        Self { connect: Arc::new(connect), _sweeper: None }
+        Self { connect: Arc::new(connect), chaos: Chaos::default(), _sweeper: None }
     }
 
     #[cfg(feature = "etcd")]
@@ -115,7 +122,7 @@ impl Registries {
             let registry = EtcdRegistry::spawn(&addresses, policy)?;
             Ok::<Arc<dyn Registry>, BoxError>(Arc::new(registry))
         };
-        Ok(Self { connect: Arc::new(connect), _sweeper: None })
+        Ok(Self { connect: Arc::new(connect), chaos: Chaos::default(), _sweeper: None })
     }
 
     #[cfg(not(feature = "etcd"))]

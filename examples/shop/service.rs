@@ -1,6 +1,14 @@
 //! Runs a service the way a process would: on a socket, with a runtime of its own, registered under its name.
 
-use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use axum::{Router, serve::ListenerExt};
 use gusset::{
@@ -49,8 +57,21 @@ pub struct Running {
     instance: Instance,
     addr: SocketAddr,
     shutdown: Shutdown,
-    runtime: Option<Runtime>,
+    runtime: Own,
     server: JoinHandle<io::Result<()>>,
+    /// While its only thread is blocked: dropped, it goes on.
+    frozen: Option<mpsc::Sender<()>>,
+}
+
+/// A runtime that ends with its owner, and may be dropped by a task of another one.
+struct Own(Option<Runtime>);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Running {
@@ -79,10 +100,12 @@ impl Running {
             .thread_name(&*instance.id)
             .enable_all()
             .build()?;
+        let handle = runtime.handle().clone();
+        let runtime = Own(Some(runtime));
         let shutdown = Shutdown::new(Duration::ZERO);
         let (ready, registered) = oneshot::channel();
         let (told, leave, registries) = (instance.clone(), shutdown.clone(), registries.clone());
-        let server = runtime.spawn(async move {
+        let server = handle.spawn(async move {
             let registry = registries.connect()?;
             let mut app = app().await;
             app.router = app.router.merge(Health::new(&leave).router());
@@ -90,10 +113,9 @@ impl Running {
         });
         if registered.await.is_err() {
             let failed = server.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-            runtime.shutdown_background();
             return Err(failed.err().unwrap_or_else(|| io::Error::other("it ended at once")));
         }
-        Ok(Self { instance, addr, shutdown, runtime: Some(runtime), server })
+        Ok(Self { instance, addr, shutdown, runtime, server, frozen: None })
     }
 
     /// Name of the service.
@@ -115,8 +137,22 @@ impl Running {
     }
 
     /// Takes it away without a word.
-    pub fn kill(mut self) {
-        self.take_runtime();
+    pub fn kill(self) {
+        // One that stands still does not get a step further.
+        drop(self.runtime);
+        drop(self.frozen);
+    }
+
+    /// Lets it stand still as `SIGSTOP` does a process: its sockets stay open, nothing is answered, no heartbeat goes out; or lets it go on.
+    pub fn freeze(&mut self, still: bool) {
+        if !still {
+            self.frozen = None;
+        } else if let (None, Some(runtime)) = (&self.frozen, &self.runtime.0) {
+            let (go_on, wait) = mpsc::channel::<()>();
+            // It has one thread, and this blocks it.
+            runtime.spawn(async move { wait.recv().is_ok() });
+            self.frozen = Some(go_on);
+        }
     }
 
     /// Lets it leave: it drains, serves until its callers know, deregisters, and finishes what is under way.
@@ -125,16 +161,10 @@ impl Running {
     ///
     /// If it did not end in time.
     pub async fn stop(mut self) -> io::Result<()> {
+        self.freeze(false);
         self.shutdown.begin();
         let ended = tokio::time::timeout(LIMIT, &mut self.server).await;
-        self.take_runtime();
         ended.map_err(io::Error::other)?.map_err(io::Error::other)?
-    }
-
-    fn take_runtime(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -169,13 +199,6 @@ async fn serve(
     });
     let _ = tokio::time::timeout(LAST, app.at_last).await;
     served
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // A runtime must not be dropped by a task of another.
-        self.take_runtime();
-    }
 }
 
 impl fmt::Debug for Running {

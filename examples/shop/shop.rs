@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     future::{Future, ready},
     io,
     path::{Path, PathBuf},
@@ -6,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, middleware::from_fn_with_state};
 use gusset::{
     breaker::{self, Circuit},
     broker::{Broker, Filter, Subscription},
@@ -28,11 +29,12 @@ use crate::{
     Carrier, Place,
     carrier::Events,
     cart::Carts,
+    chaos::{Chaos, Fault, Hurt, hurt_payments},
     event::OrderCreated,
     folder::Folder,
     front,
     inventory::{self, Inventory},
-    notification::{self, Notifications},
+    notification::{self, Mailing, Notifications},
     order::Orders,
     payment::Payments,
     place::{Registries, Server},
@@ -45,6 +47,9 @@ use crate::{
 
 /// How long a shop that closes waits for what its orders have to tell.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a mail takes where the fault says that it is slow.
+const SLOW_MAIL: Duration = Duration::from_millis(200);
 
 /// The times that a story has no patience for, and that production has.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +85,8 @@ pub struct Ground {
     pub data_dir: Option<PathBuf>,
     /// How patient it is.
     pub times: Times,
+    /// What can be broken on purpose.
+    pub chaos: Chaos,
     /// What signs the tokens of its customers, for a gateway in another process. Without, one that nobody else knows.
     pub secret: Option<String>,
 }
@@ -107,8 +114,12 @@ pub struct Shop {
     pub notifications: Notifications,
     /// The inventory service.
     pub inventory: Inventory,
+    /// What is broken on purpose.
+    pub chaos: Chaos,
     /// All instances that run.
     pub running: Vec<Running>,
+    /// Those that a fault has killed.
+    killed: BTreeSet<&'static str>,
     members: Vec<Member>,
     consumers: Vec<Subscription>,
     plan: Plan,
@@ -128,9 +139,9 @@ impl Shop {
     pub async fn open(ground: &Ground, listener: TcpListener) -> io::Result<Self> {
         let (place, times) = (&ground.registry, ground.times);
         let mut folder = Folder::at(ground.data_dir.as_deref()).await?;
-        let events = Events::on(&ground.broker, &mut folder).await?;
+        let events = Events::on(&ground.broker, &mut folder, &ground.chaos).await?;
         let server = Server::of(place).await?;
-        let registries = Registries::at(place, &server.url, times)?;
+        let registries = Registries::at(place, &server.url, times, &ground.chaos)?;
         let registry = registries.connect()?;
         let breaker = breaker::Policy::consecutive(5).open_for(times.open_for);
         let tokens = match &ground.secret {
@@ -154,7 +165,9 @@ impl Shop {
             notifications: Notifications::restored(&mut folder)?,
             inventory: Inventory::restored(&mut folder)?,
             folder,
+            chaos: ground.chaos.clone(),
             running: Vec::new(),
+            killed: BTreeSet::new(),
             members: Vec::new(),
             consumers: Vec::new(),
             plan: Plan::new(registries, breaker, server.url.clone())?,
@@ -198,8 +211,9 @@ impl Shop {
         self.start(3, "product-service", app).await?;
         let carts = Carts::default();
         self.start(1, "cart-service", move |_| ready(carts.router())).await?;
-        let payments = self.payments.clone();
-        self.start(2, "payment-service", move |_| ready(payments.router())).await?;
+        let payments = from_fn_with_state(self.chaos.clone(), hurt_payments);
+        let payments = self.payments.router().layer(payments);
+        self.start(2, "payment-service", move |_| ready(payments.clone())).await?;
         let notifications = self.notifications.clone();
         self.start(1, "notification-service", move |_| ready(notifications.router())).await?;
         let inventory = self.inventory.clone();
@@ -278,6 +292,53 @@ impl Shop {
             running.stop().await?;
         }
         self.start_one(service, number).await
+    }
+
+    /// Does to the instances what the faults that are on ask for: kills them, lets them stand still, starts them again. What happens to calls and messages
+    /// needs none of this. To be called after each change of [`chaos`](Self::chaos).
+    ///
+    /// # Errors
+    ///
+    /// If an instance cannot be started again; the next call tries it once more.
+    pub async fn obey(&mut self) -> io::Result<()> {
+        let on = self.chaos.on();
+        self.notifications.set_mailing(match (on.has(Fault::MailFails), on.has(Fault::MailSlow)) {
+            (true, _) => Mailing::Down,
+            (_, true) => Mailing::Slow(SLOW_MAIL),
+            _ => Mailing::Up,
+        });
+        let mut result = Ok(());
+        for fault in Fault::all() {
+            if let Some((id, Hurt::Killed)) = fault.on_instance() {
+                result = self.kill_or_start(id, on.has(fault)).await.and(result);
+            }
+        }
+        // Those that were just started as well.
+        for fault in Fault::all() {
+            if let Some((id, Hurt::Frozen)) = fault.on_instance() {
+                let found = self.running.iter_mut().find(|running| running.id() == id);
+                found.into_iter().for_each(|running| running.freeze(on.has(fault)));
+            }
+        }
+        result
+    }
+
+    async fn kill_or_start(&mut self, id: &'static str, kill: bool) -> io::Result<()> {
+        if kill {
+            if let Some(running) = self.take(id) {
+                running.kill();
+                self.killed.insert(id);
+            }
+            return Ok(());
+        }
+        if self.killed.contains(id) {
+            // Somebody else may have started it.
+            if self.running.iter().all(|running| running.id() != id) {
+                self.restart(id).await?;
+            }
+            self.killed.remove(id);
+        }
+        Ok(())
     }
 
     /// Takes the running instance with this id out of the shop's hands.
