@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod common;
+#[path = "common/stores.rs"]
+mod stores;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     env,
     path::Path,
     process::Command,
@@ -13,13 +15,13 @@ use std::{
     time::Duration,
 };
 
-use gusset::saga::State;
 use gusset_engines::{Folder, Process};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reqwest::Client;
 use serde_json::{Value, json};
 use shop::{Carrier, Ground, Shop, Times};
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use stores::{at_rest, the_stores_agree};
+use tokio::{net::TcpListener, task::JoinSet};
 use uuid::Uuid;
 
 const CUSTOMERS: usize = 4;
@@ -191,42 +193,6 @@ async fn nothing_is_half_done(folder: &Path, sent: Vec<Sent>) {
     let known: HashSet<_> = shop.orders.confirmed().iter().map(|order| json!(order.id)).collect();
     assert!(placed.is_subset(&known));
     shop.close().await.unwrap();
-}
-
-async fn at_rest(shop: &Shop) {
-    let resting = async {
-        while !shop.is_at_rest().await.unwrap() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let rested = timeout(Duration::from_secs(60), resting).await;
-    assert!(rested.is_ok(), "{:?}\n{:?}", shop.orders.sagas().await, shop.broker.stats());
-}
-
-async fn the_stores_agree(shop: &Shop) {
-    let ended = |(state, _): &(State, u64)| matches!(state, State::Completed | State::Compensated);
-    let sagas = shop.orders.sagas().await.unwrap();
-    assert!(sagas.iter().filter(|(_, count)| *count > 0).all(ended), "{sagas:?}");
-
-    let (orders, paid) = (shop.orders.confirmed(), shop.payments.kept());
-    assert_eq!(
-        paid.len(),
-        orders.len(),
-        "money is taken for the orders that are done, and only for them"
-    );
-    for order in &orders {
-        assert_eq!(paid.get(&order.id), Some(&(1, order.total_cents)), "{order:?}");
-    }
-    let mut sold: BTreeMap<Uuid, u64> = BTreeMap::new();
-    for line in orders.iter().flat_map(|order| &order.items) {
-        *sold.entry(line.product_id).or_default() += u64::from(line.quantity);
-    }
-    let supplied = shop.products.supplied();
-    for product in shop.products.all() {
-        let gone = u64::from(supplied[&product.id] - product.stock);
-        assert_eq!(gone, sold.get(&product.id).copied().unwrap_or(0), "{product:?}");
-    }
-    assert_eq!(shop.inventory.sold(), sold, "every order was counted once");
 }
 
 #[test]
