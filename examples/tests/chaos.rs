@@ -230,6 +230,7 @@ async fn everything_breaks(seed: u64) {
     what_died_is_redriven(&shop, schedule.faults()).await;
     the_stores_agree(&shop).await;
     everybody_was_told_the_truth(&shop, &customers, &books).await;
+    goes_through(&customers[0], products[0]).await;
     // Who asked again may have begun what had not begun before.
     at_rest(&shop).await;
     the_stores_agree(&shop).await;
@@ -294,7 +295,6 @@ async fn everybody_was_told_the_truth(shop: &Shop, customers: &[Customer], books
         }
     }
     println!("{} orders, answered at first {by_status:?}", orders.len());
-    assert!(by_status.contains_key(&201), "no order went through at all");
     let known: HashSet<_> = shop.orders.confirmed().iter().map(|order| json!(order.id)).collect();
     assert_eq!(placed, known, "an order stands if, and only if, whoever sent it is told so");
 }
