@@ -1,7 +1,14 @@
 //! Everything breaks while customers order, by schedules that seeds make: ten of them, a hundred with `GUSSET_DEEP=1`, one with `GUSSET_SEED=…`. In the end
 //! nothing is broken, and every order is done or undone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::async_yields_async,
+    reason = "a test"
+)]
 
 #[path = "common/stores.rs"]
 mod stores;
@@ -113,12 +120,12 @@ async fn open(ground: &Ground) -> (Shop, String) {
 
 /// Keeps what a shop of this seed stands on until it is closed.
 fn ground(seed: u64) -> (Ground, Option<Folder>) {
-    let folder = (seed % 3 == 0).then(|| Folder::new("chaos"));
+    let folder = seed.is_multiple_of(3).then(|| Folder::new("chaos"));
     let broker = match (&folder, seed % 3) {
         (None, 1) => Carrier::Memory,
         _ => Carrier::File,
     };
-    let registry = if seed % 2 == 0 { Place::Memory } else { Place::Http };
+    let registry = if seed.is_multiple_of(2) { Place::Memory } else { Place::Http };
     let data_dir = folder.as_ref().map(|folder| folder.to_path_buf());
     (Ground { registry, broker, data_dir, times: TIMES, ..Ground::default() }, folder)
 }
