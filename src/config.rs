@@ -280,7 +280,9 @@ impl<T> Config<T> {
         std::future::pending().await
     }
 
-    fn keys(&self) {}
+    fn keys(&self) -> Vec<u64> {
+        Vec::new()
+    }
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Default for Config<T> {
