@@ -25,7 +25,7 @@ use super::{
 /// use gusset_gateway::{AnswersInRedis, Idempotency, Route};
 /// use http::Method;
 ///
-/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 /// let answers = AnswersInRedis::new("redis://127.0.0.1", "shop")?;
 /// let pay = Route::new("/payments").methods([Method::POST]).to("payments").idempotency(Idempotency::by(answers));
 /// # Ok(()) }
