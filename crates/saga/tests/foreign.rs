@@ -285,10 +285,17 @@ impl Store for OneLock {
             let fits = |one: &&Summary| {
                 query.state.is_none_or(|state| state == one.state)
                     && query.definition.as_ref().is_none_or(|name| *name == one.definition)
-                    && query.after.as_ref().is_none_or(|after| one.saga > *after)
+                    && query.after.as_ref().is_none_or(|after| {
+                        (one.saga > *after) != query.newest_first && one.saga != *after
+                    })
             };
             let all = tables.sagas.values().map(|row| &row.summary);
-            Ok(all.filter(fits).take(query.limit).cloned().collect())
+            let mut found: Vec<_> = all.filter(fits).cloned().collect();
+            if query.newest_first {
+                found.reverse();
+            }
+            found.truncate(query.limit);
+            Ok(found)
         })
     }
 
