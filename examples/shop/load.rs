@@ -142,16 +142,21 @@ impl Sender {
         let mut changes = self.rate.0.subscribe();
         let mut pace = Pace::new(*changes.borrow_and_update(), Instant::now());
         let mut under_way = JoinSet::new();
+        let mut going_on = true;
         loop {
             while let Some(due) = pace.next(Instant::now()) {
                 self.send(due, &mut send, &mut under_way);
+            }
+            // What was due before the end is sent, also by a sender that was held up.
+            if !going_on {
+                break;
             }
             while under_way.try_join_next().is_some() {}
             tokio::select! {
                 () = at(pace.when()) => {}
                 // The sender of the rate is in our own hands.
                 _ = changes.changed() => pace.change(*changes.borrow_and_update(), Instant::now()),
-                _ = &mut stopped => break,
+                _ = &mut stopped => going_on = false,
             }
         }
         while under_way.join_next().await.is_some() {}
