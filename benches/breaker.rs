@@ -20,9 +20,6 @@ mod outcome;
 #[allow(dead_code, unreachable_pub, reason = "as above")]
 #[path = "../crates/breaker/src/policy.rs"]
 mod policy;
-#[allow(dead_code, unreachable_pub, reason = "as above")]
-#[path = "../crates/breaker/src/ratio.rs"]
-mod ratio;
 #[path = "../crates/breaker/src/sync.rs"]
 mod sync;
 #[allow(dead_code, unreachable_pub, reason = "as above")]
@@ -46,7 +43,7 @@ use std::{
 use common::{Echo, drive, now};
 use criterion::{Criterion, criterion_group};
 use failsafe::{backoff, failure_policy};
-use gusset_breaker::{self as breaker, Breaker, BreakerLayer, Circuit};
+use gusset_breaker::{self as breaker, Breaker, BreakerLayer, Circuit, Ratio};
 use recloser::Recloser;
 use tokio::runtime::Runtime;
 use tower::{Layer, Service};
@@ -59,7 +56,6 @@ use crate::{
     machine::{Machine, World},
     outcome::Outcome,
     policy::Policy,
-    ratio::Ratio,
     window::Window,
 };
 

@@ -61,6 +61,6 @@ async fn start(registry: &MemoryRegistry, name: &'static str) -> Result<Registra
     tokio::spawn(async move { axum::serve(listener, router).await });
     let instance = Instance::new("shop", "127.0.0.1", port);
     let registration = Registration::spawn(registry.clone(), instance);
-    registration.registered().await;
+    registration.registered().await?;
     Ok(registration)
 }

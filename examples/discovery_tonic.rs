@@ -67,6 +67,6 @@ async fn start(registry: &MemoryRegistry, name: &'static str) -> Result<Registra
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let instance = Instance::new("health", "127.0.0.1", port);
     let registration = Registration::spawn(registry.clone(), instance);
-    registration.registered().await;
+    registration.registered().await?;
     Ok(registration)
 }

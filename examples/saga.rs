@@ -1,13 +1,11 @@
-//! A process dies while it takes an order back, and the next one finishes that: `cargo run --example saga`.
+//! A saga survives `kill -9`: a process dies while it takes an order back, and the next one finishes that, each effect undone once.
 //!
-//! It starts itself twice. To be both processes yourself, give it a folder, and run it twice: `cargo run --example saga -- /tmp/orders`.
+//! `cargo run --example saga` starts itself twice. To be both processes yourself, run it twice with a folder: `-- /tmp/orders`.
 
 #![allow(clippy::print_stdout, reason = "a program that tells a story")]
 
 use std::{
-    env,
-    fs::{self, OpenOptions},
-    io::{self, Write},
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -16,152 +14,67 @@ use std::{
 
 use gusset::{
     call::BoxError,
-    saga::{
-        Definition, Effect, Options, Orchestrator, Saga, SagaId, SqliteStore, State, StepContext,
-        StepError,
-    },
+    saga::{Effect, Options, Orchestrator, Saga, SagaId, SqliteStore, StepContext, StepError},
 };
 
-const ORDER: &str = "order-4711";
-
-fn main() -> Result<(), BoxError> {
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
     if let Some(folder) = env::args_os().nth(1) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        return runtime.block_on(one_process(Path::new(&folder)));
+        return one_process(Path::new(&folder)).await;
     }
     let folder = env::temp_dir().join(format!("gusset-saga-{}", std::process::id()));
     for who in ["the first process", "the second process, on the same folder"] {
         println!("── {who}");
-        let ended = Command::new(env::current_exe()?).arg(&folder).status()?;
-        println!("   it ended: {ended}\n");
+        println!("   it ended: {}", Command::new(env::current_exe()?).arg(&folder).status()?);
     }
     Ok(fs::remove_dir_all(&folder)?)
 }
 
-/// Begins an order, and dies on the way; or finds one that was begun, and brings it to its end.
 async fn one_process(folder: &Path) -> Result<(), BoxError> {
     fs::create_dir_all(folder)?;
-    let bank = Arc::new(Book { file: folder.join("bank.txt"), name: "bank:     " });
-    let shelf = Arc::new(Book { file: folder.join("warehouse.txt"), name: "warehouse:" });
-    let place_order = define(&bank, &shelf)?;
-
-    let store = SqliteStore::open(folder.join("sagas.db")).await?;
-    // A process that is silent for a second counts as dead.
-    let sagas =
-        Orchestrator::with(Arc::new(store), Options::default().lease(Duration::from_secs(1)));
-    sagas.register(&place_order)?;
-    let order: SagaId = ORDER.parse()?;
-
-    match sagas.report(&order).await {
-        Ok(report) => {
-            println!("   the journal says of {order}: {:?}", report.state);
-            let _recovery = sagas.spawn_recovery(Duration::from_millis(100));
-            let report = sagas.settled(&order).await?;
-            println!("   the journal says of {order}: {:?}", report.state);
-            if let Some(failure) = report.failure {
-                println!("   and why: {failure}");
-            }
-            println!("   the books, every line of them:");
-            bank.show()?;
-            shelf.show()?;
-            let whole = report.state == State::Compensated && bank.is_even()? && shelf.is_even()?;
-            if whole { Ok(()) } else { Err("something is half done".into()) }
-        }
-        Err(_) => {
-            println!("   {order}: a lamp for 40 €");
-            sagas.run_as(&place_order, order, 40).await?;
-            Err("it should have died".into())
-        }
-    }
-}
-
-fn define(bank: &Arc<Book>, shelf: &Arc<Book>) -> Result<Definition<u32, ()>, BoxError> {
+    let book = folder.join("book.txt");
     let mut saga = Saga::define("place-order", 1);
+    for (done, undone) in [("lamp-reserved", "lamp-released"), ("money-taken", "money-given-back")]
+    {
+        let (act, undo) = (book.clone(), book.clone());
+        saga.step(done)
+            .run(move |cx: StepContext, _: u32| enter(act.clone(), cx.action_key(), done))
+            .undo(move |cx: StepContext, _: u32, _: Effect<()>| {
+                enter(undo.clone(), cx.action_key(), undone)
+            });
+    }
+    let refused = async |_: StepContext, _| Err::<(), _>(StepError::rejected("no parcels there"));
+    saga.step("parcel-sent").run(refused).no_undo();
+    let place_order = saga.finish(())?;
 
-    let (act, undo) = (shelf.clone(), shelf.clone());
-    saga.step("reserve-lamp")
-        .run(move |cx: StepContext, _: u32| act.clone().enter(cx.action_key(), "reserved"))
-        .undo(move |cx: StepContext, _: u32, _: Effect<()>| {
-            undo.clone().enter(cx.action_key(), "released")
-        });
-
-    let (act, undo) = (bank.clone(), bank.clone());
-    saga.step("take-money")
-        .run(move |cx: StepContext, _: u32| act.clone().enter(cx.action_key(), "taken"))
-        .undo(move |cx: StepContext, _: u32, _: Effect<()>| {
-            let bank = undo.clone();
-            async move {
-                // The same key each time, so that it is given back once.
-                let is_new =
-                    !bank.has(&cx.action_key(), "given back").map_err(StepError::unknown)?;
-                bank.clone().enter(cx.action_key(), "given back").await?;
-                if is_new {
-                    println!("   the answer of the bank never arrives: this process is killed");
-                    kill_myself();
-                }
-                Ok(())
-            }
-        });
-
-    saga.step("send-parcel")
-        .run(|_: StepContext, _: u32| async {
-            println!("   carrier:    no parcels to that address");
-            Err::<(), _>(StepError::rejected("no parcels to that address"))
-        })
-        .no_undo();
-    Ok(saga.finish(())?)
+    let store = Arc::new(SqliteStore::open(folder.join("sagas.db")).await?);
+    // Who is silent for a second counts as dead.
+    let sagas = Orchestrator::with(store, Options::default().lease(Duration::from_secs(1)));
+    sagas.register(&place_order)?;
+    let order: SagaId = "order-4711".parse()?;
+    if sagas.report(&order).await.is_err() {
+        sagas.run_as(&place_order, order, 40).await?;
+        return Err("it should have died".into());
+    }
+    let _recovery = sagas.spawn_recovery(Duration::from_millis(100));
+    let report = sagas.settled(&order).await?;
+    println!("   {order}: {:?}\n{}", report.state, fs::read_to_string(&book)?);
+    Ok(())
 }
 
-/// `kill -9`: nothing is tidied up, and nobody is told.
-fn kill_myself() -> ! {
-    let _ = Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
-    std::process::abort()
-}
-
-/// What a participant remembers: a line for each thing done, and the key under which it was.
-struct Book {
-    file: PathBuf,
-    name: &'static str,
-}
-
-impl Book {
-    /// Writes it down, unless it was done under this key already.
-    async fn enter(self: Arc<Self>, key: String, what: &'static str) -> Result<(), StepError> {
-        // When writing fails nobody knows how much is on the disk.
-        self.write(&key, what).map_err(StepError::unknown)
+/// What a participant does: each thing once under one key, however often it is asked to.
+async fn enter(book: PathBuf, key: String, what: &'static str) -> Result<(), StepError> {
+    let (known, line) = (fs::read_to_string(&book).unwrap_or_default(), format!("{key} {what}\n"));
+    if known.contains(&line) {
+        println!("   {what} already");
+        return Ok(());
     }
-
-    fn write(&self, key: &str, what: &str) -> io::Result<()> {
-        if self.has(key, what)? {
-            println!("   {} {what} already, under the key {key}", self.name);
-            return Ok(());
-        }
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.file)?;
-        writeln!(file, "{key} {what}")?;
-        file.sync_all()?;
-        println!("   {} {what}", self.name);
-        Ok(())
+    println!("   {what}");
+    // When writing fails nobody knows how much is on the disk.
+    fs::write(&book, known + &line).map_err(StepError::unknown)?;
+    if what == "money-given-back" {
+        println!("   the answer never arrives: this process is killed");
+        let _ = Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
     }
-
-    fn has(&self, key: &str, what: &str) -> io::Result<bool> {
-        Ok(self.lines()?.contains(&format!("{key} {what}")))
-    }
-
-    fn lines(&self) -> io::Result<Vec<String>> {
-        match fs::read_to_string(&self.file) {
-            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn show(&self) -> io::Result<()> {
-        self.lines()?.iter().for_each(|line| println!("     {} {line}", self.name));
-        Ok(())
-    }
-
-    /// What was done was undone, each once.
-    fn is_even(&self) -> io::Result<bool> {
-        Ok(self.lines()?.len() == 2)
-    }
+    Ok(())
 }

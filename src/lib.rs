@@ -15,7 +15,7 @@
 //! | [`console`] | one page in the browser over all of the above |
 //! | [`outbox`] (with `broker` and `saga`) | what sagas emit, published by the broker |
 //! | [`observe`] (with `sidecar`) | numbers of circuits, limiters, sagas and brokers, and spans of brokers and sagas, as a sidecar shows them |
-//! | [`standard`] | the client of a service by its name, all layers in order |
+//! | [`standard`] | a server, and the client of a service by its name: all layers in order |
 //! | [`config`] | settings out of files, environment and keys, followed while a program runs |
 //! | [`problem`] | refusals and failures of handlers as problems of RFC 9457 |
 //! | [`testing`] | services that do as they are told, for tests of what calls them |

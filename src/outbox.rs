@@ -48,7 +48,7 @@ use gusset_saga::{BoxError, Json, OutboxTarget, Outgoing};
 /// sagas.run(&order, 1_999).await?;
 /// assert_eq!(paid.recv().await, Some(1_999));
 /// sagas.shutdown().await;
-/// relay.stop().await;
+/// relay.close().await;
 /// ledger.close().await;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();

@@ -82,6 +82,10 @@ impl Shutdown {
     /// # Errors
     ///
     /// If the signals cannot be listened to.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing was begun. The signals stay caught, as tokio never gives them back.
     pub async fn signalled(&self) -> io::Result<()> {
         #[cfg(unix)]
         {
@@ -108,6 +112,10 @@ impl Shutdown {
     /// # Errors
     ///
     /// [`Unfinished`] if `limit` passed first.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing changes; it can be awaited again.
     pub async fn finished(&self, limit: Duration) -> Result<(), Unfinished> {
         self.begun.cancelled().await;
         self.work.close();

@@ -1,6 +1,8 @@
-//! The client of a service by its name: all layers of the family in the order that makes sense.
+//! All layers of the family in the order that makes sense: around a [`server`], and around the client of a service by its name.
 //!
 //! ```text
+//! trace → metrics → answers → deadline → limit of calls at once → your service
+//!
 //! trace → metrics → retry (budget, attempt timeout) → deadline → balance → breaker of the instance → your client
 //! ```
 //!
@@ -68,9 +70,11 @@
 //! # is_service(payments);
 //! ```
 
+mod server;
+
 use std::{fmt, num::NonZeroUsize, sync::Arc};
 
-use gusset_breaker::{Breaker, BreakerLayer, Circuit, Circuits, HttpStatus, Policy};
+use gusset_breaker::{Breaker, BreakerLayer, Circuit, Circuits, GrpcStatus, Policy};
 #[cfg(doc)]
 use gusset_registry::SuccessRate;
 use gusset_registry::{Balance, Ejection, Fleet, Http, Instance, LeastLoaded, MakeEndpoint, Watch};
@@ -78,6 +82,7 @@ use gusset_sidecar::{Outbound, Sidecar};
 use tower_layer::Layer;
 
 pub use gusset_registry::ToInstance;
+pub use server::{Server, ServerLayer, server, server_with};
 
 /// The client that [`standard`] builds around `S`.
 pub type Standard<S> = Outbound<Balanced<S>>;
@@ -129,12 +134,12 @@ pub struct ToInstances<S> {
 }
 
 impl<S: Clone> MakeEndpoint for ToInstances<S> {
-    type Service = Breaker<ToInstance<S>, HttpStatus>;
+    type Service = Breaker<ToInstance<S>, GrpcStatus>;
 
     fn make(&self, instance: &Instance) -> Self::Service {
         let client = ToInstance::new(self.client.clone(), instance);
         let circuit = self.circuits.get(instance.id.clone());
-        BreakerLayer::new(circuit).classify(HttpStatus).layer(client)
+        BreakerLayer::new(circuit).classify(GrpcStatus).layer(client)
     }
 
     fn is_eligible(&self, _: &Instance, service: &Self::Service) -> bool {

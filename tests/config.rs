@@ -86,7 +86,14 @@ fn what_is_wrong_is_told_with_its_place() {
         &["server.port", "SHOP_SERVER__PORT", "high"],
     );
     has(&told(config().vars("SHOP", [("SHOP_SERVER__PORT", "70000")])), &["server.port", "70000"]);
-    has(&told(config().vars("SHOP", [("SHOP_SERVER__PROT", "1")])), &["prot"]);
+    has(
+        &told(config().vars("SHOP", [("SHOP_SERVER__PROT", "1")])),
+        &["unknown field `prot`", "server.prot in the variable SHOP_SERVER__PROT"],
+    );
+    has(
+        &told(config().file(folder.write("[sever]\nport = 81\n"))),
+        &["unknown field `sever`", "there is sever in /", "shop.toml"],
+    );
     has(&told(config().file(folder.write("[server]\nport = \n"))), &["shop.toml", "line 2"]);
     has(
         &told(config().file(folder.write("[server]\ntls = \"maybe\"\n"))),
@@ -95,11 +102,17 @@ fn what_is_wrong_is_told_with_its_place() {
     has(&told(config().file("/nowhere/shop.toml")), &["/nowhere/shop.toml"]);
     assert_eq!(config().file_if_there("/nowhere/shop.toml").load().unwrap(), Settings::default());
 
-    let checked = config().check(|settings| match settings.server.port {
-        0..1024 => Err("server.port: below 1024 is for root".into()),
-        _ => Ok(()),
-    });
-    assert_eq!(told(checked), "server.port: below 1024 is for root");
+    let checked = config()
+        .check(|settings| match settings.server.port {
+            0..1024 => Err("server.port: below 1024 is for root".into()),
+            _ => Ok(()),
+        })
+        .check(|_| Ok(()))
+        .check(|settings| match &*settings.name {
+            "shop" => Err("name: it needs one of its own".into()),
+            _ => Ok(()),
+        });
+    assert_eq!(told(checked), "server.port: below 1024 is for root; name: it needs one of its own");
 }
 
 async fn refused(live: &Live<Settings>) -> String {

@@ -33,7 +33,7 @@ async fn it_stands_beside_own_routes_and_is_one_registry_with_who_embeds_it() {
     let server = ConsulServer::new(ConsulPolicy::default());
     let _ticker = server.spawn_ticker();
     let cart = Registration::spawn(server.clone(), Instance::new("cart", "10.0.0.7", 80));
-    cart.registered().await;
+    cart.registered().await.unwrap();
     let (address, end, served) = serve(server).await;
     let client = Client::new();
     let ask = async |path: &str| {

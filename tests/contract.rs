@@ -366,3 +366,50 @@ fn services_and_futures_are_nameable() {
         passing: gusset::gateway::ResponseFuture,
     }
 }
+
+/// What is kept in a state of axum, moved into tasks and shared by threads.
+#[test]
+fn layers_and_handles_are_clone_send_and_sync() {
+    fn is<T: Clone + Send + Sync + fmt::Debug + 'static>() {}
+    is::<BreakerLayer>();
+    is::<Circuit>();
+    is::<Circuits<String>>();
+    is::<RateLimitLayer<RateLimiter>>();
+    is::<RateLimiter>();
+    is::<Keyed<String>>();
+    is::<gusset::ratelimit::ExactKeyed<String>>();
+    is::<ConcurrencyLimitLayer>();
+    is::<ConcurrencyLimiter>();
+    is::<gusset::registry::MemoryRegistry>();
+    is::<Watch>();
+    is::<gusset::broker::Broker>();
+    is::<gusset::broker::DeadLetters>();
+    is::<gusset::broker::ReactLayer>();
+    is::<gusset::broker::TraceLayer>();
+    is::<gusset::saga::Orchestrator>();
+    is::<gusset::saga::Operator>();
+    is::<Sidecar>();
+    is::<Metrics>();
+    is::<Recorder>();
+    is::<TraceLayer>();
+    is::<MetricsLayer>();
+    is::<DeadlineLayer>();
+    is::<BodyDeadlineLayer>();
+    is::<RetryLayer>();
+    is::<HedgeLayer>();
+    is::<FaultLayer>();
+    is::<AnswerLayer>();
+    is::<gusset::call::Ambient>();
+    is::<gusset::gateway::Gateway>();
+    is::<gusset::gateway::Live>();
+    is::<gusset::health::Health>();
+    is::<gusset::shutdown::Shutdown>();
+    is::<gusset::config::Live<()>>();
+    fn is_error<T: Error + Send + Sync + Clone + PartialEq + 'static>() {}
+    is_error::<gusset::call::Open>();
+    is_error::<gusset::call::Limited>();
+    is_error::<gusset::call::Inadmissible>();
+    is_error::<gusset::call::NoInstance>();
+    is_error::<gusset::call::Overloaded>();
+    is_error::<gusset::call::DeadlineExceeded>();
+}

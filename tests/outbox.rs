@@ -74,7 +74,7 @@ async fn what_a_step_emits_is_handled_once_and_in_order_though_answers_are_lost(
     .await
     .unwrap();
     assert_eq!(relay.stats().failures, 60);
-    relay.stop().await;
+    relay.close().await;
     ledger.close().await;
 
     let seen = seen.lock().unwrap();
@@ -120,7 +120,7 @@ async fn the_handler_of_what_a_saga_emits_goes_on_with_the_trace_of_the_saga() {
     .await
     .unwrap();
     sleep(Duration::from_secs(1)).await;
-    relay.stop().await;
+    relay.close().await;
     ledger.close().await;
     let seen = seen.lock().unwrap();
     let [(travelled, with, current)] = &seen[..] else { panic!("{seen:?}") };
@@ -158,7 +158,7 @@ async fn a_message_whose_topic_is_no_subject_is_put_aside_and_holds_no_other() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(store.pending().await.unwrap().messages, 0);
     assert_eq!((relay.stats().failures, target.undeliverable()), (0, 1));
-    relay.stop().await;
+    relay.close().await;
     for group in groups {
         group.close().await;
     }

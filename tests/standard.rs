@@ -1,10 +1,10 @@
-//! The standard client as its callers see it.
+//! The standard server and client as their callers see them.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     convert::Infallible,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::SeqCst},
@@ -17,14 +17,15 @@ use bytes::Bytes;
 use gusset::{
     breaker::{Circuits, Policy, State},
     call::refusal_in,
+    ratelimit::{Concurrency, ConcurrencyLimiter},
     registry::{Fleet, Instance, MemoryRegistry, Registry, Watch},
     sidecar::{ReplayBody, RetryPolicy, Sidecar},
-    standard::{balanced, circuits as circuits_for, standard},
+    standard::{balanced, circuits as circuits_for, server, server_with, standard},
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
-use tower::{Service, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Outgoing = Request<ReplayBody<Full<Bytes>>>;
 
@@ -226,4 +227,53 @@ async fn a_connector_of_the_balanced_instances_connects_before_calls_need_it() {
     let asked = Instant::now();
     client.oneshot(get()).await.unwrap();
     assert_eq!(asked.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_answers_who_is_one_too_many_at_once_and_counts_him() {
+    let (sidecar, gate) = (Sidecar::new("quotes"), Arc::new(tokio::sync::Semaphore::new(0)));
+    let limiter = ConcurrencyLimiter::new("quotes", Concurrency::fixed(NonZeroU32::MIN));
+    let behind = gate.clone();
+    let handler = service_fn(move |_: Request<Full<Bytes>>| {
+        let gate = behind.clone();
+        async move {
+            let _open = gate.acquire().await;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a quote")))
+        }
+    });
+    let server = server_with(&sidecar, &limiter).layer(handler);
+    let first = tokio::spawn(server.clone().oneshot(get()));
+    tokio::task::yield_now().await;
+    let refused = server.clone().oneshot(get()).await.unwrap();
+    assert_eq!(refused.status(), 503);
+    gate.add_permits(1);
+    assert_eq!(first.await.unwrap().unwrap().status(), 200);
+    // There is room again.
+    assert_eq!(server.oneshot(get()).await.unwrap().status(), 200);
+    let page = sidecar.metrics().render_prometheus();
+    let line = |what: &str| {
+        page.lines().any(|line| {
+            line.starts_with("gusset_concurrency_calls_total")
+                && line.contains("normal")
+                && line.ends_with(what)
+        })
+    };
+    assert!(line("outcome=\"refused\"} 1") && line("outcome=\"ended\"} 2"), "{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_of_no_settings_serves_a_thousand_at_once_and_no_more() {
+    let served = Arc::new(AtomicU32::new(0));
+    let counted = served.clone();
+    let server =
+        server(&Sidecar::new("quotes")).layer(service_fn(move |_: Request<Full<Bytes>>| {
+            counted.fetch_add(1, SeqCst);
+            std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
+        }));
+    let waiting: Vec<_> = (0..1_000).map(|_| tokio::spawn(server.clone().oneshot(get()))).collect();
+    while served.load(SeqCst) < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.oneshot(get()).await.unwrap().status(), 503);
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -17,12 +17,14 @@
 //! | [`Port`] | a free port, for as long as the value lives |
 //! | [`Proxy`] | between a client and a server: cut, slow, or open in one direction only |
 //! | [`pause`], [`resume`], [`signal`] | for a process of another kind |
+//! | [`holds`] | a target of the folder `fuzz` for all that its corpus has, and for changes of it |
 //!
 //! All calls block. A function here panics where it cannot do what it says, and shows what the process wrote: a test that goes on without its
 //! server proves nothing.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
+mod corpus;
 mod folder;
 mod port;
 mod process;
@@ -40,6 +42,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use corpus::{Chance, holds};
 pub use etcd::Etcd;
 pub use folder::Folder;
 pub use nats::Nats;

@@ -114,9 +114,7 @@ impl Story {
         let began = Instant::now();
         let mut restarted = 0;
         for id in RESTARTED {
-            let at = |story: &Self| {
-                story.shop.running.iter().find(|one| one.id() == id).map(|one| one.addr())
-            };
+            let at = |story: &Self| story.shop.addr_of(id);
             // One that an earlier act killed begins here again.
             let from = at(self);
             self.shop.restart(id).await?;
@@ -193,8 +191,9 @@ impl Story {
 
     async fn ask_products(&self, path: &str) -> Vec<Value> {
         let mut answers = Vec::new();
-        for one in self.shop.running.iter().filter(|one| one.service() == "product-service") {
-            let url = format!("http://{}{path}", one.addr());
+        let all = self.shop.instances().into_iter();
+        for (_, addr) in all.filter(|(id, _)| id.starts_with("product-service-")) {
+            let url = format!("http://{addr}{path}");
             let answer = async { self.http.get(url).send().await?.json().await };
             answers.push(answer.await.unwrap_or(Value::Null));
         }

@@ -83,9 +83,13 @@ impl Story {
             }
         }
         self.desk.told = on;
+        if let Err(error) = self.engines.servers.obey(on).await {
+            self.terminal.say(format!("a server does not come back: {error}"));
+        }
         if let Err(error) = self.shop.obey().await {
             self.terminal.say(format!("an instance does not come back yet: {error}"));
         }
+        self.console.look(&self.shop);
     }
 
     /// Everything that a seed chooses, while customers come.
@@ -142,7 +146,7 @@ impl Story {
             rested && left == 0,
             format!("{redriven} messages had died, were redriven, and {left} are left"),
         );
-        let (on, twice) = (self.shop.chaos.on(), self.mailed_twice());
+        let (on, twice) = (self.shop.chaos.on(), self.mailed_twice().await?);
         self.promise(
             on.is_empty() && twice == 0,
             format!("orders that were mailed about twice: {twice}"),
@@ -150,9 +154,9 @@ impl Story {
         Ok(())
     }
 
-    fn mailed_twice(&self) -> usize {
-        let orders = self.shop.orders.confirmed();
-        orders.iter().filter(|order| self.shop.notifications.mails_about(order.id) > 1).count()
+    async fn mailed_twice(&self) -> Result<usize, Failed> {
+        let mails = self.shop.notifications.mails().await?;
+        Ok(mails.values().filter(|mails| **mails > 1).count())
     }
 
     /// What one can type to break things.

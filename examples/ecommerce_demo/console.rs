@@ -10,7 +10,7 @@ use gusset::{
     console::{Sources, router},
     sidecar::telemetry::{self, Telemetry},
 };
-use shop::Shop;
+use shop::{Shop, load::Rate};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// Serves it until it is dropped.
@@ -25,8 +25,8 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// On this port of the loopback device, or on any free one.
-    pub(crate) async fn open(shop: &Shop, port: u16) -> io::Result<Self> {
+    /// On this port of the loopback device, or on any free one. The load is changed there by its operators.
+    pub(crate) async fn open(shop: &Shop, rate: Rate, port: u16) -> io::Result<Self> {
         let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
             Ok(listener) => listener,
             Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
@@ -41,6 +41,7 @@ impl Console {
         let sources = Sources::new()
             .also(move || now.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .traces(telemetry.store())
+            .switches("customers", rate)
             .operator_token(&token);
         let serving = axum::serve(listener, router(sources)).into_future();
         let serving = tokio::spawn(serving);

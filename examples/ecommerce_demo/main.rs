@@ -4,8 +4,10 @@ mod acts;
 mod changes;
 mod chaos;
 mod console;
+mod engines;
 mod load;
 mod options;
+mod releases;
 mod shopper;
 mod story;
 mod summary;
@@ -14,6 +16,7 @@ mod terminal;
 use std::{io::ErrorKind, process::ExitCode, time::Duration};
 
 use gusset::shutdown::Shutdown;
+use gusset_engines::Port;
 use options::{Command, HELP, Options};
 use shop::settings::price_key;
 use story::{Failed, NoStart, Story};
@@ -24,6 +27,15 @@ use tokio::net::TcpListener;
 const NO_START: u8 = 2;
 
 fn main() -> ExitCode {
+    // A part of the shop, see `Hosting`; nobody types that.
+    match std::env::args_os().nth(1) {
+        Some(argument) if argument == "serve" => return serve(),
+        #[cfg(feature = "sidecars")]
+        Some(argument) if argument == "sidecar" => {
+            return gusset_cli::run(std::env::args_os().skip(1));
+        }
+        _ => {}
+    }
     let port = std::env::var("PORT").ok();
     let options = match Command::parse(std::env::args_os().skip(1), port.as_deref()) {
         Ok(Command::Run(options)) => options,
@@ -49,8 +61,26 @@ fn main() -> ExitCode {
     code
 }
 
+fn serve() -> ExitCode {
+    let served = tokio::runtime::Runtime::new().and_then(|runtime| {
+        let served = runtime.block_on(shop::host::run());
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        served
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            terminal::complain(error);
+            ExitCode::from(NO_START)
+        }
+    }
+}
+
 async fn run(options: &Options) -> ExitCode {
-    let listener = match listen(options.port).await {
+    // A port that the system gives to nobody else until the gateway's process has it.
+    let held = (options.processes && options.port == 0).then(Port::free);
+    let port = held.as_ref().map_or(options.port, Port::number);
+    let listener = match listen(port).await {
         Ok(listener) => listener,
         Err(error) => {
             terminal::complain(error);
@@ -105,8 +135,8 @@ async fn story(options: &Options, listener: TcpListener) -> Result<bool, Failed>
 
     story
         .terminal
-        .act(10, if interrupted { "interrupted: what holds so far" } else { "what was promised" });
-    let summary = story.judge(interrupted).await;
+        .act(12, if interrupted { "interrupted: what holds so far" } else { "what was promised" });
+    let summary = story.judge(interrupted).await?;
     summary.print(&story.terminal);
     if let Some(path) = &options.summary {
         let text = serde_json::to_string_pretty(&summary)?;
@@ -114,7 +144,7 @@ async fn story(options: &Options, listener: TcpListener) -> Result<bool, Failed>
             .map_err(|error| format!("--summary {}: {error}", path.display()))?;
     }
     if options.stay && !interrupted {
-        story.terminal.act(11, "the shop stays open until Ctrl-C");
+        story.terminal.act(13, "the shop stays open until Ctrl-C");
         stay(&story);
         story.desk_commands();
         loop {

@@ -1,7 +1,7 @@
 use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
 use lexopt::prelude::*;
-use shop::{Carrier, Place, load::Rate};
+use shop::{Carrier, Flow, Place, load::Rate};
 
 pub(crate) const HELP: &str = "\
 Tells in a minute what gusset does, with a shop of seven services that talk over real sockets.
@@ -21,6 +21,18 @@ cargo run --release --example ecommerce_demo -- [OPTIONS]
                    this process), http://HOST:PORT or etcd://HOST:PORT [memory]
   --broker B       what carries their messages: memory, file or nats://HOST:PORT
                    [memory; file with --data-dir]
+  --processes      the gateway, the registry and each instance of a service in a
+                   process of its own; needs --features nats before the name of the
+                   example, and nats-server
+  --sidecars       the same, and each instance behind a gusset sidecar of its own,
+                   which is this program as well; needs --features nats,sidecars
+  --backend LIST   nats, etcd, postgres, redis or all: start these here, and use
+                   them; each needs a feature of its name
+  --flow F         who knows what is to be done about an order: orchestration (a saga)
+                   or choreography (each service, by the others' events)
+                   [orchestration]
+  --redis URL      count the quotas of customers in this Redis, redis://HOST:PORT
+  --database URL   keep accounts, stock, payments, orders and sagas in this PostgreSQL
   --data-dir DIR   keep everything that an order depends on there; started again
                    there, even after kill -9, the shop finishes or undoes what was
                    under way [nothing is kept]
@@ -33,7 +45,7 @@ The exit code is 0 if every promise held, 1 if one was broken, 2 if it could not
 ";
 
 /// What the command line asks for.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) length: Duration,
     pub(crate) load: u32,
@@ -44,14 +56,52 @@ pub(crate) struct Options {
     pub(crate) registry: Place,
     pub(crate) broker: Carrier,
     pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) database: Option<String>,
+    pub(crate) redis: Option<String>,
+    pub(crate) processes: bool,
+    pub(crate) sidecars: bool,
+    pub(crate) flow: Flow,
+    pub(crate) backends: Vec<Backend>,
     pub(crate) summary: Option<PathBuf>,
     pub(crate) headless: bool,
     pub(crate) stay: bool,
 }
 
+/// A server that is started with the shop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Nats,
+    Etcd,
+    Postgres,
+    Redis,
+}
+
+/// Several of them.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Backends(pub(crate) Vec<Backend>);
+
+impl FromStr for Backends {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let mut all = Vec::new();
+        for name in list.split(',') {
+            all.extend(match name {
+                "nats" => vec![Backend::Nats],
+                "etcd" => vec![Backend::Etcd],
+                "postgres" => vec![Backend::Postgres],
+                "redis" => vec![Backend::Redis],
+                "all" => vec![Backend::Nats, Backend::Etcd, Backend::Postgres, Backend::Redis],
+                _ => return Err(format!("nats, etcd, postgres, redis or all, not '{name}'")),
+            });
+        }
+        Ok(Self(all))
+    }
+}
+
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
-    Run(Options),
+    Run(Box<Options>),
     Help,
 }
 
@@ -79,6 +129,12 @@ impl Command {
             registry: Place::default(),
             broker: Carrier::default(),
             data_dir: None,
+            database: None,
+            redis: None,
+            processes: false,
+            sidecars: false,
+            flow: Flow::default(),
+            backends: Vec::new(),
             summary: None,
             headless: false,
             stay: false,
@@ -104,6 +160,15 @@ impl Command {
                 Long("registry") => options.registry = one_of(args, "--registry")?,
                 Long("broker") => broker = Some(one_of(args, "--broker")?),
                 Long("data-dir") => options.data_dir = Some(args.value()?.into()),
+                Long("database") => options.database = Some(args.value()?.string()?),
+                Long("redis") => options.redis = Some(args.value()?.string()?),
+                Long("flow") => options.flow = one_of(args, "--flow")?,
+                Long("processes") => options.processes = true,
+                Long("sidecars") => (options.processes, options.sidecars) = (true, true),
+                Long("backend") => {
+                    let list: Backends = one_of(args, "--backend")?;
+                    options.backends.extend(list.0);
+                }
                 Long("summary") => options.summary = Some(args.value()?.into()),
                 Long("headless") => options.headless = true,
                 Long("stay") => options.stay = true,
@@ -120,7 +185,7 @@ impl Command {
             }
             (Some(chosen), _) => chosen,
         };
-        Ok(Self::Run(options))
+        Ok(Self::Run(Box::new(options)))
     }
 }
 
@@ -151,7 +216,8 @@ mod tests {
     #[test]
     fn all_options_are_read() {
         let line = "--seconds 20 --load=7 --port 0 --seed 9 --chaos 4 --desk 81 --registry etcd://e:1 \
-                    --broker nats://n:4222 --data-dir d --summary s.json --headless --stay";
+                    --broker nats://n:4222 --data-dir d --database postgres://p/shop --redis redis://r --sidecars --flow choreography --backend etcd,postgres \
+                    --summary s.json --headless --stay";
         let options = Options {
             length: Duration::from_secs(20),
             load: 7,
@@ -162,11 +228,17 @@ mod tests {
             registry: Place::Etcd(vec!["e:1".into()]),
             broker: Carrier::Nats("nats://n:4222".into()),
             data_dir: Some("d".into()),
+            database: Some("postgres://p/shop".into()),
+            redis: Some("redis://r".into()),
+            processes: true,
+            sidecars: true,
+            flow: Flow::Choreography,
+            backends: vec![Backend::Etcd, Backend::Postgres],
             summary: Some("s.json".into()),
             headless: true,
             stay: true,
         };
-        assert_eq!(parse(line), Ok(Command::Run(options)));
+        assert_eq!(parse(line), Ok(Command::Run(Box::new(options))));
         assert_eq!(parse("--help"), Ok(Command::Help));
     }
 
@@ -207,10 +279,15 @@ mod tests {
                 "--registry zk",
                 "--registry takes memory, http, http://HOST:PORT or etcd://HOST:PORT, not 'zk'",
             ),
+            ("--flow ballet", "--flow takes orchestration or choreography, not 'ballet'"),
             ("--broker amqp", "--broker takes memory, file or nats://HOST:PORT, not 'amqp'"),
             (
                 "--broker memory --data-dir d",
                 "--broker memory would lose the messages about orders that --data-dir keeps; it goes with file or nats://HOST:PORT",
+            ),
+            (
+                "--backend all,oracle",
+                "--backend takes nats, etcd, postgres, redis or all, not 'oracle'",
             ),
             ("--colour", "invalid option '--colour'"),
             ("now", "unexpected argument \"now\""),

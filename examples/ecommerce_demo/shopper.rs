@@ -24,7 +24,9 @@ struct Shared {
     /// Requests whose shopper went away before there was an answer, as at an interruption.
     abandoned: AtomicU64,
     lost: Mutex<Vec<String>>,
-    answers: Mutex<BTreeMap<(&'static str, u16), u64>>,
+    /// By kind, status, and the chapter in which the request was sent.
+    answers: Mutex<BTreeMap<(&'static str, u16, u64), u64>>,
+    chapter: AtomicU64,
     /// Ids of the orders that customers were told are theirs.
     confirmed: Mutex<Vec<Uuid>>,
 }
@@ -40,12 +42,26 @@ impl Books {
 
     /// How many answers of this kind had a status that `select` picks.
     pub(crate) fn answers(&self, kind: &str, select: impl Fn(u16) -> bool) -> u64 {
+        self.answers_since(0, kind, select)
+    }
+
+    /// The same of requests that were sent in this chapter or a later one: what was under way before is answered late at times.
+    pub(crate) fn answers_since(
+        &self,
+        chapter: u64,
+        kind: &str,
+        select: impl Fn(u16) -> bool,
+    ) -> u64 {
         let answers = lock(&self.shared.answers);
-        answers
-            .iter()
-            .filter(|((of, status), _)| (kind.is_empty() || *of == kind) && select(*status))
-            .map(|(_, count)| count)
-            .sum()
+        let is = |(of, status, sent): &(&str, u16, u64)| {
+            *sent >= chapter && (kind.is_empty() || *of == kind) && select(*status)
+        };
+        answers.iter().filter(|(key, _)| is(key)).map(|(_, count)| count).sum()
+    }
+
+    /// Begins a chapter.
+    pub(crate) fn next_chapter(&self) -> u64 {
+        self.shared.chapter.fetch_add(1, Relaxed) + 1
     }
 
     /// What was sent and never answered, with the reason.
@@ -59,7 +75,7 @@ impl Books {
 
     pub(crate) fn by_status(&self) -> BTreeMap<u16, u64> {
         let mut sums = BTreeMap::new();
-        for ((_, status), count) in lock(&self.shared.answers).iter() {
+        for ((_, status, _), count) in lock(&self.shared.answers).iter() {
             *sums.entry(*status).or_default() += count;
         }
         sums
@@ -168,12 +184,14 @@ impl Shopper {
             request = request.bearer_auth(token);
         }
         self.books.shared.sent.fetch_add(1, Relaxed);
+        let chapter = self.books.shared.chapter.load(Relaxed);
         let mut waiting = Waiting { books: &self.books, answered: false };
         let answer = answer_to(fill(request), trace.trace_id()).await;
         waiting.answered = true;
         match answer {
             Ok(answer) => {
-                *lock(&self.books.shared.answers).entry((kind, answer.status)).or_default() += 1;
+                let key = (kind, answer.status, chapter);
+                *lock(&self.books.shared.answers).entry(key).or_default() += 1;
                 Ok(answer)
             }
             Err(error) => {

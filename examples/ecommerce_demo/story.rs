@@ -1,8 +1,8 @@
 use std::{error::Error, time::Duration};
 
-use gusset::{breaker, saga::State};
+use gusset::saga::State;
 use shop::{
-    Ground, Shop, Times,
+    Ground, Hosting, Shop, Times,
     api::lock,
     load::{Load, Rate, Report},
     settings::{GIFT_WRAP, price_key},
@@ -16,8 +16,10 @@ use uuid::Uuid;
 use crate::{
     chaos::Desk,
     console::Console,
+    engines::Engines,
     load::{Customers, customers_for},
     options::Options,
+    releases::{BlueGreen, Canary},
     shopper::{Books, Shopper},
     summary::{Changes, Promise, RollingRestart, Summary},
     terminal::Terminal,
@@ -41,7 +43,7 @@ const CATALOGUE: [(&str, u64); 6] = [
 const STOCK: u32 = 100_000;
 
 /// About how long the acts take without their pauses.
-const BUSY: Duration = Duration::from_secs(10);
+const BUSY: Duration = Duration::from_secs(14);
 
 /// All that the acts share.
 #[derive(Debug)]
@@ -60,7 +62,13 @@ pub(crate) struct Story {
     pub(crate) latencies: Option<Report>,
     pub(crate) changes: Option<Changes>,
     pub(crate) restart: Option<RollingRestart>,
+    pub(crate) canary: Option<Canary>,
+    pub(crate) blue_green: Option<BlueGreen>,
+    /// Who comes whenever a release is tried.
+    pub(crate) regulars: Vec<Shopper>,
     pub(crate) ground: Ground,
+    /// Until the shop is closed.
+    pub(crate) engines: Engines,
     length: Duration,
     began: Instant,
     promises: Vec<Promise>,
@@ -83,22 +91,29 @@ impl Story {
             registry: options.registry.clone(),
             broker: options.broker.clone(),
             data_dir: options.data_dir.clone(),
+            database: options.database.clone(),
+            redis: options.redis.clone(),
+            flow: options.flow,
             times,
             secret: std::env::var("SHOP_SECRET").ok(),
+            hosting: Hosting::Threads,
             ..Ground::default()
         };
+        let (engines, ground) = Engines::start(options, ground).await.map_err(NoStart)?;
         let rate = Rate::per_second(options.load);
         let desk = Desk::spawn(options.desk, &ground.chaos, rate.clone()).await.map_err(NoStart)?;
         let shop = Shop::open(&ground, listener).await.map_err(NoStart)?;
         let next = options.port.checked_add(1).filter(|port| *port > 1).unwrap_or(0);
-        let console = Console::open(&shop, next).await.map_err(NoStart)?;
+        let console = Console::open(&shop, rate.clone(), next).await.map_err(NoStart)?;
         // A folder has them from the first time.
-        let known = shop.products.all();
-        let product = |(name, price_cents)| {
-            let found = known.iter().find(|product| product.name == name).cloned();
-            found.unwrap_or_else(|| shop.products.add(name, price_cents, STOCK))
-        };
-        let products = CATALOGUE.map(product);
+        let known = shop.products.all().await?;
+        let mut products = Vec::new();
+        for (name, price_cents) in CATALOGUE {
+            products.push(match known.iter().find(|product| product.name == name) {
+                Some(found) => found.clone(),
+                None => shop.products.add(name, price_cents, STOCK).await?,
+            });
+        }
         // What stands there already is somebody's choice.
         shop.keys.cas(GIFT_WRAP, "off", 0).await?;
         for product in &products {
@@ -106,7 +121,7 @@ impl Story {
             shop.keys.cas(&price_key(&product.sku), price, 0).await?;
         }
         Ok(Self {
-            products: products.map(|product| product.id).to_vec(),
+            products: products.iter().map(|product| product.id).collect(),
             terminal,
             shop,
             console,
@@ -116,10 +131,14 @@ impl Story {
             books: Books::default(),
             desk,
             rate,
+            engines,
             load: None,
             latencies: None,
             changes: None,
             restart: None,
+            canary: None,
+            blue_green: None,
+            regulars: Vec::new(),
             ground,
             length: options.length,
             began: Instant::now(),
@@ -140,13 +159,13 @@ impl Story {
     }
 
     /// A product beside the catalogue, which nobody buys in the background.
-    pub(crate) fn stock_up(&mut self, name: &str, stock: u32) -> Uuid {
-        self.shop.products.add(name, 9_900, stock).id
+    pub(crate) async fn stock_up(&mut self, name: &str, stock: u32) -> Result<Uuid, Failed> {
+        Ok(self.shop.products.add(name, 9_900, stock).await?.id)
     }
 
-    pub(crate) fn stock(&self, product: Uuid) -> u32 {
-        let all = self.shop.products.all();
-        all.iter().find(|found| found.id == product).map_or(0, |found| found.stock)
+    pub(crate) async fn stock(&self, product: Uuid) -> Result<u32, Failed> {
+        let all = self.shop.products.all().await?;
+        Ok(all.iter().find(|found| found.id == product).map_or(0, |found| found.stock))
     }
 
     pub(crate) async fn newcomer(&self, email: &str) -> Result<Shopper, Failed> {
@@ -176,17 +195,8 @@ impl Story {
         });
     }
 
-    /// Whether every caller has a closed circuit of the payment service: one is enough, for calls go where the circuit is closed.
-    pub(crate) fn payments_are_trusted(&self) -> bool {
-        let closed = |instance| {
-            let circuits = self.shop.circuits_of(instance).into_iter();
-            circuits.map(|circuit| circuit.state() == breaker::State::Closed)
-        };
-        closed("payment-service-1").zip(closed("payment-service-2")).all(|(one, two)| one || two)
-    }
-
     /// Comes to rest, and judges.
-    pub(crate) async fn judge(&mut self, interrupted: bool) -> Summary {
+    pub(crate) async fn judge(&mut self, interrupted: bool) -> Result<Summary, Failed> {
         if let Some(load) = self.load.take() {
             self.latencies = Some(load.stop().await);
         }
@@ -201,20 +211,37 @@ impl Story {
         let text = format!("sagas that wait for an operator: {waiting}");
         self.promises.push(Promise { held: waiting == 0, text });
         let dead_letters = self.shop.dead_letters().await.ok();
+        let replay = self.shop.orders.replay().await.ok();
+        let (same, text) = match &replay {
+            Some(replay) => (
+                replay.different.is_empty(),
+                format!(
+                    "the history of every order adds up to what it is: {} of {}",
+                    replay.histories.saturating_sub(replay.different.len() as u64),
+                    replay.orders,
+                ),
+            ),
+            None => (false, "the histories of the orders can be read".to_owned()),
+        };
+        self.promises.push(Promise { held: same, text });
         let promises = std::mem::take(&mut self.promises);
-        Summary {
+        Ok(Summary {
             interrupted,
             seconds: self.began.elapsed().as_secs_f64(),
             registry: self.ground.registry.to_string(),
             broker: self.ground.broker.to_string(),
             data_dir: self.ground.data_dir.clone(),
+            flow: self.ground.flow.to_string(),
             dead_letters,
+            replay,
+            canary: self.canary.take(),
+            blue_green: self.blue_green.take(),
             changes: self.changes.take(),
             rolling_restart: self.restart.take(),
             load: self.latencies.take(),
             chaos: self.shop.chaos.happened(),
-            ..Summary::of(&self.shop, &self.books, promises)
-        }
+            ..Summary::of(&self.shop, &self.books, promises).await?
+        })
     }
 
     /// What is under way ends by itself; whether it did in time.

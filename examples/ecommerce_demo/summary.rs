@@ -1,10 +1,17 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Serialize;
-use shop::{Shop, chaos::Moment, load::Report, order::Order, payment::Totals};
+use shop::{
+    Answered, NotKept, Shop, chaos::Moment, history::Replay, load::Report, order::Order,
+    payment::Totals,
+};
 use uuid::Uuid;
 
-use crate::{shopper::Books, terminal::Terminal};
+use crate::{
+    releases::{BlueGreen, Canary},
+    shopper::Books,
+    terminal::Terminal,
+};
 
 /// What must hold, and whether it did.
 #[derive(Debug, Serialize)]
@@ -23,17 +30,23 @@ pub(crate) struct Summary {
     pub(crate) registry: String,
     /// What carried their messages.
     pub(crate) broker: String,
+    /// Who knew what was to be done about an order.
+    pub(crate) flow: String,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) requests: Requests,
     pub(crate) orders_confirmed: u64,
     pub(crate) payments: Totals,
     pub(crate) stock: Stock,
+    /// What the histories of the orders add up to. `None` if they could not be read.
+    pub(crate) replay: Option<Replay>,
     pub(crate) retries: u64,
     /// `None` if they could not be read.
     pub(crate) dead_letters: Option<usize>,
     /// `None` if the story did not get so far.
     pub(crate) changes: Option<Changes>,
     pub(crate) rolling_restart: Option<RollingRestart>,
+    pub(crate) canary: Option<Canary>,
+    pub(crate) blue_green: Option<BlueGreen>,
     /// What became of the customers in the background, and how long they waited.
     pub(crate) load: Option<Report>,
     /// What was broken on purpose, and when.
@@ -91,10 +104,14 @@ pub(crate) struct Stock {
 
 impl Summary {
     /// Looks into the stores of all services, after everything has come to rest.
-    pub(crate) fn of(shop: &Shop, books: &Books, mut promises: Vec<Promise>) -> Self {
-        let orders = shop.orders.confirmed();
-        let payments = shop.payments.totals();
-        let (sold, stock) = sold_and_left(shop);
+    pub(crate) async fn of(
+        shop: &Shop,
+        books: &Books,
+        mut promises: Vec<Promise>,
+    ) -> Result<Self, NotKept> {
+        let orders = shop.orders.confirmed().await?;
+        let payments = shop.payments.totals().await?;
+        let (sold, stock) = sold_and_left(shop, &orders).await?;
         let requests = Requests {
             sent: books.sent(),
             answered: books.answers("", |_| true),
@@ -126,7 +143,8 @@ impl Summary {
             told.iter().all(|id| known.contains(id)),
             format!("every order that a customer was told of exists: {}", told.len()),
         );
-        let mailed = known.iter().filter(|id| shop.notifications.mails_about(**id) > 0).count();
+        let mails = shop.notifications.mails().await?;
+        let mailed = known.iter().filter(|id| mails.contains_key(id)).count();
         promise(
             mailed == known.len(),
             format!(
@@ -135,7 +153,7 @@ impl Summary {
             ),
         );
         let revenue: u64 = orders.iter().map(|order| order.total_cents).sum();
-        let billed = shop.payments.kept();
+        let billed = shop.payments.kept().await?;
         let bill = |order: &Order| billed.get(&order.id) == Some(&(1, order.total_cents));
         promise(
             orders.iter().all(bill) && billed.len() == orders.len(),
@@ -152,12 +170,16 @@ impl Summary {
             ),
         );
 
-        Self {
+        Ok(Self {
             held: promises.iter().all(|promise| promise.held),
             interrupted: false,
             seconds: 0.0,
             registry: String::new(),
             broker: String::new(),
+            flow: String::new(),
+            replay: None,
+            canary: None,
+            blue_green: None,
             data_dir: None,
             changes: None,
             rolling_restart: None,
@@ -165,13 +187,13 @@ impl Summary {
             chaos: Vec::new(),
             orders_confirmed: confirmed,
             dead_letters: None,
-            services: services(shop),
-            retries: shop.retries(),
+            services: services(shop).await,
+            retries: shop.retries().await,
             requests,
             payments,
             stock,
             promises,
-        }
+        })
     }
 
     pub(crate) fn print(&self, terminal: &Terminal) {
@@ -214,27 +236,29 @@ impl Summary {
     }
 }
 
-fn services(shop: &Shop) -> Vec<Service> {
-    let answered = shop.answered_by("").into_iter().filter(|(_, answered)| answered.count() > 0);
-    let service = |(instance, answered): (String, gusset::sidecar::Summary)| Service {
+async fn services(shop: &Shop) -> Vec<Service> {
+    let answered = shop.answered_by("").await.into_iter();
+    let answered = answered.filter(|(_, answered)| answered.requests > 0);
+    let service = |(instance, answered): (String, Answered)| Service {
         instance,
-        requests: answered.count(),
-        average_ms: answered.durations.average().as_secs_f64() * 1_000.0,
-        error_rate: answered.error_rate(),
+        requests: answered.requests,
+        average_ms: answered.average * 1_000.0,
+        error_rate: answered.errors as f64 / answered.requests as f64,
     };
     answered.map(service).collect()
 }
 
 /// Whether what was sold and what is left add up for every single product, and the sums; the inventory service, which
 /// knows only the events, must agree.
-fn sold_and_left(shop: &Shop) -> (bool, Stock) {
-    let at_start = shop.products.supplied();
+async fn sold_and_left(shop: &Shop, orders: &[Order]) -> Result<(bool, Stock), NotKept> {
+    let at_start = shop.products.supplied().await?;
     let mut sold: BTreeMap<Uuid, u64> = BTreeMap::new();
-    for line in shop.orders.confirmed().iter().flat_map(|order| &order.items) {
+    for line in orders.iter().flat_map(|order| &order.items) {
         *sold.entry(line.product_id).or_default() += u64::from(line.quantity);
     }
+    let left = shop.products.all().await?.into_iter();
     let left: BTreeMap<Uuid, u64> =
-        shop.products.all().iter().map(|product| (product.id, product.stock.into())).collect();
+        left.map(|product| (product.id, product.stock.into())).collect();
     let balanced = at_start.iter().all(|(id, start)| {
         let sum = sold.get(id).unwrap_or(&0) + left.get(id).unwrap_or(&0);
         sum == u64::from(*start)
@@ -244,5 +268,5 @@ fn sold_and_left(shop: &Shop) -> (bool, Stock) {
         left: left.values().sum(),
         sold: sold.values().sum(),
     };
-    (balanced && shop.inventory.sold() == sold, stock)
+    Ok((balanced && shop.inventory.sold().await? == sold, stock))
 }

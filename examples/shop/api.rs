@@ -11,6 +11,8 @@ use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use crate::ledger::NotKept;
+
 /// The header in which the gateway names the authenticated user.
 pub const SUBJECT: &str = "x-gusset-subject";
 
@@ -31,6 +33,37 @@ pub fn problem(status: StatusCode, detail: impl Into<String>) -> Problem {
 /// 404 for a thing of this kind.
 pub fn not_found(kind: &str, id: impl std::fmt::Display) -> Problem {
     problem(StatusCode::NOT_FOUND, format!("there is no {kind} {id}"))
+}
+
+/// Why a service does not do what it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It will not, with this status; of something that is short, how much there is.
+    No(StatusCode, String, Option<u32>),
+    /// Nobody knows.
+    Unknown(NotKept),
+}
+
+impl Refused {
+    pub(crate) fn no(status: StatusCode, why: impl Into<String>) -> Self {
+        Self::No(status, why.into(), None)
+    }
+}
+
+impl From<NotKept> for Refused {
+    fn from(error: NotKept) -> Self {
+        Self::Unknown(error)
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::No(status, why, None) => problem(status, why),
+            Refused::No(status, why, Some(left)) => problem(status, why).with("available", left),
+            Refused::Unknown(error) => error.into(),
+        }
+    }
 }
 
 /// A JSON body; what is wrong with it is answered as a problem.

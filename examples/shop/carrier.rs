@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf, str::FromStr};
 
 use gusset::broker::{Broker, Limits, MemoryEngine, WhenUnheard};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     chaos::{Chaos, Lossy},
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// The engine of a shop's broker.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Carrier {
     /// In this process, lost with it.
     #[default]
@@ -58,15 +59,11 @@ pub(crate) struct Events {
 
 impl Events {
     /// Messages can be lost by the switches of `chaos`.
-    pub(crate) async fn on(
-        carrier: &Carrier,
-        folder: &mut Folder,
-        chaos: &Chaos,
-    ) -> io::Result<Self> {
+    pub(crate) async fn on(carrier: &Carrier, folder: &Folder, chaos: &Chaos) -> io::Result<Self> {
         match carrier {
-            Carrier::Memory if folder.path().is_some() => Err(io::Error::new(
+            Carrier::Memory if folder.keeps => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "events in memory would be lost while the rest of the folder is kept: let them be carried by file or nats",
+                "events in memory would be lost while the rest is kept: let them be carried by file or nats",
             )),
             Carrier::Memory => {
                 let engine = MemoryEngine::new(Limits::new(), None, WhenUnheard::Drop);
@@ -101,32 +98,26 @@ impl Events {
     }
 
     #[cfg(feature = "nats")]
-    async fn over_nats(url: &str, folder: &mut Folder, chaos: &Chaos) -> io::Result<Self> {
+    async fn over_nats(url: &str, folder: &Folder, chaos: &Chaos) -> io::Result<Self> {
         use std::time::Duration;
 
         use gusset::broker::{Error, Filter, Limits, NatsEngine, NatsOptions};
 
-        use crate::{inventory, kept::Row, notification};
+        use crate::{choreography, inventory, notification};
 
-        let known = folder.take::<String, String>("namespace")?.pop();
-        let namespace = match (folder.path(), known) {
-            (None, _) => "shop".to_owned(),
-            (Some(_), Some((_, namespace))) => namespace,
-            (Some(_), None) => {
-                let namespace = format!("shop-{:08x}", rand::random::<u32>());
-                folder.kept.note(|| [Row::new("namespace", "nats", &namespace)]);
-                folder.kept.written().await.map_err(io::Error::other)?;
-                namespace
-            }
+        let namespace = match folder.keeps {
+            false => "shop".to_owned(),
+            true => namespace_in(&folder.ledger).await?,
         };
         // Servers set aside what a stream may grow to. What a killed shop was at work on comes back soon.
         let options = NatsOptions::new(url).namespace(namespace);
         let options = options.max_bytes(64 << 20).ack_wait(Duration::from_secs(2));
         let engine = NatsEngine::connect(options, Limits::new()).await.map_err(io::Error::other)?;
         let broker = Broker::on(Lossy::before(engine, chaos));
-        if folder.path().is_none() {
+        if !folder.keeps {
             // What an earlier shop left is about orders that are gone.
-            for group in [inventory::GROUP, notification::GROUP] {
+            let groups = [inventory::GROUP, notification::GROUP].into_iter();
+            for group in groups.chain(choreography::GROUPS.map(|(group, _)| group)) {
                 match broker.remove(group).await {
                     Ok(_) | Err(Error::NoSuchGroup(_)) => {}
                     Err(error) => return Err(io::Error::other(error)),
@@ -138,10 +129,25 @@ impl Events {
     }
 
     #[cfg(not(feature = "nats"))]
-    async fn over_nats(_: &str, _: &mut Folder, _: &Chaos) -> io::Result<Self> {
+    async fn over_nats(_: &str, _: &Folder, _: &Chaos) -> io::Result<Self> {
         let how = "events on NATS need --features nats before the name of the example";
         Err(io::Error::new(io::ErrorKind::Unsupported, how))
     }
+}
+
+/// What is kept has streams of its own.
+#[cfg(feature = "nats")]
+async fn namespace_in(ledger: &crate::ledger::Ledger) -> Result<String, crate::NotKept> {
+    let (kind, key) = ("namespace", "nats");
+    let known = ledger.change([crate::ledger::place(kind, key)], move |page| {
+        if let Some(known) = page.get(kind, key)? {
+            return Ok(known);
+        }
+        let namespace = format!("shop-{:08x}", rand::random::<u32>());
+        page.put(kind, key, &namespace);
+        Ok(namespace)
+    });
+    known.await
 }
 
 impl Drop for Events {

@@ -1,14 +1,17 @@
 //! Faults that are switched on and off while the shop is open, by hand, over HTTP, or by a schedule that a seed makes.
 //!
 //! A [`Fault`] is a name; what it does is in the place that it is about: [`Broken`](broken) stands before the registry, [`Lossy`](lossy) before the
-//! engine of the broker, a layer before payments. What happens to whole instances is done by [`Shop::obey`](crate::Shop::obey). Servers that are not part of
-//! a shop are the business of who started them: see [`Chaos::offer`].
+//! engine of the broker, a layer before payments. What happens to whole instances is done by [`Shop::obey`](crate::Shop::obey), which also [tells](told) those that are
+//! processes what is on. Servers that are not part of a shop are the business of who started them, as [`Servers`]: see [`Chaos::offer`].
 
 mod broken;
 mod fault;
 mod lossy;
 mod payment;
 mod schedule;
+mod servers;
+mod switches;
+pub(crate) mod told;
 
 use std::{
     collections::VecDeque,
@@ -21,8 +24,9 @@ pub(crate) use broken::Broken;
 pub(crate) use fault::Hurt;
 pub use fault::{Fault, Faults};
 pub(crate) use lossy::Lossy;
-pub(crate) use payment::hurt_payments;
+pub(crate) use payment::{SLOWER, hurt_payments};
 pub use schedule::{Moment, Schedule};
+pub use servers::{Server, Servers};
 use tokio::{sync::watch, time::Instant};
 
 use crate::api::lock;
@@ -40,6 +44,8 @@ struct Shared {
     on: watch::Sender<Faults>,
     /// Beyond those of the shop itself: those that somebody brings about.
     offered: Mutex<Faults>,
+    /// Those of the shop itself that are out of its reach.
+    withheld: Mutex<Faults>,
     began: Instant,
     happened: Mutex<VecDeque<Moment>>,
 }
@@ -49,6 +55,7 @@ impl Default for Shared {
         Self {
             on: watch::Sender::default(),
             offered: Mutex::default(),
+            withheld: Mutex::default(),
             began: Instant::now(),
             happened: Mutex::default(),
         }
@@ -121,7 +128,22 @@ impl Chaos {
     /// Whether somebody brings this fault about.
     #[must_use]
     pub fn is_offered(&self, fault: Fault) -> bool {
-        !fault.is_of_a_server() || lock(&self.shared.offered).has(fault)
+        if fault.is_of_a_server() {
+            return lock(&self.shared.offered).has(fault);
+        }
+        !lock(&self.shared.withheld).has(fault)
+    }
+
+    /// From now on nobody brings this fault about.
+    pub(crate) fn withhold(&self, fault: Fault) {
+        lock(&self.shared.withheld).set(fault, true);
+    }
+
+    /// Has on what is on elsewhere, and nothing else.
+    pub(crate) fn match_with(&self, faults: Faults) {
+        for fault in Fault::all() {
+            self.switch(fault, faults.has(fault));
+        }
     }
 
     /// From now on the caller brings this fault about, and follows [`watch`](Self::watch) for that: who has started the Redis or the PostgreSQL of

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::place_order::Placing;
+
 /// One product in an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
@@ -28,6 +30,18 @@ pub struct OrderCreated {
 }
 
 impl OrderCreated {
+    /// What is told of an order.
+    pub(crate) fn of(placing: Placing) -> Self {
+        let Placing { order, email, .. } = placing;
+        Self {
+            order_id: order.id,
+            user_id: order.user_id,
+            email,
+            lines: order.items,
+            total_cents: order.total_cents,
+        }
+    }
+
     /// The subject it is published on.
     pub const SUBJECT: &str = "order.created";
 }

@@ -4,96 +4,110 @@
 //! |---|---|
 //! | `lock` | held by the process that has the shop open |
 //! | `shop.db` | the stores of the services, one table of kind, key and JSON |
-//! | `sagas.db` | the journals of the orders |
+//! | `sagas.db` | the journals of the orders' sagas, and the history of each order |
 //! | `events/` | the messages and dead letters, if the broker is on files |
+//!
+//! With a database the stores and the journals are there, in the schemas `gusset_shop` and `gusset`.
 
 use std::{
-    collections::HashMap,
     fmt,
     fs::File,
     io,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
 };
 
-use gusset::saga::{MemoryStore, Store};
-use serde::de::DeserializeOwned;
+use gusset::saga::{EventLog, MemoryStore, Store};
 
-use crate::kept::Kept;
+use crate::{Ground, ledger::Ledger};
 
-/// What is in the file, by kinds: key and JSON.
-pub(crate) type Records = HashMap<String, Vec<(String, String)>>;
-
-/// An open folder, or the memory in its place.
+/// What a shop keeps, wherever that is.
 pub(crate) struct Folder {
-    pub(crate) kept: Kept,
+    pub(crate) ledger: Ledger,
     pub(crate) journal: Arc<dyn Store>,
-    records: Records,
+    /// The histories of the orders, beside the journals.
+    pub(crate) events: Arc<dyn EventLog>,
+    /// Whether that outlives the process.
+    pub(crate) keeps: bool,
     path: Option<PathBuf>,
     /// Until the process ends, however it ends.
     _lock: Option<File>,
 }
 
-impl Folder {
-    /// Nothing is kept.
-    pub(crate) fn none() -> Self {
-        let journal = Arc::new(MemoryStore::new());
-        let (kept, records) = (Kept::default(), Records::new());
-        Self { kept, journal, records, path: None, _lock: None }
-    }
+/// Who opens it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opener {
+    /// The process that has the shop. There is one at a time.
+    Shop,
+    /// One of its services, in a process of its own.
+    Service,
+}
 
-    pub(crate) async fn at(path: Option<&Path>) -> io::Result<Self> {
-        match path {
-            None => Ok(Self::none()),
-            Some(path) => Self::open(path).await,
+impl Folder {
+    pub(crate) async fn of(ground: &Ground, opener: Opener) -> io::Result<Self> {
+        let path = ground.data_dir.as_deref();
+        match (&ground.database, path) {
+            (Some(url), _) => Self::in_database(url, path, opener).await,
+            (None, Some(path)) => Self::in_files(ground, path, opener).await,
+            (None, None) => {
+                let journal = Arc::new(MemoryStore::new());
+                Ok(Self {
+                    ledger: Ledger::default(),
+                    events: journal.clone(),
+                    journal,
+                    keeps: false,
+                    path: None,
+                    _lock: None,
+                })
+            }
         }
     }
 
     #[cfg(not(feature = "files"))]
-    async fn open(_: &Path) -> io::Result<Self> {
+    async fn in_files(_: &Ground, _: &Path, _: Opener) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "a folder needs the feature files"))
     }
 
     #[cfg(feature = "files")]
-    async fn open(path: &Path) -> io::Result<Self> {
+    async fn in_files(ground: &Ground, path: &Path, opener: Opener) -> io::Result<Self> {
+        use crate::ledger::sqlite::{self, Sync};
         let told = |what: &str, error: &dyn fmt::Display| {
             io::Error::other(format!("{} in {}: {error}", what, path.display()))
         };
-        let lock = file::lock(path)?;
-        let (connection, records) =
-            file::open(&path.join("shop.db")).map_err(|error| told("shop.db", &error))?;
+        let lock = file::locked(path, opener)?;
+        let sync = if ground.scratch { Sync::Process } else { Sync::Full };
+        let ledger =
+            sqlite::open(&path.join("shop.db"), sync).map_err(|error| told("shop.db", &error))?;
         let sagas = gusset::saga::SqliteStore::open(path.join("sagas.db")).await;
         let sagas = sagas.map_err(|error| told("sagas.db", &error))?;
-        Ok(Self {
-            kept: Kept::spawn(file::writer(connection))?,
-            journal: Arc::new(sagas),
-            records,
-            path: Some(path.to_owned()),
-            _lock: Some(lock),
-        })
+        let (journal, path) = (Arc::new(sagas), Some(path.to_owned()));
+        Ok(Self { ledger, events: journal.clone(), journal, keeps: true, path, _lock: lock })
     }
 
-    /// Where it is; `None` if nothing is kept.
+    /// A folder beside it is for messages in files.
+    #[cfg(feature = "postgres")]
+    async fn in_database(url: &str, path: Option<&Path>, opener: Opener) -> io::Result<Self> {
+        use gusset::saga::{PostgresOptions, PostgresStore};
+        let lock = match path {
+            Some(path) => file::locked(path, opener)?,
+            None => None,
+        };
+        let ledger = crate::ledger::postgres::connect(url).await.map_err(io::Error::other)?;
+        let options = PostgresOptions::new(url).map_err(io::Error::other)?;
+        let sagas = PostgresStore::connect(options).await.map_err(io::Error::other)?;
+        let (journal, path) = (Arc::new(sagas), path.map(Path::to_owned));
+        Ok(Self { ledger, events: journal.clone(), journal, keeps: true, path, _lock: lock })
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    async fn in_database(_: &str, _: Option<&Path>, _: Opener) -> io::Result<Self> {
+        let how = "a database needs --features postgres before the name of the example";
+        Err(io::Error::new(io::ErrorKind::Unsupported, how))
+    }
+
+    /// Where it is, if it is a folder.
     pub(crate) fn path(&self) -> Option<&Path> {
         self.path.as_deref()
-    }
-
-    /// All of a kind. They are taken out, for they are in the store from then on.
-    pub(crate) fn take<K, T>(&mut self, kind: &str) -> io::Result<Vec<(K, T)>>
-    where
-        K: FromStr,
-        T: DeserializeOwned,
-    {
-        let rows = self.records.remove(kind).unwrap_or_default().into_iter();
-        let read = |(key, value): (String, String)| {
-            let damaged = || {
-                io::Error::other(format!("shop.db holds what this shop cannot read: {kind} {key}"))
-            };
-            let known = key.parse().map_err(|_| damaged())?;
-            Ok((known, serde_json::from_str(&value).map_err(|_| damaged())?))
-        };
-        rows.map(read).collect()
     }
 }
 
@@ -103,31 +117,21 @@ impl fmt::Debug for Folder {
     }
 }
 
-#[cfg(feature = "files")]
+#[cfg(any(feature = "files", feature = "postgres"))]
 mod file {
-    use std::{
-        fs::{self, TryLockError},
-        time::Duration,
-    };
+    use std::fs::{self, TryLockError};
 
-    use gusset::call::BoxError;
-    use rusqlite::Connection;
+    use super::{File, Opener, Path, io};
 
-    use super::{File, Path, Records, io};
-    use crate::kept::Row;
+    /// Makes the folder, and locks it for the process that has the shop.
+    pub(super) fn locked(path: &Path, opener: Opener) -> io::Result<Option<File>> {
+        match opener {
+            Opener::Shop => lock(path).map(Some),
+            Opener::Service => Ok(None),
+        }
+    }
 
-    /// What `user_version` says. A change that an older release cannot work with is a higher number.
-    const FORMAT: i64 = 1;
-
-    /// What `application_id` says: `GuSh`.
-    const APPLICATION: i64 = 0x4775_5368;
-
-    const TABLE: &str = "CREATE TABLE kept (
-        kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)
-    ) STRICT, WITHOUT ROWID";
-
-    /// Makes the folder and locks it for this process.
-    pub(super) fn lock(path: &Path) -> io::Result<File> {
+    fn lock(path: &Path) -> io::Result<File> {
         let told = |error: io::Error| {
             io::Error::new(error.kind(), format!("folder {}: {error}", path.display()))
         };
@@ -143,59 +147,6 @@ mod file {
             }
         }
     }
-
-    pub(super) fn open(path: &Path) -> Result<(Connection, Records), BoxError> {
-        let mut file = Connection::open(path)?;
-        file.busy_timeout(Duration::from_secs(5))?;
-        // Looked at before anything is changed.
-        let is_new = is_new(&file)?;
-        file.pragma_update(None, "journal_mode", "WAL")?;
-        file.pragma_update(None, "synchronous", "FULL")?;
-        if is_new {
-            let transaction = file.transaction()?;
-            transaction.execute_batch(TABLE)?;
-            transaction.pragma_update(None, "application_id", APPLICATION)?;
-            transaction.pragma_update(None, "user_version", FORMAT)?;
-            transaction.commit()?;
-        }
-        let mut records = Records::new();
-        let mut rows = file.prepare("SELECT kind, key, value FROM kept ORDER BY kind, key")?;
-        for row in rows.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))? {
-            let (kind, key, value): (String, _, _) = row?;
-            records.entry(kind).or_default().push((key, value));
-        }
-        drop(rows);
-        Ok((file, records))
-    }
-
-    fn is_new(file: &Connection) -> Result<bool, BoxError> {
-        let pragma = |name| file.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        let tables = "SELECT count(*) FROM sqlite_schema";
-        let tables: i64 = file.query_row(tables, (), |row| row.get(0))?;
-        match (pragma("application_id")?, pragma("user_version")?, tables) {
-            (0, 0, 0) => Ok(true),
-            (APPLICATION, FORMAT, _) => Ok(false),
-            (APPLICATION, found, _) if found > FORMAT => {
-                Err(format!("a newer shop made it (format {found}, this one knows up to {FORMAT})")
-                    .into())
-            }
-            _ => Err("it is a database of another program".into()),
-        }
-    }
-
-    pub(super) fn writer(mut file: Connection) -> impl FnMut(&[Row]) -> Result<(), BoxError> {
-        move |rows| {
-            let transaction = file.transaction()?;
-            {
-                let mut put =
-                    transaction.prepare_cached("REPLACE INTO kept VALUES (?1, ?2, ?3)")?;
-                for Row { kind, key, value } in rows {
-                    put.execute((kind, key, value))?;
-                }
-            }
-            Ok(transaction.commit()?)
-        }
-    }
 }
 
 #[cfg(all(test, feature = "files"))]
@@ -203,7 +154,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::kept::Row;
 
     /// A folder of its own, removed with the value.
     struct Scratch(PathBuf);
@@ -214,8 +164,13 @@ mod tests {
             Self(std::env::temp_dir().join(format!("gusset-shop-test-{}", Uuid::now_v7())))
         }
 
+        async fn open(&self) -> io::Result<Folder> {
+            let ground = Ground { data_dir: Some(self.0.clone()), ..Ground::default() };
+            Folder::of(&ground, Opener::Shop).await
+        }
+
         async fn refused(&self) -> String {
-            Folder::at(Some(&self.0)).await.unwrap_err().to_string()
+            self.open().await.unwrap_err().to_string()
         }
     }
 
@@ -228,35 +183,53 @@ mod tests {
     #[tokio::test]
     async fn what_was_written_is_there_again_and_the_latest_holds() {
         let scratch = Scratch::new();
-        let folder = Folder::at(Some(&scratch.0)).await.unwrap();
-        folder.kept.note(|| [Row::new("count", 1, &10), Row::new("count", 2, &20)]);
-        folder.kept.note(|| [Row::new("count", 1, &11)]);
-        folder.kept.written().await.unwrap();
+        let folder = scratch.open().await.unwrap();
+        for (key, value) in [(1, 10), (2, 20), (1, 11)] {
+            folder.ledger.put("count", key, &value).await.unwrap();
+        }
         drop(folder);
-        let mut folder = Folder::at(Some(&scratch.0)).await.unwrap();
-        assert_eq!(folder.take::<u32, u32>("count").unwrap(), [(1, 11), (2, 20)]);
-        assert_eq!(folder.take::<u32, u32>("others").unwrap(), []);
+        let folder = scratch.open().await.unwrap();
+        assert_eq!(folder.ledger.list::<u32, u32>("count").await.unwrap(), [(1, 11), (2, 20)]);
+    }
+
+    #[tokio::test]
+    async fn accounts_of_the_format_before_have_their_addresses() {
+        let scratch = Scratch::new();
+        std::fs::create_dir(&scratch.0).unwrap();
+        let file = rusqlite::Connection::open(scratch.0.join("shop.db")).unwrap();
+        let id = Uuid::now_v7();
+        file.execute_batch(&format!(
+            "CREATE TABLE kept (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID;
+            INSERT INTO kept VALUES ('account', '{id}', '{{\"user\":{{\"email\":\"a@b\"}}}}');
+            PRAGMA application_id = 0x47755368; PRAGMA user_version = 1"
+        ))
+        .unwrap();
+        drop(file);
+        for _ in 0..2 {
+            let folder = scratch.open().await.unwrap();
+            assert_eq!(folder.ledger.get::<Uuid>("address", "a@b").await.unwrap(), Some(id));
+        }
     }
 
     #[tokio::test]
     async fn a_folder_is_open_in_one_shop_only() {
         let scratch = Scratch::new();
-        let first = Folder::at(Some(&scratch.0)).await.unwrap();
+        let first = scratch.open().await.unwrap();
         let why = scratch.refused().await;
         assert!(why.ends_with("is open in another shop"), "{why}");
         drop(first);
-        Folder::at(Some(&scratch.0)).await.unwrap();
+        scratch.open().await.unwrap();
     }
 
     #[tokio::test]
     async fn files_of_a_newer_shop_and_of_other_programs_are_refused_and_stay_as_they_are() {
         let scratch = Scratch::new();
-        drop(Folder::at(Some(&scratch.0)).await.unwrap());
+        drop(scratch.open().await.unwrap());
         for (name, pragma, wanted) in [
             (
                 "shop.db",
-                "user_version = 2",
-                "a newer shop made it (format 2, this one knows up to 1)",
+                "user_version = 3",
+                "a newer shop made it (format 3, this one knows up to 2)",
             ),
             ("shop.db", "application_id = 7", "it is a database of another program"),
             ("sagas.db", "user_version = 99", "file is of format 99"),
@@ -274,7 +247,7 @@ mod tests {
             let back = pragma.split(' ').next().unwrap();
             file.execute_batch(&format!("PRAGMA {back} = {before}")).unwrap();
             drop(file);
-            drop(Folder::at(Some(&scratch.0)).await.unwrap());
+            drop(scratch.open().await.unwrap());
         }
     }
 

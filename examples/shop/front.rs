@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gusset::{
     breaker,
-    gateway::{AuthError, BuildError, Gateway, Identity, Route},
+    gateway::{AuthError, BuildError, Builder, Gateway, Identity, Route, Split},
     ratelimit::Quota,
     registry::Registry,
     sidecar::Recorder,
@@ -12,7 +12,18 @@ use gusset::{
 use http::{HeaderMap, Method, header};
 use uuid::Uuid;
 
-use crate::token::Tokens;
+use crate::{Quotas, page, token::Tokens};
+
+/// What the front door goes by.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// By which it knows who has logged in.
+    pub tokens: Tokens,
+    /// Where it counts what clients may. What they read of the catalogue it counts by itself.
+    pub quotas: Quotas,
+    /// When it leaves an instance alone.
+    pub breaker: breaker::Policy,
+}
 
 /// Orders per user: 100 a minute.
 #[must_use]
@@ -39,34 +50,38 @@ pub fn catalogue_quota() -> Quota {
 /// If a route is not well formed, which only a change of this file can bring about.
 pub fn gateway(
     registry: Arc<dyn Registry>,
-    tokens: &Tokens,
-    policy: breaker::Policy,
+    door: &Door,
     recorder: Recorder,
+    products: &Split,
 ) -> Result<Gateway, BuildError> {
-    let (login, catalogue) = (tokens.clone(), tokens.clone());
+    let (login, catalogue) = (door.tokens.clone(), door.tokens.clone());
     let catalogue = move |path: &str| {
         let tokens = catalogue.clone();
-        Route::new(path).methods([Method::GET]).to("product-service").strip_prefix("/api").quota_by(
-            catalogue_quota(),
-            move |client| match bearer(&client.head.headers).map(|token| tokens.verify(token)) {
-                Some(Ok(user)) => user.to_string(),
-                _ => client.address.map(|address| address.to_string()).unwrap_or_default(),
-            },
-        )
+        Route::new(path)
+            .methods([Method::GET])
+            .split(products.clone())
+            .strip_prefix("/api")
+            .quota_by(catalogue_quota(), move |client| {
+                match bearer(&client.head.headers).map(|token| tokens.verify(token)) {
+                    Some(Ok(user)) => user.to_string(),
+                    _ => client.address.map(|address| address.to_string()).unwrap_or_default(),
+                }
+            })
     };
     let open = |path: &str, method| {
         Route::new(path).methods([method]).to("user-service").strip_prefix("/api")
     };
     let cart = |path: &str, methods: &[Method]| {
         let route = Route::new(path).methods(methods.iter().cloned()).to("cart-service");
-        route.strip_prefix("/api").authenticated().quota(cart_quota())
+        door.quotas.limit(route.strip_prefix("/api").authenticated(), path, cart_quota())
     };
     let order = |path: &str, methods: &[Method]| {
         let route = Route::new(path).methods(methods.iter().cloned()).to("order-service");
-        route.strip_prefix("/api").authenticated().quota(order_quota())
+        door.quotas.limit(route.strip_prefix("/api").authenticated(), path, order_quota())
     };
-    Gateway::builder(registry)
-        .breaker(policy)
+    let builder = page::routes().fold(Gateway::builder(registry), Builder::route);
+    builder
+        .breaker(door.breaker)
         .recorder(recorder)
         .authenticate(move |head: &http::request::Parts| identify(&login, &head.headers))
         .route(open("/api/users", Method::POST))
@@ -78,6 +93,8 @@ pub fn gateway(
         .route(cart("/api/cart/items/{product}", &[Method::PUT, Method::DELETE]))
         .route(order("/api/orders", &[Method::GET, Method::POST]))
         .route(order("/api/orders/{id}", &[Method::GET]))
+        .route(order("/api/orders/{id}/history", &[Method::GET]))
+        .route(order("/api/orders/{id}/events", &[Method::GET]))
         .build()
 }
 

@@ -1,15 +1,11 @@
 //! The inventory service: knows what was sold, from the events alone.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeMap;
 
 use axum::{Router, extract::State, routing::get};
 use gusset::{
     broker::{Broker, Delivery, Error, Policy, Subscription},
-    call::BoxError,
+    call::{BoxError, Problem},
     observe,
     sidecar::Sidecar,
 };
@@ -17,10 +13,8 @@ use tower::{Layer, service_fn};
 use uuid::Uuid;
 
 use crate::{
-    api::lock,
     event::{Line, OrderCreated},
-    folder::Folder,
-    kept::{Kept, Row},
+    ledger::{Ledger, NotKept, place},
 };
 
 /// Its group of consumers.
@@ -37,15 +31,12 @@ pub(crate) const fn policy() -> Policy {
 /// The service with its store.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    /// The lines of the orders that were counted. A message may come twice.
-    counted: Arc<Mutex<HashMap<Uuid, Vec<Line>>>>,
-    kept: Kept,
+    ledger: Ledger,
 }
 
 impl Inventory {
-    pub(crate) fn restored(folder: &mut Folder) -> io::Result<Self> {
-        let counted = folder.take(COUNTED)?.into_iter().collect();
-        Ok(Self { counted: Arc::new(Mutex::new(counted)), kept: folder.kept.clone() })
+    pub(crate) const fn new(ledger: Ledger) -> Self {
+        Self { ledger }
     }
 
     /// Spawns its consumer, in the group `inventory`.
@@ -60,26 +51,32 @@ impl Inventory {
     ) -> Result<Subscription, Error> {
         let inventory = self.clone();
         let handler = service_fn(move |delivery: Delivery<OrderCreated>| {
-            inventory.clone().count_for_good(delivery.into_body())
+            inventory.clone().count(delivery.into_body())
         });
         let trace = observe::spans(broker, sidecar.recorder());
         broker.subscribe(OrderCreated::SUBJECT).group(GROUP).handle(trace.layer(handler)).await
     }
 
-    /// How many of each product were sold.
-    #[must_use]
-    pub fn sold(&self) -> BTreeMap<Uuid, u64> {
-        let mut sold = BTreeMap::new();
-        for line in lock(&self.counted).values().flatten() {
-            *sold.entry(line.product_id).or_default() += u64::from(line.quantity);
-        }
-        sold
+    /// The lines of the orders that were counted.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    pub async fn counted(&self) -> Result<BTreeMap<Uuid, Vec<Line>>, NotKept> {
+        Ok(self.ledger.list(COUNTED).await?.into_iter().collect())
     }
 
-    /// Whether an order was counted.
-    #[must_use]
-    pub fn has_counted(&self, order: Uuid) -> bool {
-        lock(&self.counted).contains_key(&order)
+    /// How many of each product were sold.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be read.
+    pub async fn sold(&self) -> Result<BTreeMap<Uuid, u64>, NotKept> {
+        let mut sold = BTreeMap::new();
+        for line in self.counted().await?.values().flatten() {
+            *sold.entry(line.product_id).or_default() += u64::from(line.quantity);
+        }
+        Ok(sold)
     }
 
     /// Its HTTP interface.
@@ -87,21 +84,23 @@ impl Inventory {
         Router::new().route("/sold", get(sold)).with_state(self.clone())
     }
 
-    fn count(&self, order: &OrderCreated) {
-        let mut counted = lock(&self.counted);
-        if counted.insert(order.order_id, order.lines.clone()).is_none() {
-            self.kept.note(|| [Row::new(COUNTED, order.order_id, &order.lines)]);
-        }
-    }
-
-    async fn count_for_good(self, order: OrderCreated) -> Result<(), BoxError> {
-        self.count(&order);
-        Ok(self.kept.written().await?)
+    /// A message may come twice.
+    async fn count(self, order: OrderCreated) -> Result<(), BoxError> {
+        let OrderCreated { order_id, lines, .. } = order;
+        let counted = self.ledger.change([place(COUNTED, order_id)], move |page| {
+            if page.get::<Vec<Line>>(COUNTED, order_id)?.is_none() {
+                page.put(COUNTED, order_id, &lines);
+            }
+            Ok::<_, NotKept>(())
+        });
+        Ok(counted.await?)
     }
 }
 
-async fn sold(State(inventory): State<Inventory>) -> axum::Json<BTreeMap<Uuid, u64>> {
-    axum::Json(inventory.sold())
+async fn sold(
+    State(inventory): State<Inventory>,
+) -> Result<axum::Json<BTreeMap<Uuid, u64>>, Problem> {
+    Ok(axum::Json(inventory.sold().await?))
 }
 
 #[cfg(test)]
@@ -109,8 +108,8 @@ mod tests {
     use super::*;
     use crate::event::Line;
 
-    #[test]
-    fn an_order_that_comes_twice_is_counted_once() {
+    #[tokio::test]
+    async fn an_order_that_comes_twice_is_counted_once() {
         let (inventory, product_id) = (Inventory::default(), Uuid::now_v7());
         let order = OrderCreated {
             order_id: Uuid::now_v7(),
@@ -119,8 +118,8 @@ mod tests {
             lines: vec![Line { product_id, quantity: 3 }],
             total_cents: 1,
         };
-        inventory.count(&order);
-        inventory.count(&order);
-        assert_eq!(inventory.sold()[&product_id], 3);
+        inventory.clone().count(order.clone()).await.unwrap();
+        inventory.clone().count(order).await.unwrap();
+        assert_eq!(inventory.sold().await.unwrap()[&product_id], 3);
     }
 }

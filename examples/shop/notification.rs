@@ -2,31 +2,34 @@
 
 use std::{
     collections::HashMap,
-    io,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use axum::{Router, extract::State, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    routing::{get, post},
+};
 use gusset::{
     broker::{Broker, Delivery, Error, Policy, Subscription},
     call::{BoxError, Problem},
     observe,
     sidecar::Sidecar,
 };
+use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
 use tower::{Layer, service_fn};
 use uuid::Uuid;
 
 use crate::{
-    api::{Path, lock, not_found},
+    api::{Path, not_found},
     event::OrderCreated,
-    folder::Folder,
-    kept::{Kept, Row},
+    ledger::{Ledger, NotKept, place},
 };
 
 /// Its group of consumers.
@@ -58,24 +61,15 @@ pub enum Mailing {
 /// The service with its store.
 #[derive(Clone, Debug, Default)]
 pub struct Notifications {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    /// How many mails went out per order.
-    mails: Mutex<HashMap<Uuid, u32>>,
-    repaired: AtomicBool,
+    ledger: Ledger,
+    repaired: Arc<AtomicBool>,
     mailing: watch::Sender<Mailing>,
-    kept: Kept,
 }
 
 impl Notifications {
     /// The template is not repaired any more: it belongs to the program.
-    pub(crate) fn restored(folder: &mut Folder) -> io::Result<Self> {
-        let mails = Mutex::new(folder.take(MAILS)?.into_iter().collect());
-        let shared = Shared { mails, kept: folder.kept.clone(), ..Shared::default() };
-        Ok(Self { shared: Arc::new(shared) })
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Self { ledger, ..Self::default() }
     }
 
     /// Spawns its consumer, in the group `notification`.
@@ -90,7 +84,7 @@ impl Notifications {
     ) -> Result<Subscription, Error> {
         let notifications = self.clone();
         let handler = service_fn(move |delivery: Delivery<OrderCreated>| {
-            notifications.clone().mail_for_good(delivery.into_body())
+            notifications.clone().mail(delivery.into_body())
         });
         let trace = observe::spans(broker, sidecar.recorder());
         broker.subscribe(OrderCreated::SUBJECT).group(GROUP).handle(trace.layer(handler)).await
@@ -98,42 +92,43 @@ impl Notifications {
 
     /// Repairs the template.
     pub fn repair(&self) {
-        self.shared.repaired.store(true, Relaxed);
+        self.repaired.store(true, Relaxed);
     }
 
     /// Changes how the server of mails behaves; what waits for a slow one goes on by the new way.
     pub fn set_mailing(&self, mailing: Mailing) {
-        self.shared.mailing.send_replace(mailing);
+        self.mailing.send_replace(mailing);
     }
 
     /// How many mails went out about an order.
-    #[must_use]
-    pub fn mails_about(&self, order: Uuid) -> u32 {
-        lock(&self.shared.mails).get(&order).copied().unwrap_or_default()
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be read.
+    pub async fn mails_about(&self, order: Uuid) -> Result<u32, NotKept> {
+        Ok(self.ledger.get(MAILS, order).await?.unwrap_or_default())
+    }
+
+    /// The same of every order that there was a mail about.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be read.
+    pub async fn mails(&self) -> Result<HashMap<Uuid, u32>, NotKept> {
+        Ok(self.ledger.list(MAILS).await?.into_iter().collect())
     }
 
     /// Its HTTP interface.
     pub fn router(&self) -> Router {
-        Router::new().route("/notifications/{order}", get(show)).with_state(self.clone())
-    }
-
-    fn mail(&self, order: &OrderCreated) -> Result<(), BoxError> {
-        if order.email == POISON_EMAIL && !self.shared.repaired.load(Relaxed) {
-            return Err(format!("template: unexpected quote in {:?}", order.email).into());
-        }
-        let mut mails = lock(&self.shared.mails);
-        let about = mails.entry(order.order_id).or_default();
-        // A message may come twice.
-        if *about == 0 {
-            *about = 1;
-            self.shared.kept.note(|| [Row::new(MAILS, order.order_id, about)]);
-        }
-        Ok(())
+        Router::new()
+            .route("/notifications/{order}", get(show))
+            .route("/template/repair", post(repair))
+            .with_state(self.clone())
     }
 
     /// Hands it to the server of mails.
     async fn sent(&self) -> Result<(), BoxError> {
-        let mut mailing = self.shared.mailing.subscribe();
+        let mut mailing = self.mailing.subscribe();
         loop {
             let now = *mailing.borrow_and_update();
             match now {
@@ -148,18 +143,34 @@ impl Notifications {
     }
 
     /// Whoever dies between the mail and its note sends it again.
-    async fn mail_for_good(self, order: OrderCreated) -> Result<(), BoxError> {
+    async fn mail(self, order: OrderCreated) -> Result<(), BoxError> {
         self.sent().await?;
-        self.mail(&order)?;
-        Ok(self.shared.kept.written().await?)
+        if order.email == POISON_EMAIL && !self.repaired.load(Relaxed) {
+            return Err(format!("template: unexpected quote in {:?}", order.email).into());
+        }
+        let id = order.order_id;
+        let noted = self.ledger.change([place(MAILS, id)], move |page| {
+            // A message may come twice.
+            if page.get::<u32>(MAILS, id)?.is_none() {
+                page.put(MAILS, id, &1_u32);
+            }
+            Ok::<_, NotKept>(())
+        });
+        Ok(noted.await?)
     }
+}
+
+/// No gateway leads there.
+async fn repair(State(notifications): State<Notifications>) -> StatusCode {
+    notifications.repair();
+    StatusCode::NO_CONTENT
 }
 
 async fn show(
     State(notifications): State<Notifications>,
     Path(order): Path<Uuid>,
 ) -> Result<axum::Json<Value>, Problem> {
-    match notifications.mails_about(order) {
+    match notifications.mails_about(order).await? {
         0 => Err(not_found("notification about order", order)),
         mails => Ok(axum::Json(json!({ "order_id": order, "mails": mails }))),
     }

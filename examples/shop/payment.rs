@@ -1,10 +1,6 @@
 //! The payment service: captures money through a bank, and gives it back, each once per key.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use axum::{
     Router,
@@ -14,13 +10,13 @@ use axum::{
 use gusset::call::Problem;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use uuid::Uuid;
 
 use crate::{
-    api::{IdempotencyKey, Json, lock, problem},
-    folder::Folder,
-    kept::{Kept, Row},
+    api::{IdempotencyKey, Json, problem},
+    ledger::{Ledger, NotKept, Page, Place, place},
+    rpc,
 };
 
 /// What it keeps: payments by their keys.
@@ -93,24 +89,61 @@ pub struct Totals {
     pub balance_cents: u64,
 }
 
+/// Why no money was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoCharge {
+    Amount,
+    GivenBack,
+    BankAway,
+    Declined,
+    NotKept,
+}
+
+impl NoCharge {
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::Amount => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::GivenBack => StatusCode::CONFLICT,
+            Self::Declined => StatusCode::PAYMENT_REQUIRED,
+            Self::BankAway | Self::NotKept => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl fmt::Display for NoCharge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Amount => f.write_str("amount_cents: must be at least 1"),
+            Self::GivenBack => f.write_str("this payment was given back already"),
+            Self::BankAway => f.write_str("the bank cannot be reached"),
+            Self::Declined => f.write_str("the bank declined the card"),
+            Self::NotKept => NotKept.fmt(f),
+        }
+    }
+}
+
+impl From<NotKept> for NoCharge {
+    fn from(_: NotKept) -> Self {
+        Self::NotKept
+    }
+}
+
+impl From<NoCharge> for Problem {
+    fn from(why: NoCharge) -> Self {
+        problem(why.status(), why.to_string())
+    }
+}
+
 /// The service with its store.
 #[derive(Clone, Debug, Default)]
 pub struct Payments {
-    store: Arc<Mutex<Store>>,
+    ledger: Ledger,
     bank: watch::Sender<Bank>,
-    kept: Kept,
-}
-
-#[derive(Debug, Default)]
-struct Store {
-    payments: HashMap<String, Payment>,
 }
 
 impl Payments {
-    pub(crate) fn restored(folder: &mut Folder) -> io::Result<Self> {
-        let payments = folder.take(PAYMENT)?.into_iter().collect();
-        let store = Arc::new(Mutex::new(Store { payments }));
-        Ok(Self { store, kept: folder.kept.clone(), ..Self::default() })
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Self { ledger, ..Self::default() }
     }
 
     /// Changes how the bank behaves.
@@ -119,11 +152,13 @@ impl Payments {
     }
 
     /// Sums over all payments.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
-        let store = lock(&self.store);
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    pub async fn totals(&self) -> Result<Totals, NotKept> {
         let mut totals = Totals::default();
-        for payment in store.payments.values() {
+        for (_, payment) in self.all().await? {
             match payment {
                 Payment::Captured { amount_cents, .. } => {
                     totals.captured += 1;
@@ -136,24 +171,31 @@ impl Payments {
                 Payment::Void => {}
             }
         }
-        totals
+        Ok(totals)
     }
 
     /// What was captured for each order and not given back: how often, and how many cents.
-    #[must_use]
-    pub fn kept(&self) -> HashMap<Uuid, (u32, u64)> {
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be read.
+    pub async fn kept(&self) -> Result<HashMap<Uuid, (u32, u64)>, NotKept> {
         let mut kept: HashMap<Uuid, (u32, u64)> = HashMap::new();
-        for payment in lock(&self.store).payments.values() {
+        for (_, payment) in self.all().await? {
             if let Payment::Captured { order_id, amount_cents } = payment {
-                let (times, cents) = kept.entry(*order_id).or_default();
+                let (times, cents) = kept.entry(order_id).or_default();
                 *times += 1;
                 *cents += amount_cents;
             }
         }
-        kept
+        Ok(kept)
     }
 
-    /// Its HTTP interface. `PUT /bank` is the knob; no gateway leads there.
+    async fn all(&self) -> Result<Vec<(String, Payment)>, NotKept> {
+        self.ledger.list(PAYMENT).await
+    }
+
+    /// Its interface: HTTP, and gRPC on the same socket. `PUT /bank` is the knob; no gateway leads there.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/payments", post(charge))
@@ -161,42 +203,76 @@ impl Payments {
             .route("/payments/totals", get(totals))
             .route("/bank", get(bank).put(set_bank))
             .with_state(self.clone())
+            .merge(rpc::router(self))
     }
 
-    fn charge(&self, key: String, charge: &Charge) -> Result<Payment, Problem> {
-        let mut store = lock(&self.store);
-        match store.payments.get(&key) {
-            Some(payment @ Payment::Captured { .. }) => return Ok(payment.clone()),
-            Some(Payment::Refunded { .. } | Payment::Void) => {
-                return Err(problem(StatusCode::CONFLICT, "this payment was given back already"));
-            }
+    /// Waits while the bank is silent.
+    pub(crate) async fn charge(&self, key: String, charge: Charge) -> Result<Payment, NoCharge> {
+        if charge.amount_cents == 0 {
+            return Err(NoCharge::Amount);
+        }
+        // The sender is in our hands, so this ends when the bank speaks.
+        let _ = self.bank.subscribe().wait_for(|bank| *bank != Bank::Silent).await;
+        let bank = *self.bank.borrow();
+        let charged = self
+            .ledger
+            .change([place(PAYMENT, &key)], move |page| Self::capture(page, &key, &charge, bank));
+        charged.await
+    }
+
+    /// The row of a payment.
+    pub(crate) fn place_of(key: &str) -> Place {
+        place(PAYMENT, key)
+    }
+
+    /// What the bank says to a charge.
+    pub(crate) fn capture(
+        page: &mut Page,
+        key: &str,
+        charge: &Charge,
+        bank: Bank,
+    ) -> Result<Payment, NoCharge> {
+        match page.get(PAYMENT, key)? {
+            Some(payment @ Payment::Captured { .. }) => return Ok(payment),
+            Some(Payment::Refunded { .. } | Payment::Void) => return Err(NoCharge::GivenBack),
+            None if bank == Bank::Down => return Err(NoCharge::BankAway),
+            None if charge.card == DECLINED_CARD => return Err(NoCharge::Declined),
             None => {}
-        }
-        if *self.bank.borrow() == Bank::Down {
-            return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the bank cannot be reached"));
-        }
-        if charge.card == DECLINED_CARD {
-            return Err(problem(StatusCode::PAYMENT_REQUIRED, "the bank declined the card"));
         }
         let Charge { order_id, amount_cents, .. } = *charge;
         let payment = Payment::Captured { order_id, amount_cents };
-        self.kept.note(|| [Row::new(PAYMENT, &key, &payment)]);
-        store.payments.insert(key, payment.clone());
+        page.put(PAYMENT, key, &payment);
         Ok(payment)
     }
 
-    fn refund(&self, key: String) -> Payment {
-        let mut store = lock(&self.store);
-        let given_back = match store.payments.get(&key) {
-            Some(&Payment::Captured { order_id, amount_cents }) => {
-                Payment::Refunded { order_id, amount_cents }
-            }
-            Some(settled) => settled.clone(),
-            None => Payment::Void,
-        };
-        self.kept.note(|| [Row::new(PAYMENT, &key, &given_back)]);
-        store.payments.insert(key, given_back.clone());
-        given_back
+    /// From now on nothing is captured under this key, where nothing was.
+    pub(crate) fn forbid(page: &mut Page, key: &str) -> Result<(), NotKept> {
+        if page.get::<Payment>(PAYMENT, key)?.is_none() {
+            page.put(PAYMENT, key, &Payment::Void);
+        }
+        Ok(())
+    }
+
+    /// How the bank behaves, as soon as it says something, at the latest after `patience`.
+    pub(crate) async fn bank_within(&self, patience: Duration) -> Bank {
+        let mut bank = self.bank.subscribe();
+        let _ = timeout(patience, bank.wait_for(|bank| *bank != Bank::Silent)).await;
+        *self.bank.borrow()
+    }
+
+    pub(crate) async fn refund(&self, key: String) -> Result<Payment, NotKept> {
+        let refunded = self.ledger.change([place(PAYMENT, &key)], move |page| {
+            let given_back = match page.get(PAYMENT, &key)? {
+                Some(Payment::Captured { order_id, amount_cents }) => {
+                    Payment::Refunded { order_id, amount_cents }
+                }
+                Some(settled) => settled,
+                None => Payment::Void,
+            };
+            page.put(PAYMENT, &key, &given_back);
+            Ok(given_back)
+        });
+        refunded.await
     }
 }
 
@@ -205,29 +281,19 @@ async fn charge(
     key: IdempotencyKey,
     Json(form): Json<Charge>,
 ) -> Result<(StatusCode, axum::Json<Payment>), Problem> {
-    if form.amount_cents == 0 {
-        return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "amount_cents: must be at least 1"));
-    }
-    let key = key.required()?;
-    // The sender is in our hands, so this ends when the bank speaks.
-    let _ = payments.bank.subscribe().wait_for(|bank| *bank != Bank::Silent).await;
-    payments.kept.ready()?;
-    let payment = payments.charge(key, &form);
-    payments.kept.written().await?;
-    Ok((StatusCode::CREATED, axum::Json(payment?)))
+    let payment = payments.charge(key.required()?, form).await?;
+    Ok((StatusCode::CREATED, axum::Json(payment)))
 }
 
 async fn refund(
     State(payments): State<Payments>,
     Json(form): Json<Refund>,
 ) -> Result<axum::Json<Payment>, Problem> {
-    let payment = payments.refund(form.payment);
-    payments.kept.written().await?;
-    Ok(axum::Json(payment))
+    Ok(axum::Json(payments.refund(form.payment).await?))
 }
 
-async fn totals(State(payments): State<Payments>) -> axum::Json<Totals> {
-    axum::Json(payments.totals())
+async fn totals(State(payments): State<Payments>) -> Result<axum::Json<Totals>, Problem> {
+    Ok(axum::Json(payments.totals().await?))
 }
 
 async fn bank(State(payments): State<Payments>) -> axum::Json<Bank> {
@@ -247,36 +313,37 @@ mod tests {
         Charge { order_id: Uuid::now_v7(), amount_cents: 500, card: card.into() }
     }
 
-    #[test]
-    fn the_same_key_is_charged_and_refunded_once() {
+    #[tokio::test]
+    async fn the_same_key_is_charged_and_refunded_once() {
         let (payments, form) = (Payments::default(), form("4242424242424242"));
         for _ in 0..3 {
-            payments.charge("k".into(), &form).unwrap();
+            payments.charge("k".into(), form.clone()).await.unwrap();
         }
-        assert_eq!(payments.totals().balance_cents, 500);
+        assert_eq!(payments.totals().await.unwrap().balance_cents, 500);
         for _ in 0..3 {
-            payments.refund("k".into());
+            payments.refund("k".into()).await.unwrap();
         }
-        let totals = payments.totals();
+        let totals = payments.totals().await.unwrap();
         assert_eq!((totals.captured, totals.refunded, totals.balance_cents), (1, 1, 0));
-        assert_eq!(payments.charge("k".into(), &form).unwrap_err().status(), 409);
+        assert_eq!(payments.charge("k".into(), form).await.unwrap_err().status(), 409);
     }
 
-    #[test]
-    fn a_refund_that_overtakes_its_charge_forbids_it() {
+    #[tokio::test]
+    async fn a_refund_that_overtakes_its_charge_forbids_it() {
         let payments = Payments::default();
-        assert_eq!(payments.refund("k".into()), Payment::Void);
-        assert_eq!(payments.charge("k".into(), &form("4242")).unwrap_err().status(), 409);
-        assert_eq!(payments.totals(), Totals::default());
+        assert_eq!(payments.refund("k".into()).await.unwrap(), Payment::Void);
+        assert_eq!(payments.charge("k".into(), form("4242")).await.unwrap_err().status(), 409);
+        assert_eq!(payments.totals().await.unwrap(), Totals::default());
     }
 
-    #[test]
-    fn the_bank_declines_and_the_bank_is_down_are_different_answers() {
+    #[tokio::test]
+    async fn the_bank_declines_and_the_bank_is_down_are_different_answers() {
         let payments = Payments::default();
-        assert_eq!(payments.charge("a".into(), &form(DECLINED_CARD)).unwrap_err().status(), 402);
+        let charge = async |key: &str, card| payments.charge(key.into(), form(card)).await;
+        assert_eq!(charge("a", DECLINED_CARD).await.unwrap_err().status(), 402);
         payments.set_bank(Bank::Down);
-        assert_eq!(payments.charge("b".into(), &form("4242")).unwrap_err().status(), 503);
+        assert_eq!(charge("b", "4242").await.unwrap_err().status(), 503);
         payments.set_bank(Bank::Up);
-        payments.charge("b".into(), &form("4242")).unwrap();
+        charge("b", "4242").await.unwrap();
     }
 }

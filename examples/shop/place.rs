@@ -11,6 +11,7 @@ use gusset::{
     },
     shutdown::Shutdown,
 };
+use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// The registry of a shop.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Place {
     /// In this process, without a socket.
     #[default]
@@ -158,12 +159,12 @@ impl Server {
     pub(crate) async fn of(place: &Place) -> io::Result<Self> {
         match place {
             Place::Remote(url) => Ok(Self { url: url.clone(), own: None }),
-            Place::Memory | Place::Http | Place::Etcd(_) => Self::spawn().await,
+            Place::Memory | Place::Http | Place::Etcd(_) => Self::spawn("127.0.0.1:0").await,
         }
     }
 
-    async fn spawn() -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+    pub(crate) async fn spawn(addr: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let consul = ConsulServer::new(ConsulPolicy::default());
         let ticker = consul.spawn_ticker();

@@ -2,18 +2,22 @@
 
 use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
-use axum::{extract::MatchedPath, routing::get};
+use axum::Router;
 use gusset::{
     breaker,
+    console::{self, Sources},
     registry::Registry,
-    sidecar::{Route, Sidecar},
+    sidecar::{Sidecar, telemetry::Store},
 };
 
 use crate::{
+    chaos::{self, Chaos},
     client::Outbound,
     place::Registries,
     service::{self, Running},
+    services::sidecar_of,
     settings::Settings,
+    tell,
 };
 
 /// What instances are made by.
@@ -27,13 +31,39 @@ pub(crate) struct Plan {
     breaker: breaker::Policy,
     /// Where the settings stand.
     url: String,
+    /// Where this process is looked after, if it is one of a shop.
+    desk: Option<Desk>,
 }
 
 /// Makes the HTTP interface of one instance, within its runtime.
 #[derive(Clone)]
 struct App(Arc<dyn Fn(Supplies) -> BoxedRouter + Send + Sync>);
 
-type BoxedRouter = Pin<Box<dyn Future<Output = service::App> + Send>>;
+pub(crate) type BoxedRouter = Pin<Box<dyn Future<Output = service::App> + Send>>;
+
+/// Where an instance that is a process is looked after, beside what it [tells](tell).
+#[derive(Clone)]
+struct Desk {
+    chaos: Chaos,
+    /// What operators show.
+    token: String,
+}
+
+impl Desk {
+    fn router(&self, outbound: &Outbound) -> Router {
+        let sidecar = outbound.sidecar();
+        let recorder = sidecar.recorder();
+        let sources = Sources::new()
+            .metrics(recorder.service().clone(), sidecar.metrics())
+            .traces(&Store::of(recorder))
+            .circuits("calls", outbound.circuits())
+            .operator_token(&self.token);
+        chaos::told::router(&self.chaos).nest(CONSOLE, console::router(sources))
+    }
+}
+
+/// Where each process has a console.
+pub(crate) const CONSOLE: &str = "/console/";
 
 /// What is known of an instance from outside.
 #[derive(Debug)]
@@ -75,7 +105,12 @@ impl Plan {
         url: String,
     ) -> io::Result<Self> {
         let found = registries.connect()?;
-        Ok(Self { apps: Vec::new(), registries, found, breaker, url })
+        Ok(Self { apps: Vec::new(), registries, found, breaker, url, desk: None })
+    }
+
+    /// From now on instances hear which faults are on, and have consoles for whoever shows this token.
+    pub(crate) fn look_after(&mut self, chaos: &Chaos, token: String) {
+        self.desk = Some(Desk { chaos: chaos.clone(), token });
     }
 
     /// From now on there is such a service.
@@ -88,7 +123,10 @@ impl Plan {
             let made = app(given);
             Box::pin(async move { made.await.into() })
         }));
-        self.apps.push((service.to_owned(), app));
+        match self.apps.iter_mut().find(|(known, _)| known == service) {
+            Some((_, known)) => *known = app,
+            None => self.apps.push((service.to_owned(), app)),
+        }
     }
 
     /// Which service this is, in the order in which they were added.
@@ -103,28 +141,42 @@ impl Plan {
         number: usize,
         sidecar: Option<Sidecar>,
     ) -> io::Result<(Member, Running)> {
-        let unknown = || io::Error::other(format!("there is no {service}"));
-        let App(app) = self.apps[self.place_of(service).ok_or_else(unknown)?].1.clone();
-        let sidecar = sidecar.unwrap_or_else(|| {
-            Sidecar::new(service).route_of(|extensions| {
-                let path = extensions.get::<MatchedPath>()?;
-                Some(Route::from(Arc::<str>::from(path.as_str())))
-            })
-        });
+        let sidecar = sidecar.unwrap_or_else(|| sidecar_of(service));
         let outbound = Outbound::new(sidecar.clone(), self.found.clone(), self.breaker);
-        let given = Supplies { outbound: outbound.clone(), url: self.url.clone() };
-        let inbound = sidecar.clone();
-        let layered = async move || {
-            let metrics = inbound.metrics().clone();
-            let mut app = app(given).await;
-            app.router = app.router.layer(inbound.inbound());
-            app.router =
-                app.router.route("/metrics", get(async move || metrics.render_prometheus()));
-            app
-        };
-        let running = Running::start(&self.registries, service, number, layered).await?;
+        let app = self.app(service, outbound.clone())?;
+        let running = Running::start(&self.registries, service, number, app).await?;
         let member = Member { id: running.id().to_owned(), sidecar, outbound: Some(outbound) };
         Ok((member, running))
+    }
+
+    /// Makes an instance that calls others so, within its runtime.
+    pub(crate) fn app(
+        &self,
+        service: &str,
+        outbound: Outbound,
+    ) -> io::Result<impl FnOnce() -> BoxedRouter + Send + use<>> {
+        let unknown = || io::Error::other(format!("there is no {service}"));
+        let App(app) = self.apps[self.place_of(service).ok_or_else(unknown)?].1.clone();
+        let given = Supplies { outbound: outbound.clone(), url: self.url.clone() };
+        let looked_after = self.desk.clone();
+        Ok(move || -> BoxedRouter {
+            Box::pin(async move {
+                let inbound = outbound.sidecar();
+                let desk = tell::router(inbound, Some(outbound.circuits().clone()));
+                let mut app = app(given).await;
+                app.router = app.router.layer(inbound.inbound()).merge(desk);
+                if let Some(desk) = looked_after {
+                    app.router = app.router.merge(desk.router(&outbound));
+                }
+                app
+            })
+        })
+    }
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").finish_non_exhaustive()
     }
 }
 

@@ -1,10 +1,6 @@
 //! The product service: catalogue, stock, and reservations that are made and released under a key.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeMap;
 
 use axum::{
     Router,
@@ -17,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    api::{IdempotencyKey, Json, Path, lock, new_id, not_found, problem},
-    folder::Folder,
-    kept::{Kept, Row},
+    api::{IdempotencyKey, Json, Path, Refused, new_id, not_found, problem},
+    ledger::{Ledger, NotKept, Page, Place, place},
+    order::Order,
     settings::{Settings, Values},
 };
 
@@ -43,22 +39,13 @@ pub struct Product {
     pub stock: u32,
 }
 
-/// The service with its store. All its instances share the store, as they would a database.
+/// The service with its store, which all its instances share.
 #[derive(Clone, Debug, Default)]
 pub struct Products {
-    store: Arc<Mutex<Store>>,
-    kept: Kept,
+    ledger: Ledger,
 }
 
-#[derive(Debug, Default)]
-struct Store {
-    products: BTreeMap<Uuid, Product>,
-    /// How many of each there were before anything was sold.
-    supplied: BTreeMap<Uuid, u32>,
-    /// By key, for as long as the store lives: a key that was used never takes effect again.
-    reservations: HashMap<String, Reservation>,
-}
-
+/// Stands under its key for as long as the store lives: a key that was used never takes effect again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 enum Reservation {
@@ -94,38 +81,43 @@ pub struct Release {
 }
 
 impl Products {
-    pub(crate) fn restored(folder: &mut Folder) -> io::Result<Self> {
-        let store = Store {
-            products: folder.take(PRODUCT)?.into_iter().collect(),
-            supplied: folder.take(SUPPLIED)?.into_iter().collect(),
-            reservations: folder.take(RESERVATION)?.into_iter().collect(),
-        };
-        Ok(Self { store: Arc::new(Mutex::new(store)), kept: folder.kept.clone() })
+    pub(crate) const fn new(ledger: Ledger) -> Self {
+        Self { ledger }
     }
 
     /// Adds a product. The price is that of the catalogue; the [settings](crate::settings) may say another.
-    #[must_use]
-    pub fn add(&self, name: &str, price_cents: u64, stock: u32) -> Product {
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be kept.
+    pub async fn add(&self, name: &str, price_cents: u64, stock: u32) -> Result<Product, NotKept> {
         let (name, sku) = (name.to_owned(), sku(name));
         let product = Product { id: new_id(), name, sku, price_cents, stock };
-        let mut store = lock(&self.store);
-        store.supplied.insert(product.id, stock);
-        store.products.insert(product.id, product.clone());
-        let supplied = Row::new(SUPPLIED, product.id, &stock);
-        self.kept.note(|| [Row::new(PRODUCT, product.id, &product), supplied]);
-        product
+        let added = self.ledger.change([], move |page| {
+            page.put(SUPPLIED, product.id, &stock);
+            page.put(PRODUCT, product.id, &product);
+            Ok(product)
+        });
+        added.await
     }
 
     /// How many of each product there were before anything was sold.
-    #[must_use]
-    pub fn supplied(&self) -> BTreeMap<Uuid, u32> {
-        lock(&self.store).supplied.clone()
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be read.
+    pub async fn supplied(&self) -> Result<BTreeMap<Uuid, u32>, NotKept> {
+        Ok(self.ledger.list(SUPPLIED).await?.into_iter().collect())
     }
 
     /// All products, oldest first.
-    #[must_use]
-    pub fn all(&self) -> Vec<Product> {
-        lock(&self.store).products.values().cloned().collect()
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    pub async fn all(&self) -> Result<Vec<Product>, NotKept> {
+        let all = self.ledger.list::<Uuid, Product>(PRODUCT).await?;
+        Ok(all.into_iter().map(|(_, product)| product).collect())
     }
 
     /// Its HTTP interface, for one instance with the settings that it knows. `GET /settings` shows these; no gateway leads there.
@@ -140,44 +132,127 @@ impl Products {
             .with_state(shelf)
     }
 
-    /// Checks and takes under one lock, so that no schedule of callers oversells.
-    fn reserve(&self, key: String, wanted: &Reserve) -> Result<(), Problem> {
-        let mut store = lock(&self.store);
-        match store.reservations.get(&key) {
-            Some(Reservation::Held { .. }) => return Ok(()),
-            Some(Reservation::Released) => {
-                return Err(problem(StatusCode::CONFLICT, "this reservation was released already"));
+    /// Checks and takes in one change, so that no schedule of callers oversells.
+    pub(crate) async fn reserve(&self, key: String, wanted: Reserve) -> Result<(), Problem> {
+        let Reserve { product_id: id, quantity } = wanted;
+        let places = [place(RESERVATION, &key), place(PRODUCT, id)];
+        let reserved = self.ledger.change(places, move |page| {
+            if let Some((key, product, held)) = taken(page, &key, id, quantity)? {
+                page.put(PRODUCT, id, &product);
+                page.put(RESERVATION, key, &held);
             }
-            None => {}
+            Ok::<_, Refused>(())
+        });
+        Ok(reserved.await?)
+    }
+
+    /// The rows that an order is about: its reservations, each by its line, and their products.
+    pub(crate) fn places_of(order: &Order) -> Vec<Place> {
+        let lines = (0..).zip(&order.items).flat_map(|(line, item): (usize, _)| {
+            [place(RESERVATION, key_of(order, line)), place(PRODUCT, item.product_id)]
+        });
+        lines.collect()
+    }
+
+    /// Sets aside all that an order is about, or nothing.
+    pub(crate) fn set_aside(page: &mut Page, order: &Order) -> Result<(), Refused> {
+        let mut changed = Vec::new();
+        for (line, item) in order.items.iter().enumerate() {
+            changed.extend(taken(page, &key_of(order, line), item.product_id, item.quantity)?);
         }
-        let id = wanted.product_id;
-        let product = store.products.get_mut(&id).ok_or_else(|| not_found("product", id))?;
-        let Some(left) = product.stock.checked_sub(wanted.quantity) else {
-            let detail =
-                format!("{}: {} wanted, {} left", product.name, wanted.quantity, product.stock);
-            return Err(problem(StatusCode::CONFLICT, detail).with("available", product.stock));
-        };
-        product.stock = left;
-        let held = Reservation::Held { product_id: id, quantity: wanted.quantity };
-        let rows = || [Row::new(PRODUCT, id, product), Row::new(RESERVATION, &key, &held)];
-        self.kept.note(rows);
-        store.reservations.insert(key, held);
+        for (key, product, held) in changed {
+            page.put(PRODUCT, product.id, &product);
+            page.put(RESERVATION, key, &held);
+        }
+        Ok(())
+    }
+
+    /// Gives back what was set aside for an order; what was not can never be.
+    pub(crate) fn give_back(page: &mut Page, order: &Order) -> Result<(), NotKept> {
+        for line in 0..order.items.len() {
+            let key = key_of(order, line);
+            if let Some(Reservation::Held { product_id: id, quantity }) =
+                page.get(RESERVATION, &key)?
+                && let Some(mut product) = page.get::<Product>(PRODUCT, id)?
+            {
+                product.stock += quantity;
+                page.put(PRODUCT, id, &product);
+            }
+            page.put(RESERVATION, key, &Reservation::Released);
+        }
         Ok(())
     }
 
     /// Takes effect once. A release that comes before its reservation forbids it.
-    fn release(&self, key: String) {
-        let mut store = lock(&self.store);
-        let released = Row::new(RESERVATION, &key, &Reservation::Released);
-        let mut rows = vec![released];
-        if let Some(Reservation::Held { product_id, quantity }) =
-            store.reservations.insert(key, Reservation::Released)
-            && let Some(product) = store.products.get_mut(&product_id)
-        {
-            product.stock += quantity;
-            rows.push(Row::new(PRODUCT, product_id, product));
+    pub(crate) async fn release(&self, key: String) -> Result<(), NotKept> {
+        // What a reservation holds says only itself, and that never changes while it is held.
+        let mut known: Option<Reservation> = self.ledger.get(RESERVATION, &key).await?;
+        loop {
+            let held = known.as_ref().and_then(Reservation::product);
+            let product = held.map(|id| place(PRODUCT, id));
+            let places = [place(RESERVATION, &key)].into_iter().chain(product);
+            let key = key.clone();
+            let seen = self.ledger.change(places, move |page| {
+                let now: Option<Reservation> = page.get(RESERVATION, &key)?;
+                let product = now.as_ref().and_then(Reservation::product);
+                if product.is_some() && product != held {
+                    return Ok(now);
+                }
+                if let Some(Reservation::Held { product_id: id, quantity }) = now
+                    && let Some(mut product) = page.get::<Product>(PRODUCT, id)?
+                {
+                    product.stock += quantity;
+                    page.put(PRODUCT, id, &product);
+                }
+                page.put(RESERVATION, &key, &Reservation::Released);
+                Ok(None)
+            });
+            known = seen.await?;
+            if known.is_none() {
+                return Ok(());
+            }
         }
-        self.kept.note(|| rows);
+    }
+}
+
+/// What a reservation makes of its row and that of its product. `None` if it was made before.
+fn taken(
+    page: &Page,
+    key: &str,
+    id: Uuid,
+    quantity: u32,
+) -> Result<Option<(String, Product, Reservation)>, Refused> {
+    match page.get(RESERVATION, key)? {
+        Some(Reservation::Held { .. }) => return Ok(None),
+        Some(Reservation::Released) => {
+            let why = "this reservation was released already";
+            return Err(Refused::no(StatusCode::CONFLICT, why));
+        }
+        None => {}
+    }
+    let product: Option<Product> = page.get(PRODUCT, id)?;
+    let none = || Refused::no(StatusCode::NOT_FOUND, format!("there is no product {id}"));
+    let mut product = product.ok_or_else(none)?;
+    let Some(left) = product.stock.checked_sub(quantity) else {
+        let why = format!("{}: {quantity} wanted, {} left", product.name, product.stock);
+        return Err(Refused::No(StatusCode::CONFLICT, why, Some(product.stock)));
+    };
+    product.stock = left;
+    Ok(Some((key.to_owned(), product, Reservation::Held { product_id: id, quantity })))
+}
+
+/// The key of a line of an order, where no step of a saga has one.
+fn key_of(order: &Order, line: usize) -> String {
+    format!("order/{}/line-{}", order.id, line + 1)
+}
+
+impl Reservation {
+    /// What it holds.
+    const fn product(&self) -> Option<Uuid> {
+        match self {
+            Self::Held { product_id, .. } => Some(*product_id),
+            Self::Released => None,
+        }
     }
 }
 
@@ -205,15 +280,15 @@ fn sku(name: &str) -> String {
     words.join("-")
 }
 
-async fn list(State(shelf): State<Shelf>) -> axum::Json<Vec<Product>> {
-    axum::Json(shelf.priced(shelf.products.all()))
+async fn list(State(shelf): State<Shelf>) -> Result<axum::Json<Vec<Product>>, Problem> {
+    Ok(axum::Json(shelf.priced(shelf.products.all().await?)))
 }
 
 async fn show(
     State(shelf): State<Shelf>,
     Path(id): Path<Uuid>,
 ) -> Result<axum::Json<Product>, Problem> {
-    let product = lock(&shelf.products.store).products.get(&id).cloned();
+    let product: Option<Product> = shelf.products.ledger.get(PRODUCT, id).await?;
     let mut priced = shelf.priced(product);
     priced.pop().map(axum::Json).ok_or_else(|| not_found("product", id))
 }
@@ -229,9 +304,7 @@ async fn create(
     if new.name.trim().is_empty() {
         return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "name: must not be empty"));
     }
-    products.kept.ready()?;
-    let product = products.add(&new.name, new.price_cents, new.stock);
-    products.kept.written().await?;
+    let product = products.add(&new.name, new.price_cents, new.stock).await?;
     Ok((StatusCode::CREATED, axum::Json(product)))
 }
 
@@ -243,18 +316,15 @@ async fn reserve(
     if wanted.quantity == 0 {
         return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "quantity: must be at least 1"));
     }
-    products.kept.ready()?;
-    let reserved = products.reserve(key.required()?, &wanted);
-    products.kept.written().await?;
-    reserved.map(|()| StatusCode::NO_CONTENT)
+    products.reserve(key.required()?, wanted).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn release(
     State(Shelf { products, .. }): State<Shelf>,
     Json(release): Json<Release>,
 ) -> Result<StatusCode, Problem> {
-    products.release(release.reservation);
-    products.kept.written().await?;
+    products.release(release.reservation).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -262,53 +332,53 @@ async fn release(
 mod tests {
     use super::*;
 
-    fn one(stock: u32) -> (Products, Reserve) {
+    async fn one(stock: u32) -> (Products, Reserve) {
         let products = Products::default();
-        let product = products.add("lamp", 1_000, stock);
+        let product = products.add("lamp", 1_000, stock).await.unwrap();
         (products, Reserve { product_id: product.id, quantity: 1 })
     }
 
-    fn stock(products: &Products) -> u32 {
-        products.all()[0].stock
+    async fn stock(products: &Products) -> u32 {
+        products.all().await.unwrap()[0].stock
     }
 
-    #[test]
-    fn threads_together_never_oversell() {
-        let (products, wanted) = one(10);
-        let sold: usize = std::thread::scope(|scope| {
-            let buyers: Vec<_> = (0..4)
-                .map(|buyer| {
-                    let (products, wanted) = (&products, &wanted);
-                    scope.spawn(move || {
-                        (0..250)
-                            .filter(|n| products.reserve(format!("{buyer}-{n}"), wanted).is_ok())
-                            .count()
-                    })
-                })
-                .collect();
-            buyers.into_iter().map(|buyer| buyer.join().unwrap()).sum()
-        });
-        assert_eq!((sold, stock(&products)), (10, 0));
-    }
-
-    #[test]
-    fn a_reservation_and_its_release_take_effect_once() {
-        let (products, wanted) = one(10);
-        for _ in 0..3 {
-            products.reserve("a".into(), &wanted).unwrap();
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn callers_together_never_oversell() {
+        let (products, wanted) = one(10).await;
+        let mut buyers = tokio::task::JoinSet::new();
+        for buyer in 0..4 {
+            let (products, wanted) = (products.clone(), wanted.clone());
+            buyers.spawn(async move {
+                let mut bought = 0;
+                for n in 0..250 {
+                    let reserved = products.reserve(format!("{buyer}-{n}"), wanted.clone()).await;
+                    bought += usize::from(reserved.is_ok());
+                }
+                bought
+            });
         }
-        assert_eq!(stock(&products), 9);
-        for _ in 0..3 {
-            products.release("a".into());
-        }
-        assert_eq!(stock(&products), 10);
+        let sold: usize = buyers.join_all().await.into_iter().sum();
+        assert_eq!((sold, stock(&products).await), (10, 0));
     }
 
-    #[test]
-    fn a_release_that_overtakes_its_reservation_forbids_it() {
-        let (products, wanted) = one(10);
-        products.release("a".into());
-        assert_eq!(products.reserve("a".into(), &wanted).unwrap_err().status(), 409);
-        assert_eq!(stock(&products), 10);
+    #[tokio::test]
+    async fn a_reservation_and_its_release_take_effect_once() {
+        let (products, wanted) = one(10).await;
+        for _ in 0..3 {
+            products.reserve("a".into(), wanted.clone()).await.unwrap();
+        }
+        assert_eq!(stock(&products).await, 9);
+        for _ in 0..3 {
+            products.release("a".into()).await.unwrap();
+        }
+        assert_eq!(stock(&products).await, 10);
+    }
+
+    #[tokio::test]
+    async fn a_release_that_overtakes_its_reservation_forbids_it() {
+        let (products, wanted) = one(10).await;
+        products.release("a".into()).await.unwrap();
+        assert_eq!(products.reserve("a".into(), wanted).await.unwrap_err().status(), 409);
+        assert_eq!(stock(&products).await, 10);
     }
 }

@@ -33,21 +33,27 @@ const LIMIT: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(200);
 
 /// How long what an instance does [at last](App::at_last) may take. What is not done by then is left as a crash leaves it.
-const LAST: Duration = Duration::from_secs(2);
+pub(crate) const LAST: Duration = Duration::from_secs(2);
 
 /// What an instance is made of.
 pub(crate) struct App {
     pub(crate) router: Router,
+    /// What it does as soon as its callers know that it leaves, so that nothing that would go on for long keeps it.
+    pub(crate) leaving: Leaving,
     /// What it does when it has given its last answer.
     pub(crate) at_last: AtLast,
 }
+
+/// See [`App::leaving`].
+pub(crate) type Leaving = Box<dyn FnOnce() + Send>;
 
 /// See [`App::at_last`].
 pub(crate) type AtLast = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl From<Router> for App {
     fn from(router: Router) -> Self {
-        Self { router, at_last: Box::pin(std::future::ready(())) }
+        let at_last = Box::pin(std::future::ready(()));
+        Self { router, leaving: Box::new(|| ()), at_last }
     }
 }
 
@@ -181,7 +187,7 @@ async fn serve(
         let _ = connection.set_nodelay(true);
     });
     let registration = Registration::spawn(registry, instance);
-    registration.registered().await;
+    registration.registered().await.map_err(io::Error::other)?;
     let _ = ready.send(());
 
     let leaving = async {
@@ -195,6 +201,7 @@ async fn serve(
     });
     let (served, ()) = tokio::join!(server.into_future(), async {
         leaving.await;
+        (app.leaving)();
         drop(accepting);
     });
     let _ = tokio::time::timeout(LAST, app.at_last).await;

@@ -1,24 +1,25 @@
 use std::{
     collections::BTreeSet,
-    future::{Future, ready},
+    future::ready,
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use axum::{Router, middleware::from_fn_with_state};
 use gusset::{
-    breaker::{self, Circuit},
     broker::{Broker, Filter, Subscription},
     call::{Deadline, TraceId},
     console::Sources,
-    gateway::{Gateway, Live, serve},
+    gateway::{Gateway, Live, Split, serve},
     observe,
     registry::{Registry, RemoteKv, RemotePolicy},
     shutdown::Shutdown,
-    sidecar::{Record, Recorder, Sidecar, SpanKind, Summary, telemetry::Store},
+    sidecar::{Record, Recorder, Sidecar, telemetry::Store},
 };
+use http::Method;
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, JoinSet},
@@ -26,33 +27,38 @@ use tokio::{
 };
 
 use crate::{
-    Carrier, Place,
+    Answered, Carrier, Hosting, Place, Quotas,
+    api::new_id,
     carrier::Events,
-    cart::Carts,
-    chaos::{Chaos, Fault, Hurt, hurt_payments},
-    event::OrderCreated,
-    folder::Folder,
-    front,
-    inventory::{self, Inventory},
-    notification::{self, Mailing, Notifications},
+    chaos::{Chaos, Fault, Hurt, told::mailing},
+    choreography::{self, Flow},
+    client::Outbound,
+    folder::{Folder, Opener},
+    front::{self, Door},
+    host,
+    inventory::Inventory,
+    notification::Notifications,
     order::Orders,
-    payment::Payments,
+    payment::{Bank, Payments},
     place::{Registries, Server},
-    plan::{Member, Plan, Supplies},
+    plan::{Member, Plan},
+    processes::Processes,
     product::Products,
-    service::{App, Running},
+    release,
+    service::Running,
+    services::{SERVICES, Services, declare_groups},
+    tell::Figures,
     token::Tokens,
-    user::Users,
 };
 
 /// How long a shop that closes waits for what its orders have to tell.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a mail takes where the fault says that it is slow.
-const SLOW_MAIL: Duration = Duration::from_millis(200);
+pub(crate) const SLOW_MAIL: Duration = Duration::from_millis(200);
 
 /// The times that a story has no patience for, and that production has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Times {
     /// How long an instance may be silent.
     pub ttl: Duration,
@@ -73,7 +79,7 @@ impl Default for Times {
 }
 
 /// What a shop stands on.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Ground {
     /// Where its services find each other.
     pub registry: Place,
@@ -83,12 +89,31 @@ pub struct Ground {
     /// there again, after whatever end, finishes or undoes what was under way. Made if it is not there. Without, all that is in memory, and ends with the
     /// process. Needs the feature `files`, and a broker that outlives the process as well.
     pub data_dir: Option<PathBuf>,
+    /// Keeps the same in a PostgreSQL database, as tokio-postgres takes it; then the folder is for messages in files only. Needs the feature `postgres`.
+    pub database: Option<String>,
+    /// Counts there, as `redis://host:port`, what a customer may order and do with a cart, for all gateways of the shop together. See [`Quotas`](crate::Quotas) for what happens while it
+    /// is away. Needs the feature `redis`.
+    pub redis: Option<String>,
+    /// Who knows what is to be done about an order.
+    pub flow: Flow,
     /// How patient it is.
     pub times: Times,
-    /// What can be broken on purpose.
+    /// What can be broken on purpose. Where the parts are processes, these are told by [`Shop::obey`].
+    #[serde(skip)]
     pub chaos: Chaos,
     /// What signs the tokens of its customers, for a gateway in another process. Without, one that nobody else knows.
     pub secret: Option<String>,
+    /// Whether the folder is removed in the end, so that nothing in it has to outlive a loss of power.
+    pub scratch: bool,
+    /// Where the parts of the shop run.
+    #[serde(skip)]
+    pub hosting: Hosting,
+}
+
+impl Ground {
+    pub(crate) fn tokens(&self) -> Tokens {
+        self.secret.as_deref().map_or_else(Tokens::random, Tokens::signed_by)
+    }
 }
 
 /// The whole shop: its services on sockets of their own, and everything that a test or a story wants to look at.
@@ -104,6 +129,8 @@ pub struct Shop {
     folder: Folder,
     /// The front door.
     pub gateway: Gateway,
+    /// How the gateway shares what customers read between the present and the next release of the product service.
+    pub(crate) split: Split,
     /// The product service.
     pub products: Products,
     /// The payment service.
@@ -116,17 +143,21 @@ pub struct Shop {
     pub inventory: Inventory,
     /// What is broken on purpose.
     pub chaos: Chaos,
-    /// All instances that run.
+    /// All instances that run in this process.
     pub running: Vec<Running>,
+    /// What runs in others.
+    pub(crate) processes: Option<Processes>,
     /// Those that a fault has killed.
     killed: BTreeSet<&'static str>,
     members: Vec<Member>,
     consumers: Vec<Subscription>,
-    plan: Plan,
+    pub(crate) plan: Plan,
     recorder: Recorder,
     shutdown: Shutdown,
     front_door: JoinHandle<io::Result<()>>,
-    server: Server,
+    /// Where Consul's HTTP API is.
+    url: String,
+    server: Option<Server>,
 }
 
 impl Shop {
@@ -137,59 +168,124 @@ impl Shop {
     ///
     /// If there are no more ports or threads to be had, an engine cannot be, or the folder is open elsewhere, damaged, or of a newer shop.
     pub async fn open(ground: &Ground, listener: TcpListener) -> io::Result<Self> {
+        let program = match &ground.hosting {
+            Hosting::Threads => None,
+            Hosting::Processes(program) => Some((&**program, false)),
+            Hosting::Sidecars(program) => Some((&**program, true)),
+        };
+        if let Some(program) = program {
+            let front = listener.local_addr()?;
+            // It is the gateway's from now on.
+            drop(listener);
+            return Self::of_processes(program, ground, front).await;
+        }
         let (place, times) = (&ground.registry, ground.times);
-        let mut folder = Folder::at(ground.data_dir.as_deref()).await?;
-        let events = Events::on(&ground.broker, &mut folder, &ground.chaos).await?;
         let server = Server::of(place).await?;
         let registries = Registries::at(place, &server.url, times, &ground.chaos)?;
-        let registry = registries.connect()?;
-        let breaker = breaker::Policy::consecutive(5).open_for(times.open_for);
-        let tokens = match &ground.secret {
-            Some(secret) => Tokens::signed_by(secret),
-            None => Tokens::random(),
-        };
-        let recorder = Recorder::new("gateway");
-        let gateway = front::gateway(registry.clone(), &tokens, breaker, recorder.clone())
-            .map_err(io::Error::other)?;
-        let shutdown = Shutdown::new(Duration::ZERO);
-        let door = serve(listener, gateway.clone(), shutdown.begun());
-        let mut shop = Self {
-            registry,
-            keys: RemoteKv::new(&server.url, RemotePolicy::default()).map_err(io::Error::other)?,
-            broker: events.broker.clone(),
-            events,
-            gateway,
-            products: Products::restored(&mut folder)?,
-            payments: Payments::restored(&mut folder)?,
-            orders: Orders::restored(&mut folder)?,
-            notifications: Notifications::restored(&mut folder)?,
-            inventory: Inventory::restored(&mut folder)?,
-            folder,
-            chaos: ground.chaos.clone(),
-            running: Vec::new(),
-            killed: BTreeSet::new(),
-            members: Vec::new(),
-            consumers: Vec::new(),
-            plan: Plan::new(registries, breaker, server.url.clone())?,
-            recorder,
-            shutdown,
-            front_door: tokio::spawn(async { door.await.map_err(io::Error::other) }),
-            server,
-        };
-        shop.start_services(&tokens).await?;
+        let folder = Folder::of(ground, Opener::Shop).await?;
+        let events = Events::on(&ground.broker, &folder, &ground.chaos).await?;
+        let mut shop = Self::of(ground, registries, (folder, events), Some(server), None)?;
+        let door = serve(listener, shop.gateway.clone(), shop.shutdown.begun());
+        shop.front_door = tokio::spawn(async { door.await.map_err(io::Error::other) });
+        shop.start_services().await?;
         Ok(shop)
     }
 
-    async fn start_services(&mut self, tokens: &Tokens) -> io::Result<()> {
+    /// Opens one that shares no memory with its parts.
+    async fn of_processes(
+        program: (&Path, bool),
+        ground: &Ground,
+        front: SocketAddr,
+    ) -> io::Result<Self> {
+        let invalid = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        if !matches!(ground.broker, Carrier::Nats(_)) {
+            return invalid("processes tell each other what happened through NATS");
+        }
+        if ground.data_dir.is_none() && ground.database.is_none() {
+            return invalid("processes share a folder or a database");
+        }
+        if program.1 && matches!(ground.registry, Place::Etcd(_)) {
+            return invalid(
+                "sidecars find others in a registry that speaks Consul's HTTP API, not in etcd",
+            );
+        }
+        let secret = ground.secret.clone().unwrap_or_else(|| new_id().to_string());
+        let ground = Ground { secret: Some(secret), ..ground.clone() };
+        if program.1 {
+            // It is their sidecars that ask it.
+            ground.chaos.withhold(Fault::RegistryFails);
+            ground.chaos.withhold(Fault::RegistryFrozen);
+        }
+        if !matches!(ground.registry, Place::Etcd(_)) {
+            ground.chaos.offer(Fault::RegistryStopped);
+        }
+        // Before they come: what one of them tells waits for the others.
+        let folder = Folder::of(&ground, Opener::Shop).await?;
+        let events = Events::on(&ground.broker, &folder, &ground.chaos).await?;
+        declare_groups(&events.broker, ground.flow, folder.keeps).await?;
+        Orders::new(&folder, ground.flow).adopt().await?;
+        let processes = Processes::open(program, &ground, front).await?;
+        let (place, url) = (processes.place(), processes.url());
+        let registries = Registries::at(place, url, ground.times, &ground.chaos)?;
+        Self::of(&ground, registries, (folder, events), None, Some(processes))
+    }
+
+    fn of(
+        ground: &Ground,
+        registries: Registries,
+        (folder, events): (Folder, Events),
+        server: Option<Server>,
+        processes: Option<Processes>,
+    ) -> io::Result<Self> {
+        let url = match (&server, &processes) {
+            (Some(server), _) => server.url.clone(),
+            (None, Some(processes)) => processes.url().to_owned(),
+            (None, None) => return Err(io::Error::other("there is no registry")),
+        };
+        let registry = registries.connect()?;
+        let (breaker, tokens) = (host::breaker(ground.times), ground.tokens());
+        let recorder = Recorder::new("gateway");
+        let split = release::split();
+        let door = Door { tokens: tokens.clone(), quotas: Quotas::of(ground)?, breaker };
+        let gateway = front::gateway(registry.clone(), &door, recorder.clone(), &split)
+            .map_err(io::Error::other)?;
+        let services = Services::new(&folder, &tokens, ground.flow, &events.broker);
+        let mut plan = Plan::new(registries, breaker, url.clone())?;
+        services.plan(&mut plan, &ground.chaos);
+        Ok(Self {
+            registry,
+            keys: RemoteKv::new(&url, RemotePolicy::default()).map_err(io::Error::other)?,
+            broker: events.broker.clone(),
+            events,
+            gateway,
+            split,
+            products: services.products,
+            payments: services.payments,
+            orders: services.orders,
+            notifications: services.notifications,
+            inventory: services.inventory,
+            folder,
+            chaos: ground.chaos.clone(),
+            running: Vec::new(),
+            processes,
+            killed: BTreeSet::new(),
+            members: Vec::new(),
+            consumers: Vec::new(),
+            plan,
+            recorder,
+            shutdown: Shutdown::new(Duration::ZERO),
+            front_door: tokio::spawn(ready(Ok(()))),
+            url,
+            server,
+        })
+    }
+
+    async fn start_services(&mut self) -> io::Result<()> {
+        self.orders.adopt().await?;
         let (inventory, notification) =
             (Sidecar::new("inventory-service"), Sidecar::new("notification-service"));
         // What comes while nobody listens waits for them.
-        for (group, policy) in
-            [(inventory::GROUP, inventory::policy()), (notification::GROUP, notification::policy())]
-        {
-            let declared = self.broker.declare(group, OrderCreated::SUBJECT, policy).await;
-            declared.map_err(io::Error::other)?;
-        }
+        declare_groups(&self.broker, self.orders.flow(), self.folder.keeps).await?;
         let subscribed = [
             self.inventory.subscribe(&self.broker, &inventory).await.map_err(io::Error::other)?,
             self.notifications
@@ -200,59 +296,20 @@ impl Shop {
         self.consumers.extend(subscribed);
         let consumer = |sidecar| Member { id: "consumer".into(), sidecar, outbound: None };
         self.members.extend([inventory, notification].map(consumer));
-
-        let users = Users::restored(tokens.clone(), &mut self.folder)?;
-        self.start(1, "user-service", move |_| ready(users.router())).await?;
-        let products = self.products.clone();
-        let app = move |given: Supplies| {
-            let products = products.clone();
-            async move { products.router(given.settings().await) }
-        };
-        self.start(3, "product-service", app).await?;
-        let carts = Carts::default();
-        self.start(1, "cart-service", move |_| ready(carts.router())).await?;
-        let payments = from_fn_with_state(self.chaos.clone(), hurt_payments);
-        let payments = self.payments.router().layer(payments);
-        self.start(2, "payment-service", move |_| ready(payments.clone())).await?;
-        let notifications = self.notifications.clone();
-        self.start(1, "notification-service", move |_| ready(notifications.router())).await?;
-        let inventory = self.inventory.clone();
-        self.start(1, "inventory-service", move |_| ready(inventory.router())).await?;
+        for (service, instances) in SERVICES {
+            for number in 1..=instances {
+                self.start_one(service, number).await?;
+            }
+        }
         // One broker for all, so one of them tells of it.
         for member in self.members.iter().filter(|member| member.id == "inventory-service-1") {
             observe::numbers(&self.broker, member.sidecar.metrics());
-        }
-        let (orders, broker) = (self.orders.clone(), self.broker.clone());
-        let app = move |given: Supplies| {
-            let (orders, broker) = (orders.clone(), broker.clone());
-            async move {
-                let settings = given.settings().await;
-                // A definition that is not well formed leaves the instance without paths, which every test and story notices.
-                let made = orders.spawn_router(&given.outbound, &broker, settings);
-                made.map_or_else(
-                    |_| Router::new().into(),
-                    |(router, end)| App { router, at_last: Box::pin(end) },
-                )
-            }
-        };
-        self.start(2, "order-service", app).await
-    }
-
-    /// Starts so many instances.
-    async fn start<F, R>(&mut self, instances: usize, service: &str, app: F) -> io::Result<()>
-    where
-        F: Fn(Supplies) -> R + Send + Sync + 'static,
-        R: Future<Output: Into<App>> + Send + 'static,
-    {
-        self.plan.add(service, app);
-        for number in 1..=instances {
-            self.start_one(service, number).await?;
         }
         Ok(())
     }
 
     /// Starts one. One that is started again goes on to count where it stopped.
-    async fn start_one(&mut self, service: &str, number: usize) -> io::Result<()> {
+    pub(crate) async fn start_one(&mut self, service: &str, number: usize) -> io::Result<()> {
         let id = format!("{service}-{number}");
         let known = self.members.iter().position(|member| member.id == id);
         let sidecar = known.map(|at| self.members[at].sidecar.clone());
@@ -265,7 +322,13 @@ impl Shop {
         Ok(())
     }
 
-    /// Where everything is kept, if anything is.
+    /// Whether what an order depends on outlives this process.
+    #[must_use]
+    pub const fn keeps(&self) -> bool {
+        self.folder.keeps
+    }
+
+    /// The folder where everything is kept, if there is one.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.folder.path()
@@ -274,7 +337,7 @@ impl Shop {
     /// Where a setting is read and written, over HTTP.
     #[must_use]
     pub fn setting_url(&self, key: &str) -> String {
-        format!("{}/v1/kv/{key}", self.server.url)
+        format!("{}/v1/kv/{key}", self.url)
     }
 
     /// Lets an instance leave, if it runs, and starts it again on another port: what a rolling restart does with one after the other.
@@ -283,6 +346,9 @@ impl Shop {
     ///
     /// If there never was one with this id, if it does not end in time, or cannot be started.
     pub async fn restart(&mut self, id: &str) -> io::Result<()> {
+        if let Some(processes) = &mut self.processes {
+            return processes.restart(id).await;
+        }
         let known = self.members.iter().any(|member| member.id == id);
         let parts = id.rsplit_once('-').filter(|_| known);
         let parts = parts.and_then(|(service, number)| Some((service, number.parse().ok()?)));
@@ -294,30 +360,33 @@ impl Shop {
         self.start_one(service, number).await
     }
 
-    /// Does to the instances what the faults that are on ask for: kills them, lets them stand still, starts them again. What happens to calls and messages
-    /// needs none of this. To be called after each change of [`chaos`](Self::chaos).
+    /// Does to the instances what the faults that are on ask for: kills them, lets them stand still, starts them again; and tells those that are processes what else is on. Here,
+    /// what happens to calls and messages needs none of this. To be called after each change of [`chaos`](Self::chaos).
     ///
     /// # Errors
     ///
-    /// If an instance cannot be started again; the next call tries it once more.
+    /// If an instance cannot be started again, or be told; the next call tries it once more.
     pub async fn obey(&mut self) -> io::Result<()> {
         let on = self.chaos.on();
-        self.notifications.set_mailing(match (on.has(Fault::MailFails), on.has(Fault::MailSlow)) {
-            (true, _) => Mailing::Down,
-            (_, true) => Mailing::Slow(SLOW_MAIL),
-            _ => Mailing::Up,
-        });
+        self.notifications.set_mailing(mailing(on));
         let mut result = Ok(());
+        if let Some(processes) = &mut self.processes {
+            result = processes.freeze("registry", on.has(Fault::RegistryStopped)).await;
+        }
         for fault in Fault::all() {
             if let Some((id, Hurt::Killed)) = fault.on_instance() {
                 result = self.kill_or_start(id, on.has(fault)).await.and(result);
             }
         }
-        // Those that were just started as well.
-        for fault in Fault::all() {
-            if let Some((id, Hurt::Frozen)) = fault.on_instance() {
-                let found = self.running.iter_mut().find(|running| running.id() == id);
-                found.into_iter().for_each(|running| running.freeze(on.has(fault)));
+        // Who stands still hears nothing. Those that were just started are told as well.
+        for still in [false, true] {
+            for fault in Fault::all().filter(|fault| on.has(*fault) == still) {
+                if let Some((id, Hurt::Frozen)) = fault.on_instance() {
+                    result = self.freeze(id, still).await.and(result);
+                }
+            }
+            if let (false, Some(processes)) = (still, &mut self.processes) {
+                result = processes.match_with(on).await.and(result);
             }
         }
         result
@@ -325,19 +394,30 @@ impl Shop {
 
     async fn kill_or_start(&mut self, id: &'static str, kill: bool) -> io::Result<()> {
         if kill {
-            if let Some(running) = self.take(id) {
-                running.kill();
+            if self.kill(id).await? {
                 self.killed.insert(id);
             }
             return Ok(());
         }
         if self.killed.contains(id) {
             // Somebody else may have started it.
-            if self.running.iter().all(|running| running.id() != id) {
-                self.restart(id).await?;
+            if self.addr_of(id).is_none() {
+                match &mut self.processes {
+                    Some(processes) => processes.revive(id).await?,
+                    None => self.restart(id).await?,
+                }
             }
             self.killed.remove(id);
         }
+        Ok(())
+    }
+
+    async fn freeze(&mut self, id: &str, still: bool) -> io::Result<()> {
+        if let Some(processes) = &mut self.processes {
+            return processes.freeze(id, still).await;
+        }
+        let found = self.running.iter_mut().find(|running| running.id() == id);
+        found.into_iter().for_each(|running| running.freeze(still));
         Ok(())
     }
 
@@ -347,43 +427,117 @@ impl Shop {
         Some(self.running.swap_remove(place))
     }
 
-    /// What the instances of a service have answered, by their ids; of all services for an empty name.
+    /// Takes an instance away as `kill -9` does; whether it ran.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be told.
+    pub async fn kill(&mut self, id: &str) -> io::Result<bool> {
+        match &mut self.processes {
+            Some(processes) => processes.kill(id).await,
+            None => Ok(self.take(id).map(Running::kill).is_some()),
+        }
+    }
+
+    /// Each instance that runs, in whatever process, and where it listens.
     #[must_use]
-    pub fn answered_by(&self, service: &str) -> Vec<(String, Summary)> {
-        let of_service = self.members.iter().filter(|member| member.id.starts_with(service));
-        let counted = |member: &Member| {
-            (member.id.clone(), member.sidecar.metrics().snapshot().total(SpanKind::Server))
+    pub fn instances(&self) -> Vec<(String, SocketAddr)> {
+        let here = self.running.iter().map(|one| (one.id().to_owned(), one.addr()));
+        here.chain(self.processes.iter().flat_map(Processes::instances)).collect()
+    }
+
+    /// Where an instance listens, if it runs.
+    #[must_use]
+    pub fn addr_of(&self, id: &str) -> Option<SocketAddr> {
+        self.instances().into_iter().find(|(known, _)| known == id).map(|(_, addr)| addr)
+    }
+
+    /// The processes that the shop consists of beside this one: what they are, and their ids.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        self.processes.as_ref().map(Processes::ids).unwrap_or_default()
+    }
+
+    /// Changes how the bank behaves, for all instances of the payment service.
+    ///
+    /// # Errors
+    ///
+    /// If one of them cannot be told.
+    pub async fn set_bank(&self, bank: Bank) -> io::Result<()> {
+        self.payments.set_bank(bank);
+        match &self.processes {
+            Some(processes) => processes.tell("payment-service", Method::PUT, "/bank", &bank).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Repairs the template of the mails.
+    ///
+    /// # Errors
+    ///
+    /// If the service cannot be told.
+    pub async fn repair_mails(&self) -> io::Result<()> {
+        self.notifications.repair();
+        match &self.processes {
+            Some(processes) => {
+                let path = "/template/repair";
+                processes.tell("notification-service", Method::POST, path, &()).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What the instances tell of themselves, by their ids.
+    async fn figures(&self) -> Vec<(String, Figures)> {
+        if let Some(processes) = &self.processes {
+            return processes.figures().await;
+        }
+        let told = |member: &Member| {
+            let circuits = member.outbound.as_ref().map(Outbound::circuits);
+            (member.id.clone(), Figures::of(&member.sidecar, circuits))
         };
-        of_service.map(counted).collect()
+        self.members.iter().map(told).collect()
+    }
+
+    /// What the instances of a service have answered, by their ids; of all services for an empty name.
+    pub async fn answered_by(&self, service: &str) -> Vec<(String, Answered)> {
+        let all = self.figures().await.into_iter();
+        let of_service = all.filter(|(id, _)| id.starts_with(service));
+        of_service.map(|(id, figures)| (id, figures.answered)).collect()
     }
 
     /// How many attempts after the first there were, of all services.
-    #[must_use]
-    pub fn retries(&self) -> u64 {
-        let text = self.members.iter().map(|member| member.sidecar.metrics().render_prometheus());
-        text.flat_map(|text| {
-            let values = text.lines().filter(|line| line.starts_with("gusset_retries_total{"));
-            values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect::<Vec<f64>>()
+    pub async fn retries(&self) -> u64 {
+        self.figures().await.iter().map(|(_, figures)| figures.retries).sum()
+    }
+
+    /// Whether everybody who keeps circuits would call an instance of this service: one closed circuit is enough, for calls go where the circuit is closed.
+    pub async fn trusted(&self, service: &str) -> bool {
+        let instances = SERVICES.iter().find(|(name, _)| *name == service);
+        let instances = instances.map_or(0, |(_, instances)| *instances);
+        let ids: Vec<_> = (1..=instances).map(|number| format!("{service}-{number}")).collect();
+        self.figures().await.iter().all(|(_, Figures { circuits, .. })| {
+            let open = |id: &str| circuits.iter().any(|(of, closed)| of == id && !closed);
+            // An instance that does not reach the bank takes messages all the same.
+            !ids.iter().all(|id| open(id)) && !open(choreography::BANK)
         })
-        .sum::<f64>() as u64
     }
 
-    /// The circuits that instances of any service keep of this instance.
-    #[must_use]
-    pub fn circuits_of(&self, instance: &str) -> Vec<Circuit> {
-        let outbound = self.members.iter().filter_map(|member| member.outbound.as_ref());
-        let callers = outbound.filter(|caller| !caller.circuits().is_empty());
-        callers.map(|caller| caller.circuits().get(instance.into())).collect()
-    }
-
-    /// What a console shows of the shop, with the instances that there are now.
+    /// What a console shows of the shop, with the instances that there are now, in whatever process. Faults are switched there by its operators.
     pub fn sources(&self) -> Sources {
         let mut sources = Sources::new()
             .registry(self.registry.clone())
-            .gateway("gateway", &Live::new(self.gateway.clone()))
-            .traces(&Store::of(&self.recorder))
             .saga_store(self.orders.journal())
-            .broker(&self.broker);
+            .broker(&self.broker)
+            .switches("faults", self.chaos.clone());
+        if let Some(processes) = &self.processes {
+            // They tell of themselves.
+            return processes.on_console(sources.clone()).unwrap_or(sources);
+        }
+        sources = sources
+            .gateway("gateway", &Live::new(self.gateway.clone()))
+            .split("products", &self.split)
+            .traces(&Store::of(&self.recorder));
         for member in &self.members {
             let (recorder, metrics) = (member.sidecar.recorder(), member.sidecar.metrics());
             let service = recorder.service().clone();
@@ -396,11 +550,13 @@ impl Shop {
     }
 
     /// All that was recorded of one trace, by all services, in the order of their beginnings.
-    #[must_use]
-    pub fn trace(&self, id: TraceId) -> Vec<Record> {
+    pub async fn trace(&self, id: TraceId) -> Vec<Record> {
         let services = self.members.iter().map(|member| member.sidecar.recorder());
         let recorders = services.chain([&self.recorder]);
         let mut records: Vec<_> = recorders.flat_map(|recorder| recorder.trace(id)).collect();
+        if let Some(processes) = &self.processes {
+            records.extend(processes.trace(id).await);
+        }
         records.sort_by_key(|record| record.start_unix_nanos);
         records
     }
@@ -419,18 +575,24 @@ impl Shop {
     ///
     /// If the journal or the dead letters cannot be read.
     pub async fn is_at_rest(&self) -> io::Result<bool> {
-        use gusset::saga::State::{Running, TurningBack};
+        use gusset::saga::State::{Blocked, Running, Stuck, TurningBack};
         let sagas = self.orders.sagas().await?;
         let under_way =
             |(state, count): &(_, u64)| matches!(state, Running | TurningBack) && *count > 0;
         if sagas.iter().any(under_way) || self.orders.untold().await? > 0 || !self.is_quiet() {
             return Ok(false);
         }
-        let confirmed = self.orders.confirmed();
-        let unmailed =
-            confirmed.iter().filter(|order| self.notifications.mails_about(order.id) == 0);
-        let (unmailed, dead) = (unmailed.count(), self.dead_letters().await?);
-        Ok(unmailed <= dead && confirmed.iter().all(|order| self.inventory.has_counted(order.id)))
+        let waits = |(state, count): &(_, u64)| matches!(state, Stuck | Blocked).then_some(*count);
+        let waiting: u64 = sagas.iter().filter_map(waits).sum();
+        let dead = self.dead_letters().await?;
+        if self.orders.pending().await? as u64 > waiting + dead as u64 {
+            return Ok(false);
+        }
+        let confirmed = self.orders.confirmed().await?;
+        let (mails, counted) = (self.notifications.mails().await?, self.inventory.counted().await?);
+        let unmailed = confirmed.iter().filter(|order| !mails.contains_key(&order.id)).count();
+        let all_counted = confirmed.iter().all(|order| counted.contains_key(&order.id));
+        Ok(unmailed <= dead && all_counted)
     }
 
     /// How many messages were given up.
@@ -439,8 +601,7 @@ impl Shop {
     ///
     /// If they cannot be read.
     pub async fn dead_letters(&self) -> io::Result<usize> {
-        let listed = self.broker.dead_letters().list(&Filter::all(), None, 1_000).await;
-        listed.map(|letters| letters.len()).map_err(io::Error::other)
+        given_up(&self.broker).await
     }
 
     /// Closes it: first the front door, then the services, then the broker; each finishes what is under way.
@@ -450,15 +611,20 @@ impl Shop {
     /// If something did not end in time.
     pub async fn close(self) -> io::Result<()> {
         self.shutdown.begin();
+        // Whoever follows an order would hold the door open for as long.
+        self.orders.close();
         let mut result = self.front_door.await.map_err(io::Error::other).and_then(|served| served);
         // While there is still somebody who tells it.
         let told = async {
-            while self.orders.untold().await? > 0 {
+            while self.orders.untold().await? > 0 || is_dancing(&self.orders, &self.broker).await? {
                 sleep(Duration::from_millis(10)).await;
             }
             io::Result::Ok(())
         };
         result = timeout(LIMIT, told).await.map_err(io::Error::other).flatten().and(result);
+        if let Some(processes) = self.processes {
+            result = processes.close().await.and(result);
+        }
         // Those that were started last call those that were started first.
         let mut running = self.running;
         running.sort_by_key(|one| self.plan.place_of(one.service()));
@@ -473,11 +639,24 @@ impl Shop {
         }
         let left = self.broker.close(Deadline::after(Duration::from_secs(5))).await;
         drop((self.consumers, self.broker, self.events));
-        result = self.server.close().await.and(result);
+        if let Some(server) = self.server {
+            result = server.close().await.and(result);
+        }
         drop(self.folder);
         if !left.is_empty() {
             return Err(io::Error::other(format!("{} messages were not handled", left.messages())));
         }
         result
     }
+}
+
+async fn given_up(broker: &Broker) -> io::Result<usize> {
+    let listed = broker.dead_letters().list(&Filter::all(), None, 1_000).await;
+    listed.map(|letters| letters.len()).map_err(io::Error::other)
+}
+
+/// Whether there are orders that the services bring to their end among themselves.
+async fn is_dancing(orders: &Orders, broker: &Broker) -> io::Result<bool> {
+    let alone = orders.flow() == Flow::Choreography;
+    Ok(alone && orders.pending().await? > given_up(broker).await?)
 }

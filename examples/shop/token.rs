@@ -84,6 +84,13 @@ impl Tokens {
         format!("{signed}.{signature}")
     }
 
+    /// What operators show to the consoles of all processes that know the key. A token of a user is signed with a dot in it, and so is never this.
+    pub(crate) fn of_operators(&self) -> String {
+        let mut mac = self.mac.clone();
+        mac.update(b"operators of the consoles");
+        URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+    }
+
     /// The user that a token was issued for.
     ///
     /// # Errors

@@ -1,10 +1,6 @@
 //! The user service: accounts and login.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{Arc, LazyLock, Mutex},
-};
+use std::sync::LazyLock;
 
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use axum::{
@@ -20,14 +16,14 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use crate::{
-    api::{Json, Path, Subject, lock, new_id, not_found, problem},
-    folder::Folder,
-    kept::{Kept, Row},
+    api::{Json, Path, Subject, new_id, not_found, problem},
+    ledger::{Ledger, NotKept, place},
     token::Tokens,
 };
 
-/// What it keeps: accounts.
+/// What it keeps: accounts, and by their addresses the ids of these.
 const ACCOUNT: &str = "account";
+const ADDRESS: &str = "address";
 
 /// An account as others see it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,15 +41,8 @@ pub struct User {
 /// The service with its store.
 #[derive(Clone, Debug)]
 pub struct Users {
-    store: Arc<Mutex<Store>>,
+    ledger: Ledger,
     tokens: Tokens,
-    kept: Kept,
-}
-
-#[derive(Debug, Default)]
-struct Store {
-    accounts: HashMap<Uuid, Account>,
-    by_email: HashMap<String, Uuid>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,11 +66,8 @@ struct Login {
 
 impl Users {
     /// Logins are answered with `tokens`.
-    pub(crate) fn restored(tokens: Tokens, folder: &mut Folder) -> io::Result<Self> {
-        let accounts: HashMap<Uuid, Account> = folder.take(ACCOUNT)?.into_iter().collect();
-        let addresses = accounts.iter().map(|(id, account)| (account.user.email.clone(), *id));
-        let store = Store { by_email: addresses.collect(), accounts };
-        Ok(Self { store: Arc::new(Mutex::new(store)), tokens, kept: folder.kept.clone() })
+    pub(crate) const fn new(tokens: Tokens, ledger: Ledger) -> Self {
+        Self { ledger, tokens }
     }
 
     /// Its HTTP interface.
@@ -99,32 +85,29 @@ impl Users {
     /// # Errors
     ///
     /// 409 if the address is taken.
-    fn open(&self, email: String, name: String, password: String) -> Result<User, Problem> {
-        let mut store = lock(&self.store);
-        if store.by_email.contains_key(&email) {
-            return Err(problem(StatusCode::CONFLICT, format!("{email} has an account already")));
-        }
-        let user = User { id: new_id(), email, name, active: true };
-        store.by_email.insert(user.email.clone(), user.id);
-        let account = Account { user: user.clone(), password };
-        self.kept.note(|| [Row::new(ACCOUNT, user.id, &account)]);
-        store.accounts.insert(user.id, account);
-        Ok(user)
+    async fn open(&self, email: String, name: String, password: String) -> Result<User, Problem> {
+        let opened = self.ledger.change([place(ADDRESS, &email)], move |page| {
+            if page.get::<Uuid>(ADDRESS, &email)?.is_some() {
+                let detail = format!("{email} has an account already");
+                return Err(problem(StatusCode::CONFLICT, detail));
+            }
+            let user = User { id: new_id(), email, name, active: true };
+            page.put(ADDRESS, &user.email, &user.id);
+            page.put(ACCOUNT, user.id, &Account { user: user.clone(), password });
+            Ok(user)
+        });
+        opened.await
     }
 
-    fn find(&self, id: Uuid) -> Result<User, Problem> {
-        let store = lock(&self.store);
-        store
-            .accounts
-            .get(&id)
-            .map(|account| account.user.clone())
-            .ok_or_else(|| not_found("user", id))
+    async fn find(&self, id: Uuid) -> Result<User, Problem> {
+        let account: Option<Account> = self.ledger.get(ACCOUNT, id).await?;
+        account.map(|account| account.user).ok_or_else(|| not_found("user", id))
     }
 
-    fn credentials(&self, email: &str) -> Option<(Uuid, String)> {
-        let store = lock(&self.store);
-        let account = store.accounts.get(store.by_email.get(email)?)?;
-        Some((account.user.id, account.password.clone()))
+    async fn credentials(&self, email: &str) -> Result<Option<(Uuid, String)>, NotKept> {
+        let Some(id) = self.ledger.get::<Uuid>(ADDRESS, email).await? else { return Ok(None) };
+        let account: Option<Account> = self.ledger.get(ACCOUNT, id).await?;
+        Ok(account.map(|account| (account.user.id, account.password)))
     }
 }
 
@@ -141,10 +124,8 @@ async fn register(
         return unprocessable("password: at least 8 characters".into());
     }
     let password = blocking(move || hash(&form.password)).await?;
-    users.kept.ready()?;
-    let user = users.open(form.email, form.name, password);
-    users.kept.written().await?;
-    Ok((StatusCode::CREATED, axum::Json(user?)))
+    let user = users.open(form.email, form.name, password).await?;
+    Ok((StatusCode::CREATED, axum::Json(user)))
 }
 
 /// A user sees only the own account; services of the shop, which come without a subject, see all.
@@ -156,14 +137,14 @@ async fn show(
     if subject.is_some_and(|Subject(user)| user != id) {
         return Err(not_found("user", id));
     }
-    users.find(id).map(axum::Json)
+    users.find(id).await.map(axum::Json)
 }
 
 async fn validate(
     State(users): State<Users>,
     Path(id): Path<Uuid>,
 ) -> Result<axum::Json<Value>, Problem> {
-    let user = users.find(id)?;
+    let user = users.find(id).await?;
     Ok(axum::Json(json!({ "valid": user.active, "email": user.email })))
 }
 
@@ -171,7 +152,7 @@ async fn login(
     State(users): State<Users>,
     Json(form): Json<Login>,
 ) -> Result<axum::Json<Value>, Problem> {
-    let account = users.credentials(&form.email);
+    let account = users.credentials(&form.email).await?;
     let user = blocking(move || {
         // An unknown address takes as long as a wrong password, so that nobody can tell them apart.
         let (user, password) =

@@ -71,6 +71,10 @@ async fn three_commands_lead_to_a_shop_behind_a_gateway_where_one_registers_orde
         FILE.contains("${SHOP_REGISTRY:-http://127.0.0.1:8500}"),
         "where a registry is by default"
     );
+    // The demo listens on 8080, and its console on the port after it.
+    assert!(
+        !["8080}", "8081}", "8500}"].iter().any(|taken| FILE.contains(&format!("_PORT:-{taken}")))
+    );
     let mut gateway =
         run("gateway", &format!("SHOP_REGISTRY={found} {secret} {gusset} gateway {rest}"));
     let front = format!("http://{}", address(&mut gateway, "gateway: http://"));

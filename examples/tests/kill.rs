@@ -190,7 +190,8 @@ async fn nothing_is_half_done(folder: &Path, sent: Vec<Sent>) {
     assert!(told > 0, "no customer was ever told anything");
     at_rest(&shop).await;
     the_stores_agree(&shop).await;
-    let known: HashSet<_> = shop.orders.confirmed().iter().map(|order| json!(order.id)).collect();
+    let known: HashSet<_> =
+        shop.orders.confirmed().await.unwrap().iter().map(|order| json!(order.id)).collect();
     assert!(placed.is_subset(&known));
     shop.close().await.unwrap();
 }

@@ -10,14 +10,6 @@ where
     K: std::hash::Hash + Eq + Clone + std::fmt::Display + Send + Sync + 'static,
 {
     use gusset_breaker::State;
-    const STATES: [(State, &str); 6] = [
-        (State::Closed, "closed"),
-        (State::Open, "open"),
-        (State::HalfOpen, "half_open"),
-        (State::ForcedOpen, "forced_open"),
-        (State::ForcedClosed, "forced_closed"),
-        (State::Disabled, "disabled"),
-    ];
     /// So that others find room beside them.
     const SHOWN: usize = 200;
     let circuits = circuits.clone();
@@ -26,18 +18,12 @@ where
         all.sort_by_cached_key(|one| (one.state() == State::Closed, one.name().to_owned()));
         for circuit in all.iter().take(SHOWN) {
             let (name, now, stats) = (circuit.name(), circuit.state(), circuit.stats());
-            for (state, text) in STATES {
-                let labels = [("circuit", name), ("state", text)];
+            for state in State::ALL {
+                let labels = [("circuit", name), ("state", state.as_str())];
                 let value = if now == state { 1.0 } else { 0.0 };
                 samples.gauge("gusset_breaker_state", "1 for the state it is in.", &labels, value);
             }
-            for (outcome, count) in [
-                ("success", stats.successes),
-                ("failure", stats.failures),
-                ("ignored", stats.ignored),
-                ("late", stats.late),
-                ("refused", stats.refused),
-            ] {
+            for (outcome, count) in stats.by_outcome() {
                 let labels = [("circuit", name), ("outcome", outcome)];
                 add(
                     samples,

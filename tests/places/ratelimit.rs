@@ -16,7 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use gusset::{
-    call::{AnswerLayer, Limited, Refusal, Reqwest, refusal_in},
+    call::{AnswerLayer, Limited, Reqwest, refusal_in},
     ratelimit::{
         ClientIp, Keyed, Network, PeerIp, Quota, RateLimitLayer, RateLimiter, Route, WithoutKey,
     },

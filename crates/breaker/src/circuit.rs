@@ -27,7 +27,7 @@ use crate::{
 ///         Ok(_) => permit.success(),
 ///         Err(error) => permit.failure_with(error),
 ///     },
-///     Err(open) => println!("{open}, try again in {:?}", gusset_breaker::Refusal::retry_after(&open)),
+///     Err(open) => println!("{open}, try again in {:?}", open.retry_after()),
 /// }
 /// ```
 #[derive(Clone)]

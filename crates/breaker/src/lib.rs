@@ -94,7 +94,7 @@
 //! | `Body: Clone` is not satisfied | bodies of responses cannot be cloned for [`BreakerLayer::fallback_value`]: make one in [`BreakerLayer::fallback`] |
 //! | implementation of `From` is not general enough | the service is awaited in a spawned block, and its error is `BoxError` itself: give it a type of its own |
 //!
-//! # What it costs
+//! # Cost
 //!
 //! A call through a closed circuit allocates nothing and takes no lock: one load before it, one or two increments after it, and
 //! in the layer a clone of the circuit for the future. The clock is read once when the call first is pending, once at its
@@ -136,7 +136,6 @@ mod stats;
 mod event;
 
 mod policy;
-mod ratio;
 
 mod classify;
 mod outcome;
@@ -159,13 +158,12 @@ pub use fallback::{
 pub use future::ResponseFuture;
 #[cfg(feature = "http")]
 pub use gusset_call::AnswerLayer;
-pub use gusset_call::{BoxError, Open, Refusal, refusal_in};
+pub use gusset_call::{BoxError, NotARatio, Open, Ratio, Refusal, refusal_in};
 pub use layer::BreakerLayer;
 pub use machine::State;
 pub use outcome::Outcome;
 pub use permit::Permit;
 pub use policy::Policy;
-pub use ratio::{NotARatio, Ratio};
 pub use service::Breaker;
 pub use stats::{Recent, Stats};
 pub use window::Window;

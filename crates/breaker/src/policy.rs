@@ -86,7 +86,7 @@ impl Policy {
         Self::BASE.or_consecutive(failures)
     }
 
-    /// Trips when at least this share of the calls in the [`window`](Self::window) failed. Open for 5 s, doubling up to 60 s each
+    /// Trips when at least this share of the calls in the [`window`](Self::window) failed, and one of them at least. Open for 5 s, doubling up to 60 s each
     /// time it trips again, and up to 20 % longer by chance.
     #[must_use]
     pub const fn failure_ratio(ratio: Ratio) -> Self {

@@ -21,6 +21,20 @@ pub struct Stats {
     pub late: u64,
 }
 
+impl Stats {
+    /// Each with its name, as a label of metrics has it.
+    #[must_use]
+    pub const fn by_outcome(&self) -> [(&'static str, u64); 5] {
+        [
+            ("success", self.successes),
+            ("failure", self.failures),
+            ("ignored", self.ignored),
+            ("late", self.late),
+            ("refused", self.refused),
+        ]
+    }
+}
+
 /// What is in the window of a circuit, by which its ratios are judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

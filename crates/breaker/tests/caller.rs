@@ -13,7 +13,7 @@ use std::{
 };
 
 use gusset_breaker::{BreakerLayer, Circuit, Open, Outcome, Policy, State};
-use gusset_call::{BoxError, Refusal, refusal_in};
+use gusset_call::{BoxError, refusal_in};
 use tokio::time::{advance, timeout};
 use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::{Layer, ServiceExt, service_fn};
@@ -239,7 +239,7 @@ async fn by_hand_it_is_the_same_circuit() {
     circuit.try_acquire().unwrap().failure();
     let open = circuit.try_acquire().unwrap_err();
     assert_eq!(open.circuit(), "backend");
-    assert_eq!(Refusal::retry_after(&open), Some(Duration::from_secs(30)));
+    assert_eq!(open.retry_after(), Some(Duration::from_secs(30)));
     circuit.reset();
     drop(circuit.try_acquire().unwrap());
     assert_eq!(circuit.state(), State::Closed);

@@ -10,8 +10,6 @@ mod machine;
 mod outcome;
 #[path = "../src/policy.rs"]
 mod policy;
-#[path = "../src/ratio.rs"]
-mod ratio;
 #[path = "../src/window.rs"]
 mod window;
 
@@ -21,13 +19,13 @@ mod sync {
 
 use std::time::Duration;
 
+use gusset_call::Ratio;
 use loom::{sync::Arc, thread};
 
 use self::{
     machine::{Machine, Recorded, State, Ticket, Transition, World},
     outcome::Outcome,
     policy::Policy,
-    ratio::Ratio,
     window::Window,
 };
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use gusset_breaker::{
-    BoxError, BreakerLayer, Circuit, Event, Open, Outcome, Policy, Ratio, Refusal, State, Window,
+    BoxError, BreakerLayer, Circuit, Event, Open, Outcome, Policy, Ratio, State, Window,
 };
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -345,11 +345,11 @@ async fn a_peek_tells_of_the_next_probe_and_counts_nothing() {
     circuit.try_acquire().unwrap().failure_with("closed on Sundays");
     advance(Duration::from_secs(10)).await;
     let open = circuit.peek().unwrap();
-    assert_eq!(Refusal::retry_after(&open), Some(Duration::from_secs(20)));
+    assert_eq!(open.retry_after(), Some(Duration::from_secs(20)));
     assert!(open.cause().unwrap().ends_with("closed on Sundays"));
     advance(Duration::from_secs(20)).await;
     assert!(circuit.peek().is_none(), "a probe may pass");
     circuit.force_open();
-    assert_eq!(Refusal::retry_after(&circuit.peek().unwrap()), None);
+    assert_eq!(circuit.peek().unwrap().retry_after(), None);
     assert_eq!(circuit.stats().refused, 0);
 }

@@ -166,17 +166,19 @@ pub(crate) fn discard<T>(what: T) {
 }
 
 const LONGEST: usize = 1_024;
+const SOURCES: usize = 64;
 
 /// An error and its sources.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let (mut text, mut next) = (error.to_string(), error.source());
-    while let Some(source) = next {
-        // The bound also ends a chain that bites its tail.
-        if text.len() > LONGEST {
-            break;
+    let mut text = error.to_string();
+    // The bound also ends a chain that bites its tail.
+    let sources = std::iter::successors(error.source(), |&source| source.source()).take(SOURCES);
+    for source in sources {
+        let more = source.to_string();
+        // Who only passes an error on says the same.
+        if !text.ends_with(&more) && text.len() <= LONGEST {
+            let _ = write!(text, ": {more}");
         }
-        let _ = write!(text, ": {source}");
-        next = source.source();
     }
     shortened(&text)
 }
@@ -225,6 +227,6 @@ mod tests {
     #[test]
     fn an_error_that_is_its_own_source_ends() {
         let text = chain(&Serpent);
-        assert!(text.starts_with("hiss: hiss") && text.len() == LONGEST);
+        assert_eq!(text, "hiss");
     }
 }

@@ -223,6 +223,10 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::NoSuchGroup`].
+    ///
+    /// # Cancellation
+    ///
+    /// The group may have gone.
     pub async fn remove(&self, group: &str) -> Result<usize, Error> {
         self.engine.remove(group.into()).await
     }

@@ -218,10 +218,14 @@ impl Message {
             Some(time) => Some(read_date(&time).ok_or_else(|| invalid("time"))?),
             None => None,
         };
-        let extensions = attributes(self.headers())
-            .filter(|(name, _)| is_name(name) && !DEFINED.contains(&&**name))
-            .map(|(name, value)| (name, unescaped(value)))
-            .collect();
+        let mut extensions: Vec<(String, String)> = Vec::new();
+        for (name, value) in attributes(self.headers()) {
+            // Of two that differ in their case only, the first.
+            let is_new = extensions.iter().all(|(other, _)| *other != name);
+            if is_new && is_name(&name) && !DEFINED.contains(&&*name) {
+                extensions.push((name, unescaped(value)));
+            }
+        }
         Ok(Some(CloudEvent {
             id: must("id")?,
             source: must("source")?,
@@ -312,6 +316,16 @@ mod tests {
         assert!(other.clone().with_header("ce-time", "yesterday").cloud_event().is_err());
         let newer = message().with_header("ce-specversion", "2.0");
         assert_eq!(newer.cloud_event(), Err(invalid("specversion")));
+    }
+
+    #[test]
+    fn of_two_extensions_that_differ_in_their_case_only_the_first_is_read() {
+        let twice = message()
+            .with_cloud_event(CloudEvent::new("/a", "b").unwrap())
+            .with_header("ce-shard", "1")
+            .with_header("Ce-Shard", "2");
+        let read = twice.cloud_event().unwrap().unwrap();
+        assert_eq!(read.extensions, [("shard".to_owned(), "1".to_owned())]);
     }
 
     #[test]

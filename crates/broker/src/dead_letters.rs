@@ -19,6 +19,10 @@ use crate::{
 ///
 /// Ids grow and are never given twice, so who pages by the last id sees nothing twice, and everything that was there throughout, whatever is buried, redriven or
 /// purged meanwhile.
+///
+/// # Cancellation
+///
+/// A redrive or purge that is dropped may have happened, in whole or in part; doing it again does nothing twice.
 #[derive(Clone, Debug)]
 pub struct DeadLetters(Arc<dyn Engine>);
 

@@ -26,8 +26,8 @@ pub enum Error {
     /// A group has no room, after waiting where its policy says so. No group has got the message.
     #[error("not published")]
     Full(#[source] Overloaded),
-    /// The deadline of the call passed while a group had no room. No group has got the message.
-    #[error("not published")]
+    /// The deadline of the call passed while a group had no room, a server had not confirmed, or nobody had answered. Groups may have got the message.
+    #[error("not done in time")]
     DeadlineExceeded(#[source] DeadlineExceeded),
     /// The message can never fit into a group. No group has got it.
     #[error("message of {size} bytes exceeds the {limit} bytes of group {group}")]

@@ -19,6 +19,9 @@ mod reading;
 mod error;
 mod lock;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 use std::{
     fs, io,
     path::Path,
@@ -42,7 +45,7 @@ use crate::{
 ///
 /// **Guarantee.** A publish that returned `Ok` is on the disk, synced, for every named group that it entered; the next engine on the
 /// directory has it, whether this process ended well, by a signal, or with the machine. So have
-/// [declared](crate::Broker::declare) groups, dead letters, redrives and purges. An attempt is written before the handler sees the message: one that kills the
+/// named groups, dead letters, redrives and purges. An attempt is written before the handler sees the message: one that kills the
 /// process each time becomes a dead letter after [`Policy::max_attempts`](crate::Policy::max_attempts). An acknowledgement is not waited for, but is
 /// written before the same worker is handed its next message. So a process that is killed repeats at most one message for each worker, and what was
 /// [pulled](crate::Subscribe::pull) and not yet written as done. With the machine go, too, attempts and acknowledgements since the last sync, a few
@@ -70,8 +73,8 @@ use crate::{
 ///
 /// # Groups
 ///
-/// A named group that was not declared goes with its last subscription, as in memory. The end of the process is no end of a subscription,
-/// unless its guard is dropped on the way; [`Broker::close`](crate::Broker::close) before keeps the group. It comes back with its messages and waits for
+/// A named group stays when its members leave, whether it was [declared](crate::Broker::declare) or not, and keeps what is published for it, until
+/// [`Broker::remove`](crate::Broker::remove); so a service that restarts misses nothing. It comes back with its messages and waits for
 /// its subscribers. Subscriptions without a group are of this process, and nothing of them is written.
 ///
 /// # Disk

@@ -6,9 +6,8 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
-use crate::{Error, Message};
+use crate::{Error, Message, MessageId};
 
 /// Holds an entry for each question that waits, which the questions themselves bound.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub(crate) enum Taken {
 
 impl Default for Inbox {
     fn default() -> Self {
-        let prefix = format!("_inbox.{}.", Uuid::now_v7().simple());
+        let prefix = format!("_inbox.{}.", MessageId::next().0.get().simple());
         Self { prefix, state: Mutex::default() }
     }
 }

@@ -1,6 +1,6 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
 
-use crate::{Message, Pattern};
+use crate::{Message, Pattern, wall::wall_clock};
 
 /// A message that a group could not handle, and why.
 #[derive(Clone, Debug)]
@@ -27,6 +27,40 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// One that was given up now, without a story, for engines of one's own; the rest is set in its fields.
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::SystemTime};
+    /// use gusset_broker::{DeadLetter, DeadLetterId, Failure, FailureKind, Message, Reason};
+    ///
+    /// let message = Arc::new(Message::json("order.created", &13)?);
+    /// let mut letter = DeadLetter::new(DeadLetterId::new(1), message, "mails", Reason::Exhausted);
+    /// letter.attempts = 3;
+    /// letter.last_failure = Some(Failure::new(3, SystemTime::now(), FailureKind::Error, "no such customer"));
+    /// assert_eq!(letter.last_failure.unwrap().to_string(), "attempt 3: no such customer");
+    /// # Ok::<(), gusset_broker::Error>(())
+    /// ```
+    pub fn new(
+        id: DeadLetterId,
+        message: Arc<Message>,
+        group: impl Into<Arc<str>>,
+        reason: Reason,
+    ) -> Self {
+        let group = group.into();
+        let (first_failure, last_failure, died_at) = (None, None, wall_clock());
+        Self {
+            id,
+            message,
+            group,
+            reason,
+            attempts: 0,
+            first_failure,
+            last_failure,
+            died_at,
+            redrives: 0,
+        }
+    }
+
     /// What it counts against the bound in bytes.
     pub(crate) fn size(&self) -> usize {
         let reason = match &self.reason {
@@ -116,6 +150,24 @@ pub struct Failure {
     pub kind: FailureKind,
     /// The error and its sources, or the message of the panic; at most 1,024 bytes of it.
     pub error: Cow<'static, str>,
+}
+
+impl Failure {
+    /// The attempt of this number failed so. Of `error` engines keep 1,024 bytes.
+    pub fn new(
+        attempt: u32,
+        at: SystemTime,
+        kind: FailureKind,
+        error: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { attempt, at, kind, error: error.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "attempt {}: {}", self.attempt, self.error)
+    }
 }
 
 /// In which way an attempt failed.

@@ -9,7 +9,8 @@
 //! | `FileEngine` (feature `file`) | on the disk, synced | loses nothing | loses nothing |
 //! | `NatsEngine` (feature `nats`) | in the file of a JetStream server | loses nothing | loses what the server had not synced, by its `sync_interval` |
 //!
-//! That is for named groups. A group that nobody [declared](Broker::declare) goes with its last subscription, and what it held is counted as [`Stats::discarded`]. Each attempt is counted
+//! That is for named groups. In memory, one that nobody [declared](Broker::declare) goes with its last subscription, and what it held is counted as [`Stats::discarded`]; on disk and
+//! on NATS it stays until [`Broker::remove`]. Each attempt is counted
 //! before the handler runs, so a message that kills its process becomes a dead letter, too (where the engine outlives it). Nothing is handled exactly once.
 //!
 //! ```
@@ -98,7 +99,7 @@
 //! | no group wants it | [`WhenUnheard::Drop`] (default) | [`Stats::unroutable`] |
 //! | | [`WhenUnheard::Bury`] | the same, and a dead letter |
 //! | | [`Retention`]: kept for groups to come | [`Stats::retained`] |
-//! | nobody listens to a group | [declared](Broker::declare), it keeps all; else there is none | [`GroupStats::lag`] |
+//! | nobody listens to a group | [declared](Broker::declare), on disk or on NATS, it keeps all; else there is none | [`GroupStats::lag`] |
 //! | the dead letters are full | [`WhenLettersFull::DropOldest`] (default) | [`Stats::dead_letters_dropped`] |
 //! | | [`WhenLettersFull::Refuse`]: it stays in its group | [`Stats::dead_letters_refused`] |
 //!
@@ -219,6 +220,13 @@ mod error;
 mod letter;
 mod samples;
 mod stats;
+#[cfg(feature = "file")]
+mod sync;
+
+/// What the fuzz targets of the workspace's folder `fuzz` call.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use broker::Broker;
 pub use capabilities::Capabilities;

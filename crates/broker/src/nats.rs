@@ -31,6 +31,9 @@ mod records;
 mod recount;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 pub use error::NatsError;
 pub use options::{NatsOptions, NatsTls};
 

@@ -101,12 +101,12 @@ impl Policy {
         self
     }
 
-    /// A message that failed for the n-th time waits for a random span between zero and `base * 2^(n-1)`, at most `max`,
+    /// A message that failed for the n-th time waits for a random span between zero and `base * 2^(n-1)`, at most `cap`,
     /// before it is delivered again ("full jitter": messages that failed together do not return together). Default
     /// 100 ms and 30 s.
     #[must_use]
-    pub const fn backoff(mut self, base: Duration, max: Duration) -> Self {
-        self.backoff = Backoff { base, max };
+    pub const fn backoff(mut self, base: Duration, cap: Duration) -> Self {
+        self.backoff = Backoff { base, max: cap };
         self
     }
 

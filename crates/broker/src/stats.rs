@@ -14,7 +14,7 @@ pub struct Stats {
     pub retained: usize,
     /// Their bytes.
     pub retained_bytes: usize,
-    /// Messages that a group took with it when it went: its last subscription ended, and it was not
+    /// Messages that a group took with it when it went: its last subscription ended, and it was in memory and not
     /// [declared](crate::Broker::declare). What its handlers were at work on then is among them.
     pub discarded: u64,
     /// Dead letters kept.

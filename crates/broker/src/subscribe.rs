@@ -18,6 +18,10 @@ use crate::{
 };
 
 /// A subscription to be. From [`Broker::subscribe`]; [`handle`](Self::handle) makes it real.
+///
+/// # Cancellation
+///
+/// What makes it real, dropped midway, subscribes nobody. The group may have been made.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is subscribed until a handler is given"]
 pub struct Subscribe {
@@ -47,8 +51,8 @@ impl Subscribe {
     /// Joins the group of this name: of its members, one gets each message. Without, the subscription is a group of its own and
     /// gets every message.
     ///
-    /// If there is no such group yet, it is made, and goes with its last member, together with what it holds then;
-    /// use [`Broker::declare`] for one that stays. A group has one pattern: members must name the same.
+    /// If there is no such group yet, it is made. In memory it goes with its last member, together with what it holds then;
+    /// use [`Broker::declare`] for one that stays. On disk and on NATS it stays until [`Broker::remove`]. A group has one pattern: members must name the same.
     pub fn group(mut self, name: impl Into<Arc<str>>) -> Self {
         self.group = Some(name.into());
         self

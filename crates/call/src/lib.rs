@@ -25,6 +25,7 @@
 //! | [`Baggage`], [`RequestId`] | names and values that go along with a call; what its sender calls it |
 //! | [`Open`], [`Limited`], [`Inadmissible`], [`NoInstance`], [`Overloaded`], [`DeadlineExceeded`] | the refusals |
 //! | [`Refusal`], [`refusal_in`] | what all refusals know; finding one inside an error |
+//! | [`Ratio`] | a share, of calls or of whatever |
 //! | [`QuotaPolicy`], [`ServiceLimit`] | a quota and what is left of it, as clients are told |
 //! | [`Clock`] (feature `clock`) | a monotonic clock that is cheap to read, and pausable in tests |
 //! | [`AnswerLayer`] (feature `http`) | turns refusals into HTTP 429/403/503/504 and gRPC 8/7/14/4 answers |
@@ -69,6 +70,7 @@ mod context;
 mod deadline;
 mod limited;
 mod now;
+mod ratio;
 mod refusal;
 mod request_id;
 mod trace;
@@ -85,6 +87,11 @@ mod reqwest;
 #[cfg(feature = "tonic")]
 mod tonic;
 
+/// What the fuzz targets of the workspace's folder `fuzz` call.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use ambient::{Ambient, Carry, Entered, Scope, carry, current_trace, spawn, spawn_blocking};
 pub use attempt::{Attempt, Offer, Tried};
 pub use baggage::{Baggage, MalformedBaggage};
@@ -93,6 +100,7 @@ pub use clock::Clock;
 pub use context::Context;
 pub use deadline::Deadline;
 pub use limited::{Inadmissible, Limited, QuotaPolicy, ServiceLimit};
+pub use ratio::{NotARatio, Ratio};
 pub use refusal::{
     BoxError, DeadlineExceeded, NoInstance, Open, Overloaded, PerhapsMade, Refusal, never_made,
     refusal_in,

@@ -29,8 +29,10 @@ impl Limited {
         self.limits = Some(self.told().iter().cloned().chain([limit]).collect());
     }
 
-    pub(crate) const fn span(&self) -> Duration {
-        self.retry_after
+    /// How long until enough tokens are there; always known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        Some(self.retry_after)
     }
 
     pub(crate) fn told(&self) -> &[ServiceLimit] {

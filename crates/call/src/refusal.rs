@@ -122,6 +122,12 @@ impl Open {
         &self.circuit
     }
 
+    /// How long until a probe may pass, if that is known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// What opened the circuit, for instance `5 failures in a row, the last: connection refused`. It is for logs: it may
     /// hold the text of an inner error, and is therefore neither in the `Display` nor in answers to clients.
     #[must_use]
@@ -180,6 +186,18 @@ impl Overloaded {
         self.retry_after = Some(span);
         self
     }
+
+    /// What takes no more: the name of a limit or of a queue.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// How long until there is room, if that is known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
 }
 
 impl fmt::Display for Overloaded {
@@ -226,7 +244,7 @@ macro_rules! refusals {
 
 refusals! {
     Open => 503, 14, |this| this.retry_after;
-    Limited => 429, 8, |this| Some(this.span()), this.told();
+    Limited => 429, 8, |this| this.retry_after(), this.told();
     Inadmissible => 403, 7, |_this| None;
     NoInstance => 503, 14, |_this| None;
     Overloaded => 503, 14, |this| this.retry_after;

@@ -2,19 +2,20 @@ use std::{
     any::Any,
     future::{Future, poll_fn},
     pin::Pin,
+    sync::{Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body as HttpBody;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use reqwest::{Body, Client, Error, RequestBuilder, ResponseBuilderExt};
 use tower_service::Service;
 
 use crate::BoxError;
 
-/// A reqwest client as a service of `http::Request` with any body, so that HTTP layers fit around it.
+/// A reqwest client as a service of `http::Request` with any body, also one that is not `Sync`, so that HTTP layers fit around it.
 ///
 /// reqwest's own service takes `reqwest::Request`; layers that look at no request, such as a breaker, work
 /// around that one as well.
@@ -41,7 +42,7 @@ impl Reqwest {
 
 impl<B> Service<Request<B>> for Reqwest
 where
-    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Error;
@@ -63,11 +64,36 @@ where
 /// One of reqwest's own stays as it is, for it may know its bytes, which then can be sent again after a redirection.
 fn to_body<B>(body: B) -> Body
 where
-    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let mut body = Some(body);
     let own = (&mut body as &mut dyn Any).downcast_mut::<Option<Body>>().and_then(Option::take);
-    own.or_else(|| body.map(Body::wrap)).unwrap_or_default()
+    let other = |body| Body::wrap(ByOneThread(Mutex::new(Box::pin(body))));
+    own.or_else(|| body.map(other)).unwrap_or_default()
+}
+
+/// A body that need not be `Sync`, as axum's and tonic's are not, where reqwest wants one that is. Nobody waits for the lock: a body is polled by whoever owns it.
+struct ByOneThread<B>(Mutex<Pin<Box<B>>>);
+
+impl<B: HttpBody> HttpBody for ByOneThread<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let body = self.get_mut().0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        body.as_mut().poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).size_hint()
+    }
 }
 
 /// Sends what reqwest's builders make through layers around [`Reqwest`].
@@ -101,7 +127,7 @@ pub trait SendThrough: Sized {
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
             + Send,
-        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static;
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
 }
 
 impl SendThrough for RequestBuilder {
@@ -109,7 +135,7 @@ impl SendThrough for RequestBuilder {
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
             + Send,
-        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let request = Request::try_from(self.build()?)?;
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
@@ -157,5 +183,31 @@ impl Future for ReqwestFuture {
                 error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    #[test]
+    fn a_body_that_is_not_sync_is_taken_and_its_length_is_known() {
+        let body = to_body(Full::<Bytes>::from("hello").boxed_unsync());
+        assert_eq!(body.size_hint().exact(), Some(5));
+        assert!(!body.is_end_stream());
+        assert!(to_body(Full::<Bytes>::default().boxed_unsync()).is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_sync_arrives_whole_with_its_trailers() {
+        let trailers = async {
+            Some(Ok(http::HeaderMap::from_iter([(http::header::ETAG, "7".parse().unwrap())])))
+        };
+        let body = Full::<Bytes>::from("hello").with_trailers(trailers).boxed_unsync();
+        let collected = to_body(body).collect().await.unwrap();
+        assert_eq!(collected.trailers().unwrap()[http::header::ETAG], "7");
+        assert_eq!(collected.to_bytes(), "hello");
     }
 }

@@ -1,33 +1,25 @@
 //! `gusset console`.
 
-mod client;
-mod elsewhere;
 mod options;
 
 use std::{
     convert::Infallible,
-    io::{ErrorKind, Write, stdout},
-    net::SocketAddr,
+    io::{Write, stdout},
     sync::Arc,
     time::Duration,
 };
 
 use axum::body::Body;
-use gusset_console::Sources;
+use gusset_console::{OtherConsole, OtherGateway, OtherSidecar, Sources};
 use gusset_gateway::{ClientBody, Server};
 use gusset_registry::{RemotePolicy, RemoteRegistry};
 use http::Request;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::net::TcpListener;
 use tower::{ServiceExt, service_fn};
 
-use self::{
-    client::Client,
-    elsewhere::{OfConsole, OfGateway, OfSidecar},
-    options::Kind,
-};
+use crate::ends::{Ends, cannot_listen};
+
+use self::options::Kind;
 
 pub(crate) use options::{Asked, HELP, parse};
 
@@ -44,11 +36,10 @@ pub(crate) fn run(asked: Asked) -> Result<(), String> {
 async fn console(asked: Asked) -> Result<(), String> {
     let address = asked.listen;
     let sources = sources(asked).await?;
-    let listener = TcpListener::bind(address).await.map_err(|error| reason(address, &error))?;
+    let cannot = |error| cannot_listen(address, "--listen", &error);
+    let listener = TcpListener::bind(address).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    // Before anybody is told that it runs: who reads the line may end it.
-    let (mut interrupt, mut terminate) =
-        (of(SignalKind::interrupt())?, of(SignalKind::terminate())?);
+    let mut ends = Ends::new()?;
     let _ = writeln!(stdout(), "gusset console: http://{address}/; Ctrl-C ends it");
 
     let router = gusset_console::router(sources);
@@ -59,12 +50,7 @@ async fn console(asked: Asked) -> Result<(), String> {
             Ok::<_, Infallible>(answer)
         }
     });
-    let ended = async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    };
+    let ended = async move { ends.next().await };
     let server = Server::new().max_connections(CONNECTIONS).drain_limit(END);
     // Who follows is cut, and asks the next one that is there.
     let _ = server.run(listener, service, ended).await;
@@ -95,12 +81,19 @@ async fn sources(asked: Asked) -> Result<Sources, String> {
         sources = sources.saga_store(sagas(place).await?);
     }
     for (kind, name, url) in &asked.others {
-        let client = Client::new(url, asked.their_token.as_deref())?;
-        sources = match kind {
-            Kind::Console => sources.other(name.as_str(), OfConsole(client)),
-            Kind::Gateway => sources.other(name.as_str(), OfGateway::new(name, client)),
-            Kind::Sidecar => sources.other(name.as_str(), OfSidecar::new(name, client)),
+        let token = asked.their_token.as_deref();
+        let all = match kind {
+            Kind::Console => {
+                OtherConsole::new(url, token).map(|it| sources.other(name.as_str(), it))
+            }
+            Kind::Gateway => {
+                OtherGateway::new(name, url, token).map(|it| sources.other(name.as_str(), it))
+            }
+            Kind::Sidecar => {
+                OtherSidecar::new(name, url, token).map(|it| sources.other(name.as_str(), it))
+            }
         };
+        sources = all.map_err(|error| error.to_string())?;
     }
     Ok(sources)
 }
@@ -127,19 +120,5 @@ async fn sagas(place: &str) -> Result<Arc<dyn gusset_saga::Store>, String> {
         Err(format!(
             "--saga {place}: this gusset was built without the features sqlite and postgres"
         ))
-    }
-}
-
-fn of(kind: SignalKind) -> Result<Signal, String> {
-    signal(kind).map_err(|error| format!("signals cannot be received: {error}"))
-}
-
-fn reason(address: SocketAddr, error: &std::io::Error) -> String {
-    match error.kind() {
-        ErrorKind::AddrInUse => {
-            let port = address.port();
-            format!("port {port} is in use; choose another with --listen, port 0 for any free one")
-        }
-        _ => format!("cannot listen on {address}: {error}"),
     }
 }

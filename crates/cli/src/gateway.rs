@@ -1,7 +1,7 @@
 //! `gusset gateway`.
 
 use std::{
-    io::{ErrorKind, Write, stdout},
+    io::{Write, stdout},
     net::SocketAddr,
     path::PathBuf,
     time::Duration,
@@ -12,12 +12,12 @@ use gusset_gateway::{
     config::{Config, Reloading, Resources},
 };
 use lexopt::prelude::*;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::{net::TcpListener, signal::unix::SignalKind};
 
-use crate::log;
+use crate::{
+    ends::{Ends, cannot_listen, signal},
+    log,
+};
 
 pub(crate) const HELP: &str = "\
 An API gateway: takes HTTP requests to the services behind it, as a TOML file says.
@@ -97,10 +97,9 @@ pub(crate) fn run(asked: &Asked) -> Result<(), String> {
             None => None,
         };
         let listeners = Listeners::bind(config.listen(), config.cores())
-            .map_err(|error| reason(&config, &error))?;
+            .map_err(|error| cannot_listen(config.listen(), "server.listen", &error))?;
         let address = listeners.local_addr().map_err(|error| error.to_string())?;
-        // Before anybody is told that it runs: who reads the line may end it.
-        let (mut ends, mut hang_up) = (Ends::new()?, of(SignalKind::hangup())?);
+        let (mut ends, mut hang_up) = (Ends::new()?, signal(SignalKind::hangup())?);
         let scheme = if config.has_tls() { "https" } else { "http" };
         say(&format!("gusset gateway: {scheme}://{address}; Ctrl-C ends it\n"))?;
         let (begin, mut begun) = tokio::sync::watch::channel(false);
@@ -153,32 +152,6 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     Ok(listener)
 }
 
-fn of(kind: SignalKind) -> Result<Signal, String> {
-    signal(kind).map_err(|error| format!("signals cannot be received: {error}"))
-}
-
-/// The signals that end it.
-struct Ends {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Ends {
-    fn new() -> Result<Self, String> {
-        Ok(Self {
-            interrupt: of(SignalKind::interrupt())?,
-            terminate: of(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
 /// Whoever closes the pipe has read enough.
 fn say(what: &str) -> Result<(), String> {
     let _ = stdout().write_all(what.as_bytes());
@@ -188,17 +161,4 @@ fn say(what: &str) -> Result<(), String> {
 fn count(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {what}{plural}")
-}
-
-fn reason(config: &Config, error: &std::io::Error) -> String {
-    let address = config.listen();
-    match error.kind() {
-        ErrorKind::AddrInUse => {
-            let port = address.port();
-            format!(
-                "port {port} is in use; choose another by server.listen, port 0 for any free one"
-            )
-        }
-        _ => format!("cannot listen on {address}: {error}"),
-    }
 }

@@ -2,15 +2,18 @@
 
 use std::{
     error::Error,
-    io::{ErrorKind, Write, stdout},
-    net::SocketAddr,
+    io::{Write, stdout},
     time::Duration,
 };
 
 use gusset_registry::{ConsulPolicy, ConsulServer};
-use tokio::{net::TcpListener, signal::unix};
+use tokio::net::TcpListener;
 
-use crate::{options::Registry, serve, tls};
+use crate::{
+    ends::{Ends, cannot_listen},
+    options::Registry,
+    serve, tls,
+};
 
 /// How old the saved instances are at most, as long as it takes little time to save them.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -24,12 +27,10 @@ async fn registry(options: Registry) -> Result<(), String> {
     let tls = options.tls.as_ref().map(|(certificates, key)| tls::acceptor(certificates, key));
     let tls = tls.transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let listener =
-        TcpListener::bind(options.listen).await.map_err(|error| reason(options.listen, &error))?;
+    let cannot = |error| cannot_listen(options.listen, "--listen", &error);
+    let listener = TcpListener::bind(options.listen).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    // Before anybody is told that it runs: who reads the line may end it.
-    let mut interrupt = signal(unix::SignalKind::interrupt())?;
-    let mut terminate = signal(unix::SignalKind::terminate())?;
+    let mut ends = Ends::new()?;
 
     let ip = match address.ip() {
         ip if ip.is_unspecified() => "127.0.0.1".into(),
@@ -49,15 +50,11 @@ async fn registry(options: Registry) -> Result<(), String> {
     );
 
     let serving = serve::Serving::spawn(listener, tls, server.clone());
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    ends.next().await;
     server.close();
     tokio::select! {
         () = serving.close() => {}
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = ends.next() => {}
     }
     drop(ticker);
     match saver {
@@ -72,19 +69,5 @@ pub(crate) fn with_cause(error: &dyn Error) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
-    }
-}
-
-fn signal(kind: unix::SignalKind) -> Result<unix::Signal, String> {
-    unix::signal(kind).map_err(|error| format!("signals cannot be received: {error}"))
-}
-
-fn reason(address: SocketAddr, error: &std::io::Error) -> String {
-    match error.kind() {
-        ErrorKind::AddrInUse => {
-            let port = address.port();
-            format!("port {port} is in use; choose another with --listen, port 0 for any free one")
-        }
-        _ => format!("cannot listen on {address}: {error}"),
     }
 }

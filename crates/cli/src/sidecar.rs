@@ -6,7 +6,6 @@ mod command;
 mod door;
 mod ends;
 mod file;
-mod inflight;
 mod instance;
 mod mesh;
 mod options;
@@ -23,7 +22,7 @@ use gusset_gateway::{Server, Tls};
 use gusset_sidecar::telemetry::{self, Telemetry};
 use serde_json::{Value, json};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::SignalKind,
     sync::{mpsc, watch},
     task::{JoinSet, spawn_blocking},
 };
@@ -34,7 +33,7 @@ use self::{
     app::Registering,
     command::Supervised,
     door::Door,
-    ends::{Ends, Signals},
+    ends::Ends,
     instance::instance,
     options::{Again, Sidecar},
     otlp::otlp,
@@ -74,6 +73,8 @@ gusset sidecar --config FILE [--check] [OPTIONS] [-- COMMAND [ARGS]]
   --trust-domain NAME, --mtls-ca FILE, --mtls-cert FILE, --mtls-key FILE   sidecars call one another by mTLS alone, by certificates in PEM with the URI
                       spiffe://NAME/SERVICE, read again when they change
   --allow SERVICE...  who may call then [all of the trust domain]
+  --ttl SPAN          after which the registry takes the app for gone if it hears nothing [30s]
+  --circuit-open SPAN how long an instance that fails is left alone, before a call tries it again [30s]
   --grace SPAN        between leaving the registry and closing the door [1s]
   --drain-limit SPAN  for the whole end; what is left then is cut, and the command killed [30s]
   --log FILTER        as info,hyper=warn [$GUSSET_LOG, or info]
@@ -123,7 +124,7 @@ pub(crate) fn run(asked: Asked) -> Result<u8, String> {
 }
 
 async fn sidecar(options: Sidecar, again: Again) -> Result<u8, String> {
-    let signals = Signals::new()?;
+    let signals = crate::ends::Ends::new()?;
     let layers = gusset_sidecar::Sidecar::new(options.service.as_str());
     let telemetry = telemetry(&options, &layers)?;
     let registry = registry(&options)?;
@@ -158,9 +159,7 @@ async fn sidecar(options: Sidecar, again: Again) -> Result<u8, String> {
     let mut following = JoinSet::new();
     if let Some(reloading) = reloading.clone() {
         // Before anybody is told that it runs: who reads the line may send one.
-        let hang_up = signal(SignalKind::hangup());
-        let hang_up = hang_up.map_err(|error| format!("signals cannot be received: {error}"))?;
-        following.spawn(reloading.follow(hang_up));
+        following.spawn(reloading.follow(crate::ends::signal(SignalKind::hangup())?));
     }
     let means = Means {
         config: Box::new(shown),

@@ -197,9 +197,34 @@ fn the_first_page_leads_to_a_route_that_is_proxied_limited_and_authenticated() {
     let gateway = Gateway::start(&file);
     assert!(gateway.get("/api/a", "").starts_with("HTTP/1.1 401"));
     let field = format!("x-api-key: {key}\r\n");
+    // What the page has people ask for first.
+    assert!(page.contains("http://127.0.0.1:8080/api/`"));
+    assert!(gateway.get("/api/", &field).starts_with("HTTP/1.1 200"));
     let answers: Vec<_> = (0..30).map(|_| gateway.get("/api/a", &field)).collect();
     assert!(answers[0].starts_with("HTTP/1.1 200") && answers[0].ends_with("/a"), "{answers:?}");
     assert!(answers.iter().any(|answer| answer.starts_with("HTTP/1.1 429")));
+}
+
+#[test]
+fn the_page_of_the_book_leads_to_a_route_that_takes_a_token_made_by_hand() {
+    let page = include_str!("../../../docs/src/patterns/gateway.md");
+    let commands: Vec<&str> =
+        page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(commands[1], "gusset gateway --config gateway.toml\n");
+    let (token, curl) = commands[2].split_once("curl ").unwrap();
+    assert!(curl.contains("Authorization: Bearer $TOKEN") && curl.contains(":8080/api/"));
+    let file = File::new("tokens", "");
+    let script = commands[0].replace(":8080", ":0").replace("127.0.0.1:9000", &service());
+    let script = format!("set -e\n{script}{token}printf %s \"$TOKEN\"");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script]).current_dir(file.0.parent().unwrap());
+    let token = String::from_utf8(bash.output().unwrap().stdout).unwrap();
+    let gateway = Gateway::start(&file);
+    assert!(gateway.get("/api/", "").starts_with("HTTP/1.1 401"));
+    let answer = gateway.get("/api/", &format!("Authorization: Bearer {token}\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let other = format!("Authorization: Bearer {}x\r\n", token.trim_end());
+    assert!(gateway.get("/api/", &other).starts_with("HTTP/1.1 401"));
 }
 
 #[test]
@@ -209,7 +234,9 @@ fn the_file_of_the_demo_is_right() {
     command.args(["gateway", "--config", file, "--check"]).env("SHOP_SECRET", "s".repeat(32));
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(said, "ok: 9 routes, 4 upstreams\n", "{output:?}");
+    let text = fs::read_to_string(file).unwrap();
+    let routes = text.lines().filter(|line| *line == "[[routes]]").count();
+    assert_eq!(said, format!("ok: {routes} routes, 4 upstreams\n"), "{output:?}");
 }
 
 #[test]

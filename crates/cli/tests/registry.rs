@@ -85,7 +85,11 @@ fn a_port_in_use_is_named_with_exit_code_2() {
 #[test]
 fn bad_options_and_an_open_door_are_named_with_exit_code_2() {
     for (args, said) in [
-        (&["registry", "--port", "1"][..], "gusset: invalid option '--port'; see gusset --help"),
+        (
+            &["registry", "--port", "1"][..],
+            "gusset: invalid option '--port'; see gusset registry --help",
+        ),
+        (&["registri"], "gusset: unknown command \"registri\"; see gusset --help"),
         (
             &["registry", "--listen", "0.0.0.0:0"],
             "gusset: not listening on 0.0.0.0:0 without a token",

@@ -15,7 +15,8 @@ use chromium::Tab;
 /// Larger ones have no place in a repository.
 const MOST: usize = 150 << 10;
 
-const PAGES: [&str; 7] = ["map", "breakers", "limits", "traces", "sagas", "broker", "canary"];
+const PAGES: [&str; 8] =
+    ["map", "breakers", "limits", "traces", "sagas", "broker", "canary", "switches"];
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -35,7 +36,7 @@ fn main() {
                 tab.eval("new Promise((done) => setTimeout(done, 700))");
             }
             let picture = BASE64_STANDARD.decode(tab.picture()).unwrap();
-            let file = Path::new(&folder).join(format!("{page}-{width}.png"));
+            let file = Path::new(&folder).join(format!("{page}-{width}.webp"));
             println!("{} {} KiB", file.display(), picture.len() >> 10);
             assert!(picture.len() < MOST, "{} is too large", file.display());
             fs::write(file, picture).unwrap();

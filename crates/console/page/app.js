@@ -269,6 +269,21 @@ const curve = (a, b, w, y) => {
   const x1 = a.x + w, y1 = a.y + y, x2 = b.x, y2 = b.y + y, bend = Math.max(40, Math.abs(x2 - x1) / 2);
   return `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`;
 };
+// The same over several columns: it passes between the boxes of those in between. `taken` counts who passes where.
+function way(a, b, { w, y, gap, high, rows }, taken) {
+  let from = { x: a.x + w, y: a.y + y }, d = `M${from.x} ${from.y}`;
+  const to = (x, at) => { const bend = Math.max(24, (x - from.x) / 2); d += `C${from.x + bend} ${from.y} ${x - bend} ${at} ${x} ${at}`; from = { x, y: at }; };
+  for (let x = a.x + gap; x < b.x; x += gap) {
+    const straight = a.y + ((b.y - a.y) * (x - a.x)) / (b.x - a.x);
+    const lane = Math.max(0, Math.min(rows - 1, Math.round((straight + y + 12) / high) - 1)), place = x + " " + lane;
+    const turn = (taken[place] = (taken[place] ?? 0) + 1) - 1;
+    to(x, lane * high + high - 17 + (turn % 4) * 4);
+    from.x = x + w;
+    d += `H${from.x}`;
+  }
+  to(b.x, b.y + y);
+  return d;
+}
 
 // ---- pages: build(root) answers show(data), and perhaps open(id)
 
@@ -322,15 +337,17 @@ const pages = {
         const nodes = [...known.values()];
         const { place, columns, rows } = places(nodes.map((n) => n.name), data.edges.map((e) => [e.from, e.to]), gap, high);
         set(svg, { width: Math.max(1, columns) * gap - gap + w + 8, height: Math.max(1, rows) * high + 4, viewBox: `-4 -4 ${Math.max(1, columns) * gap - gap + w + 8} ${Math.max(1, rows) * high + 4}` });
-        const at = (edge) => [place.get(edge.from) ?? { x: 0, y: 0 }, place.get(edge.to)];
+        const at = (edge) => [place.get(edge.from) ?? { x: 0, y: 0 }, place.get(edge.to)], taken = {};
         keyed(paths, data.edges, (e) => e.from + "\n" + e.to, () => s("path", s("title")), (path, e) => {
           const [a, b] = at(e);
-          set(path, { d: curve(a, b, w, 32), class: "edge " + (!e.errors && e.retries?.attempts_failed ? "warn" : grade(e.errors, e.calls)), "stroke-width": (1.2 + Math.min(5, Math.log10(1 + (e.rate ?? 0)) * 1.6)).toFixed(1) });
+          set(path, { d: b.x > a.x + gap ? way(a, b, { w, y: 32, gap, high, rows }, taken) : curve(a, b, w, 32), class: "edge " + (!e.errors && e.retries?.attempts_failed ? "warn" : grade(e.errors, e.calls)), "stroke-width": (1.2 + Math.min(5, Math.log10(1 + (e.rate ?? 0)) * 1.6)).toFixed(1) });
           say(path.firstChild, `${e.from} → ${e.to}: ${perSecond(e.rate)}, ${share(e.errors, e.calls)} failed, p99 ${span(e.p99_ms)}` + (e.retries ? `; of the attempts ${share(e.retries.attempts_failed, e.retries.attempts)} failed` : ""));
         });
-        keyed(labels, data.edges, (e) => e.from + "\n" + e.to, () => s("text.small", { "text-anchor": "middle" }), (text, e) => {
+        keyed(labels, data.edges, (e) => e.from + "\n" + e.to, () => s("text.small.flow", { "text-anchor": "end" }), (text, e) => {
           const [a, b] = at(e);
-          set(text, { x: (a.x + w + b.x) / 2, y: (a.y + b.y) / 2 + 26 });
+          // In front of where it ends: there each has a place of its own, unless many end at one.
+          const into = data.edges.filter((other) => other.to === e.to), turn = into.indexOf(e) - (into.length - 1) / 2;
+          set(text, { x: b.x - 6, y: b.y + 26 + turn * 15 });
           say(text, perSecond(e.rate) + (e.errors ? " · " + share(e.errors, e.calls) + " fail" : e.retries?.attempts_failed ? " · " + share(e.retries.attempts_failed, e.retries.attempts) + " retried" : ""));
         });
         const box = () => {
@@ -355,7 +372,7 @@ const pages = {
         if (service) {
           const t = service.traffic;
           say(title, service.name);
-          say(facts, `${count(service.instances.length)} instances` + (t ? ` · ${count(t.calls)} calls ${data.window_ms ? "in " + span(data.window_ms) : "so far"}${t.calls ? " · p50 " + span(t.p50_ms) : ""} · ${count(service.active)} under way` : ""));
+          say(facts, `${count(service.instances.length)} instance${service.instances.length === 1 ? "" : "s"}` + (t ? ` · ${count(t.calls)} calls ${data.window_ms ? "in " + span(data.window_ms) : "so far"}${t.calls ? " · p50 " + span(t.p50_ms) : ""} · ${count(service.active)} under way` : ""));
           list.show(service.instances);
         }
         more.hidden = !data.edges.length;
@@ -395,7 +412,8 @@ const pages = {
       const update = (card, b) => {
         card.b = b;
         set(card, { "data-name": b.name });
-        say(card.children[0].children[0], b.name);
+        // The run of an instance tells a person nothing.
+        say(card.children[0].children[0], b.name.replace(/#\d{13,}$/, ""));
         say(card.children[0].children[1], b.group);
         say(card.state, words(b.state) + (b.observing ? ", observing" : ""));
         card.state.className = "pill " + (kinds[b.state] ?? "");
@@ -476,6 +494,8 @@ const pages = {
     build(root) {
       const filter = h("input", { type: "search", placeholder: "Filter by name, service or id   /", "aria-label": "Filter" }), told = h("span.soft");
       const views = ["Latest", "Slowest", "Failed", "Logs"];
+      // One that was begun elsewhere is called as its first span is.
+      const named = (t) => t.root ?? t.first;
       let view = "Latest", all = new Map(), logs = [], longest = 1;
       const buttons = views.map((name) => h("button", { type: "button", "aria-pressed": name === view, onclick: () => { view = name; buttons.forEach((b) => set(b, { "aria-pressed": b.textContent === view ? "true" : "false" })); draw(); } }, name));
       const list = windowed({
@@ -484,7 +504,7 @@ const pages = {
         update(row, t) {
           const [at, name, , long, spans] = row.children;
           say(at, clock(t.start_unix_nanos / 1e6));
-          say(name, (t.root ?? "(under way, or begun elsewhere)") + " · " + t.services.join(", "));
+          say(name, named(t) + " · " + t.services.join(", "));
           name.className = t.failures ? "bad-ink" : "";
           row.bar.style.width = Math.max(2, 100 * Math.sqrt(t.duration_nanos / longest)) + "%";
           row.bar.className = t.failures ? "bad" : "";
@@ -515,7 +535,7 @@ const pages = {
         }
         let shown = [...all.values()];
         if (view === "Failed") shown = shown.filter((t) => t.failures);
-        if (wanted) shown = shown.filter((t) => ((t.root ?? "") + " " + t.services.join(" ") + " " + t.trace_id).toLowerCase().includes(wanted));
+        if (wanted) shown = shown.filter((t) => (named(t) + " " + t.services.join(" ") + " " + t.trace_id).toLowerCase().includes(wanted));
         shown.sort(view === "Slowest" ? (a, b) => b.duration_nanos - a.duration_nanos : (a, b) => b.start_unix_nanos - a.start_unix_nanos);
         longest = shown.reduce((most, t) => Math.max(most, t.duration_nanos), 1);
         say(told, `${count(shown.length)} traces`);
@@ -542,9 +562,9 @@ const pages = {
           const r = row.span, left = (100 * (r.start_unix_nanos - begin)) / whole, wide = (100 * r.duration_nanos) / whole;
           const bar = h("i." + r.kind + (row.failed ? ".bad" : "")), text = h("span", span(r.duration_nanos / 1e6));
           bar.style.left = left + "%"; bar.style.width = wide + "%";
-          if (left + wide > 70) text.style.right = 100 - left + 0.5 + "%"; else text.style.left = left + wide + 0.5 + "%";
+          if (left + wide <= 70) text.style.left = left + wide + 0.5 + "%"; else if (left > 20) text.style.right = 100 - left + 0.5 + "%"; else { text.style.right = 100 - left - wide + 0.5 + "%"; text.className = "within"; }
           const name = h("button" + (row.failed ? ".bad-ink" : ""), { type: "button", title: row.name, onclick: () => about.replaceChildren(h("h3", row.name), fields(r)) }, row.name + (r.attempt > 1 ? ` · attempt ${r.attempt}` : ""));
-          const label = h("div", name, h("span.soft", " " + r.service));
+          const label = h("div", name);
           label.style.paddingLeft = row.depth * 12 + "px";
           return [label, h("div.lane", bar, text)];
         });
@@ -605,7 +625,7 @@ const pages = {
             const step = report.steps[at], p = place.get(at), failed = failures.filter((f) => f.step === step.name).reduce((n, f) => n + f.attempts, 0);
             const kind = shape.steps[at].kind ?? "action";
             return s("g", { transform: `translate(${p.x} ${p.y})` }, s("rect", { class: "node " + (kinds[step.state] ?? ""), width: w, height: 54 }), s("text", { x: 10, y: 19 }, step.name.length > 20 ? step.name.slice(0, 19) + "…" : step.name),
-              s("text.small", { x: 10, y: 35 }, words(step.state) + (failed ? ` · ${failed} attempts failed` : "")), s("text.small", { x: 10, y: 48 }, typeof kind === "object" ? Object.keys(kind)[0] : kind === "action" ? (shape.steps[at].undo ? "can be undone" : "") : kind), s("title", step.name));
+              s("text.small", { x: 10, y: 35 }, words(step.state) + (failed ? ` · ${failed} attempt${failed === 1 ? "" : "s"} failed` : "")), s("text.small", { x: 10, y: 48 }, typeof kind === "object" ? Object.keys(kind)[0] : kind === "action" ? (shape.steps[at].undo ? "can be undone" : "") : kind), s("title", step.name));
           })));
       };
       const attempts = (all) => h("div.scroll", h("table", h("tbody", all.map((a) => h("tr", h("td.mono.soft", clock(a.began_at)), h("td", `${a.direction === "undo" ? "undo of " : ""}${a.step}, attempt ${a.attempt}`), h("td.n", span(a.duration_ms)), h("td" + (a.failed ? ".bad-ink" : ".soft"), a.failed ? a.error ?? "failed" : "done"))))));
@@ -768,6 +788,42 @@ const pages = {
       return { show, blank: (data) => !data.splits.length, again: true };
     },
   },
+
+  switches: {
+    title: "Switches",
+    empty: ["No switches yet", "What operators turn on and off, or up and down, appears here: the faults of a drill, flags, the rate of a load.", "Sources::new().switches(\"faults\", faults)"],
+    build(root) {
+      const grid = h("div.grid.wide");
+      root.append(grid);
+      const turn = (item, to) => order("switches", { group: item.group, name: item.name, to }, () => `${item.name}: ${to === true ? "on" : to === false ? "off" : to}`);
+      const make = (item) => {
+        const row = h("div.switch", { "data-name": item.name }, h("div", h("b"), h("p.soft")));
+        row.knob = item.on == null ? h("input", { type: "number", step: 1, onchange: (event) => { const field = event.target; const back = () => { field.value = row.item.number; }; if (field.value && field.reportValidity()) turn(row.item, +field.value).then((done) => done || back()); else back(); } })
+          : h("button", { type: "button", role: "switch", onclick: () => turn(row.item, !row.item.on) });
+        row.append(row.knob);
+        return row;
+      };
+      const update = (row, item) => {
+        const { knob } = row;
+        row.item = item;
+        say(row.firstChild.children[0], item.name);
+        say(row.firstChild.children[1], item.meaning + (item.locked ? ". " + item.locked : ""));
+        set(knob, { "aria-label": item.name, disabled: !session.operator || !!item.locked });
+        if (item.on != null) { set(knob, { "aria-checked": String(item.on) }); say(knob, item.on ? "On" : "Off"); return; }
+        set(knob, { min: item.least, max: item.most });
+        if (document.activeElement !== knob) knob.value = item.number;
+      };
+      const show = (data) => {
+        const groups = new Map();
+        for (const item of data.switches) groups.set(item.group, [...(groups.get(item.group) ?? []), item]);
+        keyed(grid, [...groups], ([name]) => name, () => h("section.card", h("h2"), h("div")), (card, [name, items]) => {
+          say(card.firstChild, name);
+          keyed(card.lastChild, items, (item) => item.name + (item.on == null), make, update);
+        });
+      };
+      return { show, blank: (data) => !data.switches.length };
+    },
+  },
 };
 
 // ---- the shell
@@ -800,7 +856,7 @@ function go() {
     nothing.hidden = !blank;
     body.hidden = blank;
     // The other pages say it in words of their own.
-    say(trouble, blank || ["breakers", "limits", "traces", "canary"].includes(page) ? data.error : "");
+    say(trouble, blank || ["breakers", "limits", "traces", "canary", "switches"].includes(page) ? data.error : "");
     shown = data;
     if (!blank) built.show(data);
     // What stands still sends nothing; its rates are 0 then.

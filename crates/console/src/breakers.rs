@@ -1,4 +1,4 @@
-use gusset_breaker::{Circuit, State};
+use gusset_breaker::Circuit;
 use gusset_call::Refusal;
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ pub(crate) fn page(sources: &Sources) -> Value {
         json!({
             "group": group,
             "name": circuit.name(),
-            "state": state(&circuit),
+            "state": circuit.state().as_str(),
             "observing": circuit.is_observing(),
             "successes": stats.successes,
             "failures": stats.failures,
@@ -40,18 +40,6 @@ pub(crate) fn page(sources: &Sources) -> Value {
         })
     });
     json!({ "breakers": breakers.collect::<Vec<_>>() })
-}
-
-pub(crate) fn state(circuit: &Circuit) -> &'static str {
-    match circuit.state() {
-        State::Closed => "closed",
-        State::Open => "open",
-        State::HalfOpen => "half_open",
-        State::ForcedOpen => "forced_open",
-        State::ForcedClosed => "forced_closed",
-        State::Disabled => "disabled",
-        _ => "other",
-    }
 }
 
 /// What an operator has done with all circuits of this group and name; how many there are.

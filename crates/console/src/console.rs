@@ -13,7 +13,7 @@ use crate::{
     answer::{Answer, guarded, json, problem, typed},
     breakers, canary, elsewhere, limits,
     live::Shown,
-    map, messages, sagas, traces,
+    map, messages, sagas, switches, traces,
 };
 
 /// Longest body of an order.
@@ -58,10 +58,11 @@ pub(crate) enum Page {
     Sagas,
     Broker,
     Canary,
+    Switches,
 }
 
 impl Page {
-    pub(crate) const ALL: [(Self, &str); 7] = [
+    pub(crate) const ALL: [(Self, &str); 8] = [
         (Self::Map, "map"),
         (Self::Breakers, "breakers"),
         (Self::Limits, "limits"),
@@ -69,6 +70,7 @@ impl Page {
         (Self::Sagas, "sagas"),
         (Self::Broker, "broker"),
         (Self::Canary, "canary"),
+        (Self::Switches, "switches"),
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -95,6 +97,7 @@ impl Console {
             Page::Sagas => sagas::page(sources).await,
             Page::Broker => messages::page(sources).await,
             Page::Canary => canary::page(sources),
+            Page::Switches => switches::page(sources),
         };
         elsewhere::page(sources, page, own).await
     }
@@ -153,6 +156,7 @@ impl Console {
                 "sagas": sources.sagas.is_some(),
                 "broker": sources.broker.is_some(),
                 "canary": !sources.splits.is_empty(),
+                "switches": !sources.switches.is_empty(),
             },
         }))
     }
@@ -162,7 +166,7 @@ impl Console {
             let Some(page) = parameter(query, "page").and_then(Page::named) else {
                 return problem(
                     StatusCode::BAD_REQUEST,
-                    "which page? map, breakers, limits, traces, sagas, broker or canary",
+                    "which page? map, breakers, limits, traces, sagas, broker, canary or switches",
                 );
             };
             return match self.follow(page) {
@@ -289,6 +293,10 @@ impl Console {
             }),
             "/api/canary" => parsed(body).and_then(|OfSplit { split, act, variant }| {
                 canary::act(sources, &split, &act, &variant)?;
+                Ok(json!({}))
+            }),
+            "/api/switches" => parsed(body).and_then(|turn| {
+                switches::act(sources, &turn)?;
                 Ok(json!({}))
             }),
             "/api/sagas" => match parsed(body) {

@@ -76,6 +76,7 @@ const fn named(page: Page) -> &'static [(&'static str, &'static str)] {
         Page::Limits => &[("limits", "name")],
         Page::Broker => &[("groups", "group")],
         Page::Canary => &[("splits", "name")],
+        Page::Switches => &[("switches", "group")],
         Page::Map => &[("gateways", "name")],
         Page::Traces | Page::Sagas => &[],
     }
@@ -141,6 +142,7 @@ pub(crate) async fn order(
     match what {
         "breakers" => Some(to_one("group", addressed("group")?).await),
         "canary" => Some(to_one("split", addressed("split")?).await),
+        "switches" => Some(to_one("group", addressed("group")?).await),
         "letters" => {
             if let Some(id) = order["id"].as_str() {
                 let (id, name) = id.rsplit_once('@')?;

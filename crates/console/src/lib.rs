@@ -24,7 +24,9 @@
 //! | [`router`] | the page, its script and its style, and what they ask, for axum |
 //! | [`Sources`] | what it looks at, and who may look and act |
 //! | [`ReadLimit`], [`LimitReading`] | a limit that tells how it stands |
+//! | [`Switches`], [`Switch`], [`Setting`] | what operators turn on and off, or up and down |
 //! | [`Elsewhere`] | another process, whose figures stand beside those of this one |
+//! | `OtherConsole`, `OtherGateway`, `OtherSidecar` (feature `remote`) | such processes, asked over HTTP |
 //!
 //! # What it answers
 //!
@@ -42,6 +44,7 @@
 //! | `POST /api/breakers` | `{"group", "name", "do"}`: `force_open`, `force_closed`, `disable`, `reset` |
 //! | `POST /api/sagas` | `{"saga", "do", "note"}`: `retry`, `skip` (with `step`), `supply` (with `step`, `output`), `turn_back`, `close` |
 //! | `POST /api/letters` | `{"do"}`: `redrive` (with `id`); `redrive_all` (100 a second, or `per_second`), `purge` (of all, or of a `group`) |
+//! | `POST /api/switches` | `{"group", "name", "to"}`: `true`, `false`, or a number in its range |
 //! | `POST /api/canary` | `{"split", "do"}`: `roll_out`, `promote` (with `variant`), `abort` |
 //!
 //! An order that is refused is a 409 with the reason, as problems of RFC 9457 tell it; each order is logged.
@@ -60,11 +63,12 @@
 //! | `sagas` | `{"counts": [{"state", "count"}], "sagas": [{"saga", "definition", "version", "state", "records", "created_at", "changed_at", "node", "due"}]}`: 100 of each state, those that wait for somebody the oldest first and the others the newest, or `{"error"}` |
 //! | `broker` | `{"unroutable", "duplicates", "discarded", "dead_letters", "dead_letter_bytes", "dead_letters_dropped", "dead_letters_refused", "groups": [{"group", "pattern", "subscriptions", "lag", "ready", "in_flight", "delayed", "in_lanes", "bytes", "oldest_ms", "waiting", "published", "delivered", "redelivered", "redriven", "acked", "dead", "dropped", "expired", "refused"}], "letters": [{"id", "message", "subject", "group", "reason", "attempts", "redrives", "died_at", "error", "bytes", "trace_id"}], "error"}`: the oldest 200 letters |
 //! | `canary` | `{"splits": [{"name", "variants": [{"name", "upstream", "weight", "calls", "failures", "p95_ms"}], "rollout": {"variant", "percent", "state", "why", "calls", "failures"}}]}` |
+//! | `switches` | `{"switches": [{"group", "name", "meaning", "locked"}]}` with `on`, or with `number`, `least` and `most`; `locked` says why it cannot be turned |
 //!
 //! # Several processes
 //!
 //! [`Sources::other`] shows another process beside this one: one that has a console of its own, or whatever tells what a console would ([`Elsewhere`]); `gusset console` is made of that. Services
-//! and edges of one name are one, with sums and the worst latencies; so are traces of one id, whose spans are put together, and sagas of one id. Groups of circuits and of messages, limits,
+//! and edges of one name are one, with sums and the worst latencies; so are traces of one id, whose spans are put together, and sagas of one id. Groups of circuits, of messages and of switches, limits,
 //! splits and gateways have the name of their process in front (`left · payments`), dead letters behind (`7@left`). Orders go where their target is, with what [`Elsewhere::order`] shows there.
 //!
 //! # Who may ask
@@ -81,6 +85,10 @@
 //! 64 follow at once, and more are refused with 503. However many look, each page is read once a second, and a part that does not answer within 5 s is named as `error`; nothing is read while nobody looks. Lists are cut at the numbers above, the map at
 //! 1,000 services and 5,000 instances, of which the rest is counted in `left_out`. Reading 10,000 traces holds a thread for some milliseconds.
 //!
+//! # Features
+//!
+//! - `remote`: other processes over HTTP: `OtherConsole`, `OtherGateway`, `OtherSidecar`. It brings hyper's client, without TLS.
+//!
 //! # What it does not do
 //!
 //! It keeps no history and raises no alarm: that is for Prometheus. Keys of limits are shown only where they are noted (`Greedy`). Of brokers it knows the topics that groups listen to, and no
@@ -91,6 +99,8 @@ mod sources;
 
 mod elsewhere;
 mod merge;
+#[cfg(feature = "remote")]
+mod remote;
 
 mod breakers;
 mod canary;
@@ -98,6 +108,7 @@ mod limits;
 mod map;
 mod messages;
 mod sagas;
+mod switches;
 mod traces;
 
 mod live;
@@ -107,7 +118,10 @@ mod answer;
 pub use console::router;
 pub use elsewhere::{Elsewhere, encoded};
 pub use limits::{LimitReading, ReadLimit};
+#[cfg(feature = "remote")]
+pub use remote::{InvalidUrl, OtherConsole, OtherGateway, OtherSidecar};
 pub use sources::Sources;
+pub use switches::{Setting, Switch, Switches};
 
 pub(crate) use console::{Console, Page};
 

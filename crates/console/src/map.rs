@@ -1,3 +1,5 @@
+mod retries;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
@@ -6,11 +8,11 @@ use std::{
 
 use gusset_gateway::Live;
 use gusset_registry::{Instance, Watch};
-use gusset_sidecar::{Durations, Metrics, RetryStats, Snapshot, SpanKind, Summary};
+use gusset_sidecar::{Durations, Metrics, Snapshot, SpanKind, Summary};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{Sources, breakers, live::within, millis, sources::Retries};
+use crate::{Sources, live::within, millis};
 
 /// Of which time the figures tell.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -31,8 +33,7 @@ struct Inner {
 struct Reading {
     at: Instant,
     services: BTreeMap<Arc<str>, Traffic>,
-    /// By caller and called.
-    retries: BTreeMap<(Arc<str>, Arc<str>), RetryStats>,
+    retries: retries::Edges,
 }
 
 /// What one service has counted.
@@ -83,8 +84,18 @@ impl Traffic {
 }
 
 fn of_peer(snapshot: &Snapshot, peer: &str) -> Figures {
+    let mut figures = Figures::default();
     let is_meant = |of: &Option<Arc<str>>| of.as_deref() == Some(peer);
-    snapshot.summary(|s| s.kind == SpanKind::Client && is_meant(&s.peer)).into()
+    for series in &snapshot.series {
+        if series.kind == SpanKind::Client && is_meant(&series.peer) {
+            figures.durations.add(&series.durations);
+            // What was refused for a fault of the request is no failure of the service, which does not count it as one either.
+            if series.is_failure() && !matches!(series.status, Some(400..=499)) {
+                figures.errors += series.durations.count();
+            }
+        }
+    }
+    figures
 }
 
 impl Figures {
@@ -207,11 +218,7 @@ impl Reading {
         for (name, gateway) in &sources.gateways {
             services.entry(name.clone()).or_default().add(Traffic::of(gateway.current().metrics()));
         }
-        let mut retries: BTreeMap<_, RetryStats> = BTreeMap::new();
-        for Retries { from, to, read } in &sources.retries {
-            add(retries.entry((from.clone(), to.clone())).or_default(), &read());
-        }
-        Self { at: Instant::now(), services, retries }
+        Self { at: Instant::now(), services, retries: retries::of(sources) }
     }
 }
 
@@ -256,7 +263,7 @@ fn instance(instance: &Instance, circuit: Option<&&'static str>) -> Value {
 fn circuits(sources: &Sources) -> HashMap<(String, Arc<str>), &'static str> {
     let gateways = sources.gateways.iter().flat_map(|(_, gateway)| gateway.current().breakers());
     gateways
-        .map(|b| ((b.upstream.to_string(), b.instance.id.clone()), breakers::state(&b.circuit)))
+        .map(|b| ((b.upstream.to_string(), b.instance.id.clone()), b.circuit.state().as_str()))
         .collect()
 }
 
@@ -269,34 +276,13 @@ fn edges((now, before): (&Reading, Option<&Reading>), window: Duration) -> Vec<V
             let mut edge = figures.json(earlier, window);
             edge["from"] = (**from).into();
             edge["to"] = (**to).into();
-            edge["retries"] = retries(&(from.clone(), to.clone()), now, before).into();
+            let edge_of = (from.clone(), to.clone());
+            let before = before.map(|before| &before.retries);
+            edge["retries"] = retries::json(&edge_of, &now.retries, before).into();
             edges.push(edge);
         }
     }
     edges
-}
-
-fn add(sum: &mut RetryStats, more: &RetryStats) {
-    sum.calls += more.calls;
-    sum.calls_failed += more.calls_failed;
-    sum.attempts += more.attempts;
-    sum.attempts_failed += more.attempts_failed;
-    sum.recovered += more.recovered;
-    sum.over_budget += more.over_budget;
-}
-
-/// What callers saw, beside what happened.
-fn retries(edge: &(Arc<str>, Arc<str>), now: &Reading, before: Option<&Reading>) -> Option<Value> {
-    let now = now.retries.get(edge)?;
-    let before = before.and_then(|before| before.retries.get(edge)).copied().unwrap_or_default();
-    Some(json!({
-        "calls": now.calls.saturating_sub(before.calls),
-        "calls_failed": now.calls_failed.saturating_sub(before.calls_failed),
-        "attempts": now.attempts.saturating_sub(before.attempts),
-        "attempts_failed": now.attempts_failed.saturating_sub(before.attempts_failed),
-        "recovered": now.recovered.saturating_sub(before.recovered),
-        "over_budget": now.over_budget.saturating_sub(before.over_budget),
-    }))
 }
 
 fn routes((name, gateway): &(Arc<str>, Live)) -> Value {

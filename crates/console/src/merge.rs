@@ -21,7 +21,7 @@ pub(crate) fn page(page: Page, own: &mut Value, theirs: Value) {
     }
     match page {
         Page::Map => map(own, theirs),
-        Page::Breakers | Page::Limits | Page::Canary => lists(own, theirs),
+        Page::Breakers | Page::Limits | Page::Canary | Page::Switches => lists(own, theirs),
         Page::Traces => {
             let mut theirs = theirs;
             add(&mut own["stats"], &theirs["stats"].take());
@@ -203,6 +203,9 @@ fn traces(mut all: Vec<Value>, most: usize) -> Value {
     all.retain(Value::is_object);
     let mut merged = by(all, &["trace_id"], |mine, more| {
         let (start, end) = (begin_of(mine).min(begin_of(&more)), end_of(mine).max(end_of(&more)));
+        if begin_of(&more) < begin_of(mine) {
+            mine["first"] = more["first"].clone();
+        }
         mine["start_unix_nanos"] = start.into();
         mine["duration_nanos"] = end.saturating_sub(start).into();
         for name in ["spans", "failures"] {
@@ -339,10 +342,10 @@ mod tests {
 
     #[test]
     fn summaries_of_one_trace_are_one_from_its_first_to_its_last_moment() {
-        let one = json!({ "trace_id": "t", "root": null, "services": ["a"], "start_unix_nanos": 20, "duration_nanos": 30, "spans": 2, "failures": 1 });
-        let other = json!({ "trace_id": "t", "root": "GET /", "services": ["b", "a"], "start_unix_nanos": 10, "duration_nanos": 20, "spans": 3, "failures": 0 });
+        let one = json!({ "trace_id": "t", "root": null, "first": "SELECT", "services": ["a"], "start_unix_nanos": 20, "duration_nanos": 30, "spans": 2, "failures": 1 });
+        let other = json!({ "trace_id": "t", "root": "GET /", "first": "GET /", "services": ["b", "a"], "start_unix_nanos": 10, "duration_nanos": 20, "spans": 3, "failures": 0 });
         let found = traces(vec![one, other], 10);
-        let expected = json!([{ "trace_id": "t", "root": "GET /", "services": ["a", "b"], "start_unix_nanos": 10, "duration_nanos": 40, "spans": 5, "failures": 1 }]);
+        let expected = json!([{ "trace_id": "t", "root": "GET /", "first": "GET /", "services": ["a", "b"], "start_unix_nanos": 10, "duration_nanos": 40, "spans": 5, "failures": 1 }]);
         assert_eq!(found, expected);
     }
 

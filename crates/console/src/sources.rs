@@ -8,7 +8,7 @@ use gusset_registry::Registry;
 use gusset_saga::{Operator, Orchestrator, Store as SagaStore};
 use gusset_sidecar::{Metrics, RetryLayer, RetryStats, telemetry::Store};
 
-use crate::{Elsewhere, limits::ReadLimit, sagas::Sagas};
+use crate::{Elsewhere, limits::ReadLimit, sagas::Sagas, switches::Switches};
 
 /// What the console looks at. Whatever is not set has a page that says what would be there.
 ///
@@ -26,6 +26,7 @@ pub struct Sources {
     pub(crate) sagas: Option<Sagas>,
     pub(crate) broker: Option<Broker>,
     pub(crate) splits: Vec<(Arc<str>, Split)>,
+    pub(crate) switches: Vec<(Arc<str>, Arc<dyn Switches>)>,
     pub(crate) others: Vec<(Arc<str>, Arc<dyn Elsewhere>)>,
     more: Vec<Arc<dyn Fn() -> Self + Send + Sync>>,
     pub(crate) door: Door,
@@ -135,6 +136,12 @@ impl Sources {
         self
     }
 
+    /// What operators turn on and off, or up and down, in the group of this name.
+    pub fn switches(mut self, group: impl Into<Arc<str>>, switches: impl Switches) -> Self {
+        self.switches.push((group.into(), Arc::new(switches)));
+        self
+    }
+
     /// Another process, under this name: what it tells is shown beside the rest. Such processes are asked only while somebody looks, all at once, and for at most 5 s each.
     pub fn other(mut self, name: impl Into<Arc<str>>, other: impl Elsewhere) -> Self {
         self.others.push((name.into(), Arc::new(other)));
@@ -166,6 +173,7 @@ impl Sources {
             all.circuits.extend(more.circuits);
             all.limits.extend(more.limits);
             all.splits.extend(more.splits);
+            all.switches.extend(more.switches);
             all.others.extend(more.others);
         }
         Cow::Owned(all)

@@ -7,6 +7,7 @@ mod world;
 use std::{
     io::Write,
     process::{Command, Stdio},
+    sync::atomic::Ordering::SeqCst,
     time::Duration,
 };
 
@@ -14,10 +15,11 @@ use axum::{Router, body::Body};
 use futures_util::StreamExt;
 use gusset_breaker::State;
 use gusset_console::{Sources, router};
+use gusset_sidecar::{ReplayBody, Sidecar};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tower::ServiceExt;
+use tower::{BoxError, Layer, ServiceExt};
 use world::{EVIL, MARKUP, TOKEN, World};
 
 fn get(path: &str) -> Request<Body> {
@@ -51,7 +53,8 @@ async fn json_of(app: &Router, path: &str) -> Value {
     serde_json::from_str(&text(response).await).unwrap()
 }
 
-const PAGES: [&str; 7] = ["map", "breakers", "limits", "traces", "sagas", "broker", "canary"];
+const PAGES: [&str; 8] =
+    ["map", "breakers", "limits", "traces", "sagas", "broker", "canary", "switches"];
 
 #[tokio::test(start_paused = true)]
 async fn every_answer_forbids_guessing_frames_caches_and_scripts_from_elsewhere() {
@@ -232,6 +235,47 @@ async fn every_page_is_json_with_and_without_sources() {
     {
         assert_eq!(ask(&app, get(path)).await.status(), StatusCode::NOT_FOUND, "{path}");
     }
+}
+
+#[tokio::test]
+async fn switches_are_turned_by_operators_within_what_they_take() {
+    let world = World::new(0, 0).await;
+    let app = router(world.sources());
+    let shown = json_of(&app, "/api/switches").await;
+    let first = json!({ "group": "drill", "name": "slow bank", "meaning": EVIL, "on": false, "locked": null });
+    assert_eq!(shown["switches"][0], first);
+    let second = json!({ "group": "drill", "name": "load", "meaning": "requests a second", "number": 0, "least": 0, "most": 500, "locked": null });
+    assert_eq!(shown["switches"][1], second);
+    assert_eq!(shown["switches"][2]["locked"], "there is no Redis");
+    let turn = async |name: &str, to: Value| {
+        let order = json!({ "group": "drill", "name": name, "to": to });
+        let refused = ask(&app, post("/api/switches", None, &order)).await;
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+        let done = ask(&app, post("/api/switches", Some(TOKEN), &order)).await;
+        let status = done.status().as_u16();
+        let answer: Value = serde_json::from_str(&text(done).await).unwrap();
+        (status, answer["detail"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(turn("slow bank", json!(true)).await.0, 200);
+    assert_eq!(turn("load", json!(500)).await.0, 200);
+    let stands = || (world.drill.0.0.load(SeqCst), world.drill.0.1.load(SeqCst));
+    assert_eq!(stands(), (true, 500));
+    for (name, to, why) in [
+        ("slow bank", json!(1), "it takes true or false"),
+        ("load", json!(501), "it takes a whole number from 0 to 500"),
+        ("load", json!(true), "it takes a whole number from 0 to 500"),
+        ("load", json!(-1), ""),
+        ("load", json!(1.5), ""),
+        ("load", json!(13), "load brings bad luck"),
+        (MARKUP, json!(true), "there is no Redis"),
+        ("nobody", json!(true), "there is no such switch"),
+    ] {
+        let (status, detail) = turn(name, to.clone()).await;
+        assert!(status == 409 && detail.contains(why), "{name} {to}: {status} {detail}");
+    }
+    assert_eq!(stands(), (true, 500));
+    let session = json_of(&app, "/api/session").await;
+    assert_eq!(session["sources"]["switches"], true);
 }
 
 #[tokio::test]
@@ -604,11 +648,8 @@ async fn who_leaves_while_a_page_is_read_does_not_keep_it_from_others() {
 #[tokio::test(start_paused = true)]
 async fn the_map_tells_of_the_last_ten_seconds_and_not_of_what_was_before() {
     let world = World::new(0, 0).await;
-    let app = router(Sources::new().metrics("orders", world.sidecar.metrics()).retries(
-        "orders",
-        "bank",
-        world.outbound.retry(),
-    ));
+    // Its retries are told by its metrics.
+    let app = router(Sources::new().metrics("orders", world.sidecar.metrics()));
     let second = || tokio::time::sleep(Duration::from_secs(1));
     world.traffic().await;
     assert_eq!(json_of(&app, "/api/map").await["edges"][0]["calls"], 40, "so far");
@@ -631,4 +672,27 @@ async fn the_map_tells_of_the_last_ten_seconds_and_not_of_what_was_before() {
     }
     let map = json_of(&app, "/api/map").await;
     assert_eq!((&map["edges"][0]["calls"], &map["edges"][0]["rate"]), (&json!(0), &json!(0.0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_for_a_fault_of_the_request_does_not_make_a_service_look_broken() {
+    let sidecar = Sidecar::new("orders");
+    let bank =
+        sidecar.outbound("bank").layer(tower::service_fn(|asked: Request<ReplayBody<Body>>| {
+            let status = asked.uri().path()[1..].parse().unwrap();
+            async move {
+                Ok::<_, BoxError>(Response::builder().status::<u16>(status).body(Body::empty())?)
+            }
+        }));
+    for status in [200, 402, 409, 429, 500] {
+        let request = Request::post(format!("http://bank/{status}")).body(Body::empty()).unwrap();
+        bank.clone().oneshot(request).await.unwrap();
+    }
+    let app = router(Sources::new().metrics("orders", sidecar.metrics()));
+    let edge = &json_of(&app, "/api/map").await["edges"][0];
+    assert_eq!((&edge["calls"], &edge["errors"]), (&json!(5), &json!(1)), "{edge}");
+    assert_eq!(
+        (&edge["retries"]["calls"], &edge["retries"]["calls_failed"]),
+        (&json!(5), &json!(1))
+    );
 }

@@ -31,7 +31,7 @@ use crate::Live;
 /// |---|---|
 /// | `GET /livez` | 200, for as long as it runs |
 /// | `GET /readyz` | 200, or 503 while it drains: balancers send no more |
-/// | `GET /metrics` | everything, for Prometheus |
+/// | `GET /metrics` | everything, for Prometheus: requests by route, calls by upstream, and what [`Gateway::report`](crate::Gateway::report) adds, of the gateway that serves; and the process |
 /// | `GET /routes` | the routes, where they lead, and what became of their requests |
 /// | `GET /upstreams` | the instances of each upstream: health, circuit, load |
 /// | `GET /splits` | the variants of each split with their weights and how they fare, and its rollout; `at` is where to send orders |
@@ -66,19 +66,24 @@ struct Shared {
 }
 
 /// Collects what an [`Admin`] needs.
-pub struct AdminBuilder(Shared);
+pub struct AdminBuilder {
+    shared: Shared,
+    /// Its metrics say already how the gateway stands.
+    reports: bool,
+}
 
 impl Admin {
     /// For this gateway. Without a token, everybody who reaches it may do everything: then it should listen on loopback alone.
     #[must_use]
     pub fn builder(live: Live) -> AdminBuilder {
-        AdminBuilder(Shared {
+        let shared = Shared {
             live,
             door: Door::new(),
             draining: AtomicBool::new(false),
             config: Box::new(|| json!({})),
             reload: Box::new(|| Err("there is no file to read again".into())),
-        })
+        };
+        AdminBuilder { shared, reports: false }
     }
 
     /// Whether `/readyz` is 503.
@@ -182,29 +187,36 @@ impl Admin {
             _ => return problem(StatusCode::NOT_FOUND, "orders are open, closed and reset"),
         }
         tracing::warn!(upstream, instance, order, "an operator has forced a circuit");
-        page(&json!({ "circuit": pages::state(&breaker.circuit) }))
+        page(&json!({ "circuit": breaker.circuit.state().as_str() }))
     }
 }
 
 impl AdminBuilder {
+    /// Its metrics say already how the gateway stands.
+    #[cfg(feature = "config")]
+    pub(crate) const fn reports(mut self) -> Self {
+        self.reports = true;
+        self
+    }
+
     /// What operators show as `Authorization: Bearer`.
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
-        self.0.door = self.0.door.token(token);
+        self.shared.door = self.shared.door.token(token);
         self
     }
 
     /// A name by which it is reached, besides addresses and `localhost`.
     #[must_use]
     pub fn host(mut self, name: impl Into<String>) -> Self {
-        self.0.door = self.0.door.host(&name.into());
+        self.shared.door = self.shared.door.host(&name.into());
         self
     }
 
     /// What `/config` shows.
     #[must_use]
     pub fn config(mut self, show: impl Fn() -> Value + Send + Sync + 'static) -> Self {
-        self.0.config = Box::new(show);
+        self.shared.config = Box::new(show);
         self
     }
 
@@ -214,14 +226,20 @@ impl AdminBuilder {
         mut self,
         reload: impl Fn() -> Result<Value, String> + Send + Sync + 'static,
     ) -> Self {
-        self.0.reload = Box::new(reload);
+        self.shared.reload = Box::new(reload);
         self
     }
 
     /// The service.
     #[must_use]
     pub fn build(self) -> Admin {
-        Admin(Arc::new(self.0))
+        let Self { shared, reports } = self;
+        if !reports {
+            let metrics = shared.live.current().metrics().clone();
+            metrics.report_process();
+            shared.live.report_to(&metrics);
+        }
+        Admin(Arc::new(shared))
     }
 }
 

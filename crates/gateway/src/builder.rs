@@ -173,7 +173,7 @@ impl Builder {
         self
     }
 
-    /// Where requests are counted and timed, by the paths of routes. Default: metrics of its own, [`Gateway::metrics`].
+    /// Where requests are counted and timed, by the paths of routes, and each call of an instance, by the names of upstreams. Default: metrics of its own, [`Gateway::metrics`].
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;
@@ -226,6 +226,7 @@ impl Builder {
             registry: self.registry,
             pool: self.pool,
             traces: TraceLayer::client(self.recorder.clone()),
+            metrics: self.metrics.clone(),
             breaker: self.breaker,
             pick: self.pick,
             fleet: self.fleet,

@@ -15,11 +15,12 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use gusset_call::BoxError;
+use gusset_sidecar::Samples;
 use http::{Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::{Gateway, GatewayBody, ResponseFuture, host::host_of};
+use crate::{Gateway, GatewayBody, ResponseFuture, host::host_of, report};
 
 /// Sends each request to the service that its host names: `GET http://cart/items` to `cart`. A [`Gateway`] for each is made when it is first asked for. Clones
 /// share everything.
@@ -132,6 +133,12 @@ impl ByHost {
     pub fn stats(&self) -> ByHostStats {
         let services = self.shared.services.load().len();
         ByHostStats { services, replaced: self.shared.replaced.load(Relaxed) }
+    }
+
+    /// Adds how the upstreams of all its services stand, as [`Gateway::report`] does.
+    pub fn report(&self, samples: &mut Samples) {
+        let services = self.shared.services.load();
+        report::all(services.values().map(|known| &known.gateway), samples);
     }
 
     fn gateway<B>(&self, request: &Request<B>) -> Gateway {

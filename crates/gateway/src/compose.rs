@@ -20,6 +20,9 @@ mod merge;
 #[cfg(feature = "compose")]
 mod select;
 
+#[cfg(all(any(test, fuzzing), feature = "grpc-json"))]
+pub(crate) mod fuzz;
+
 #[cfg(feature = "grpc-json")]
 mod descriptors;
 #[cfg(feature = "grpc-json")]

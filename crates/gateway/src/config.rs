@@ -112,6 +112,7 @@ mod value;
 
 mod file;
 
+pub use crate::stamps::{Changes, Stamps};
 pub use document::Document;
 pub use gateway::{Config, Resources};
 pub use place::{ConfigError, ConfigErrors, Place};

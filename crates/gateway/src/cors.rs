@@ -217,6 +217,11 @@ impl Grant {
         Self { policy: policy.clone(), origin }
     }
 
+    /// Whether there is a page that may read the answer.
+    pub(crate) const fn is_given(&self) -> bool {
+        self.origin.is_some()
+    }
+
     /// Makes an upstream's answer say what the policy does, and nothing else.
     pub(crate) fn replace(&self, headers: &mut HeaderMap) {
         remove(headers);

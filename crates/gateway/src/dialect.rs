@@ -41,6 +41,10 @@ impl Dialect {
         }
     }
 
+    pub(crate) fn is_grpc_web(self) -> bool {
+        matches!(self, Self::Grpc(kind) if kind != "application/grpc")
+    }
+
     pub(crate) fn tell(self, answer: Answer) -> Response<Full<Bytes>> {
         if self == Self::Http || !answer.is_refusal() {
             return answer.into_response();

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use gusset_breaker::{Breaker, BreakerLayer, Circuit, Classify, HttpStatus, Outcome};
+use gusset_breaker::{Breaker, BreakerLayer, Circuit, Classify, GrpcStatus, Outcome};
 use gusset_call::{BoxError, Overloaded};
 use gusset_sidecar::{DeadlineLayer, Trace, TraceLayer, WithDeadline};
 use http::{Request, Response, Uri, Version, header, uri};
@@ -95,7 +95,7 @@ impl Service<Request<AttemptBody>> for Endpoint {
     }
 }
 
-/// What a result says about an instance: as [`HttpStatus`], but what the client did wrong says nothing, nor does a connection that had been closed while it was idle: if the instance
+/// What a result says about an instance: as [`GrpcStatus`], which takes an answer without a gRPC code by its HTTP status, but what the client did wrong says nothing, nor does a connection that had been closed while it was idle: if the instance
 /// has gone, the next connection cannot be made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Verdict;
@@ -109,7 +109,7 @@ impl<B> Classify<Response<B>, BoxError> for Verdict {
             }
             // It has too much to do, or too few connections are allowed.
             Err(error) if error.is::<Overloaded>() => Outcome::Ignored,
-            _ => HttpStatus.classify(result),
+            _ => GrpcStatus.classify(result),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The gateway without what observes it.
 
+mod answered;
+mod shared;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -11,9 +14,8 @@ use std::{
 
 use bytes::Bytes;
 use gusset_call::{BoxError, Deadline};
-use gusset_registry::{Http, Protocol};
 use gusset_sidecar::{ActiveSpan, Metrics, PeekedBody, Watched};
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use pin_project_lite::pin_project;
@@ -30,15 +32,18 @@ use crate::{
     cors::Grant,
     dialect::Dialect,
     front::{Admission, Admitted, Front, Waiting},
-    headers::{add_via, remove_hop_by_hop},
+    grpc_web::{self, GrpcWeb},
     idempotency::{Gathered, Run},
     routes::Filled,
-    spare,
     stats::Counters,
-    traffic::{Held, Mirroring, Outcome, Placed, Split},
-    transport::{AnswerBody, Switched},
+    traffic::{Held, Mirroring, Placed, Split},
+    transport::AnswerBody,
     upstream::{self, Caller},
 };
+
+#[cfg(feature = "compose")]
+pub(crate) use answered::passed_back;
+use answered::translated;
 
 pub(crate) type UpstreamBody = PeekedBody<Watched<AnswerBody<AttemptBody>, ActiveSpan>>;
 
@@ -114,10 +119,22 @@ where
         let started = now();
         let dialect = Dialect::of(request.method(), request.headers());
         let entry = self.0.entry(&request);
-        let Admitted { route, grant, edits, held, admission } = self.0.front.admit(request);
+        let Admitted { route, grant, edits, held, web, admission } = self.0.front.admit(request);
         let (state, way) = self.0.state(route, admission);
         let shared = self.0.clone();
-        ForwardFuture { state, shared, route, way, grant, edits, held, dialect, started, entry }
+        ForwardFuture {
+            state,
+            shared,
+            route,
+            way,
+            grant,
+            edits,
+            held,
+            web,
+            dialect,
+            started,
+            entry,
+        }
     }
 }
 
@@ -132,6 +149,7 @@ pin_project! {
         grant: Option<Grant>,
         edits: Option<Filled>,
         held: Held,
+        web: Option<GrpcWeb>,
         dialect: Dialect,
         started: Instant,
         entry: Option<Box<Entry>>,
@@ -211,7 +229,7 @@ impl Future for ForwardFuture {
             this.state.set(next);
         };
         let (status, mut response) = match outcome {
-            Ok(response) => (response.status(), response),
+            Ok(response) => (response.status(), translated(*this.web, response)),
             Err(answer) => {
                 let (status, told) = (answer.status(), this.dialect.tell(answer));
                 (status, told.map(|body| Either::Right(Either::Left(body))))
@@ -225,6 +243,9 @@ impl Future for ForwardFuture {
             match response.body() {
                 Either::Right(Either::Left(_)) => grant.say(response.headers_mut()),
                 _ => grant.replace(response.headers_mut()),
+            }
+            if this.dialect.is_grpc_web() {
+                grpc_web::expose(grant, response.headers_mut());
             }
         }
         let place = this.held.answered(asked.then_some(status));
@@ -253,150 +274,4 @@ impl Target {
         let has_instances = |way: usize| self.ways[way].shared.has_instances();
         split.choose(request.extensions().get().copied(), has_instances)
     }
-}
-
-impl Shared {
-    /// What will be the line of this request, if there is a log.
-    fn entry<B>(&self, request: &Request<B>) -> Option<Box<Entry>> {
-        let log = self.access_log.as_ref()?;
-        let from = self.front.origin(request.headers(), request.extensions());
-        Some(Entry::new(log, request, from.client))
-    }
-
-    /// How a request goes on, of the route with this number if it has one, and which way.
-    fn state(self: &Arc<Self>, route: Option<usize>, mut admission: Admission) -> (State, usize) {
-        let target = self.target(route);
-        let way = target.map_or(0, |target| target.choose(&admission));
-        let mirror = target.and_then(|target| target.mirror.as_ref());
-        if let (Some(mirror), Admission::Admitted(request)) = (mirror, &mut admission) {
-            mirror.copy(request);
-        }
-        (self.state_by(route, way, admission), way)
-    }
-
-    fn state_by(self: &Arc<Self>, route: Option<usize>, at: usize, admission: Admission) -> State {
-        let target = self.target(route);
-        let way = target.and_then(|target| target.ways.get(at));
-        let composed = target.and_then(|target| target.composed.as_ref());
-        match (admission, way) {
-            (Admission::Admitted(request), way) => match (composed, way) {
-                (Some(composed), way) => {
-                    State::Composing { run: composed.answer(way.map(|way| &way.caller), request) }
-                }
-                (None, Some(way)) => State::calling(way.caller.clone(), request),
-                (None, None) => State::Refused { answer: Some(Answer::NotFound) },
-            },
-            (Admission::Once(once, request), Some(way)) => {
-                let (head, body) = request.into_parts();
-                let (shared, caller) = (self.clone(), way.caller.clone());
-                let run = once.answer(body, move |body| async move {
-                    let started = Instant::now();
-                    let called = Oneshot::new(caller, Request::from_parts(head, body)).await;
-                    let called = called.map_err(|error| shared.explain(route, &error));
-                    shared.judge(route, at, started, &called);
-                    called.and_then(passed_back)
-                });
-                State::Once { run: Run::new(run) }
-            }
-            // None is admitted without a way.
-            (Admission::Once(..), None) => State::Refused { answer: Some(Answer::NotFound) },
-            (Admission::Waiting(waiting), _) => State::Waiting { waiting: Some(waiting) },
-            (Admission::Refused(answer), _) => {
-                if let Some(target) = target.filter(|_| answer.is_refusal()) {
-                    target.counters.refused();
-                }
-                State::Refused { answer: Some(answer) }
-            }
-        }
-    }
-
-    fn target(&self, route: Option<usize>) -> Option<&Target> {
-        route.and_then(|number| self.targets.get(number))
-    }
-
-    /// What became of the call of an upstream.
-    fn called(
-        &self,
-        (route, way, started): (Option<usize>, usize, Instant),
-        result: Result<Response<UpstreamBody>, BoxError>,
-    ) -> Result<Response<AnyBody>, Answer> {
-        let result = result.map_err(|error| self.explain(route, &error));
-        self.judge(route, way, started, &result);
-        result.and_then(passed_back).map(|response| response.map(Either::Left))
-    }
-
-    /// Tells the split of a route, if it has one, how the call of a way ended.
-    fn judge<B>(
-        &self,
-        route: Option<usize>,
-        way: usize,
-        started: Instant,
-        result: &Result<Response<B>, Answer>,
-    ) {
-        let Some(split) = self.target(route).and_then(|target| target.split.as_ref()) else {
-            return;
-        };
-        let failed = match result {
-            // It knows what failures of gRPC are as well.
-            Ok(response) => Protocol::<Request<()>, _>::is_failure(&Http, response),
-            Err(answer) => match answer.status().as_u16() {
-                502..=504 => true,
-                // The client's fault says nothing of the variant.
-                _ => return,
-            },
-        };
-        let outcome = if failed { Outcome::Failed } else { Outcome::Served };
-        split.record(way, outcome, started.elapsed());
-    }
-
-    /// The log says what the client is not told.
-    fn explain(&self, route: Option<usize>, error: &BoxError) -> Answer {
-        let limit = route.and_then(|number| self.front.gates.get(number)).map(|g| g.body_limit);
-        let answer = Answer::to_error(error, limit.unwrap_or_default());
-        let path = self.target(route).map(|target| &**target.called());
-        let cause = &**error as &dyn std::error::Error;
-        if answer == Answer::BadGateway {
-            tracing::warn!(route = path, error = cause, "upstream failed");
-        } else {
-            tracing::debug!(route = path, error = cause, "call ended without an answer");
-        }
-        answer
-    }
-
-    fn count(
-        &self,
-        route: Option<usize>,
-        started: Instant,
-        status: StatusCode,
-        response: &mut Response<AnyBody>,
-    ) {
-        if let Some(target) = self.target(route) {
-            target.counters.answered(status, now() - started);
-            if response.extensions().is_empty() {
-                *response.extensions_mut() = spare::extensions();
-            }
-            response.extensions_mut().insert(target.name.clone());
-        }
-    }
-}
-
-/// An upstream's answer as one of the gateway's.
-pub(crate) fn passed_back(
-    mut response: Response<UpstreamBody>,
-) -> Result<Response<UpstreamBody>, Answer> {
-    let switched = response.extensions_mut().remove::<Switched>();
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && switched.is_none() {
-        return Err(Answer::BadGateway);
-    }
-    let version = response.version();
-    remove_hop_by_hop(response.headers_mut());
-    if let Some(Switched(protocol)) = switched {
-        let headers = response.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol);
-    }
-    add_via(response.headers_mut(), version);
-    // An intermediary speaks its own version, and not that of an instance which may be older (RFC 9110, 2.5).
-    *response.version_mut() = Version::HTTP_11;
-    Ok(response)
 }

@@ -19,6 +19,7 @@ use crate::{
     body::RequestBody,
     client::{Origin, Proxies},
     cors::{Grant, Policy},
+    grpc_web::GrpcWeb,
     headers::{
         add_via, is_disguised, is_forwarding, is_ours, join_cookies, reads, remove_hop_by_hop,
         remove_where,
@@ -56,6 +57,7 @@ pub(crate) struct Arrival {
     origin: Origin,
     edits: Option<Filled>,
     key: Option<SplitKey>,
+    web: Option<GrpcWeb>,
 }
 
 /// What a request is to lead to.
@@ -75,6 +77,8 @@ pub(crate) struct Admitted {
     pub(crate) edits: Option<Filled>,
     /// The places that it has.
     pub(crate) held: Held,
+    /// What its client speaks, and its upstream does not.
+    pub(crate) web: Option<GrpcWeb>,
     pub(crate) admission: Admission,
 }
 
@@ -141,7 +145,7 @@ impl Front {
             None => self.cors.as_ref(),
         };
         let grant = policy.map(|policy| Grant::of(policy, &head.headers));
-        let (mut edits, mut held) = (None, Held::default());
+        let (mut edits, mut held, mut web) = (None, Held::default(), None);
         let admission = match (located, &grant) {
             (Located::Route(found), _) => {
                 let Found { number, aim, host, host_as, request, answer, key } = found;
@@ -151,7 +155,7 @@ impl Front {
                         Some(places) => held = places,
                         None => {
                             let admission = Admission::Refused(Answer::Overloaded);
-                            return Admitted { route, grant, edits, held, admission };
+                            return Admitted { route, grant, edits, held, web, admission };
                         }
                     }
                 }
@@ -159,8 +163,9 @@ impl Front {
                     head.extensions.insert(host_as);
                 }
                 let body = RequestBody::new(body, self.gates[number].body_limit);
+                web = self.gates[number].grpc_web.then(|| GrpcWeb::of(&head)).flatten();
                 let edits = request;
-                self.arrive(Arrival { number, head, body, aim, host, origin, edits, key })
+                self.arrive(Arrival { number, head, body, aim, host, origin, edits, key, web })
             }
             (Located::Preflight(_, method), Some(grant)) => {
                 Admission::Refused(Answer::Preflight(grant.preflight(&method, &head.headers)))
@@ -169,7 +174,7 @@ impl Front {
             // Preflights are told apart only where there is a policy.
             (Located::Preflight(..), None) => Admission::Refused(Answer::NotFound),
         };
-        Admitted { route, grant, edits, held, admission }
+        Admitted { route, grant, edits, held, web, admission }
     }
 
     fn arrive(&self, arrival: Arrival) -> Admission {
@@ -234,7 +239,7 @@ impl Front {
 
     /// The rest of the way.
     fn pass(&self, arrival: Arrival, identity: Option<&Identity>) -> Admission {
-        let Arrival { number, mut head, body, aim, host, origin, edits, key } = arrival;
+        let Arrival { number, mut head, body, aim, host, origin, edits, key, web } = arrival;
         let gate = &self.gates[number];
         if body.size_hint().lower() > gate.body_limit {
             return Admission::Refused(Answer::TooLarge { limit: gate.body_limit });
@@ -255,6 +260,10 @@ impl Front {
             head.extensions.insert(Expects);
         }
         remove_hop_by_hop(&mut head.headers);
+        let body = match web {
+            Some(web) => web.request(&mut head, body),
+            None => body,
+        };
         if let Some(wanted) = wanted {
             head.extensions.insert(wanted);
         }

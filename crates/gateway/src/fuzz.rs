@@ -1,6 +1,6 @@
 //! Parts that read what strangers send, each as a function of bytes that checks what must hold for all of them.
 //!
-//! cargo-fuzz calls them from the workspace's folder `fuzz`, for hours and by hand; a test here calls them with the same corpus and with seeded changes of it.
+//! The workspace's folder `fuzz` calls them for as long as somebody likes; a test here calls them with the same corpus and with seeded changes of it.
 
 use std::net::IpAddr;
 
@@ -18,6 +18,12 @@ use crate::{
     routes::{Asked, Entry, Lookup, Methods, Pattern, Table},
 };
 
+#[cfg(feature = "grpc-json")]
+pub use crate::compose::fuzz::{descriptors, document, frames, transcoded};
+#[cfg(feature = "redis")]
+pub use crate::idempotency::fuzz::stored;
+#[cfg(feature = "jwt")]
+pub use crate::identity::fuzz::keys;
 pub use crate::{server::fuzz::request, transport::fuzz::answer};
 
 /// A target of a request, and a `Host` in the line behind it: what is forwarded has one spelling, and stays below the root.
@@ -169,7 +175,7 @@ pub fn config(data: &[u8]) {
 }
 
 /// The fields in lines of `name: value`, as many as a head may have.
-fn fields(data: &[u8]) -> HeaderMap {
+pub(crate) fn fields(data: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(100) {
         let Some(at) = line.iter().position(|byte| *byte == b':') else { continue };

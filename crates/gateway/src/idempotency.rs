@@ -10,6 +10,9 @@ mod store;
 #[cfg(feature = "redis")]
 mod wire;
 
+#[cfg(all(any(test, fuzzing), feature = "redis"))]
+pub(crate) mod fuzz;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use memory::{AnswersInMemory, AnswersStats};

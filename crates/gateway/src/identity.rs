@@ -12,6 +12,9 @@ mod denied;
 mod headers;
 mod requirement;
 
+#[cfg(all(any(test, fuzzing), feature = "jwt"))]
+pub(crate) mod fuzz;
+
 mod api_key_file;
 mod der;
 mod source;

@@ -139,10 +139,12 @@
 //! | the gateway's own certificate is shown, and read again when it changes | `a_gateway_without_a_certificate_that_is_believed_gets_nowhere`, `a_changed_certificate_is_shown_by_new_connections_and_a_broken_one_never` |
 //! | a client that leaves resets the connection, or the stream; what breaks off never looks whole | `who_leaves_resets_the_stream` and its neighbours |
 //! | the body of an answer that does not go on breaks off | `a_body_that_does_not_go_on_breaks_off_and_its_connection_with_it` |
+//! | a call waits for a first instance as long as its upstream says | `a_call_waits_for_a_first_instance_as_long_as_its_upstream_says`, `who_has_no_instance_is_waited_for_as_long_as_the_file_says` |
+//! | what comes before an answer (1xx, by either version) is never taken for it | `interim_answers_are_never_taken_for_the_answer`, `interim_answers_are_passed_over_up_to_a_bound` |
 //! | connections to an instance are bounded, and calls wait for them in their order | `connections_are_bounded_and_those_who_wait_for_one_get_it_in_their_order`, `an_idle_connection_of_another_thread_makes_room` |
 //! | a client that asks before it sends its body is told by its instance | `a_client_that_asks_first_is_told_to_go_on_by_its_instance_and_not_before` |
 //! | an instance that closes idle connections costs no request that may be sent again; others only where the upstream has no [`Connections::fresh_for_unsafe`] | `what_may_be_repeated_never_fails_by_a_connection_that_its_instance_closes`, `by_fresh_connections_everything_is_executed_exactly_once` |
-//! | a plain request takes 25 places on the heap at most | `a_plain_request_takes_few_places_on_the_heap` |
+//! | a plain request takes 15 places on the heap at most | `a_plain_request_takes_few_places_on_the_heap` |
 //! | a connection serves no more calls and no longer than its upstream says | `a_connection_serves_no_more_calls_and_no_longer_than_its_upstream_says` |
 //!
 //! # How clients are served
@@ -155,6 +157,7 @@
 //! | a client that leaves ends its call, and the body of its answer | `a_client_that_leaves_ends_its_call`, `a_client_that_leaves_in_the_middle_of_an_answer_ends_its_body` |
 //! | an answer that breaks off does not look whole, to HTTP/1.0 either | `an_answer_that_breaks_off_does_not_look_whole` |
 //! | slow heads, bodies and readers end | `a_client_that_dribbles_its_head_is_ended`, `a_body_that_stands_still_is_an_error_after_its_time`, `a_client_that_takes_nothing_is_cut` |
+//! | early hints reach a client of HTTP/1.1 before its answer, where the server says so | `early_hints_of_either_version_come_before_the_answer_where_the_server_says_so` |
 //! | a client is told to go on only if somebody wants its body | `a_client_is_told_to_go_on_only_if_somebody_wants_its_body` |
 //! | what does not fit is refused: bodies 413, heads 431, connections of one client | `a_body_above_the_limit_is_413_with_a_length_and_without`, `too_much_head_is_431`, `one_client_has_no_more_connections_than_it_may` |
 //! | resets without an end, and heads without an end, cut the connection | `who_resets_requests_faster_than_they_begin_is_cut`, `who_sends_a_head_without_an_end_is_cut` |
@@ -163,9 +166,26 @@
 //! | fields of a connection do not go on; nobody forges where a request comes from | `fields_of_one_connection_do_not_go_on_and_the_others_do`, `a_stranger_cannot_forge_where_it_comes_from_and_a_trusted_proxy_is_believed` |
 //! | large bodies pass, and slow readers hold their upstream back, in bounded memory | `large_bodies_pass_both_ways_byte_by_byte`, `a_slow_reader_holds_the_upstream_back_and_memory_stays_bounded` |
 //! | another protocol may follow ordinary requests | `an_upgrade_may_follow_ordinary_requests` |
+//! | WebSocket by HTTP/2 (RFC 8441) reaches an instance that speaks it by HTTP/1.1 | `websocket_by_http_2_is_spoken_with_an_instance_of_http_1`, `an_instance_that_does_not_switch_is_no_success_by_http_2` |
 //! | who speaks WebSocket is told that the server leaves (1001), and so is the instance | `who_speaks_websocket_is_told_on_both_sides_that_the_server_leaves_and_it_waits_for_them`, `goodbye_is_said_between_frames_and_never_in_one` |
 //! | the end of the server loses no request | `draining_under_load_loses_no_request`, `on_cores_every_request_is_answered_and_the_end_loses_none` |
 //! | frames that break the rules of HTTP/2 end what they must | `tests/raw/frames.rs` |
+//!
+//! # As an intermediary (RFC 9110, 9112, 9113)
+//!
+//! | fact | test |
+//! |---|---|
+//! | the host of an absolute target wins over the field; there is exactly one | `the_host_of_an_absolute_target_wins_over_the_field`, `there_is_exactly_one_host` |
+//! | a path is forwarded as it was matched; one that servers read in different ways is refused | `what_was_matched_is_what_is_forwarded`, `a_path_that_servers_read_in_different_ways_is_refused` |
+//! | `CONNECT` and `TRACE` go nowhere; the answer to `HEAD` has the length of that to `GET` | `connect_and_trace_go_nowhere`, `head_has_the_length_of_get_and_no_body` |
+//! | `Connection` cannot take away what others decide by, in either direction | `connection_cannot_take_away_what_others_decide_by`, `fields_that_an_instance_names_in_connection_do_not_go_on` |
+//! | an expectation goes on, and is answered once | `an_expectation_goes_on_and_is_answered_once` |
+//! | trailers pass both ways and between the versions, but for those that others would decide by | `trailers_pass_both_ways_between_the_versions`, `trailers_that_others_would_decide_by_do_not_go_on` |
+//! | bytes behind an upgrade that was not granted are a request like any other | `bytes_behind_an_upgrade_that_was_not_granted_are_a_request_like_any_other` |
+//! | cookies of HTTP/2 become one line; requests and answers pass between the versions | `requests_pass_from_http_2_to_http_1_and_their_answers_back` |
+//! | an answer without a `Date` gets one | `a_service_can_end_the_connection_and_an_answer_without_a_date_gets_one` |
+//! | an answer that can be read in two ways is 502, and what is beyond it is nobody's | `an_answer_that_can_be_read_in_two_ways_is_502`, `what_an_instance_says_beyond_its_answer_is_nobody_s` |
+//! | WebSocket passes as it is, in fragments, byte by byte, and with its close | `messages_of_every_length_come_back` and its neighbours |
 //!
 //! # Who sends, and who may read
 //!
@@ -217,6 +237,8 @@
 //! | web pages do not reach their listener, and beyond loopback it asks for a token (feature `admin`) | `a_web_page_cannot_reach_it_on_loopback`, `a_token_is_asked_for_but_by_probes` |
 //! | routes, upstreams, circuits and splits are shown, and changed | `routes_upstreams_and_circuits_are_shown_and_circuits_are_forced`, `weights_that_an_operator_has_set_go_on_until_the_file_says_otherwise` |
 //! | who drains is not ready, and serves on | `who_drains_is_not_ready_and_serves_on` |
+//! | calls, retries, circuits, quotas, the file and the process are on the page of metrics | `calls_retries_and_circuits_of_an_upstream_are_counted_over_all_its_routes`, `the_page_of_metrics_goes_on_and_tells_what_became_of_the_file` |
+//! | of many circuits those that are not closed are shown first | `of_many_circuits_those_that_are_not_closed_are_shown_before_all_others` |
 //! | a line for each request, and a disk that is stuck holds up nobody | `a_disk_that_is_stuck_costs_lines_that_are_counted_and_no_request_waits` |
 //! | a file is checked as a whole, and exchanged in one step (feature `config`, whose page has more) | `a_file_that_is_wrong_changes_nothing_and_is_told`, `a_hundred_reloads_under_load_fail_no_request` |
 //!
@@ -230,6 +252,8 @@
 //! | both directions flow at once, a request may end long before its answer does, trailers arrive | `both_directions_of_a_call_flow_at_once_and_the_answer_goes_on_after_the_request_has_ended` |
 //! | gRPC-Web and Connect arrive as they were sent, by HTTP/1.1 and HTTP/2 | `grpc_web_and_connect_pass_as_they_are_with_the_messages_that_end_them` |
 //! | a reader that stops stops the instance | `a_reader_that_stops_stops_the_instance` |
+//! | clients of gRPC-Web reach services that speak gRPC alone ([`Route::grpc_web`]), by bytes or base64, and pages may read the status | `tonics_client_of_grpc_web_calls_a_service_that_speaks_grpc_alone`, `a_browser_that_sends_base64_gets_base64_and_may_read_the_status` |
+//! | their messages are passed on one by one, and a page that does not read stops the service | `each_message_of_a_stream_arrives_before_the_next_one_is_sent`, `a_page_that_does_not_read_stops_the_service` |
 //! | the gateway's own answers are those of the protocol | `answers_of_the_gateways_own_are_told_as_each_protocol_has_them` |
 //!
 //! # Guarantees
@@ -251,7 +275,7 @@
 //!
 //! # What it does not do
 //!
-//! No WebSocket over HTTP/2; early hints (103) of instances are not passed on; gRPC-Web is not translated to gRPC. A connection that asks for another protocol is hyper's from then on, whose reading of
+//! No WebSocket over HTTP/2 to instances: clients that speak it so are connected by HTTP/1.1. Early hints (103) of instances reach clients of HTTP/1.1 alone, and only if the server is [told so](Server::early_hints). A connection that asks for another protocol is hyper's from then on, whose reading of
 //! heads is laxer.
 //!
 //! # Features
@@ -264,7 +288,7 @@
 //! - `config`: `config`, a gateway out of a TOML file. It brings `admin`, `grpc-json`, `jwt`, `tls` and the crate toml.
 //! - `etcd`: services that etcd knows, in that file. It brings what `EtcdRegistry` does.
 //! - `redis`: quotas and answers for `Idempotency-Key` that gateways share: `Route::shared_quota`, `AnswersInRedis`, and `[redis]` in that file. It brings the crate redis.
-//! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, base64, serde and serde_json; keys from `https` need `tls` as well.
+//! - `jwt`: `Jwt`, senders by signed tokens. It brings ring, serde and serde_json; keys from `https` need `tls` as well.
 //!
 //! # Memory
 //!
@@ -285,6 +309,7 @@ mod cors;
 mod idempotency;
 
 mod access_log;
+mod report;
 mod server;
 mod stats;
 
@@ -304,8 +329,16 @@ mod answer;
 mod body;
 mod buffers;
 mod dialect;
+mod grpc_web;
+mod hints;
 mod socket;
 mod spare;
+#[cfg(any(feature = "config", feature = "tls"))]
+#[cfg_attr(
+    not(feature = "config"),
+    allow(dead_code, unreachable_pub, reason = "files of settings are asked for more")
+)]
+mod stamps;
 
 #[cfg(feature = "config")]
 pub mod config;

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, num::NonZeroUsize, sync::Arc};
 #[cfg(feature = "redis")]
 use std::{future::Future, pin::Pin, time::Duration};
 
-use gusset_call::{Limited, QuotaPolicy, Refusal, ServiceLimit};
+use gusset_call::{Limited, QuotaPolicy, ServiceLimit};
 use gusset_ratelimit::{Greedy, Keyed, Quota, Stats, network};
 #[cfg(feature = "redis")]
 use gusset_ratelimit::{RedisDenied, RedisLimiter, WireKey};
@@ -108,7 +108,7 @@ impl fmt::Debug for KeyOf {
 /// use gusset_ratelimit::Quota;
 ///
 /// let quota = CommonQuota::new(Quota::per_minute(100));
-/// let routes = ["/", "/{*rest}"].map(|path| Route::new(path).to("orders").quota_in_common(quota.clone()));
+/// let routes = ["/orders", "/orders/{*rest}"].map(|path| Route::new(path).to("orders").quota_in_common(quota.clone()));
 /// # drop(routes);
 /// ```
 ///

@@ -8,6 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use gusset_call::BoxError;
+use gusset_sidecar::Metrics;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -53,6 +54,17 @@ impl Live {
     #[must_use]
     pub fn swap(&self, gateway: Gateway) -> Gateway {
         Gateway::clone(&self.0.swap(Arc::new(gateway)))
+    }
+
+    /// Adds how the gateway that serves stands ([`Gateway::report`]) to whatever `metrics` renders, for as long as this is there. To do it twice changes nothing but the work.
+    pub fn report_to(&self, metrics: &Metrics) {
+        // The gateway has the metrics, so they must not have it.
+        let live = Arc::downgrade(&self.0);
+        metrics.on_render(move |samples| {
+            if let Some(live) = live.upgrade() {
+                live.load().report(samples);
+            }
+        });
     }
 
     /// The one that requests go to.

@@ -4,6 +4,7 @@ mod answers;
 mod condition;
 mod edits;
 mod route;
+mod senders;
 mod upstream;
 
 mod methods;

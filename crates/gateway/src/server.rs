@@ -3,6 +3,8 @@
 mod body;
 mod clients;
 mod connection;
+#[cfg(feature = "http2")]
+mod extended;
 mod http1;
 mod hub;
 mod listener;
@@ -80,6 +82,7 @@ pub struct Server {
     send_timeout: Duration,
     linger: Duration,
     drain_limit: Duration,
+    early_hints: bool,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
 }
@@ -94,6 +97,7 @@ impl Default for Server {
             send_timeout: Duration::from_secs(60),
             linger: Duration::from_secs(1),
             drain_limit: Duration::from_secs(30),
+            early_hints: false,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -159,6 +163,15 @@ impl Server {
     #[must_use]
     pub fn drain_limit(mut self, span: Duration) -> Self {
         self.drain_limit = span;
+        self
+    }
+
+    /// Tells clients of HTTP/1.1 what instances say before their answers: early hints (103), with their `Link` and `Content-Security-Policy`, up to 16 KiB. Default no, for
+    /// some clients take such a head for the answer (RFC 8297, 3), and browsers ask for it over HTTP/2 alone, which has no place for it here. Those of HTTP/1.0 never get one. Costs
+    /// each request two places on the heap.
+    #[must_use]
+    pub const fn early_hints(mut self) -> Self {
+        self.early_hints = true;
         self
     }
 

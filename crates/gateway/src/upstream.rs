@@ -6,15 +6,20 @@ mod picker;
 mod policy;
 
 use std::{
-    collections::HashMap, fmt, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration,
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use gusset_breaker::{Circuit, Circuits, Policy};
 use gusset_call::{BoxError, NoInstance, Open, Overloaded};
 use gusset_registry::{Balance, Fleet, Http, Instance, MakeEndpoint, Registry, Watch};
 use gusset_sidecar::{
-    Backoff, Budget, Classify, DeadlineLayer, HedgePolicy, Retry, RetryLayer, RetryPolicy,
-    TraceLayer, Transient, Verdict, WithDeadline,
+    Backoff, Budget, Classify, DeadlineLayer, HedgeLayer, HedgePolicy, Metrics, Retry, RetryLayer,
+    RetryPolicy, RetryStats, Samples, TraceLayer, Transient, Verdict, WithDeadline,
 };
 use http::Response;
 use tower_layer::Layer;
@@ -40,6 +45,11 @@ pub(crate) struct Shared {
     budget: Budget,
     /// Of its routes that have none of their own.
     retry: Option<RetryPolicy>,
+    /// What the retries of all its routes are counted with, and their hedges, if one has some.
+    counted: RetryLayer,
+    hedges: Arc<OnceLock<HedgeLayer>>,
+    /// Whether it is among the figures of upstreams.
+    pub(crate) measured: bool,
     /// What tells of its instances, and would end if nobody held it.
     _source: Option<Source>,
 }
@@ -53,6 +63,8 @@ pub(crate) struct Setup {
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) pool: Pool,
     pub(crate) traces: TraceLayer,
+    /// Where the calls of instances are counted.
+    pub(crate) metrics: Metrics,
     pub(crate) breaker: Policy,
     pub(crate) pick: Picker,
     pub(crate) fleet: Fleet,
@@ -70,6 +82,7 @@ impl Shared {
         let circuits = Circuits::new(breaker, Instances::CIRCUITS);
         let (watch, source) = watch(upstream, &setup.registry);
         let traces = setup.traces.clone().upstream(watch.service().clone());
+        let traces = if policy.measured { traces.metrics(setup.metrics.clone()) } else { traces };
         let transport = Arc::new(policy.transport.clone());
         let named = matches!(upstream.0, Place::Hosts(_));
         let instances = Instances { pool: setup.pool.clone(), transport, traces, circuits, named };
@@ -77,11 +90,23 @@ impl Shared {
             .protocol(Http)
             .pick(policy.pick.clone().unwrap_or_else(|| setup.pick.clone()))
             .among(upstream.narrow(policy.fleet.clone().unwrap_or_else(|| setup.fleet.clone())));
+        if let Some(span) = policy.wait {
+            balance = balance.wait(span);
+        }
         if let Some(ejection) = policy.ejection.clone() {
             balance = balance.eject(ejection);
         }
         let (budget, retry) = (Budget::default(), policy.retry.clone());
-        Self { instances, balance, budget, retry, _source: source }
+        Self {
+            instances,
+            balance,
+            budget,
+            retry,
+            counted: RetryLayer::new(RetryPolicy::default()),
+            hedges: Arc::default(),
+            measured: policy.measured,
+            _source: source,
+        }
     }
 
     pub(crate) fn caller(
@@ -92,10 +117,31 @@ impl Shared {
     ) -> Caller {
         let retry = retry.or_else(|| self.retry.clone()).unwrap_or_else(|| self.default_retry());
         let judge = Judge { upstream: Arc::new(self.clone()) };
-        let attempts = Attempts::new(self.balance.clone(), hedge, judge.clone());
-        let retry = RetryLayer::new(retry).classify(judge).layer(attempts);
+        let hedge = hedge.map(|policy| self.hedge(policy, judge.clone()));
+        let attempts = Attempts::new(self.balance.clone(), hedge.as_ref());
+        let retry = RetryLayer::new(retry).counted_with(&self.counted);
+        let retry = retry.classify(judge).layer(attempts);
         // In its extensions each attempt would have to copy it; nothing between here and there hands a request to another task.
         DeadlineLayer::server(timeout).only_in_context().layer(retry)
+    }
+
+    fn hedge(&self, policy: HedgePolicy, judge: Judge) -> HedgeLayer<Judge> {
+        let layer = HedgeLayer::new(policy).classify(judge);
+        // What counts has no way back to this, or neither would ever go.
+        let counts = self.hedges.get_or_init(|| HedgeLayer::new(HedgePolicy::default()));
+        layer.counted_with(counts)
+    }
+
+    /// Adds what became of its calls, under this name.
+    pub(crate) fn retries(&self) -> RetryStats {
+        self.counted.stats()
+    }
+
+    pub(crate) fn report(&self, name: &str, samples: &mut Samples) {
+        self.counted.report(name, samples);
+        if let Some(hedges) = self.hedges.get() {
+            hedges.report(name, samples);
+        }
     }
 
     fn default_retry(&self) -> RetryPolicy {
@@ -235,6 +281,7 @@ mod tests {
             registry: Arc::new(MemoryRegistry::default()),
             pool: Pool::new(),
             traces: TraceLayer::client(Recorder::with_capacity("test", 0)),
+            metrics: Metrics::new(),
             breaker: Policy::default(),
             pick: Picker::default(),
             fleet: Fleet::new(),

@@ -93,7 +93,7 @@ async fn routes_upstreams_and_circuits_are_shown_and_circuits_are_forced() {
     assert_eq!(upstreams[&id][0]["health"], "healthy");
 
     let order = |order: &str| request("POST", &format!("/upstreams/{id}/{id}/{order}"));
-    assert_eq!(answered(&admin, order("open")).await.1["circuit"], "forced open");
+    assert_eq!(answered(&admin, order("open")).await.1["circuit"], "forced_open");
     assert_eq!(ask().await, 503);
     assert_eq!(answered(&admin, order("reset")).await.1["circuit"], "closed");
     assert_eq!(ask().await, 200);

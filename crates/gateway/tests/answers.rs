@@ -12,8 +12,9 @@ use axum::{
 use bytes::Bytes;
 use common::*;
 use gusset_breaker::{Policy, State};
-use gusset_gateway::{AuthError, CommonQuota, Gateway, Identity, PeerAddr, Route};
+use gusset_gateway::{AuthError, CommonQuota, Gateway, Identity, PeerAddr, Route, UpstreamPolicy};
 use gusset_ratelimit::Quota;
+use gusset_registry::MemoryRegistry;
 use gusset_sidecar::RetryPolicy;
 use http::{Method, Request, request::Parts};
 use http_body_util::Full;
@@ -268,6 +269,25 @@ async fn no_instance_is_503() {
 }
 
 #[tokio::test]
+async fn a_call_waits_for_a_first_instance_as_long_as_its_upstream_says() {
+    for (wait, waited) in [(None, 1_000), (Some(0), 0), (Some(3_000), 3_000)] {
+        let policy = UpstreamPolicy::new();
+        let policy = match wait {
+            Some(millis) => policy.wait(Duration::from_millis(millis)),
+            None => policy,
+        };
+        let builder = Gateway::builder(MemoryRegistry::default()).upstream("none", policy);
+        let gateway = builder.route(Route::new("/a").to("none")).build().unwrap();
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(ask(&gateway, to("/a")).await.status(), 503);
+        let took = begun.elapsed().as_millis();
+        assert!((waited..waited + 50).contains(&took), "{took} ms for {wait:?}");
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
 async fn an_open_circuit_is_503_and_says_when_to_come_back() {
     let service =
         upstream(Router::new().route("/a", get(async || http::StatusCode::INTERNAL_SERVER_ERROR)))
@@ -286,6 +306,25 @@ async fn an_open_circuit_is_503_and_says_when_to_come_back() {
     assert_eq!(open.headers()["retry-after"], "60");
     problem(open).await;
     assert_eq!(gateway.breakers()[0].circuit.state(), State::Open);
+}
+
+#[tokio::test]
+async fn a_grpc_code_counts_in_the_circuit_as_5xx_does() {
+    let said = async |code: http::HeaderMap| [("grpc-status", code["code"].clone())];
+    let service = upstream(Router::new().route("/a", get(said))).await;
+    let registry = registry("shop", &[service.address]).await;
+    let gateway = Gateway::builder(registry)
+        .route(Route::new("/a").to("shop"))
+        .breaker(Policy::consecutive(2))
+        .build()
+        .unwrap();
+    // 9 is FAILED_PRECONDITION, a decision of a service that works; 13 is INTERNAL.
+    for (code, state) in
+        [("13", State::Closed), ("9", State::Closed), ("13", State::Closed), ("13", State::Open)]
+    {
+        assert_eq!(ask(&gateway, to("/a").header("code", code)).await.status(), 200);
+        assert_eq!(gateway.breakers()[0].circuit.state(), state, "{code}");
+    }
 }
 
 #[tokio::test]

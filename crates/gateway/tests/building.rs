@@ -10,7 +10,7 @@ use gusset_gateway::{
     Upstream,
 };
 use gusset_registry::MemoryRegistry;
-use gusset_sidecar::{Metrics, Recorder};
+use gusset_sidecar::{Metrics, Recorder, SpanKind};
 use http::{Method, StatusCode, request::Parts};
 
 fn built(routes: impl IntoIterator<Item = Route>) -> Result<Gateway, BuildError> {
@@ -168,12 +168,18 @@ async fn requests_are_counted_by_route_and_traced_with_their_attempts() {
         }
     }
     let snapshot = metrics.snapshot();
-    let series =
-        snapshot.series.iter().map(|s| (s.route.as_deref(), s.status, s.durations.count()));
+    let of = |kind: SpanKind| {
+        let series = snapshot.series.iter().filter(move |series| series.kind == kind);
+        let told = series
+            .map(|s| (s.route.as_deref().or(s.peer.as_deref()), s.status, s.durations.count()));
+        told.collect::<Vec<_>>()
+    };
     assert_eq!(
-        series.collect::<Vec<_>>(),
+        of(SpanKind::Server),
         [(None, Some(404), 1), (Some("/mine"), Some(401), 1), (Some("/users/{id}"), Some(200), 2)]
     );
+    let upstream = service.address.to_string();
+    assert_eq!(of(SpanKind::Client), [(Some(&*upstream), Some(200), 2)]);
     let stats = gateway.stats();
     assert_eq!((stats[0].answers, stats[0].refused), ([0, 2, 0, 0, 0], 0));
     assert_eq!((stats[1].answers, stats[1].refused), ([0, 0, 0, 1, 0], 1));

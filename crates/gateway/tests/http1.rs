@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use common::*;
 use gusset_call::BoxError;
-use gusset_gateway::{ClientBody, Gateway, Route, Server, Upstream};
+use gusset_gateway::{ClientBody, Gateway, Route, Server, Transport, Upstream, UpstreamPolicy};
 use gusset_registry::MemoryRegistry;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
@@ -527,4 +527,82 @@ async fn a_request_with_two_lengths_never_comes_to_an_instance() {
     let smuggling = "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
     assert!(raw(front.address, smuggling).await.starts_with("HTTP/1.1 400 "));
     assert!(seen.try_recv().is_err());
+}
+
+/// An instance that gives a hint, and its answer when it is told to.
+async fn hinting(by_http_2: bool) -> (SocketAddr, mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (go, mut told) = mpsc::channel::<()>(1);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if by_http_2 {
+                #[cfg(feature = "http2")]
+                {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        let hint = Response::builder().status(103).header("link", "</a.css>");
+                        respond.send_informational(hint.body(()).unwrap()).unwrap();
+                        // The connection has to go on meanwhile.
+                        tokio::select! {
+                            _ = std::future::poll_fn(|cx| connection.poll_closed(cx)) => return,
+                            _ = told.recv() => {}
+                        }
+                        let mut body = respond.send_response(Response::new(()), false).unwrap();
+                        body.send_data("ok".into(), true).unwrap();
+                    }
+                }
+                continue;
+            }
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nX-Inside: 1\r\n\r\n";
+            stream.write_all(hint).await.unwrap();
+            told.recv().await;
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    (address, go)
+}
+
+#[tokio::test]
+async fn early_hints_of_either_version_come_before_the_answer_where_the_server_says_so() {
+    for by_http_2 in [false, cfg!(feature = "http2")] {
+        let (address, go) = hinting(by_http_2).await;
+        let to = Upstream::fixed([address]);
+        let transport = match by_http_2 {
+            #[cfg(feature = "http2")]
+            true => Transport::http2(),
+            _ => Transport::http1(),
+        };
+        let gateway = Gateway::builder(MemoryRegistry::default())
+            .upstream(to.clone(), UpstreamPolicy::new().transport(transport))
+            .route(Route::new("/{*rest}").to(to))
+            .build()
+            .unwrap();
+        for (server, version, hinted) in [
+            (Server::new().early_hints(), "1.1", true),
+            (Server::new().early_hints(), "1.0", false),
+            (Server::new(), "1.1", false),
+        ] {
+            let front = front_by(server, gateway.clone()).await;
+            let mut client = TcpStream::connect(front.address).await.unwrap();
+            let request = format!("GET /a HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            if hinted {
+                let hint = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+                let mut said = vec![0; hint.len()];
+                timeout(LONG, client.read_exact(&mut said)).await.unwrap().unwrap();
+                assert_eq!(String::from_utf8_lossy(&said), hint, "before there is an answer");
+            }
+            go.send(()).await.unwrap();
+            let mut said = String::new();
+            timeout(LONG, client.read_to_string(&mut said)).await.unwrap().unwrap();
+            assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.contains("ok"), "{said}");
+            assert!(!said.contains(" 103 ") && !said.contains("link"), "{said}");
+        }
+    }
 }

@@ -316,7 +316,7 @@ impl Leaving {
         let ended = tokio::spawn(async { server.await.unwrap() });
         let instance = Instance::new("shop", "127.0.0.1", port).with_id(format!("shop-{id}"));
         let registration = Registration::spawn(registry.clone(), instance);
-        registration.registered().await;
+        registration.registered().await.unwrap();
         Self { registration, stop, ended }
     }
 

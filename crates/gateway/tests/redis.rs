@@ -55,7 +55,7 @@ mod quotas {
 
     /// With a wait so long that a busy machine does not decide what happens.
     fn gateway(redis: &Redis, to: &Running, when_away: WhenAway) -> Gateway {
-        let policy = RedisPolicy::default().wait(Duration::from_secs(10));
+        let policy = RedisPolicy::default().call_within(Duration::from_secs(10));
         let server = RedisServer::with_policy(&redis.url(), policy).unwrap();
         let quota = Quota::new(5, Duration::from_secs(100_000));
         let limiter = RedisLimiter::new(&server, "route", quota).when_away(when_away);

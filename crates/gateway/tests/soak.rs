@@ -23,7 +23,7 @@ use std::{
 };
 
 use gusset_breaker::Policy;
-use gusset_gateway::{Gateway, Route, Server, Upstream};
+use gusset_gateway::{Gateway, Live, Route, Server, Upstream};
 use gusset_registry::MemoryRegistry;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -158,6 +158,27 @@ async fn instances(seen: Arc<Seen>, addresses: oneshot::Sender<Vec<SocketAddr>>)
         running[which] = tokio::spawn(instance(listener, seen.clone(), (round << 40) + round));
     }
     running.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+fn gateway(addresses: &[SocketAddr]) -> Gateway {
+    let route = Route::new("/{*rest}").to(Upstream::fixed(addresses.iter().copied()));
+    // An instance that comes back is to be used at once: it is about requests here, and not about circuits.
+    let patient = Policy::default().slow_after(Duration::MAX).open_for(Duration::from_millis(100));
+    Gateway::builder(MemoryRegistry::default()).breaker(patient).route(route).build().unwrap()
+}
+
+/// One gateway takes the place of the other, and each of them is left in the end.
+async fn exchange(live: Live, addresses: Vec<SocketAddr>, seen: Arc<Seen>) {
+    let mut before: Vec<(Gateway, Instant)> = Vec::new();
+    while !seen.over.load(SeqCst) || !before.is_empty() {
+        sleep(Duration::from_millis(300)).await;
+        before.retain(|(gateway, _)| !gateway.is_left());
+        let kept = before.iter().map(|(_, since)| since.elapsed()).max().unwrap_or_default();
+        assert!(kept < Duration::from_secs(120), "a gateway is never left");
+        if !seen.over.load(SeqCst) {
+            before.push((live.swap(gateway(&addresses)), Instant::now()));
+        }
+    }
 }
 
 /// A client of its own connection, one request after the other.
@@ -319,13 +340,12 @@ async fn under_faults_nothing_is_lost_doubled_or_kept() {
     let seen = Arc::<Seen>::default();
     let (told, addresses) = oneshot::channel();
     let instances = tokio::spawn(instances(seen.clone(), told));
-    let route = Route::new("/{*rest}").to(Upstream::fixed(addresses.await.unwrap()));
-    // An instance that comes back is to be used at once: it is about requests here, and not about circuits.
-    let patient = Policy::default().slow_after(Duration::MAX).open_for(Duration::from_millis(100));
-    let gateway = Gateway::builder(MemoryRegistry::default()).breaker(patient).route(route);
+    let addresses = addresses.await.unwrap();
+    let live = Live::new(gateway(&addresses));
+    let exchanging = tokio::spawn(exchange(live.clone(), addresses, seen.clone()));
     let front = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let gateway = gateway.build().unwrap();
+    let gateway = live.clone();
     let served = tokio::spawn(async move {
         let stopped = async { drop(stopped.await) };
         let cores = NonZeroUsize::new(2).unwrap();
@@ -359,6 +379,8 @@ async fn under_faults_nothing_is_lost_doubled_or_kept() {
         client.await.unwrap();
     }
     instances.await.unwrap();
+    exchanging.await.unwrap();
+    drop(live);
     stop.send(()).unwrap();
     timeout(Duration::from_secs(120), served).await.unwrap().unwrap().unwrap();
 

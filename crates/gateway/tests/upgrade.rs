@@ -3,6 +3,8 @@
 
 mod common;
 
+#[cfg(feature = "http2")]
+use std::future::Future;
 use std::{net::SocketAddr, time::Duration};
 
 use common::*;
@@ -199,4 +201,86 @@ async fn a_tunnel_keeps_its_place_and_is_cut_when_the_drain_takes_too_long() {
     let mut rest = Vec::new();
     let end = timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await;
     assert!(end.is_ok(), "it is cut");
+}
+
+/// A client of HTTP/2 that asks for WebSocket: the answer, and both halves of the stream.
+#[cfg(feature = "http2")]
+async fn by_http_2(
+    front: &Front,
+    path: &str,
+) -> (http::Response<h2::RecvStream>, h2::SendStream<bytes::Bytes>) {
+    let stream = TcpStream::connect(front.address).await.unwrap();
+    let (send, mut connection) = h2::client::handshake(stream).await.unwrap();
+    // The settings of the server come first.
+    let ready = async {
+        while !send.is_extended_connect_protocol_enabled() {
+            let polled = std::future::poll_fn(|cx| {
+                let _ = std::pin::Pin::new(&mut connection).poll(cx);
+                std::task::Poll::Ready(())
+            });
+            polled.await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), ready).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::connect(front.url(path))
+        .extension(h2::ext::Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13")
+        .body(())
+        .unwrap();
+    let mut send = send.ready().await.unwrap();
+    let (answer, body) = send.send_request(request, false).unwrap();
+    (timeout(Duration::from_secs(60), answer).await.unwrap().unwrap(), body)
+}
+
+#[cfg(feature = "http2")]
+async fn heard(body: &mut h2::RecvStream, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        let data = timeout(Duration::from_secs(60), body.data()).await.unwrap().unwrap().unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        bytes.extend_from_slice(&data);
+    }
+    bytes
+}
+
+#[cfg(feature = "http2")]
+#[tokio::test]
+async fn websocket_by_http_2_is_spoken_with_an_instance_of_http_1() {
+    let (address, mut heads, mut ends) = instance(SWITCHES).await;
+    let server = Server::new().linger(Duration::ZERO).drain_limit(Duration::from_secs(60));
+    let front = front_by(server, gateway(address)).await;
+    let (answer, mut send) = by_http_2(&front, "/chat").await;
+    assert_eq!(answer.status(), 200);
+    for name in ["connection", "upgrade", "sec-websocket-accept"] {
+        assert!(!answer.headers().contains_key(name), "{name}");
+    }
+    let asked = heads.recv().await.unwrap();
+    assert!(asked.starts_with("get /chat http/1.1\r\n"), "{asked}");
+    assert!(asked.contains("\r\nconnection: upgrade\r\nupgrade: websocket\r\n"), "{asked}");
+    assert!(asked.contains("\r\nsec-websocket-key: "), "{asked}");
+    let mut body = answer.into_body();
+    assert_eq!(heard(&mut body, 5).await, b"first");
+    for round in 0..20u8 {
+        send.send_data(vec![round; 2_000].into(), false).unwrap();
+        assert_eq!(heard(&mut body, 2_000).await, [round; 2_000]);
+    }
+    send.send_data("last".into(), true).unwrap();
+    assert_eq!(heard(&mut body, 4).await, b"last");
+    while let Some(rest) = timeout(Duration::from_secs(60), body.data()).await.unwrap() {
+        assert!(rest.unwrap().is_empty(), "it ends, and says no more");
+    }
+    assert_eq!(ends.recv().await.unwrap().unwrap(), 40_004);
+}
+
+#[cfg(feature = "http2")]
+#[tokio::test]
+async fn an_instance_that_does_not_switch_is_no_success_by_http_2() {
+    let plain = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (address, _heads, _ends) = instance(plain).await;
+    let front = front_by(Server::new(), gateway(address)).await;
+    for (path, status) in [("/chat", 502), ("/plain", 502), ("/nowhere", 404)] {
+        assert_eq!(by_http_2(&front, path).await.0.status(), status, "{path}");
+    }
 }

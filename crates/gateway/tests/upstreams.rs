@@ -11,7 +11,7 @@ use gusset_gateway::{Gateway, HostHeader, Picker, Route, Transport, Upstream, Up
 use gusset_registry::{
     LocalRoundRobin, MemoryRegistry, Random, RoundRobin, WeightedRoundRobin, hash_key,
 };
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderName, HeaderValue};
 
 /// Tells the version and the host that an instance sees.
 async fn seen(request: Request) -> String {
@@ -104,7 +104,7 @@ mod http2 {
     }
 
     /// Answers as a service of gRPC does: with its status behind the body.
-    async fn grpc(request: axum::extract::Request) -> Response<axum::body::Body> {
+    async fn grpc(request: axum::extract::Request) -> http::Response<axum::body::Body> {
         let version = format!("{:?}", request.version());
         let te = request.headers().get("te").cloned();
         let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -112,7 +112,7 @@ mod http2 {
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let frames = [Ok::<_, std::io::Error>(Frame::data(body)), Ok(Frame::trailers(trailers))];
         let frames = futures_of(frames);
-        Response::builder()
+        http::Response::builder()
             .header("content-type", "application/grpc")
             .header("x-version", version)
             .header("x-te", te.unwrap_or(HeaderValue::from_static("none")))

@@ -162,7 +162,7 @@ impl<K: ?Sized> AllOf<K> {
             .iter()
             .filter_map(|part| part.limit.test(key, cost).err().map(|refused| (part, refused)));
         refusals.max_by_key(|(_, refused)| match refused {
-            Refused::Limited(limited) => gusset_call::Refusal::retry_after(limited),
+            Refused::Limited(limited) => limited.retry_after(),
             Refused::Inadmissible(_) => Some(std::time::Duration::MAX),
         })
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gusset_call::{BoxError, Limited, QuotaPolicy, Refusal, ServiceLimit};
+use gusset_call::{BoxError, Limited, QuotaPolicy, ServiceLimit};
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;

@@ -245,6 +245,11 @@ mod network;
 #[cfg(feature = "redis")]
 mod redis;
 
+/// What the fuzz targets of the workspace's folder `fuzz` call.
+#[cfg(all(any(test, fuzzing), feature = "http"))]
+#[doc(hidden)]
+pub mod fuzz;
+
 #[cfg(feature = "http")]
 pub use all_headers::{AllHeaders, AllHeadersLayer};
 pub use all_of::{AllOf, Charge, Exceeded};

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use gusset_call::{BoxError, Refusal, refusal_in};
+use gusset_call::{BoxError, refusal_in};
 use gusset_ratelimit::{Denied, Keyed, Limited, Quota, RateLimitLayer, RateLimiter, WithoutKey};
 use tokio::time::{advance, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};

@@ -15,7 +15,6 @@ use std::{
 
 use gusset_ratelimit::{
     Concurrency, ConcurrencyLimit, ConcurrencyLimitLayer, ConcurrencyLimiter, Overloaded, Priority,
-    Refusal,
 };
 use tokio::{
     sync::Semaphore,

@@ -276,7 +276,7 @@ proptest! {
         prop_assert!(left * u128::from(per) <= u128::from(tokens) * window * 1_000, "{field} of {quota:?}");
         if left == 0 && window > 0 {
             let limited = limiter.check();
-            let wait = limited.err().and_then(|limited| gusset_call::Refusal::retry_after(&limited));
+            let wait = limited.err().and_then(|limited| limited.retry_after());
             prop_assert!(wait.is_none_or(|wait| u128::from(wait.as_secs()) <= window));
         }
     }

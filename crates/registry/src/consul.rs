@@ -52,6 +52,9 @@ mod timers;
 mod topic;
 mod walk;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 #[cfg(feature = "checks")]
 pub use active::ActiveChecks;
 pub use policy::ConsulPolicy;

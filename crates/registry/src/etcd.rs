@@ -24,6 +24,9 @@ mod rpc;
 mod connector;
 mod link;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 pub use policy::EtcdPolicy;
 pub use registry::EtcdRegistry;
 pub use state::{EtcdState, EtcdStats};

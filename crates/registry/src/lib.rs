@@ -9,8 +9,8 @@
 //! let _sweeper = registry.spawn_sweeper();
 //! let one = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.7", 80));
 //! let two = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.8", 80));
-//! one.registered().await;
-//! two.registered().await;
+//! one.registered().await.unwrap();
+//! two.registered().await.unwrap();
 //!
 //! // A real maker returns a client for the instance: `ToInstance` (feature `http`), or a channel of tonic.
 //! let cart = Balance::new(registry.watch("cart"), |instance: &Instance| {
@@ -173,6 +173,11 @@ mod sync;
 mod table;
 #[cfg(any(feature = "consul", feature = "remote"))]
 mod wire;
+
+/// What the fuzz targets of the workspace's folder `fuzz` call.
+#[cfg(all(any(test, fuzzing), any(feature = "consul", feature = "etcd", feature = "remote")))]
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use balance::{
     Balance, BalanceStats, Candidates, Chooser, Chosen, Connector, Consistent, Ejection, Eligible,

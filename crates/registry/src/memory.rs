@@ -1,4 +1,6 @@
 mod directory;
+#[cfg(all(any(test, fuzzing), feature = "consul", feature = "file"))]
+pub(crate) mod fuzz;
 mod lease;
 #[cfg(feature = "file")]
 mod saver;

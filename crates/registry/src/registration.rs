@@ -27,7 +27,7 @@ use crate::{Error, Instance, Registry};
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 /// let registry = MemoryRegistry::default();
 /// let registration = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.7", 8080));
-/// registration.registered().await;
+/// registration.registered().await.unwrap();
 /// assert_eq!(registry.discover("cart").await.unwrap().instances().len(), 1);
 ///
 /// registration.close().await.unwrap();
@@ -130,10 +130,22 @@ impl Registration {
         self.error.load_full()
     }
 
-    /// Waits until the registry has answered; through an outage of the registry, that is until it is over. Whether
-    /// it took the instance is told by [`Registration::state`].
-    pub async fn registered(&self) {
+    /// Waits until the registry has taken the instance; through an outage of the registry, that is until it is over.
+    ///
+    /// # Errors
+    ///
+    /// Why the registry will not have it, see [`RegistrationState::Lost`]. The task goes on asking.
+    ///
+    /// # Cancellation
+    ///
+    /// The task goes on.
+    pub async fn registered(&self) -> Result<(), Arc<Error>> {
         self.reached(|state| !matches!(state, RegistrationState::Retrying { .. })).await;
+        match self.state() {
+            // Without a reason it has been taken since.
+            RegistrationState::Lost => self.last_error().map_or(Ok(()), Err),
+            _ => Ok(()),
+        }
     }
 
     /// Asks callers not to use the instance any more, and waits until the registry knows it; through an outage

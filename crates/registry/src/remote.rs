@@ -27,6 +27,9 @@ mod pool;
 
 mod address;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 pub use kv::{KvEntry, RemoteKv};
 pub use kv_watch::{KvSnapshot, KvWatch};
 pub use policy::RemotePolicy;

@@ -60,7 +60,7 @@ async fn a_healthy_process_is_back_after_every_kind_of_outage() {
             let remote = Remote::default();
             let _sweeper = remote.engine().spawn_sweeper();
             let registration = Registration::spawn(remote.clone(), well("a"));
-            registration.registered().await;
+            registration.registered().await.unwrap();
             remote.set(outage);
             sleep(Duration::from_secs(lasts)).await;
             remote.restart_empty();
@@ -78,7 +78,7 @@ async fn a_healthy_process_is_back_after_every_kind_of_outage() {
 async fn who_was_removed_by_somebody_else_is_back_with_the_next_heartbeat() {
     let remote = Remote::default();
     let registration = Registration::spawn(remote.clone(), well("a"));
-    registration.registered().await;
+    registration.registered().await.unwrap();
     remote.engine().deregister(key("a")).await.unwrap();
     sleep(TTL / 3).await;
     assert_eq!(remote.health().await, Some(Health::Healthy));
@@ -93,7 +93,7 @@ async fn a_first_registration_that_fails_is_not_the_last() {
     sleep(Duration::from_secs(600)).await;
     assert!(remote.failed.load(SeqCst) > 100);
     remote.set(Mode::Up);
-    timeout(Duration::from_secs(5), registration.registered()).await.unwrap();
+    timeout(Duration::from_secs(5), registration.registered()).await.unwrap().unwrap();
     assert_eq!(remote.health().await, Some(Health::Healthy));
 }
 
@@ -326,9 +326,11 @@ async fn what_a_registry_holds_is_bounded_and_the_refusal_ends_when_there_is_roo
     let crowd: Vec<_> = (0..5)
         .map(|n| Registration::spawn(registry.clone(), Instance::new("cart", "h", n)))
         .collect();
+    let mut refused = 0;
     for registration in &crowd {
-        registration.registered().await;
+        refused += usize::from(registration.registered().await.is_err());
     }
+    assert_eq!(refused, 2);
     let lost = |crowd: &[Registration]| {
         crowd.iter().filter(|one| one.state() == RegistrationState::Lost).count()
     };

@@ -200,7 +200,7 @@ async fn twenty(server: &Server) -> Vec<Registration> {
     let spawn = |n| Registration::spawn(server.client(), Instance::new("cart", "10.0.0.7", n));
     let all: Vec<_> = (0..20).map(spawn).collect();
     for registration in &all {
-        registration.registered().await;
+        registration.registered().await.unwrap();
     }
     all
 }

@@ -43,7 +43,7 @@ async fn heartbeats_come_every_third_of_the_ttl_or_a_fifth_sooner() {
     let remote = Remote::default();
     let _sweeper = remote.engine().spawn_sweeper();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     sleep(Duration::from_secs(3_600)).await;
     let beats = remote.heartbeats.load(SeqCst);
     assert!((360..=450).contains(&beats), "{beats} in an hour");
@@ -69,7 +69,7 @@ async fn many_registrations_do_not_beat_in_step() {
 async fn one_that_was_forgotten_is_back_within_a_heartbeat() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     remote.restart_empty();
     assert_eq!(remote.health().await, None);
     sleep(Duration::from_secs(10)).await;
@@ -82,7 +82,7 @@ async fn one_that_was_evicted_is_back_as_well() {
     let remote = Remote::default();
     let _sweeper = remote.engine().spawn_sweeper();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     remote.set(Mode::Frozen);
     retrying(Duration::from_secs(16), &registration).await;
     sleep(Duration::from_secs(120)).await;
@@ -96,7 +96,7 @@ async fn one_that_was_evicted_is_back_as_well() {
 async fn an_outage_of_hours_is_survived_and_the_registry_is_not_flooded() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     remote.set(Mode::Down);
     retrying(Duration::from_secs(10), &registration).await;
     sleep(Duration::from_secs(3_600)).await;
@@ -117,14 +117,14 @@ async fn a_service_may_start_before_its_registry() {
     retrying(Duration::ZERO, &registration).await;
     assert!(registration.last_error().unwrap().to_string().contains("unavailable"));
     remote.set(Mode::Up);
-    timeout(Duration::from_secs(5), registration.registered()).await.unwrap();
+    timeout(Duration::from_secs(5), registration.registered()).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn draining_lasts_through_a_registry_that_forgets() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     registration.drain().await;
     assert_eq!(remote.health().await, Some(Health::Draining));
     remote.restart_empty();
@@ -137,7 +137,7 @@ async fn draining_lasts_through_a_registry_that_forgets() {
 async fn closing_drains_first_and_then_deregisters() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     let state = registration.subscribe();
     let before = remote.watch("cart").snapshot().version();
     registration.close().await.unwrap();
@@ -150,7 +150,7 @@ async fn closing_drains_first_and_then_deregisters() {
 async fn closing_ends_within_bounds_when_the_registry_is_frozen_and_says_so() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     remote.set(Mode::Frozen);
     let begin = Instant::now();
     let error = registration.close().await.unwrap_err();
@@ -163,7 +163,7 @@ async fn closing_in_an_outage_says_so_and_the_ttl_does_the_rest() {
     let remote = Remote::default();
     let _sweeper = remote.engine().spawn_sweeper();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     remote.set(Mode::Down);
     let error = registration.close().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error}");
@@ -179,7 +179,7 @@ async fn a_close_that_is_dropped_in_any_of_its_waits_deregisters_all_the_same() 
     for dropped_after in [0, 50, 100, 150, 1_050, 1_100, 1_150, 1_250] {
         let remote = Remote::default();
         let registration = spawn(&remote);
-        registration.registered().await;
+        registration.registered().await.unwrap();
         remote.answers_after(Duration::from_millis(100));
         let mut state = registration.subscribe();
         let close = registration.close_after(Duration::from_secs(1));
@@ -194,7 +194,7 @@ async fn a_close_that_is_dropped_in_any_of_its_waits_deregisters_all_the_same() 
 async fn a_drain_that_is_dropped_in_its_wait_is_carried_out() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     remote.set(Mode::Down);
     retrying(Duration::from_secs(10), &registration).await;
     assert!(timeout(Duration::from_secs(1), registration.drain()).await.is_err());
@@ -208,7 +208,7 @@ async fn a_drain_that_is_dropped_in_its_wait_is_carried_out() {
 async fn closing_a_registration_that_is_not_known_is_fine() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     remote.restart_empty();
     registration.close().await.unwrap();
 }
@@ -217,7 +217,7 @@ async fn closing_a_registration_that_is_not_known_is_fine() {
 async fn dropping_it_deregisters_and_ends_the_task() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     let mut state = registration.subscribe();
     drop(registration);
     state.wait_for(|state| *state == RegistrationState::Ended).await.unwrap();
@@ -231,7 +231,7 @@ async fn dropping_it_deregisters_and_ends_the_task() {
 async fn a_close_that_is_dropped_deregisters_all_the_same() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     let mut state = registration.subscribe();
     let mut close = tokio_test::task::spawn(registration.close());
     tokio_test::assert_pending!(close.poll());
@@ -265,7 +265,7 @@ async fn an_engine_that_panics_is_an_outage_like_any_other() {
 async fn the_time_since_when_it_is_retrying_does_not_move() {
     let remote = Remote::default();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     remote.set(Mode::Down);
     retrying(Duration::from_secs(10), &registration).await;
     let first = registration.state();
@@ -277,9 +277,9 @@ async fn the_time_since_when_it_is_retrying_does_not_move() {
 async fn of_two_registrations_of_one_id_the_younger_stays_whatever_the_older_does() {
     let remote = Remote::default();
     let old = spawn(&remote);
-    old.registered().await;
+    old.registered().await.unwrap();
     let young = spawn(&remote);
-    young.registered().await;
+    young.registered().await.unwrap();
     assert!(young.instance().incarnation > old.instance().incarnation);
     within(Duration::from_secs(10), &old, RegistrationState::Lost).await;
     assert!(matches!(*old.last_error().unwrap(), Error::Superseded { .. }));
@@ -292,9 +292,9 @@ async fn of_two_registrations_of_one_id_the_younger_stays_whatever_the_older_doe
 async fn the_older_is_back_when_the_younger_has_gone() {
     let remote = Remote::default();
     let old = spawn(&remote);
-    old.registered().await;
+    old.registered().await.unwrap();
     let young = spawn(&remote);
-    young.registered().await;
+    young.registered().await.unwrap();
     within(Duration::from_secs(10), &old, RegistrationState::Lost).await;
     young.close().await.unwrap();
     within(Duration::from_secs(10), &old, RegistrationState::Registered).await;
@@ -305,9 +305,8 @@ async fn the_older_is_back_when_the_younger_has_gone() {
 async fn an_instance_that_cannot_be_is_refused_at_once_and_says_why() {
     let remote = Remote::default();
     let registration = Registration::spawn(remote.clone(), Instance::new("cart", "a b", 1));
-    registration.registered().await;
+    let error = registration.registered().await.unwrap_err().to_string();
     assert_eq!(registration.state(), RegistrationState::Lost);
-    let error = registration.last_error().unwrap().to_string();
     assert_eq!(error, "host \"a b\" is neither an IP address nor a host name");
     registration.drain().await;
 }
@@ -317,7 +316,7 @@ async fn a_pause_of_our_own_process_costs_one_heartbeat() {
     let remote = Remote::default();
     let _sweeper = remote.engine().spawn_sweeper();
     let registration = spawn(&remote);
-    registration.registered().await;
+    registration.registered().await.unwrap();
     tokio::time::advance(Duration::from_secs(3_600)).await;
     remote.restart_empty();
     sleep(Duration::from_millis(10)).await;
@@ -331,7 +330,7 @@ async fn a_restarted_registry_has_all_back_within_a_heartbeat_and_a_backoff() {
         .map(|n| Registration::spawn(remote.clone(), Instance::new("cart", "h", n)))
         .collect();
     for registration in &crowd {
-        registration.registered().await;
+        registration.registered().await.unwrap();
     }
     remote.set(Mode::Down);
     sleep(Duration::from_secs(300)).await;
@@ -349,7 +348,7 @@ async fn two_thousand_clients_come_back_without_a_herd() {
         .map(|n| Registration::spawn(remote.clone(), Instance::new("cart", "h", n)))
         .collect();
     for registration in &crowd {
-        registration.registered().await;
+        registration.registered().await.unwrap();
     }
     remote.set(Mode::Down);
     sleep(Duration::from_secs(60)).await;
@@ -381,7 +380,7 @@ async fn a_rolling_restart_under_load_loses_no_request() {
     };
     let mut running: Vec<_> = (0..3).map(start).collect();
     for registration in &running {
-        registration.registered().await;
+        registration.registered().await.unwrap();
     }
     let servers = stopped.clone();
     let balance = Balance::new(registry.watch("cart"), move |instance: &Instance| {
@@ -417,7 +416,7 @@ async fn a_rolling_restart_under_load_loses_no_request() {
         stopped[usize::from(n)].0.store(true, SeqCst);
         sleep(Duration::from_millis(500)).await;
         let registration = start(n);
-        registration.registered().await;
+        registration.registered().await.unwrap();
         running.push(registration);
     }
     let (sent, lost) = (sent.load(SeqCst), lost.load(SeqCst));

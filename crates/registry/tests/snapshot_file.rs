@@ -113,7 +113,7 @@ async fn a_registration_over_a_restart_is_never_absent() {
     let folder = Folder::new();
     let (registry, saver) = start(&folder.file());
     let registration = Registration::spawn(registry.clone(), instance("a"));
-    registration.registered().await;
+    registration.registered().await.unwrap();
     let known = registration.instance().clone();
     saver.close().await.unwrap();
     drop(registry);

@@ -1,44 +1,20 @@
 mod answers;
+mod kind;
 mod log;
 
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::sleep;
 
-use crate::{BoxError, Json, error::error_line};
+use crate::{BoxError, Json, SagaId, error::error_line};
 
-use answers::change;
 pub use answers::{AggregateError, Change, ChangeError, Versioned};
+use answers::{change, written};
+pub use kind::Aggregate;
 pub use log::{
     EventLog, EventLogError, EventLogFuture, NewEvents, Recorded, Snapshot, StreamId, StreamPage,
     StreamSummary,
 };
-
-/// What is the sum of its events: an account, an order.
-pub trait Aggregate: Default + Serialize + DeserializeOwned + Send {
-    /// Names the kind, for ever: 1 to 128 visible ASCII characters without `/`.
-    const KIND: &'static str;
-
-    /// Version of the form in which events and state are written: raise it when an older release could not read them.
-    const FORMAT: u32;
-
-    /// What happens to it.
-    type Event: Serialize + DeserializeOwned + Send + Sync;
-
-    /// Takes in what happened. It cannot say no: it has happened.
-    fn apply(&mut self, event: &Self::Event);
-
-    /// An event of an older format as one of [`FORMAT`](Self::FORMAT). Default: as it is, which will do where fields were only added that serde has a default for.
-    ///
-    /// # Errors
-    ///
-    /// Any error makes the aggregate unreadable.
-    fn upcast(format: u32, event: serde_json::Value) -> Result<serde_json::Value, BoxError> {
-        let _ = format;
-        Ok(event)
-    }
-}
 
 /// Aggregates of one kind, kept as their events: **nothing is written over, two that change the same one do not overlook each other, and who changed what can be read
 /// at any time.** What a method answered `Ok` to is as durable as the store.
@@ -89,8 +65,11 @@ pub trait Aggregate: Default + Serialize + DeserializeOwned + Send {
 ///
 /// # Formats
 ///
-/// Each event says the [`FORMAT`](Aggregate::FORMAT) that it was written in. An older one goes through [`upcast`](Aggregate::upcast), a newer one makes reading fail as
+/// Each event says the format that it was written in. An older one goes through [`upcast`](Aggregate::upcast), one newer than [`FORMAT`](Aggregate::FORMAT) makes reading fail as
 /// [`AggregateError::Newer`], so that an older node changes nothing that it does not understand. A snapshot of another format is not used, and does no harm.
+///
+/// A format changes in two releases, so that nodes of both may run side by side at any time: the first reads the new one and still [writes](Aggregate::WRITTEN) the old one, the second
+/// writes what all nodes read by then.
 ///
 /// # Cost
 ///
@@ -169,13 +148,13 @@ impl<A: Aggregate> Aggregates<A> {
         if events.is_empty() {
             return Ok(expected);
         }
-        let texts: Result<Arc<[_]>, _> = events.iter().map(Json::encode).collect();
+        let texts: Result<Arc<[_]>, _> = events.iter().map(written::<A>).collect();
         let new = NewEvents {
             stream,
             expected,
-            key: uuid::Uuid::now_v7().to_string().into(),
+            key: SagaId::random().as_str().into(),
             note: note.into(),
-            format: A::FORMAT,
+            format: A::WRITTEN,
             events: texts.map_err(|error| AggregateError::Unwritable(error_line(&*error)))?,
         };
         let mut writes = 0;
@@ -216,7 +195,9 @@ impl<A: Aggregate> Aggregates<A> {
                 Ok(version) => {
                     events.iter().for_each(|event| loaded.state.apply(event));
                     let before = std::mem::replace(&mut loaded.version, version);
-                    self.shorten(&stream, &loaded, before).await;
+                    if let Some(snapshot) = self.snapshot(&loaded, before) {
+                        self.keep(&stream, snapshot).await;
+                    }
                     return Ok(loaded);
                 }
                 Err(AggregateError::Log(EventLogError::Conflict { .. }))
@@ -279,13 +260,18 @@ impl<A: Aggregate> Aggregates<A> {
         }
     }
 
-    async fn shorten(&self, stream: &StreamId, loaded: &Versioned<A>, before: u64) {
+    /// What shortens the way to what is loaded now, if it is time for that.
+    fn snapshot(&self, loaded: &Versioned<A>, before: u64) -> Option<Result<Snapshot, BoxError>> {
         if self.every == 0 || loaded.version / self.every == before / self.every {
-            return;
+            return None;
         }
-        let kept = match Json::encode(&loaded.state) {
-            Ok(state) => {
-                let snapshot = Snapshot { version: loaded.version, format: A::FORMAT, state };
+        let snapshot = |state| Snapshot { version: loaded.version, format: A::FORMAT, state };
+        Some(Json::encode(&loaded.state).map(snapshot))
+    }
+
+    async fn keep(&self, stream: &StreamId, snapshot: Result<Snapshot, BoxError>) {
+        let kept = match snapshot {
+            Ok(snapshot) => {
                 self.log.keep(stream, &snapshot).await.map_err(|error| error_line(&error))
             }
             Err(error) => Err(error_line(&*error)),

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    Options, SagaError, Store, StoreError, definition::Plan, live::Live, span::Listener,
+    Options, SagaError, SagaId, Store, StoreError, definition::Plan, live::Live, span::Listener,
     stats::Counters,
 };
 
@@ -63,7 +63,7 @@ impl Engine {
             store,
             permits: Semaphore::new(options.max_running),
             options,
-            node: uuid::Uuid::now_v7().to_string().into(),
+            node: SagaId::random().as_str().into(),
             live: Live::default(),
             counters: Counters::default(),
             claims: AsyncMutex::default(),

@@ -109,11 +109,14 @@ impl fmt::Display for StepError {
 /// The error and its causes in one line, at most 2 KiB: what the journal keeps.
 pub(crate) fn error_line(error: &(dyn Error + 'static)) -> Arc<str> {
     let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
+    // The bound also ends a chain that bites its tail.
+    for cause in std::iter::successors(error.source(), |&cause| cause.source()).take(64) {
+        let text = cause.to_string();
+        // Who only passes an error on says the same.
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
     }
     shortened(&line).into()
 }
@@ -277,6 +280,29 @@ mod tests {
         assert!(line.starts_with("input cannot be kept in the journal: \"x\" is not"), "{line}");
         assert_eq!(StepError::rejected("ä".repeat(5_000)).line().len(), 2_048);
         assert_eq!(shortened(&format!("x{}", "ä".repeat(5_000))).len(), 2_047);
+    }
+
+    #[test]
+    fn what_is_only_passed_on_is_said_once_and_a_chain_without_an_end_ends() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no bank")]
+        struct Passed(#[source] Option<Box<Self>>);
+        let passed = Passed(Some(Box::new(Passed(None))));
+        assert_eq!(&*error_line(&passed), "no bank");
+
+        #[derive(Debug)]
+        struct Circle;
+        impl std::fmt::Display for Circle {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a circle")
+            }
+        }
+        impl Error for Circle {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&Circle)
+            }
+        }
+        assert_eq!(&*error_line(&Circle), "a circle");
     }
 
     #[test]

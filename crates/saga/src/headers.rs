@@ -1,3 +1,6 @@
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 use std::{
     fmt,
     task::{Context, Poll},

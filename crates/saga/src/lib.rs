@@ -194,6 +194,16 @@ mod json;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// What the fuzz targets of the workspace's folder `fuzz` call.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+
+/// The program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 pub use acting::Acting;
 pub use builder::{Saga, Step};
 pub use definition::Definition;

@@ -127,7 +127,7 @@ impl RelayOptions {
 /// let relay = sagas.spawn_relay(publish, RelayOptions::default());
 /// sagas.run(&order, 1_999).await?;
 /// assert_eq!(published.recv().await.as_deref(), Some("order.paid 1999"));
-/// relay.stop().await;
+/// relay.close().await;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
@@ -149,7 +149,7 @@ impl RelayOptions {
 ///
 /// # Cancellation
 ///
-/// Dropping it ends its task where it is. What it had taken is free after the lease, and may be sent again. [`stop`](Self::stop) leaves nothing behind.
+/// Dropping it ends its task where it is. What it had taken is free after the lease, and may be sent again. [`close`](Self::close) leaves nothing behind.
 #[must_use = "dropping the relay ends it"]
 pub struct OutboxRelay {
     shared: Arc<dyn Told>,
@@ -186,6 +186,10 @@ pub struct RelayStats {
 
 impl OutboxRelay {
     /// Spawns a task that relays what is in `store`, for a process that has no orchestrator on it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn spawn(store: Arc<dyn Store>, target: impl OutboxTarget, options: RelayOptions) -> Self {
         Self::spawn_told(store, target, options, Arc::default())
     }
@@ -207,7 +211,7 @@ impl OutboxRelay {
     /// # Cancellation
     ///
     /// As if the relay were dropped.
-    pub async fn stop(mut self) {
+    pub async fn close(mut self) {
         self.stop.send_replace(true);
         // It errs only if the task was ended from outside, with its runtime.
         let _ = (&mut self.task).await;
@@ -235,7 +239,7 @@ impl fmt::Debug for OutboxRelay {
 /// Messages that steps emit.
 impl Orchestrator {
     /// Spawns a task that sends to `target` what steps [emit](crate::StepContext::emit), here as soon as it is durable, and in other processes with the same store. See [`OutboxRelay`]
-    /// for what is guaranteed. The relay outlives the orchestrator: stop it after the [`shutdown`](Self::shutdown).
+    /// for what is guaranteed. The relay outlives the orchestrator: close it after the [`shutdown`](Self::shutdown).
     pub fn spawn_relay(&self, target: impl OutboxTarget, options: RelayOptions) -> OutboxRelay {
         let engine = self.engine();
         let (store, emitted) = (engine.store.clone(), engine.emitted.clone());

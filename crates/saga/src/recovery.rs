@@ -31,6 +31,10 @@ impl Orchestrator {
     ///
     /// While it runs, sagas that wait for 5 s and longer for a timer, a signal or another attempt leave memory until they are due: timers are late by up to
     /// `every` then, and so are signals that come from another process.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     #[must_use = "dropping the guard ends the recovery"]
     pub fn spawn_recovery(&self, every: Duration) -> Recovery {
         let engine = self.engine().clone();

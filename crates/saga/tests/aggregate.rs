@@ -140,6 +140,48 @@ async fn an_event_of_a_newer_format_is_refused_and_nothing_is_written_over_it() 
     assert_eq!(counters.history("a", 0, 9).await.unwrap_err().to_string(), text);
 }
 
+/// A counter of the release between: it reads what the next one writes, and writes what the last one reads.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Between(Counter);
+
+impl Aggregate for Between {
+    const KIND: &'static str = Counter::KIND;
+    const FORMAT: u32 = Counter::FORMAT;
+    const WRITTEN: u32 = 2;
+    type Event = Moved;
+
+    fn apply(&mut self, event: &Moved) {
+        self.0.apply(event);
+    }
+
+    fn upcast(format: u32, event: Value) -> Result<Value, BoxError> {
+        Counter::upcast(format, event)
+    }
+
+    fn downcast(event: Value) -> Result<Value, BoxError> {
+        let by = event["by"].as_i64().filter(|by| by % 10 == 0);
+        Ok(json!({ "tens": by.ok_or("it takes tens only")? / 10 }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_between_two_formats_reads_both_and_writes_the_older_one() {
+    let (store, counters) = counters();
+    let between = Aggregates::<Between>::new(store.clone());
+    counters.append("a", 0, &by(&[1]), "new").await.unwrap();
+    assert_eq!(between.append("a", 1, &by(&[20, 30]), "between").await.unwrap(), 3);
+    assert_eq!(between.load("a").await.unwrap().state.0.steps, [1, 20, 30]);
+    assert_eq!(counters.load("a").await.unwrap().state.steps, [1, 20, 30]);
+    let stream = StreamId::new("counter", "a").unwrap();
+    let formats = store.read(&stream, 0, 9).await.unwrap();
+    let formats: Vec<_> = formats.iter().map(|one| (one.format, one.event.get())).collect();
+    assert_eq!(formats[1..], [(2, r#"{"tens":2}"#), (2, r#"{"tens":3}"#)]);
+    // What the older form cannot say is refused, and nothing of it is written.
+    let refused = between.append("a", 3, &by(&[10, 7]), "between").await.unwrap_err();
+    assert!(refused.to_string().ends_with("it takes tens only"), "{refused}");
+    assert_eq!(counters.load("a").await.unwrap().version, 3);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_shortens_the_way_and_one_of_another_format_is_not_used() {
     let (store, counters) = counters();

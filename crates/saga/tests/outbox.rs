@@ -160,7 +160,7 @@ async fn what_a_step_emits_is_sent_at_once_and_not_when_somebody_looks() {
         sleep(Duration::from_millis(1)).await;
     }
     assert!(start.elapsed() < SECOND / 20, "{:?}", start.elapsed());
-    relay.stop().await;
+    relay.close().await;
     broker.has_all(1, 1..=1);
 }
 
@@ -238,14 +238,14 @@ async fn a_relay_that_stops_ends_what_is_under_way_and_gives_the_rest_back_at_on
     let relay = OutboxRelay::spawn(on(&store), target.clone(), RelayOptions::default());
     sleep(SECOND * 3 / 2).await;
     let begin = Instant::now();
-    relay.stop().await;
+    relay.close().await;
     assert!(begin.elapsed() < SECOND);
     assert_eq!(broker.sent().len(), 40);
     assert_eq!(store.pending().await.unwrap().messages, 80);
     let other = OutboxRelay::spawn(on(&store), target, RelayOptions::default());
     until_empty(&store).await;
     assert!(begin.elapsed() < 6 * SECOND, "it need not wait for a lease");
-    other.stop().await;
+    other.close().await;
     broker.has_all(20, 1..=1);
 }
 
@@ -358,11 +358,11 @@ async fn a_saga_created_anew_under_a_purged_id_has_other_message_ids_and_each_li
         };
         let relay = OutboxRelay::spawn(on(&store), target(true), RelayOptions::default());
         sleep(SECOND / 100).await;
-        relay.stop().await;
+        relay.close().await;
         assert_eq!(sagas.purge(&Retention::newest(0)).await.unwrap(), 0, "its messages wait");
         let relay = OutboxRelay::spawn(on(&store), target(false), RelayOptions::default());
         until_empty(&store).await;
-        relay.stop().await;
+        relay.close().await;
         assert_eq!(sagas.purge(&Retention::newest(0)).await.unwrap(), 1);
         let ids: HashSet<_> = broker.sent().iter().map(MessageId::uuid).collect();
         assert!(broker.sent().len() >= 7 * life, "some came again");
@@ -454,7 +454,7 @@ proptest! {
                     sleep(Duration::from_millis(lives)).await;
                     match end {
                         0 => drop(relay),
-                        _ => relay.stop().await,
+                        _ => relay.close().await,
                     }
                 }
                 let _last = begin(0);
@@ -530,7 +530,7 @@ async fn messages_carry_the_trace_and_its_state_whoever_sends_them() {
     };
     let relay = OutboxRelay::spawn(on(&store), target, RelayOptions::default());
     until_empty(&store).await;
-    relay.stop().await;
+    relay.close().await;
     let said = said.lock().unwrap();
     assert_eq!(said.len(), 3);
     for message in &*said {

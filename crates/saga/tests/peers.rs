@@ -353,7 +353,7 @@ async fn a_message_that_is_committed_late_is_relayed_all_the_same() {
     );
     assert_eq!(sent.recv().await, Some(id("b")));
     assert_eq!(sent.recv().await, Some(id("a")));
-    relay.stop().await;
+    relay.close().await;
     assert_eq!(store.pending().await.unwrap().messages, 0);
 }
 

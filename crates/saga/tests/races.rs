@@ -334,7 +334,7 @@ async fn a_relay_that_stops_writes_down_what_it_sent_though_its_store_fails_at_f
     while sent.load(SeqCst) == 0 {
         sleep(SECOND / 100).await;
     }
-    relay.stop().await;
+    relay.close().await;
     assert_eq!(store.pending().await.unwrap().messages, 0, "nobody sends it again");
 }
 

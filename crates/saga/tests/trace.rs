@@ -116,6 +116,9 @@ async fn orchestrator(dir: &Path, exporter: &Exporter) -> Orchestrator {
     Orchestrator::with(Arc::new(store), options).on_span(move |span| exporter.span(&span))
 }
 
+/// Held by each test: while another thread meets a span without a subscriber, tracing may take it for one that nobody wants.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 fn id() -> SagaId {
     "s-1".parse().unwrap()
 }
@@ -142,6 +145,7 @@ async fn attempts_before_and_after_a_kill_are_children_of_one_span() {
         let _logs = logs(Path::new(&dir));
         return begin_and_hang(Path::new(&dir)).await;
     }
+    let _alone = ALONE.lock().await;
     let dir = Dir::new();
     let told = || std::fs::read_to_string(dir.path().join("spans")).unwrap_or_default();
     let mut process = Command::new(std::env::current_exe().unwrap());
@@ -197,6 +201,7 @@ async fn attempts_before_and_after_a_kill_are_children_of_one_span() {
 /// Without a span that somebody records there still is one trace.
 #[tokio::test(start_paused = true)]
 async fn a_saga_that_nobody_traces_has_a_trace_of_its_own_for_who_listens() {
+    let _alone = ALONE.lock().await;
     let (spans, ended) = std::sync::mpsc::channel();
     let store = gusset_saga::MemoryStore::new();
     let sagas = Orchestrator::new(store).on_span(move |span| drop(spans.send(span)));

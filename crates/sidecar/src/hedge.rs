@@ -83,20 +83,7 @@ impl HedgeLayer {
     /// Hedges as `policy` allows; an answer is bad if it is [`Transient`].
     #[must_use]
     pub fn new(policy: HedgePolicy) -> Self {
-        let (budget, deposits) = match &policy.budget {
-            Pays::Own => (Some(Budget::default()), true),
-            Pays::Shared(budget) => (Some(budget.clone()), false),
-            Pays::Nothing => (None, false),
-        };
-        let shared = Shared {
-            clock: Clock::new(),
-            latencies: Latencies::new(policy.quantile, policy.min_samples),
-            pressure: Pressure::new(policy.bearable),
-            counters: Counters::default(),
-            policy,
-            budget,
-            deposits,
-        };
+        let shared = Shared::new(policy, Arc::default());
         Self { shared: Arc::new(shared), classify: Transient }
     }
 }
@@ -108,10 +95,19 @@ impl<C> HedgeLayer<C> {
         HedgeLayer { shared: self.shared, classify }
     }
 
+    /// Counts together with `other`, as [`RetryLayer::counted_with`](crate::RetryLayer::counted_with) does. How long calls take each of them finds out for itself; it has to come before
+    /// the first call, for it begins that anew.
+    #[must_use]
+    pub fn counted_with<D>(mut self, other: &HedgeLayer<D>) -> Self {
+        self.shared =
+            Arc::new(Shared::new(self.shared.policy.clone(), other.shared.counters.clone()));
+        self
+    }
+
     /// Counts since the layer was made.
     #[must_use]
     pub fn stats(&self) -> HedgeStats {
-        let Counters { hedges, won, over_budget, overloaded, body_gone } = &self.shared.counters;
+        let Counters { hedges, won, over_budget, overloaded, body_gone } = &*self.shared.counters;
         HedgeStats {
             delay: self.shared.delay(self.shared.clock.nanos()),
             hedges: hedges.load(Relaxed),
@@ -161,10 +157,27 @@ struct Shared {
     clock: Clock,
     latencies: Latencies,
     pressure: Pressure,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 impl Shared {
+    fn new(policy: HedgePolicy, counters: Arc<Counters>) -> Self {
+        let (budget, deposits) = match &policy.budget {
+            Pays::Own => (Some(Budget::default()), true),
+            Pays::Shared(budget) => (Some(budget.clone()), false),
+            Pays::Nothing => (None, false),
+        };
+        Self {
+            clock: Clock::new(),
+            latencies: Latencies::new(policy.quantile, policy.min_samples),
+            pressure: Pressure::new(policy.bearable),
+            counters,
+            policy,
+            budget,
+            deposits,
+        }
+    }
+
     fn delay(&self, now: u64) -> Option<Duration> {
         self.latencies.quantile(now).map(|span| span.max(self.policy.floor))
     }

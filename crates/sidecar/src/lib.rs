@@ -142,9 +142,14 @@ pub mod telemetry;
 
 mod ambient;
 mod names;
-mod ratio;
+mod sync;
 mod watched;
 mod waterfall;
+
+/// What the fuzz targets of the workspace's folder `fuzz` call.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use ambient::ATTEMPT_HEADER;
 pub use deadline::{
@@ -153,7 +158,9 @@ pub use deadline::{
     timeout::TIMEOUT_HEADER,
 };
 pub use fault::{FAULT_HEADER, Fault, FaultFuture, FaultLayer, FaultStats, Faulty, Injected};
-pub use gusset_call::{DeadlineExceeded, carry, current_trace, spawn, spawn_blocking};
+pub use gusset_call::{
+    DeadlineExceeded, NotARatio, Ratio, carry, current_trace, spawn, spawn_blocking,
+};
 pub use hedge::{Hedge, HedgeFuture, HedgeLayer, HedgePolicy, HedgeStats};
 pub use metrics::{
     Active, ActiveCall, Collected, Counter, Distribution, Durations, Exemplar, Family, FamilyKind,
@@ -161,7 +168,6 @@ pub use metrics::{
     MetricsEndpoint, MetricsLayer, Point, Samples, SeriesSnapshot, Snapshot, Summary, Value,
 };
 pub use names::{Route, RouteOf};
-pub use ratio::Ratio;
 pub use retry::{
     AttemptTimedOut, Backoff, Budget, BudgetStats, Classify, Idempotent, PeekedBody, ReplayBody,
     Retry, RetryFuture, RetryLayer, RetryPolicy, RetryStats, Transient, Verdict,

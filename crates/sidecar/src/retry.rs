@@ -11,7 +11,7 @@ mod peek;
 mod policy;
 mod stats;
 mod unsent;
-mod wait;
+pub(crate) mod wait;
 
 use std::{
     fmt, mem,
@@ -82,7 +82,7 @@ impl RetryLayer {
             Pays::Shared(budget) => Some(budget.clone()),
             Pays::Nothing => None,
         };
-        let shared = Shared { policy, budget, counters: Counters::default() };
+        let shared = Shared { policy, budget, counters: Arc::default() };
         Self { shared: Arc::new(shared), classify: Transient }
     }
 }
@@ -92,6 +92,17 @@ impl<C> RetryLayer<C> {
     #[must_use]
     pub fn classify<D>(self, classify: D) -> RetryLayer<D> {
         RetryLayer { shared: self.shared, classify }
+    }
+
+    /// Counts together with `other`, whose policy may be another one: for the figures of an upstream that is called in several ways. What this one had counted before stays
+    /// with the clones that were made of it.
+    #[must_use]
+    pub fn counted_with<D>(mut self, other: &RetryLayer<D>) -> Self {
+        let Shared { policy, budget, .. } = &*self.shared;
+        let (policy, budget) = (policy.clone(), budget.clone());
+        let counters = other.shared.counters.clone();
+        self.shared = Arc::new(Shared { policy, budget, counters });
+        self
     }
 
     /// What pays for the retries; none if nothing has to.
@@ -113,7 +124,7 @@ impl<S, C: Clone> Layer<S> for RetryLayer<C> {
 struct Shared {
     policy: RetryPolicy,
     budget: Option<Budget>,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 /// Service of [`RetryLayer`].

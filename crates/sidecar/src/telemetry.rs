@@ -48,10 +48,10 @@ mod json;
 mod capture;
 mod handlers;
 mod log;
-mod store;
+pub(crate) mod store;
 
 #[cfg(feature = "otlp")]
-mod otlp;
+pub(crate) mod otlp;
 #[cfg(feature = "otlp")]
 mod resource;
 

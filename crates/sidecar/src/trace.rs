@@ -2,6 +2,8 @@
 
 mod b3;
 mod details;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod propagate;
 mod propagation;
 pub(crate) mod record;

@@ -63,6 +63,19 @@ async fn a_failing_call_is_made_four_times_with_doubling_waits_and_then_its_last
 }
 
 #[tokio::test(start_paused = true)]
+async fn layers_of_several_policies_may_count_together() {
+    let counted = RetryLayer::new(policy());
+    for (retries, statuses) in [(1, [503, 503]), (3, [503, 200])] {
+        let layer = RetryLayer::new(policy().retries(retries)).counted_with(&counted);
+        let upstream = Upstream::new(statuses.map(status));
+        call(&layer, &upstream, request("GET", "")).await.unwrap();
+    }
+    let stats = counted.stats();
+    assert_eq!((stats.calls, stats.attempts, stats.retries), (2, 4, 2));
+    assert_eq!((stats.exhausted, stats.recovered, stats.calls_failed), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_jitter_no_wait_is_longer_than_its_bound() {
     for _ in 0..100 {
         let upstream = Upstream::new([status(503), status(503), status(503)]);

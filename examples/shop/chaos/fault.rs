@@ -46,6 +46,10 @@ pub enum Fault {
     RedisDown,
     /// The PostgreSQL of the shop is not there.
     PostgresDown,
+    /// The server of the shop's broker is not there.
+    BrokerDown,
+    /// The server of the shop's registry stands still.
+    RegistryStopped,
 }
 
 /// What happens to an instance as a whole.
@@ -56,12 +60,12 @@ pub(crate) enum Hurt {
 }
 
 /// Everything about a fault, in the order of the enum.
-const TABLE: [(Fault, &str, &str); 19] = {
+const TABLE: [(Fault, &str, &str); 21] = {
     use Fault::{
-        MailFails, MailSlow, MessagesDelayed, MessagesDropped, OrderFrozen, OrderKilled,
-        PaymentFails, PaymentFrozen, PaymentHangs, PaymentKilled, PaymentMute, PaymentSlow,
-        PostgresDown, ProductFrozen, ProductKilled, RedisDown, RegistryFails, RegistryFrozen,
-        UserKilled,
+        BrokerDown, MailFails, MailSlow, MessagesDelayed, MessagesDropped, OrderFrozen,
+        OrderKilled, PaymentFails, PaymentFrozen, PaymentHangs, PaymentKilled, PaymentMute,
+        PaymentSlow, PostgresDown, ProductFrozen, ProductKilled, RedisDown, RegistryFails,
+        RegistryFrozen, RegistryStopped, UserKilled,
     };
     [
         (PaymentSlow, "payment-slow", "payments take 700 ms longer"),
@@ -95,6 +99,8 @@ const TABLE: [(Fault, &str, &str); 19] = {
         (RegistryFrozen, "registry-frozen", "the registry does not answer"),
         (RedisDown, "redis-down", "Redis is not there"),
         (PostgresDown, "postgres-down", "PostgreSQL is not there"),
+        (BrokerDown, "broker-down", "the broker's server is not there"),
+        (RegistryStopped, "registry-stopped", "the registry's server stands still"),
     ]
 };
 
@@ -119,7 +125,10 @@ impl Fault {
     /// Whether it is about a server beside the shop.
     #[must_use]
     pub const fn is_of_a_server(self) -> bool {
-        matches!(self, Self::RedisDown | Self::PostgresDown)
+        matches!(
+            self,
+            Self::RedisDown | Self::PostgresDown | Self::BrokerDown | Self::RegistryStopped
+        )
     }
 
     /// What it does to which instance, if that is what it does.

@@ -46,8 +46,7 @@ fn in_a_schedule_each_fault_begins_and_ends_once_and_within_its_span() {
 #[tokio::test(start_paused = true)]
 async fn a_schedule_is_followed_to_the_moment_and_leaves_nothing_on() {
     let (chaos, faults) = (Chaos::default(), all());
-    chaos.offer(Fault::RedisDown);
-    chaos.offer(Fault::PostgresDown);
+    Fault::all().filter(|fault| fault.is_of_a_server()).for_each(|fault| chaos.offer(fault));
     let schedule = Schedule::random(7, SPAN, faults);
     chaos.follow(&schedule).await;
     assert!(chaos.on().is_empty());

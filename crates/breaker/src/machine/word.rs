@@ -11,7 +11,7 @@
 //! Everything that a decision needs is in that word, so every transition is one compare-and-swap, and there is
 //! nothing that could be seen half done.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// What a circuit does with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +30,38 @@ pub enum State {
     ForcedClosed = 4,
     /// Calls pass and nothing is measured, until an operator resets the circuit.
     Disabled = 5,
+}
+
+impl State {
+    /// All of them, the usual ones first.
+    pub const ALL: [Self; 6] = [
+        Self::Closed,
+        Self::Open,
+        Self::HalfOpen,
+        Self::ForcedOpen,
+        Self::ForcedClosed,
+        Self::Disabled,
+    ];
+
+    /// As labels of metrics and pages for operators have it: `closed`, `open`, `half_open`, `forced_open`, `forced_closed` or `disabled`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::ForcedOpen => "forced_open",
+            Self::ForcedClosed => "forced_closed",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// As [`as_str`](State::as_str).
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Numbers the times between transitions. It comes round after two million of them.

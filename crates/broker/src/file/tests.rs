@@ -26,7 +26,7 @@ struct Dir(PathBuf);
 
 impl Dir {
     fn new() -> Self {
-        let name = format!("gusset-broker-{}", uuid::Uuid::now_v7());
+        let name = format!("gusset-broker-{}", MessageId::next().0);
         let dir = std::env::temp_dir().join(name);
         fs::create_dir(&dir).unwrap();
         Self(dir)

@@ -1,14 +1,11 @@
 //! Those who wait until something is written.
 
-use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
-        },
-    },
-    task::{Context, Poll, Waker},
+use std::task::{Context, Poll, Waker};
+
+use crate::sync::{
+    AtomicU64, Mutex, MutexGuard,
+    Ordering::{Acquire, Relaxed, Release},
+    PoisonError,
 };
 
 #[derive(Debug, Default)]

@@ -34,7 +34,14 @@ impl MemoryMember {
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let mut registry = shared.registry();
         let (group, past) = shared.find_or_add(&mut registry, spec)?;
-        group.lock().join();
+        {
+            let mut state = group.lock();
+            state.join();
+            // What is written down outlasts its members: they come back when the process does.
+            if group.is_scribed() {
+                group.set_declared(&mut state, true);
+            }
+        }
         drop(registry);
         past.into_iter().for_each(Past::enter);
         let clock = runtime.spawn(keep_time(group.clone())).abort_handle();
@@ -62,7 +69,7 @@ impl Drop for MemoryMember {
     fn drop(&mut self) {
         self.clock.abort();
         let registry = self.shared.registry();
-        // What is closed keeps what is written down for the process after this.
+        // What is closed keeps what is written down for the process after this, also of a group that was removed meanwhile.
         let lasts = self.group.is_scribed() && self.shared.closed.load(SeqCst);
         let group_goes = self.group.lock().leave() && !lasts;
         let dropped = group_goes.then(|| self.shared.drop_group(&registry, &self.group));

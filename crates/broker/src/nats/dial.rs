@@ -32,7 +32,7 @@ pub(super) async fn client_options(options: &NatsOptions) -> Result<ConnectOptio
     }
     let connect = connect
         .name(format!("gusset-broker {}", options.namespace))
-        .connection_timeout(options.request_timeout)
+        .connection_timeout(options.call_within)
         // Two without an answer end the connection: a server that is gone without a word is noticed after three spans.
         .ping_interval(options.ping_interval)
         .request_timeout(None)

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use super::{
     ENGINE, NO_PAST, NatsEngine, NatsError,
@@ -17,7 +16,7 @@ use super::{
     member::NatsMember,
 };
 use crate::{
-    Error, Start,
+    Error, MessageId, Start,
     engine::{GroupInfo, GroupSpec, Member},
 };
 
@@ -107,7 +106,7 @@ impl NatsEngine {
         self.check_open()?;
         let (name, life): (Arc<str>, _) = match &spec.name {
             Some(name) => (name.clone(), Life::Declared),
-            None => (format!("_{}", Uuid::now_v7().simple()).into(), Life::Subscription),
+            None => (format!("_{}", MessageId::next().0.get().simple()).into(), Life::Subscription),
         };
         let (info, counts) = self.know(&name, &spec)?;
         let consumer = token_of(&name);

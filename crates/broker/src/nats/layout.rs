@@ -252,7 +252,7 @@ pub(crate) fn token_of(group: &str) -> String {
 }
 
 /// The group that has this token.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn group_of(token: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(token.len());
     let mut rest = token.as_bytes();

@@ -62,7 +62,7 @@ impl Link {
         let servers: Vec<String> = options.servers.split(',').map(|s| s.trim().into()).collect();
         // In a task of its own: without a provider of cryptography the client panics at a server that demands TLS.
         let connecting = tokio::spawn(connecting.connect(servers));
-        let client = match tokio::time::timeout(options.request_timeout, connecting).await {
+        let client = match tokio::time::timeout(options.call_within, connecting).await {
             Ok(Ok(Ok(client))) => client,
             Ok(Ok(Err(error))) => return Err(unreachable(error.into())),
             Ok(Err(_)) => return Err(NatsError::NoTls),
@@ -72,7 +72,7 @@ impl Link {
         if parsed(&version).is_none_or(|version| version < OLDEST) {
             return Err(NatsError::OldServer(version));
         }
-        Ok(Self { client, connections, limit: options.request_timeout })
+        Ok(Self { client, connections, limit: options.call_within })
     }
 
     pub(crate) const fn client(&self) -> &Client {

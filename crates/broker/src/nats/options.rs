@@ -25,7 +25,7 @@ pub struct NatsOptions {
     pub(crate) ack_wait: Duration,
     pub(crate) max_unsettled: u32,
     pub(crate) publish_window: usize,
-    pub(crate) request_timeout: Duration,
+    pub(crate) call_within: Duration,
     pub(crate) ping_interval: Duration,
     pub(crate) existing: bool,
     pub(crate) retain: Option<Duration>,
@@ -88,7 +88,7 @@ impl NatsOptions {
             ack_wait: Duration::from_secs(30),
             max_unsettled: 50_000,
             publish_window: 1_024,
-            request_timeout: Duration::from_secs(5),
+            call_within: Duration::from_secs(5),
             ping_interval: Duration::from_secs(5),
             existing: false,
             retain: None,
@@ -210,8 +210,8 @@ impl NatsOptions {
     /// How long a question to the server, or a publish without a nearer deadline, waits for its answer, reconnections
     /// included. Default 5 s.
     #[must_use]
-    pub const fn request_timeout(mut self, span: Duration) -> Self {
-        self.request_timeout = span;
+    pub const fn call_within(mut self, span: Duration) -> Self {
+        self.call_within = span;
         self
     }
 

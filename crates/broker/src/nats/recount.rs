@@ -14,7 +14,6 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
-use uuid::Uuid;
 
 use super::{
     NatsError,
@@ -24,6 +23,7 @@ use super::{
     moment::{padded, written},
     wire::Delivered,
 };
+use crate::MessageId;
 
 /// A message that came here.
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +155,7 @@ impl Core {
     async fn make_anew(&self, name: &str, config: &Value) -> Result<(), NatsError> {
         let (stream, link) = (&self.layout.messages, &self.link);
         // No group has a name like this.
-        let other = format!("=for-{}", Uuid::now_v7().simple());
+        let other = format!("=for-{}", MessageId::next().0.get().simple());
         let mut holds = config.clone();
         holds["durable_name"] = other.as_str().into();
         holds["inactive_threshold"] = nanos(FORGOTTEN).into();

@@ -36,7 +36,7 @@ async fn a_cluster_that_loses_its_leader_loses_no_message() {
             .replicas(3)
             .max_bytes(16 << 20)
             .ping_interval(Duration::from_millis(500))
-            .request_timeout(Duration::from_secs(45))
+            .call_within(Duration::from_secs(45))
     };
     // At once, while the servers are still getting to know each other.
     let broker = connect(options()).await;

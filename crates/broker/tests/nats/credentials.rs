@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::{Server, connect, listen};
 
 async fn refusal(options: NatsOptions) -> NatsError {
-    let options = options.request_timeout(Duration::from_secs(2));
+    let options = options.call_within(Duration::from_secs(2));
     NatsEngine::connect(options, Limits::new()).await.unwrap_err()
 }
 

@@ -16,7 +16,7 @@ async fn behind(proxy: &Proxy) -> Broker {
     let options = NatsOptions::new(proxy.url("nats"))
         .max_bytes(16 << 20)
         .ping_interval(Duration::from_millis(200))
-        .request_timeout(Duration::from_secs(60));
+        .call_within(Duration::from_secs(60));
     connect(options).await
 }
 
@@ -53,7 +53,7 @@ async fn while_nothing_passes_calls_end_in_time() {
     let options = NatsOptions::new(proxy.url("nats"))
         .max_bytes(16 << 20)
         .ping_interval(Duration::from_millis(200))
-        .request_timeout(Duration::from_secs(1));
+        .call_within(Duration::from_secs(1));
     let broker = connect(options).await;
     let (_subscription, log) = listen(&broker, ">", "g").await;
     proxy.set(DEAD);
@@ -74,7 +74,7 @@ async fn no_more_publishes_are_under_way_than_the_window_allows() {
     let options = NatsOptions::new(proxy.url("nats"))
         .max_bytes(16 << 20)
         .publish_window(4)
-        .request_timeout(Duration::from_secs(3));
+        .call_within(Duration::from_secs(3));
     let broker = connect(options).await;
     server.broker().await.declare("g", ">", gusset_broker::Policy::new()).await.unwrap();
     proxy.set(MUTE);

@@ -19,7 +19,7 @@ use crate::harness::{Server, connect, dead, hasty, listen, soon, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_and_comes_back_loses_nothing_that_it_acknowledged() {
     let mut server = Server::start();
-    let publisher = connect(server.options().request_timeout(Duration::from_secs(30))).await;
+    let publisher = connect(server.options().call_within(Duration::from_secs(30))).await;
     let (broker, other) = (server.broker().await, server.broker().await);
     let (_here, log) = listen(&broker, ">", "g").await;
     let (_there, second) = listen(&other, ">", "g").await;
@@ -71,7 +71,7 @@ async fn a_server_that_is_killed_and_comes_back_loses_nothing_that_it_acknowledg
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_server_is_frozen_calls_end_in_time_and_then_all_goes_on() {
     let server = Server::start();
-    let broker = connect(server.options().request_timeout(Duration::from_secs(1))).await;
+    let broker = connect(server.options().call_within(Duration::from_secs(1))).await;
     let (_subscription, log) = listen(&broker, ">", "g").await;
     broker.publish("a", &1).await.unwrap();
     log.has(1).await;
@@ -93,7 +93,7 @@ async fn while_the_server_is_frozen_calls_end_in_time_and_then_all_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_server_s_publishes_wait_for_it_and_are_there_once() {
     let mut server = Server::start();
-    let broker = connect(server.options().request_timeout(Duration::from_secs(20))).await;
+    let broker = connect(server.options().call_within(Duration::from_secs(20))).await;
     let (_subscription, log) = listen(&broker, ">", "g").await;
     server.kill();
     let publishes: Vec<_> = (0..20)
@@ -160,7 +160,7 @@ async fn a_publisher_that_finds_its_stream_gone_makes_it_again_with_its_groups()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_back_without_its_disk_gets_its_streams_again() {
     let mut server = Server::start();
-    let broker = connect(server.options().request_timeout(Duration::from_secs(20))).await;
+    let broker = connect(server.options().call_within(Duration::from_secs(20))).await;
     let (_subscription, log) = listen(&broker, ">", "g").await;
     broker.publish("a", &1).await.unwrap();
     log.has(1).await;

@@ -15,7 +15,7 @@ use tower::service_fn;
 use crate::harness::{Log, Server, connect, dead, fail, hasty, listen, soon, until};
 
 async fn refusal(options: NatsOptions) -> NatsError {
-    let options = options.request_timeout(Duration::from_secs(2));
+    let options = options.call_within(Duration::from_secs(2));
     NatsEngine::connect(options, Limits::new()).await.unwrap_err()
 }
 
@@ -134,7 +134,7 @@ async fn what_the_engine_cannot_do_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_stream_refuses_and_takes_again_when_there_is_room() {
     let server = Server::start();
-    let options = server.options().max_messages(10).request_timeout(Duration::from_secs(2));
+    let options = server.options().max_messages(10).call_within(Duration::from_secs(2));
     let broker = connect(options).await;
     broker.declare("g", ">", Policy::new()).await.unwrap();
     for n in 0..10 {
@@ -142,7 +142,7 @@ async fn a_full_stream_refuses_and_takes_again_when_there_is_room() {
     }
     let full = broker.publish("a", &10).await;
     assert!(matches!(full, Err(Error::Full(_))), "{full:?}");
-    let patient = server.options().max_messages(10).request_timeout(Duration::from_secs(60));
+    let patient = server.options().max_messages(10).call_within(Duration::from_secs(60));
     let patient = connect(patient).await;
     let waiting = tokio::spawn(async move { patient.publish("a", &11).await });
     sleep(Duration::from_millis(200)).await;

@@ -84,7 +84,7 @@ async fn a_question_that_nobody_answers_in_time_ends_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_comes_after_another_attempt_and_across_the_restart_of_a_server() {
     let mut server = Server::start();
-    let patient = || server.options().request_timeout(SOON);
+    let patient = || server.options().call_within(SOON);
     let (asks, other) = (connect(patient()).await, connect(patient()).await);
     let _subscription = other
         .subscribe("add.*")

@@ -3,20 +3,19 @@
 use std::{
     convert::Infallible,
     future::Future,
-    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use gusset_call::{BoxError, Problem};
+use gusset_call::{Asked, BoxError, Door, Problem};
 use gusset_registry::RegistrationState;
 use gusset_sidecar::{
     Metrics, MetricsEndpoint,
     telemetry::{Filter, StoreService, Telemetry},
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use serde_json::{Value, json};
@@ -29,8 +28,7 @@ pub(super) type AdminBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Answers who asks how the sidecar is.
 ///
-/// On loopback web pages are kept out: a request has to name this machine as its host, and no page as its origin. Beyond, it has to show
-/// the token, except for `/livez` and `/readyz`, which say nothing else.
+/// Web pages of others are kept out, and so is whoever does not show the token where there is one ([`Door`]). `/livez` and `/readyz` say nothing else, and everybody may ask them.
 ///
 /// # Readiness
 ///
@@ -50,7 +48,7 @@ struct Shared {
     state: State,
     outbound: Outbound,
     filter: Filter,
-    token: Option<String>,
+    door: Door,
     means: Means,
 }
 
@@ -99,10 +97,11 @@ impl Admin {
         (means, token): (Means, Option<String>),
     ) -> Self {
         let filter = telemetry.filter().clone();
+        let door = token.iter().fold(Door::new(), |door, token| door.token(token));
         Self {
             metrics: metrics.endpoint(),
             store: telemetry.store().service(),
-            shared: Arc::new(Shared { state, outbound, filter, token, means }),
+            shared: Arc::new(Shared { state, outbound, filter, door, means }),
         }
     }
 
@@ -112,9 +111,9 @@ impl Admin {
     {
         let shared = self.shared.clone();
         let path = request.uri().path();
-        let open = matches!(path, "/livez" | "/readyz");
-        if let Some(refused) = shared.refuses(&request, open) {
-            return refused;
+        let what = if matches!(path, "/livez" | "/readyz") { Asked::Probe } else { Asked::Kept };
+        if let Some(refusal) = shared.door.refuses(&request, what) {
+            return refusal.map(BodyExt::boxed_unsync);
         }
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         match path {
@@ -147,34 +146,12 @@ impl Admin {
 }
 
 impl Shared {
-    fn refuses<B>(&self, request: &Request<B>, open: bool) -> Option<Response<AdminBody>> {
-        if request.headers().contains_key(header::ORIGIN) {
-            return Some(problem(StatusCode::FORBIDDEN, "web pages get no answer here"));
-        }
-        match &self.token {
-            _ if open => None,
-            Some(token) => (!shows(request, token)).then(|| {
-                let mut refused = problem(StatusCode::UNAUTHORIZED, "a token is needed here");
-                let bearer = HeaderValue::from_static("Bearer");
-                refused.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
-                refused
-            }),
-            // Else a page of a name that its owner lets point to this machine could ask.
-            None => (!is_for_this_machine(request)).then(|| {
-                problem(
-                    StatusCode::FORBIDDEN,
-                    "the host must be localhost or an address of loopback",
-                )
-            }),
-        }
-    }
-
     fn status(&self) -> Value {
         let circuit = |breaker: gusset_gateway::Breaker| {
             json!({
                 "instance": &*breaker.instance.id,
                 "health": format!("{:?}", breaker.instance.health).to_lowercase(),
-                "circuit": format!("{:?}", breaker.circuit.state()).to_lowercase(),
+                "circuit": breaker.circuit.state().as_str(),
             })
         };
         let services = self.outbound.present().services().into_iter().map(|(name, gateway)| {
@@ -231,25 +208,6 @@ where
         let admin = self.clone();
         Box::pin(async move { Ok(admin.answer(request).await) })
     }
-}
-
-fn shows<B>(request: &Request<B>, token: &str) -> bool {
-    let shown = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    let shown = shown.and_then(|shown| shown.strip_prefix(b"Bearer ")).unwrap_or_default();
-    // All bytes are looked at, whichever is wrong first.
-    let pairs = shown.iter().zip(token.as_bytes());
-    shown.len() == token.len() && pairs.fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
-}
-
-fn is_for_this_machine<B>(request: &Request<B>) -> bool {
-    let line = || request.headers().get(header::HOST)?.to_str().ok()?.parse::<Uri>().ok();
-    let host = match request.uri().host() {
-        Some(host) => Some(host.to_owned()),
-        None => line().and_then(|uri| uri.host().map(str::to_owned)),
-    };
-    let Some(host) = host else { return false };
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn whole<B>(answer: Result<Response<B>, Infallible>) -> Response<AdminBody>

@@ -4,39 +4,17 @@ use std::time::Duration;
 
 use gusset_sidecar::telemetry;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
 
+use crate::ends;
+
 use super::{app::Registering, command::Supervised, door::Served, options::Sidecar};
 
 /// What the end keeps for the command, of a limit that is long enough.
 const FOR_THE_COMMAND: Duration = Duration::from_secs(5);
-
-pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    pub(super) fn new() -> Result<Self, String> {
-        let signal =
-            |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn come(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
 
 /// All that has to be brought to an end, in this order.
 pub(super) struct Ends {
@@ -60,12 +38,12 @@ enum Cause {
 impl Ends {
     pub(super) async fn wait(
         mut self,
-        mut signals: Signals,
+        mut signals: ends::Ends,
         mut stopped: mpsc::Receiver<()>,
         options: &Sidecar,
     ) -> Result<u8, String> {
         let cause = tokio::select! {
-            () = signals.come() => Cause::Asked,
+            () = signals.next() => Cause::Asked,
             Some(()) = stopped.recv() => Cause::Asked,
             code = ended(&mut self.command) => Cause::Left(code),
             error = broken(&mut self.inbound.task) => Cause::Broken(error),
@@ -75,7 +53,7 @@ impl Ends {
         let mut command = self.command.take();
         tokio::select! {
             code = self.end(cause, &mut command, options) => code,
-            () = signals.come() => {
+            () = signals.next() => {
                 tracing::warn!("ends at once");
                 match &mut command {
                     Some(command) => Ok(command.end(Duration::ZERO).await),

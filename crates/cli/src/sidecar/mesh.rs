@@ -1,20 +1,16 @@
 //! Sidecars know one another by certificates with SPIFFE identifiers: `spiffe://shop.example/cart`.
 
 use std::{
-    convert::Infallible,
-    future::Future,
     path::PathBuf,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use gusset_call::Problem;
-use gusset_gateway::{PeerCertificate, Tls, TlsError, UpstreamTls};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use http_body_util::{Either, Full};
-use pin_project_lite::pin_project;
+use gusset_gateway::{
+    AuthError, Authenticate, Authenticating, Identity, IdentityHeaders, PeerCertificate, Tls,
+    TlsError, UpstreamTls,
+};
+use http::{HeaderName, HeaderValue, Request, request::Parts};
 use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
 use tower_service::Service;
 
@@ -67,7 +63,7 @@ impl Mesh {
     }
 }
 
-/// Tells the app by [`CALLER`] who calls, and nobody else can. With a [`Mesh`] it refuses whoever may not.
+/// Tells what is behind it by [`CALLER`] who calls, where a [`Mesh`] knows the caller. Nobody else can say that.
 ///
 /// # Readiness
 ///
@@ -91,19 +87,19 @@ impl<S> Callers<S> {
     }
 }
 
-impl<S, B, RB> Service<Request<B>> for Callers<S>
+impl<S, B> Service<Request<B>> for Callers<S>
 where
-    S: Service<Request<B>, Response = Response<RB>, Error = Infallible>,
+    S: Service<Request<B>>,
 {
-    type Response = Response<Either<RB, Full<Bytes>>>;
-    type Error = Infallible;
-    type Future = CallersFuture<S::Future>;
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
         // Servers that cannot tell `_` from `-` read any of them as the one that is believed.
         while let Some(name) = request.headers().keys().find(|name| is_caller(name)).cloned() {
             request.headers_mut().remove(name);
@@ -111,49 +107,45 @@ where
         if let Some(mesh) = &self.mesh {
             let certificate = request.extensions().get::<PeerCertificate>();
             let caller = certificate.and_then(|certificate| mesh.admits(certificate));
-            let Some(Ok(caller)) = caller.map(HeaderValue::from_str) else {
+            if let Some(Ok(caller)) = caller.map(HeaderValue::from_str) {
+                request.headers_mut().insert(CALLER, caller);
+            } else {
                 let names = certificate.map(|certificate| certificate.uris().collect::<Vec<_>>());
                 tracing::info!(?names, "a caller is refused");
-                return CallersFuture::Refused;
-            };
-            request.headers_mut().insert(CALLER, caller);
+            }
         }
-        CallersFuture::Called { future: self.inner.call(request) }
+        self.inner.call(request)
     }
+}
+
+/// Refuses whom [`Callers`] does not know: within the gateway, so that it is logged, counted, and told in the protocol of the call.
+pub(super) struct Known;
+
+impl Known {
+    /// The app is told by the field that says it already.
+    pub(super) fn headers() -> IdentityHeaders {
+        IdentityHeaders::new().subject(CALLER)
+    }
+}
+
+impl Authenticate for Known {
+    fn authenticate(&self, head: &Parts) -> Authenticating {
+        let caller = head.headers.get(CALLER).and_then(|caller| caller.to_str().ok());
+        Authenticating::Done(caller.map(Identity::new).ok_or(AuthError::Forbidden))
+    }
+
+    /// Certificates are asked for before anything is said.
+    fn challenge(&self) -> Option<&str> {
+        None
+    }
+
+    /// What else the caller shows is for the app.
+    fn withhold(&self, _: &mut Parts) {}
 }
 
 fn is_caller(name: &HeaderName) -> bool {
     let dashed = name.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
     dashed.eq(CALLER.as_str().bytes())
-}
-
-pin_project! {
-    #[project = CallersProj]
-    pub(super) enum CallersFuture<F> {
-        Called { #[pin] future: F },
-        Refused,
-    }
-}
-
-impl<F, RB> Future for CallersFuture<F>
-where
-    F: Future<Output = Result<Response<RB>, Infallible>>,
-{
-    type Output = Result<Response<Either<RB, Full<Bytes>>>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            CallersProj::Called { future } => {
-                let result = ready!(future.poll(cx));
-                Poll::Ready(result.map(|response| response.map(Either::Left)))
-            }
-            CallersProj::Refused => {
-                let refused = Problem::new(StatusCode::FORBIDDEN)
-                    .detail("the certificate is of nobody who may call this service");
-                Poll::Ready(Ok(refused.into_response().map(Either::Right)))
-            }
-        }
-    }
 }
 
 #[cfg(test)]

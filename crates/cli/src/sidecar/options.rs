@@ -41,6 +41,10 @@ pub(crate) struct Sidecar {
     pub(super) quota: Option<QuotaOf>,
     pub(super) access_log: Option<LogTo>,
     pub(super) cores: NonZeroUsize,
+    /// After which the registry takes the app for gone if it hears nothing.
+    pub(super) ttl: Duration,
+    /// How long an instance that fails is left alone.
+    pub(super) open_for: Duration,
     pub(super) grace: Duration,
     pub(super) drain_limit: Duration,
     pub(super) log: Option<String>,

@@ -4,7 +4,6 @@ use std::{fs::OpenOptions, io, num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use gusset_breaker::Policy;
-use gusset_call::{Answer, AnswerLayer};
 use gusset_gateway::{
     AccessLog, Builder, ByHost, Client, CommonQuota, Gateway, Route, Transport, Upstream,
     UpstreamPolicy,
@@ -13,12 +12,10 @@ use gusset_ratelimit::{Concurrency, ConcurrencyLimiter, network};
 use gusset_registry::{Fleet, MemoryRegistry, Registry};
 use gusset_sidecar::{Metrics, RetryPolicy, Sidecar as Layers};
 use http::HeaderMap;
-use tower_layer::Layer;
 
 use super::{
     admin::State,
-    inflight::InFlight,
-    mesh::{CALLER, Callers, Mesh},
+    mesh::{CALLER, Callers, Known, Mesh},
     options::{AppHttp, Limit, LogTo, QuotaBy, QuotaOf, Sidecar},
     way::Way,
 };
@@ -34,14 +31,14 @@ pub(super) struct Proxy {
 /// In and out, as some settings have them.
 pub(super) struct Ways {
     options: Sidecar,
-    inbound: Callers<Answer<InFlight<Gateway>>>,
+    inbound: Callers<Gateway>,
     outbound: ByHost,
     limiter: Option<ConcurrencyLimiter>,
     quota: Option<CommonQuota>,
     log: Option<AccessLog>,
 }
 
-pub(super) type Inbound = Way<Ways, Callers<Answer<InFlight<Gateway>>>>;
+pub(super) type Inbound = Way<Ways, Callers<Gateway>>;
 pub(super) type Outbound = Way<Ways, ByHost>;
 
 /// How long the log of requests may take at the end.
@@ -104,6 +101,7 @@ impl Proxy {
             let name = "gusset_sidecar_services_replaced_total";
             let help = "Services that were forgotten, for the app has called so many others since.";
             samples.counter(name, help, &[], stats.replaced as f64);
+            ways.outbound.report(samples);
             if let Some(log) = &ways.log {
                 let name = "gusset_sidecar_access_log_lost_total";
                 let help = "Lines of the log of requests that were left out, for too many waited.";
@@ -146,9 +144,8 @@ fn ways(
         Some(before) => before.outbound.clone(),
         None => outbound(options, registry.clone(), layers)?,
     };
-    let app = app(options, layers, (quota.as_ref(), log.as_ref()))?;
-    let inbound = AnswerLayer::new().layer(InFlight::new(app, limiter.clone()));
-    let inbound = Callers::new(inbound, options.mesh.clone());
+    let app = app(options, layers, (quota.as_ref(), limiter.as_ref()), log.as_ref())?;
+    let inbound = Callers::new(app, options.mesh.clone());
     Ok(Ways { options: options.clone(), inbound, outbound, limiter, quota, log })
 }
 
@@ -191,7 +188,8 @@ fn access_log(to: &LogTo) -> Result<AccessLog, String> {
 fn app(
     options: &Sidecar,
     layers: &Layers,
-    (quota, log): (Option<&CommonQuota>, Option<&AccessLog>),
+    (quota, places): (Option<&CommonQuota>, Option<&ConcurrencyLimiter>),
+    log: Option<&AccessLog>,
 ) -> Result<Gateway, String> {
     let app = Upstream::fixed([options.app]);
     let transport = match options.app_http {
@@ -202,16 +200,27 @@ fn app(
         .breaker(Policy::consecutive(u32::MAX).slow_after(Duration::MAX))
         .eject(None)
         .retry(RetryPolicy::default().retries(0))
-        .transport(transport.answer_idle(None));
+        .transport(transport.answer_idle(None))
+        .unmeasured();
     let mut builder = Gateway::builder(MemoryRegistry::default()).upstream(app.clone(), policy);
     if let Some(log) = log {
         builder = builder.access_log(log.clone());
     }
-    let quota = |route: Route| match quota {
-        Some(quota) => route.quota_in_common(quota.clone()),
-        None => route,
+    if options.mesh.is_some() {
+        builder = builder.authenticate(Known).identity_headers(Known::headers());
+    }
+    let route = |path| {
+        let route = route(path, &app, options.timeout);
+        let route = match quota {
+            Some(quota) => route.quota_in_common(quota.clone()),
+            None => route,
+        };
+        let route = match places {
+            Some(places) => route.in_flight_of(places.clone()),
+            None => route,
+        };
+        if options.mesh.is_some() { route.authenticated() } else { route }
     };
-    let route = |path| quota(route(path, &app, options.timeout));
     built(builder, PATHS.map(route), layers).map_err(|error| error.to_string())
 }
 
@@ -227,10 +236,12 @@ fn outbound(
         Some(zone) => fleet.zone(zone),
         None => fleet,
     };
+    let breaker = Policy::default().slow_after(Duration::MAX).open_for(options.open_for);
     let (timeout, mesh, layers) = (options.timeout, options.mesh.clone(), layers.clone());
     Ok(ByHost::new(fallback, move |service: &str| {
         let transport = transport(mesh.as_ref(), service)?;
-        let policy = UpstreamPolicy::new().among(fleet.clone()).transport(transport);
+        let policy = UpstreamPolicy::new().breaker(breaker).among(fleet.clone());
+        let policy = policy.transport(transport);
         let to = Upstream::service(service);
         let builder = Gateway::builder(registry.clone()).upstream(to.clone(), policy);
         built(builder, PATHS.map(|path| route(path, &to, timeout)), &layers).ok()

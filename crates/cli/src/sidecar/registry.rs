@@ -14,7 +14,7 @@ pub(super) fn registry(options: &Sidecar) -> Result<Arc<dyn Registry>, String> {
     if let Some(members) = options.registry.strip_prefix(ETCD) {
         return etcd(options, members);
     }
-    let mut policy = RemotePolicy::default();
+    let mut policy = RemotePolicy::default().ttl(options.ttl);
     if let Some(token) = &options.token {
         policy = policy.token(token.as_str());
     }
@@ -38,7 +38,7 @@ pub(super) fn reached_at(registry: &str) -> String {
 fn etcd(options: &Sidecar, members: &str) -> Result<Arc<dyn Registry>, String> {
     use gusset_registry::{EtcdPolicy, EtcdRegistry, EtcdTls};
 
-    let mut policy = EtcdPolicy::default();
+    let mut policy = EtcdPolicy::default().ttl(options.ttl);
     if let Some(token) = &options.token {
         let (user, password) =
             token.split_once(':').ok_or("--token: for etcd it is USER:PASSWORD")?;

@@ -1,12 +1,12 @@
 //! A file that changes while the sidecar runs.
 
 use std::{
-    fs,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
+use gusset_gateway::config::{Changes, Stamps};
 use gusset_sidecar::telemetry::Filter;
 use tokio::{signal::unix::Signal, time::sleep};
 
@@ -40,10 +40,8 @@ struct Shared {
 struct Turn {
     /// Beside the one that is named on the command line.
     files: Vec<PathBuf>,
-    /// What was read last, or failed to be.
-    seen: Vec<Stamp>,
-    /// What was seen by the last look, if it was something else.
-    changing: Option<Vec<Stamp>>,
+    /// None before the first look.
+    changes: Option<Changes>,
     /// The filter of logs that was asked for last: an operator may have set another one meanwhile.
     log: Option<String>,
 }
@@ -58,16 +56,13 @@ pub(super) struct Told {
     pub(super) needs_restart: Vec<&'static str>,
 }
 
-/// When a file was written, and how long it is.
-type Stamp = Option<(SystemTime, u64)>;
-
 impl Reloading {
     /// `None` if there is no file.
     pub(super) fn new(again: Again, first: Sidecar, proxy: Proxy, filter: Filter) -> Option<Self> {
         again.file()?;
         // It may have changed since it was read for the start: then the first look finds that it says the same.
         let (files, log) = (Vec::new(), first.log.clone());
-        let turn = Mutex::new(Turn { files, seen: Vec::new(), changing: None, log });
+        let turn = Mutex::new(Turn { files, changes: None, log });
         let told = Mutex::default();
         Some(Self(Arc::new(Shared { again, first, proxy, filter, turn, told })))
     }
@@ -109,37 +104,36 @@ impl Reloading {
 
     fn look(&self) {
         let mut turn = self.turn();
-        let stamps = self.stamps(&turn.files);
-        if turn.seen.is_empty() {
-            return self.begin(&mut turn);
-        }
-        if stamps == turn.seen {
-            turn.changing = None;
-        } else if turn.changing.as_ref() == Some(&stamps) {
-            // Whoever writes has written all of it.
-            let _ = self.reload_in_turn(&mut turn);
-        } else {
-            turn.changing = Some(stamps);
+        let stamps = self.stamp().and(&turn.files);
+        match &mut turn.changes {
+            None => self.begin(&mut turn),
+            Some(changes) => {
+                if changes.are_settled(stamps) {
+                    let _ = self.reload_in_turn(&mut turn);
+                }
+            }
         }
     }
 
     /// The first look, which finds out whether the file still says what the start has read.
     fn begin(&self, turn: &mut Turn) {
-        turn.seen = self.stamps(&turn.files);
+        let before = self.stamp();
+        // Where it says something else, no file is known yet, so the next looks see a change.
+        let changes = turn.changes.insert(Changes::default());
         match self.0.again.read() {
             Ok((read, files)) if read == self.0.first => {
+                changes.read(before.and(&files));
                 turn.files = files;
-                turn.seen = self.stamps(&turn.files);
             }
-            _ => turn.seen = vec![None],
+            _ => {}
         }
     }
 
     fn reload_in_turn(&self, turn: &mut Turn) -> Result<Told, String> {
-        turn.changing = None;
         // Before it is read: what is written meanwhile is another change.
-        turn.seen = self.stamps(&turn.files);
-        let done = self.take_over(turn);
+        let before = self.stamp();
+        turn.changes.get_or_insert_default().read(before.clone().and(&turn.files));
+        let done = self.take_over(turn, before);
         match &done {
             Ok(Told { reloads, needs_restart, .. }) => {
                 tracing::info!(reloads, "the configuration is in force");
@@ -155,7 +149,7 @@ impl Reloading {
         done
     }
 
-    fn take_over(&self, turn: &mut Turn) -> Result<Told, String> {
+    fn take_over(&self, turn: &mut Turn, before: Stamps) -> Result<Told, String> {
         let Shared { again, first, proxy, filter, .. } = &*self.0;
         let (later, files) = again.read()?;
         let now = in_force(first, &later);
@@ -166,8 +160,8 @@ impl Reloading {
             filter.set(&directives).map_err(|error| error.to_string())?;
             turn.log.clone_from(&later.log);
         }
+        turn.changes.get_or_insert_default().read(before.and(&files));
         turn.files = files;
-        turn.seen = self.stamps(&turn.files);
         let needs_restart = unlike(&now, &later);
         // Whoever looks sees both of them as they were, or both as they are.
         let mut told = self.told();
@@ -176,13 +170,9 @@ impl Reloading {
         Ok(told.clone())
     }
 
-    fn stamps(&self, files: &[PathBuf]) -> Vec<Stamp> {
-        let stamp = |file: &std::path::Path| {
-            let data = fs::metadata(file).ok()?;
-            Some((data.modified().ok()?, data.len()))
-        };
-        let first = self.0.again.file().into_iter();
-        first.chain(files.iter().map(PathBuf::as_path)).map(stamp).collect()
+    /// Of the file that is named on the command line.
+    fn stamp(&self) -> Stamps {
+        Stamps::of(self.0.again.file())
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {
@@ -217,6 +207,8 @@ fn unlike(now: &Sidecar, later: &Sidecar) -> Vec<&'static str> {
         ("listen", now.listen != later.listen),
         ("outbound", now.outbound != later.outbound),
         ("cores", now.cores != later.cores),
+        ("ttl", now.ttl != later.ttl),
+        ("circuit_open", now.open_for != later.open_for),
         ("grace", now.grace != later.grace),
         ("drain_limit", now.drain_limit != later.drain_limit),
         ("otlp", now.otlp != later.otlp),
@@ -257,6 +249,7 @@ mod tests {
             (&["--access-log", "-", "--allow", "shop"], &[]),
             (&["--grace", "7s", "--token", "t", "--zone", "b"], &["grace", "registry", "instance"]),
             (&["--mtls-cert", "d", "--admin", "127.0.0.1:1"], &["admin", "mtls"]),
+            (&["--ttl", "7s", "--circuit-open", "1s"], &["ttl", "circuit_open"]),
             (&["--otlp", "http://o", "--", "sh"], &["command", "otlp"]),
         ] {
             let later = sidecar(&[&mesh[..], more].concat());

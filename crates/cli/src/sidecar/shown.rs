@@ -43,6 +43,8 @@ pub(super) fn shown(options: &Sidecar, instance: &Instance, doors: [SocketAddr; 
             "url": without_password(&otlp.url), "authorities": otlp.authority, "headers": otlp.headers.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         })),
         "cores": options.cores,
+        "ttl_seconds": seconds(options.ttl),
+        "circuit_open_seconds": seconds(options.open_for),
         "grace_seconds": seconds(options.grace),
         "drain_limit_seconds": seconds(options.drain_limit),
         // Arguments may be secrets.

@@ -31,9 +31,16 @@ fn an_operator_sees_metrics_traces_logs_and_how_things_stand() {
         "gusset_sidecar_app_up 1\n",
         "gusset_sidecar_services 1\n",
         "http_server_request_duration_seconds",
+        "gusset_calls_total{upstream=\"cart\"} ",
+        "gusset_retries_total{upstream=\"cart\"} ",
+        "gusset_breaker_state{upstream=\"cart\",circuit=",
+        "server_address=\"cart\"",
+        "process_resident_memory_bytes ",
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
+    // The app is no upstream of itself.
+    assert!(!metrics.contains("upstream=\"127.0.0.1"), "{metrics}");
     eventually("the trace", || {
         side.admin("/traces/12345678901234567890123456789012").1.contains("spans").then_some(())
     });
@@ -83,13 +90,13 @@ fn web_pages_and_strangers_get_no_answer() {
     for head in [
         "GET /config HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:4191",
         "GET /config HTTP/1.1\r\nHost: rebound.example",
-        "GET /config HTTP/1.1\r\nHost: 10.0.0.7:4191",
+        "GET /config HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site",
         "POST /drain HTTP/1.1\r\nHost: localhost\r\nOrigin: null",
         "GET /livez HTTP/1.1\r\nHost: localhost\r\nOrigin: https://a.example",
     ] {
         assert_eq!(ask(&side, head, "").0, 403, "{head}");
     }
-    for host in ["localhost", "127.0.0.1:4191", "[::1]:4191", "LOCALHOST:80"] {
+    for host in ["localhost", "127.0.0.1:4191", "[::1]:4191", "LOCALHOST:80", "10.0.0.7:4191"] {
         assert_eq!(get(side.admin, host, "/config").0, 200, "{host}");
     }
     let (_registry, _app, side) = one(&["--admin-token", "s3cret"]);

@@ -151,7 +151,9 @@ fn a_peer_without_a_valid_certificate_gets_nowhere() {
         seen.send(()).unwrap();
         "items".into()
     });
-    let side = folder.sidecar("cart", cart.address, &registry, &["--allow", "shop"]);
+    let log = folder.file("requests");
+    let more = ["--allow", "shop", "--access-log", &log];
+    let side = folder.sidecar("cart", cart.address, &registry, &more);
     registry.wait_for("cart", 1);
     let answer = folder.ask(side.inbound, Some("shop"), GET);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -168,6 +170,12 @@ fn a_peer_without_a_valid_certificate_gets_nowhere() {
     let plain = try_http(side.inbound, &format!("{GET}\r\nConnection: close\r\n\r\n"));
     assert!(!plain.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")));
     assert!(heads.try_recv().is_err(), "the app has seen none of them");
+    let lines = eventually("who is known and may not is logged", || {
+        fs::read_to_string(&log).ok().filter(|text| text.lines().count() == 5)
+    });
+    assert_eq!(lines.matches("\"status\":403").count(), 4, "{lines}");
+    let (_, metrics) = side.admin("/metrics");
+    assert!(metrics.contains("http_response_status_code=\"403\""), "{metrics}");
 }
 
 #[test]

@@ -91,7 +91,9 @@ fn above_the_limit_requests_are_refused_at_once() {
         let () = wait.lock().unwrap().recv().unwrap();
         "slow".into()
     });
-    let side = Sidecar::start("cart", cart.address, &registry, &["--in-flight", "1"]);
+    let log = std::env::temp_dir().join(format!("gusset-in-flight-{}", std::process::id()));
+    let more = ["--in-flight", "1", "--access-log", log.to_str().unwrap()];
+    let side = Sidecar::start("cart", cart.address, &registry, &more);
     registry.wait_for("cart", 1);
     let inbound = side.inbound;
     let first = std::thread::spawn(move || get(inbound, "cart", "/"));
@@ -104,6 +106,53 @@ fn above_the_limit_requests_are_refused_at_once() {
     assert_eq!(get(inbound, "cart", "/").0, 200, "the place is free again");
     let (_, metrics) = side.admin("/metrics");
     assert!(metrics.contains("gusset_sidecar_refused_total 1\n"), "{metrics}");
+    let lines = eventually("all three are logged", || {
+        std::fs::read_to_string(&log).ok().filter(|text| text.lines().count() == 3)
+    });
+    let _ = std::fs::remove_file(&log);
+    assert_eq!(lines.matches("\"status\":503").count(), 1, "{lines}");
+}
+
+#[test]
+fn an_instance_that_fails_five_times_in_a_row_is_left_alone_and_whoever_asks_is_refused_at_once() {
+    let registry = Registry::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let bank = listener.local_addr().unwrap();
+    let (tell, asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut head) = (stream.unwrap(), Vec::new());
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                head.push(byte[0]);
+            }
+            tell.send(()).unwrap();
+            let answer =
+                "HTTP/1.1 503 No\r\nX-Of: bank\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let app = App::start(|_| String::new());
+    let side = Sidecar::start("shop", app.address, &registry, &[]);
+    registry.register("bank", bank);
+    // A payment is not made twice, so each is one call.
+    let pay = "POST /pay HTTP/1.1\r\nHost: bank\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let ask = || http(side.outbound, pay).to_ascii_lowercase();
+    eventually("the bank is found", || ask().contains("x-of: bank").then_some(()));
+    for _ in 0..4 {
+        assert!(ask().contains("x-of: bank"));
+    }
+    for _ in 0..3 {
+        let refused = ask();
+        assert!(refused.starts_with("http/1.1 503") && !refused.contains("x-of"), "{refused}");
+        assert!(refused.contains("\r\nretry-after: "), "{refused}");
+    }
+    assert_eq!(asked.try_iter().count(), 5);
+    let (_, metrics) = side.admin("/metrics");
+    let open = metrics
+        .lines()
+        .find(|line| line.contains("upstream=\"bank\"") && line.contains("state=\"open\""));
+    assert!(open.is_some_and(|line| line.ends_with(" 1")), "{metrics}");
 }
 
 #[test]

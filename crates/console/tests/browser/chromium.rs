@@ -168,10 +168,11 @@ impl Tab {
         self.send("Input.insertText", json!({ "text": text }));
     }
 
-    /// A PNG, in base64.
+    /// A WebP, in base64: a third of a PNG's size.
     #[allow(dead_code, reason = "for pictures")]
     pub(crate) fn picture(&mut self) -> String {
-        let answer = self.send("Page.captureScreenshot", json!({ "format": "png" }));
+        let answer =
+            self.send("Page.captureScreenshot", json!({ "format": "webp", "quality": 85 }));
         answer["data"].as_str().unwrap().to_owned()
     }
 }

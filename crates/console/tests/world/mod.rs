@@ -2,13 +2,20 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gusset_breaker::{Circuit, Circuits, Policy};
 use gusset_broker::{Broker, Delivery, Message, Subscription};
 use gusset_call::BoxError;
-use gusset_console::{LimitReading, ReadLimit, Sources};
+use gusset_console::{LimitReading, ReadLimit, Setting, Sources, Switch, Switches};
 use gusset_gateway::{Split, Variant};
 use gusset_ratelimit::{Quota, RateLimiter};
 use gusset_registry::{Health, Instance, MemoryRegistry, Registry};
@@ -38,7 +45,33 @@ pub(crate) struct World {
     pub(crate) sagas: Orchestrator,
     pub(crate) broker: Broker,
     pub(crate) split: Split,
+    pub(crate) drill: Drill,
     _group: Subscription,
+}
+
+/// A fault, a load, and something that nobody can turn.
+#[derive(Clone, Default)]
+pub(crate) struct Drill(pub(crate) Arc<(AtomicBool, AtomicU64)>);
+
+impl Switches for Drill {
+    fn read(&self) -> Vec<Switch> {
+        let (slow, rate) = &*self.0;
+        vec![
+            Switch::toggle("slow bank", EVIL, slow.load(SeqCst)),
+            Switch::number("load", "requests a second", rate.load(SeqCst), 0..=500),
+            Switch::toggle(MARKUP, "nobody has it", false).locked("there is no Redis"),
+        ]
+    }
+
+    fn turn(&self, name: &str, to: Setting) -> Result<(), String> {
+        let (slow, rate) = &*self.0;
+        match to {
+            Setting::Toggle(on) => slow.store(on, SeqCst),
+            Setting::Number(13) => return Err(format!("{name} brings bad luck")),
+            Setting::Number(number) => rate.store(number, SeqCst),
+        }
+        Ok(())
+    }
 }
 
 /// A limit that knows who is greedy.
@@ -92,6 +125,7 @@ impl World {
             sagas: stuck().await,
             broker,
             split,
+            drill: Drill::default(),
             _group: group,
         }
     }
@@ -110,6 +144,7 @@ impl World {
             .sagas(&self.sagas)
             .broker(&self.broker)
             .split("products", &self.split)
+            .switches("drill", self.drill.clone())
             .operator_token(TOKEN)
     }
 

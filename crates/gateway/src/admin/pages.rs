@@ -1,4 +1,3 @@
-use gusset_breaker::{Circuit, State};
 use serde_json::{Value, json};
 
 use crate::{Gateway, traffic::Mirroring};
@@ -46,7 +45,7 @@ pub(super) fn upstreams(gateway: &Gateway) -> Value {
             "suspect": instance.suspect,
             "version": instance.version,
             "zone": instance.zone,
-            "circuit": state(&breaker.circuit),
+            "circuit": breaker.circuit.state().as_str(),
             "pending": load.pending,
             "failure_ratio": load.failure_ratio,
             "share": load.share,
@@ -58,18 +57,6 @@ pub(super) fn upstreams(gateway: &Gateway) -> Value {
         }
     }
     Value::Object(upstreams)
-}
-
-pub(super) fn state(circuit: &Circuit) -> &'static str {
-    match circuit.state() {
-        State::Closed => "closed",
-        State::Open => "open",
-        State::HalfOpen => "half open",
-        State::ForcedOpen => "forced open",
-        State::ForcedClosed => "forced closed",
-        State::Disabled => "disabled",
-        _ => "other",
-    }
 }
 
 pub(super) fn millis(span: std::time::Duration) -> f64 {

@@ -54,6 +54,7 @@ pub(super) fn gate(
         sender: route.requires.as_ref().map(sender),
         cors: own_cors.or_else(|| cors.cloned()),
         upgrades: route.upgrades.clone(),
+        grpc_web: route.grpc_web,
         once: route.idempotency.clone().map(|policy| OncePer {
             policy,
             route: format!("{} {}", route.host.as_deref().unwrap_or_default(), route.path),

@@ -45,6 +45,9 @@ impl Parts {
             let upstream = self.upstreams.entry(to.clone()).or_insert_with(new);
             upstream.caller(limit, route.retry.clone(), route.hedge.clone())
         };
+        if route.grpc_web && route.composition.is_some() {
+            return Err(wrong(TWO_ANSWERS.into()));
+        }
         let composed = route.composition.as_ref();
         let composed = composed.map(|to| to.compile(&route, &mut make_caller)).transpose();
         let composed = composed.map_err(wrong)?;
@@ -86,6 +89,7 @@ impl Parts {
     }
 }
 
+const TWO_ANSWERS: &str = "it makes JSON of its answers, so there is no gRPC-Web to be made";
 const NOTHING_TO_MIRROR: &str = "it asks no upstream of its own, so there is nothing to mirror";
 
 /// Whether a route makes sense.

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use prost::Message;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 use thiserror::Error;
@@ -37,11 +39,21 @@ impl Descriptors {
     ///
     /// # Errors
     ///
-    /// [`DescriptorsError::Malformed`] if it is none, or files that it imports are not in it.
+    /// [`DescriptorsError::Malformed`] if it is none, files that it imports are not in it, or one of them is written in an edition rather than proto2 or proto3.
     pub fn from_bytes(set: &[u8]) -> Result<Self, DescriptorsError> {
-        let malformed = |error: prost_reflect::DescriptorError| error.to_string();
-        let pool = DescriptorPool::decode(set).map_err(malformed);
-        Ok(Self { pool: pool.map_err(DescriptorsError::Malformed)? })
+        let malformed = |error: &dyn fmt::Display| DescriptorsError::Malformed(error.to_string());
+        // What the library panics at: an edition, or nothing that it has heard of.
+        let Files { files } = Files::decode(set).map_err(|error| malformed(&error))?;
+        for File { name, syntax } in files {
+            if !matches!(syntax.as_deref(), None | Some("proto2" | "proto3")) {
+                let syntax = syntax.unwrap_or_default();
+                let what =
+                    format!("the syntax of {name} is {syntax:?}, proto2 and proto3 are read");
+                return Err(malformed(&what));
+            }
+        }
+        let pool = DescriptorPool::decode(set).map_err(|error| malformed(&error))?;
+        Ok(Self { pool })
     }
 
     /// The method of this path, as `shop.v1.Orders/Get`.
@@ -82,8 +94,31 @@ impl Descriptors {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl Descriptors {
+    /// Names of all services.
+    pub(super) fn services(&self) -> impl Iterator<Item = String> {
+        self.pool.services().map(|service| service.full_name().to_owned())
+    }
+}
+
 fn wrong(method: &MethodDescriptor, reason: String) -> DescriptorsError {
     DescriptorsError::Annotation { method: method.full_name().to_owned(), reason }
+}
+
+/// A descriptor set, as far as it is looked at before it is read.
+#[derive(Clone, PartialEq, Message)]
+struct Files {
+    #[prost(message, repeated, tag = "1")]
+    files: Vec<File>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct File {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, optional, tag = "12")]
+    syntax: Option<String>,
 }
 
 /// Options of a method, with that of the annotation.
@@ -124,4 +159,24 @@ pub enum DescriptorsError {
         /// What is wrong.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_an_edition_is_refused_and_makes_nothing_stumble() {
+        for (syntax, read) in
+            [(Some("editions"), false), (Some(""), false), (Some("proto3"), true), (None, true)]
+        {
+            let file = File { name: "shop.proto".into(), syntax: syntax.map(Into::into) };
+            let read_as = Descriptors::from_bytes(&Files { files: vec![file] }.encode_to_vec());
+            assert_eq!(read_as.is_ok(), read, "{syntax:?}");
+        }
+        let file = File { name: "shop.proto".into(), syntax: Some("editions".into()) };
+        let set = Files { files: vec![file] }.encode_to_vec();
+        let error = Descriptors::from_bytes(&set).unwrap_err().to_string();
+        assert!(error.contains("the syntax of shop.proto is \"editions\""), "{error}");
+    }
 }

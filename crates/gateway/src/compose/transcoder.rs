@@ -1,4 +1,6 @@
 mod checked;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod message;
 
 use std::{sync::Arc, time::Duration};

@@ -117,6 +117,9 @@ impl Config {
         if let Some(span) = section.drain_limit {
             server = server.drain_limit(span);
         }
+        if section.early_hints {
+            server = server.early_hints();
+        }
         let Some((first, others)) = section.tls.split_first() else { return Ok(server) };
         let mut files = Tls::new(&first.certificates, &first.key);
         for other in others {

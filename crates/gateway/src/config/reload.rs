@@ -1,7 +1,7 @@
 use std::{
-    fmt, fs,
+    fmt,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use serde_json::{Value, json};
 
-use super::{Config, ConfigErrors, Resources};
+use super::{Changes, Config, ConfigErrors, Resources, Stamps};
 use crate::{Admin, Gateway, Live};
 
 /// How often the file is looked at for changes.
@@ -45,16 +45,10 @@ struct State {
 
 #[derive(Default)]
 struct Turn {
-    /// What was read last, or failed to be.
-    seen: Vec<Stamp>,
-    /// What was seen by the last look, if it was something else.
-    changing: Option<Vec<Stamp>>,
+    changes: Changes,
     /// Gateways that still had requests when they were replaced.
     retired: Vec<Gateway>,
 }
-
-/// When a file was written, and how long it is.
-type Stamp = Option<(SystemTime, u64)>;
 
 /// What a reload did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,18 +86,23 @@ impl Reloading {
     /// As [`Config::build`].
     pub fn open(path: impl Into<PathBuf>, resources: Resources) -> Result<Self, ConfigErrors> {
         let path = path.into();
-        let seen = stamps(&path, &[]);
+        let before = Stamps::of([&path]);
         let config = Arc::new(Config::open(&path)?);
         let resources = match config.access_log()? {
             Some(log) => resources.access_log(log),
             None => resources,
         };
         let live = Live::new(config.build(&resources)?);
-        let seen = seen.into_iter().chain(stamps_of(config.files())).collect();
-        let turn = Mutex::new(Turn { seen, ..Turn::default() });
+        resources.metrics.report_process();
+        live.report_to(&resources.metrics);
+        let mut turn = Turn::default();
+        turn.changes.read(before.and(config.files()));
+        let turn = Mutex::new(turn);
         let state = State { config: config.clone(), at: now(), reloads: 0, error: None };
         let state = Mutex::new(state);
-        Ok(Self(Arc::new(Shared { path, resources, live, first: config, turn, state })))
+        let this = Self(Arc::new(Shared { path, resources, live, first: config, turn, state }));
+        this.report();
+        Ok(this)
     }
 
     /// What serves.
@@ -152,6 +151,7 @@ impl Reloading {
         let section = self.0.first.file.admin.as_ref()?;
         let (shown, reloaded) = (self.clone(), self.clone());
         let mut admin = Admin::builder(self.live().clone())
+            .reports()
             .config(move || {
                 let mut config = shown.status().shown();
                 if let Some(redis) = shown.0.resources.redis() {
@@ -182,25 +182,34 @@ impl Reloading {
         }
     }
 
+    /// Shows on the page of metrics what became of the file.
+    fn report(&self) {
+        let shared = Arc::downgrade(&self.0);
+        self.0.resources.metrics.on_render(move |samples| {
+            let Some(shared) = shared.upgrade() else { return };
+            let status = Self(shared).status();
+            let (name, help) = ("gusset_config_reloads_total", "How often the file has changed.");
+            samples.counter(name, help, &[], status.reloads as f64);
+            let name = "gusset_config_last_reload_successful";
+            let help = "1 if the file is in force as it was read last, 0 if it was wrong then.";
+            let good = if status.error.is_none() { 1.0 } else { 0.0 };
+            samples.gauge(name, help, &[], good);
+        });
+    }
+
     fn look(&self) {
         let mut turn = self.turn();
         // Dropped here, so that no request pays for it.
         turn.retired.retain(|gateway| !gateway.is_left());
-        let stamps = stamps(&self.0.path, self.config().files());
-        if stamps == turn.seen {
-            turn.changing = None;
-        } else if turn.changing.as_ref() == Some(&stamps) {
-            // Whoever writes has written all of it.
+        if turn.changes.are_settled(self.stamps()) {
             let _ = self.reload_in_turn(&mut turn);
-        } else {
-            turn.changing = Some(stamps);
         }
     }
 
     fn reload_in_turn(&self, turn: &mut Turn) -> Result<Reloaded, ConfigErrors> {
-        turn.changing = None;
         // Before it is read: what is written meanwhile is another change.
-        turn.seen = stamps(&self.0.path, self.config().files());
+        let before = Stamps::of([&self.0.path]);
+        turn.changes.read(before.clone().and(self.config().files()));
         let read = Config::open(&self.0.path)
             .and_then(|config| config.build(&self.0.resources).map(|gateway| (config, gateway)));
         let (config, gateway) = match read {
@@ -212,7 +221,7 @@ impl Reloading {
             }
         };
         let config = Arc::new(config);
-        turn.seen = stamps(&self.0.path, config.files());
+        turn.changes.read(before.and(config.files()));
         let needs_restart = self.0.first.unlike(&config);
         let hash = config.hash().to_owned();
         turn.retired.push(self.0.live.swap(gateway));
@@ -226,6 +235,10 @@ impl Reloading {
             tracing::warn!(table, "what has changed here needs a restart");
         }
         Ok(Reloaded { hash, needs_restart })
+    }
+
+    fn stamps(&self) -> Stamps {
+        Stamps::of([&self.0.path]).and(self.config().files())
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {
@@ -270,19 +283,6 @@ impl Config {
 #[allow(clippy::disallowed_methods, reason = "people are told of it")]
 fn now() -> SystemTime {
     SystemTime::now()
-}
-
-fn stamps(path: &Path, files: &[PathBuf]) -> Vec<Stamp> {
-    std::iter::once(stamp(path)).chain(stamps_of(files)).collect()
-}
-
-fn stamps_of(files: &[PathBuf]) -> impl Iterator<Item = Stamp> {
-    files.iter().map(|file| stamp(file))
-}
-
-fn stamp(file: &Path) -> Stamp {
-    let data = fs::metadata(file).ok()?;
-    Some((data.modified().ok()?, data.len()))
 }
 
 impl fmt::Debug for Reloading {

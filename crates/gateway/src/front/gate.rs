@@ -34,6 +34,8 @@ pub(crate) struct Gate {
     pub(crate) sender: Option<Sender>,
     pub(crate) cors: Option<Arc<Policy>>,
     pub(crate) upgrades: Vec<Box<str>>,
+    /// Whether its upstream has no gRPC-Web of its own.
+    pub(crate) grpc_web: bool,
     pub(crate) once: Option<OncePer>,
 }
 

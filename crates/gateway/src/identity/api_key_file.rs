@@ -47,7 +47,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<ApiKey>, ApiKeyFileError> {
     parse(&text)
 }
 
-fn parse(text: &str) -> Result<Vec<ApiKey>, ApiKeyFileError> {
+pub(super) fn parse(text: &str) -> Result<Vec<ApiKey>, ApiKeyFileError> {
     let mut lines = text.lines().enumerate();
     let version = lines.next().and_then(|(_, line)| line.strip_prefix(FIRST_LINE));
     if version.map(str::trim) != Some("1") {

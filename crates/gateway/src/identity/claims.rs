@@ -90,27 +90,28 @@ impl Rules {
         of_token.is_some_and(|found| short(found) == short(wanted))
     }
 
-    /// Whom the claims make of the sender, and how long that holds. Times are not looked at.
-    pub(super) fn read(&self, claims: &[u8]) -> Option<(Times, Identity)> {
-        let claims: Claims = serde_json::from_slice(claims).ok()?;
-        let times = Times {
-            expires: date(&claims, "exp")??,
-            not_before: date(&claims, "nbf")?,
-            issued: date(&claims, "iat")?,
-        };
+    /// Whom the claims make of the sender, and how long that holds. Times are not looked at. The error is for logs.
+    pub(super) fn read(&self, claims: &[u8]) -> Result<(Times, Identity), &'static str> {
+        let claims: Claims =
+            serde_json::from_slice(claims).map_err(|_| "its claims are no JSON object")?;
+        let times = times(&claims).ok_or("exp is missing, or one of exp, nbf, iat is no date")?;
         let issuer = claims.get("iss").and_then(Value::as_str);
         let known = |issuer: &str| self.issuers.iter().any(|one| **one == *issuer);
         if !self.issuers.is_empty() && !issuer.is_some_and(known) {
-            return None;
+            return Err("iss is none of the issuers");
         }
         if !self.takes_audience(claims.get("aud")) {
-            return None;
+            return Err(match self.audiences[..] {
+                [] => "it has an aud, and no audience is set",
+                _ => "aud is none of the audiences",
+            });
         }
         let has = |name: &str| at(&claims, name).is_some_and(|value| !value.is_null());
         if !self.required.iter().all(|name| has(name)) {
-            return None;
+            return Err("a claim that is required is missing");
         }
-        Some((times, self.identity(&claims)?))
+        let identity = self.identity(&claims).ok_or("the claim of the subject is missing")?;
+        Ok((times, identity))
     }
 
     fn takes_audience(&self, audience: Option<&Value>) -> bool {
@@ -144,6 +145,15 @@ impl Rules {
         }
         Some(identity)
     }
+}
+
+/// `None` if they do not say when it ends, or say nonsense.
+fn times(claims: &Claims) -> Option<Times> {
+    Some(Times {
+        expires: date(claims, "exp")??,
+        not_before: date(claims, "nbf")?,
+        issued: date(claims, "iat")?,
+    })
 }
 
 /// A claim by its name, or by the names on the way to it with dots between them.

@@ -37,7 +37,7 @@ const TRIES: usize = 4;
 ///
 /// A token must be signed with a key that is known here, by an algorithm which that key is for; it must have `exp`, and `nbf` and `iat`, if they are there, must lie
 /// behind. `iss` and `aud` must be what [`issuer`](Self::issuer) and [`audience`](Self::audience) say. Everything else is answered with 401, which does not say what
-/// was wrong. The subject is `sub`, scopes are those of `scope` or `scp`, roles those of `roles`.
+/// was wrong; an event of `tracing` at the level debug does. The subject is `sub`, scopes are those of `scope` or `scp`, roles those of `roles`.
 ///
 /// Keys are given, or read from a file ([`jwks_file`](Self::jwks_file)), or fetched from the issuer ([`jwks_url`](Self::jwks_url)). Verified tokens are kept, at most 8,192
 /// of them, found by a keyed hash, and judged anew by the clock each time; a change of keys drops them. Clones share keys and tokens. Times are those of the clock on the wall: when it
@@ -51,7 +51,7 @@ const TRIES: usize = 4;
 /// # Ok::<(), gusset_gateway::JwtKeyError>(())
 /// ```
 ///
-/// # What it costs
+/// # Cost
 ///
 /// A token that was verified lately costs two short hashes of it; a new one the check of its signature, which is far dearer for RSA and ECDSA.
 #[derive(Clone)]
@@ -190,7 +190,7 @@ impl Jwt {
 
     fn decide(&self, token: &str, now: SystemTime) -> Decision {
         if token.len() > token::LONGEST {
-            return Decision::Known(Err(AuthError::Invalid));
+            return refused("it is too long");
         }
         let held = self.keys.current();
         if held.value.is_none() || self.keys.is_stale() {
@@ -207,15 +207,23 @@ impl Jwt {
                 Err(decision) => return decision,
             },
         };
-        Decision::Known(times.check(now, self.rules.leeway).map(|()| identity))
+        match times.check(now, self.rules.leeway) {
+            Ok(()) => Decision::Known(Ok(identity)),
+            Err(AuthError::Expired) => {
+                tracing::debug!("a token is refused: it has expired");
+                Decision::Known(Err(AuthError::Expired))
+            }
+            Err(_) => refused("nbf or iat is in the future by the clock of this machine"),
+        }
     }
 
     fn verify(&self, token: &str, held: &Held<Vec<JwtKey>>) -> Result<(Times, Identity), Decision> {
-        let invalid = || Decision::Known(Err(AuthError::Invalid));
-        let token = Token::parse(token).ok_or_else(invalid)?;
-        let algorithm = JwtAlgorithm::named(&token.header.alg).ok_or_else(invalid)?;
+        let token = Token::parse(token)
+            .ok_or_else(|| refused("it is no token of three parts that can be read"))?;
+        let algorithm = JwtAlgorithm::named(&token.header.alg)
+            .ok_or_else(|| refused("its algorithm is not known here"))?;
         if !self.rules.takes_type(token.header.typ.as_deref()) {
-            return Err(invalid());
+            return Err(refused("it is of another type"));
         }
         let keys = held.value.as_deref().unwrap_or_default();
         let named = |key: &&JwtKey| match (&key.kid, &token.header.kid) {
@@ -223,16 +231,25 @@ impl Jwt {
             _ => true,
         };
         if !keys.iter().any(|key| named(&key)) {
+            tracing::debug!(
+                "a token is refused, if no new keys say otherwise: its kid is not known"
+            );
             return Err(Decision::Unknown(AuthError::Invalid));
         }
         let mut candidates =
             keys.iter().filter(|key| named(key) && key.takes(algorithm)).take(TRIES);
         let (signed, signature) = (token.signed.as_bytes(), &token.signature);
         if !candidates.any(|key| key.verifies(algorithm, signed, signature)) {
-            return Err(invalid());
+            return Err(refused("no key has signed it"));
         }
-        self.rules.read(&token.claims).ok_or_else(invalid)
+        self.rules.read(&token.claims).map_err(refused)
     }
+}
+
+/// The sender is not told why, so that nobody learns from it how to forge one; the operator is.
+fn refused(why: &'static str) -> Decision {
+    tracing::debug!(why, "a token is refused");
+    Decision::Known(Err(AuthError::Invalid))
 }
 
 /// What can be said of a token with the keys that are there.

@@ -16,7 +16,7 @@ pub(super) enum Segment {
         prefix: String,
         suffix: String,
     },
-    /// The rest of the path, at least one byte.
+    /// The rest of the path behind a slash, be there something or not.
     Tail,
 }
 
@@ -90,7 +90,7 @@ impl Pattern {
             let rest = path.get(from..)?;
             if *segment == Segment::Tail {
                 captures.push(from, path.len());
-                return (!rest.is_empty()).then_some(captures);
+                return Some(captures);
             }
             let to = from + rest.find('/').unwrap_or(rest.len());
             let (prefix, suffix) = match segment {

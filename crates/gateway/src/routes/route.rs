@@ -52,6 +52,7 @@ pub struct Route {
     pub(crate) keeps_credentials: bool,
     pub(crate) cors: Option<Cors>,
     pub(crate) upgrades: Vec<Box<str>>,
+    pub(crate) grpc_web: bool,
     pub(crate) idempotency: Option<Idempotency>,
     pub(crate) retry: Option<RetryPolicy>,
     pub(crate) hedge: Option<HedgePolicy>,
@@ -91,7 +92,7 @@ pub(crate) enum NewPath {
 
 impl Route {
     /// A route for the paths that match `path`: literal segments, `{name}` for one segment or, as in `v{major}.json`, a part of one, and `{*name}` at the
-    /// end for one or more. Every method but CONNECT and TRACE, every host.
+    /// end for all that follows, which may be nothing: `/api/{*rest}` is `/api/` and `/api/a/b`, not `/api`. Every method but CONNECT and TRACE, every host.
     ///
     /// Where several routes take a request, the most specific one gets it, in whatever order they were added: first by host
     /// (a name, then the longest wildcard, then any), then by path, segment by segment from the left (literal, then the most text around a parameter, then the rest), and
@@ -121,6 +122,7 @@ impl Route {
             keeps_credentials: false,
             cors: None,
             upgrades: Vec::new(),
+            grpc_web: false,
             idempotency: None,
             retry: None,
             hedge: None,
@@ -189,56 +191,6 @@ impl Route {
     #[must_use]
     pub fn rewrite(mut self, path: impl Into<String>) -> Self {
         self.new_path = NewPath::Like(path.into());
-        self
-    }
-
-    /// Only requests of a known sender: the gateway's [`Authenticate`](crate::Authenticate) is asked, and the upstream told who it is
-    /// ([`IdentityHeaders`](crate::IdentityHeaders)). Others are answered with 401 or 403.
-    ///
-    /// The credential itself does not go on, so that no upstream can use it elsewhere or write it to a log; see
-    /// [`keep_credentials`](Self::keep_credentials).
-    #[must_use]
-    pub fn authenticated(mut self) -> Self {
-        self.required();
-        self
-    }
-
-    /// Only senders with all of these scopes; others are answered with 403. It implies [`authenticated`](Self::authenticated).
-    #[must_use]
-    pub fn scopes<S: Into<Box<str>>>(mut self, all_of: impl IntoIterator<Item = S>) -> Self {
-        self.required().scopes = all_of.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// Only senders with one of these scopes at least. It implies [`authenticated`](Self::authenticated).
-    #[must_use]
-    pub fn any_scope<S: Into<Box<str>>>(mut self, of: impl IntoIterator<Item = S>) -> Self {
-        self.required().any_scope = Some(of.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Only senders with all of these roles. It implies [`authenticated`](Self::authenticated).
-    #[must_use]
-    pub fn roles<S: Into<Box<str>>>(mut self, all_of: impl IntoIterator<Item = S>) -> Self {
-        self.required().roles = all_of.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// Only senders with one of these roles at least. It implies [`authenticated`](Self::authenticated).
-    #[must_use]
-    pub fn any_role<S: Into<Box<str>>>(mut self, of: impl IntoIterator<Item = S>) -> Self {
-        self.required().any_role = Some(of.into_iter().map(Into::into).collect());
-        self
-    }
-
-    fn required(&mut self) -> &mut Requirement {
-        self.requires.get_or_insert_default()
-    }
-
-    /// Credentials go on to the upstream, which calls others with them or looks at them itself. Only for upstreams that may do all that the sender may.
-    #[must_use]
-    pub const fn keep_credentials(mut self) -> Self {
-        self.keeps_credentials = true;
         self
     }
 
@@ -325,7 +277,7 @@ impl Route {
     }
 
     /// Protocols that a client and its instance may agree on to speak instead of HTTP, as `websocket`; the gateway then passes bytes both ways, until one side
-    /// ends. Only over HTTP/1.1, by a request without a body. Default none: whoever asks is answered by HTTP.
+    /// ends. Over HTTP/1.1, by a request without a body; WebSocket also by an extended CONNECT of HTTP/2 (RFC 8441), with an instance of HTTP/1.1. Default none: whoever asks is answered by HTTP.
     ///
     /// Who speaks WebSocket is told when the server ends, by a frame that closes (1001) to both sides, between two of theirs; other protocols are cut at the end of its drain.
     ///
@@ -333,6 +285,19 @@ impl Route {
     #[must_use]
     pub fn upgrades<P: Into<Box<str>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.upgrades = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Clients may speak gRPC-Web (`application/grpc-web`, or in base64 `application/grpc-web-text`) where the upstream speaks gRPC alone: their calls go on as gRPC, and the trailers of answers
+    /// come back as their last message. Messages are passed on as they come, in both directions. Other requests are as ever. Needs the feature `http2`.
+    ///
+    /// Default no, for an upstream may know gRPC-Web itself, and what it says is passed on as it is; the gateway cannot tell which of them it is.
+    ///
+    /// A page of another origin needs a [`Cors`] with the fields that its client sends (`content-type`, `x-grpc-web`, `x-user-agent`, `grpc-timeout`); that it may read `grpc-status` is
+    /// said by itself.
+    #[must_use]
+    pub const fn grpc_web(mut self) -> Self {
+        self.grpc_web = true;
         self
     }
 

@@ -59,7 +59,8 @@ pub(super) async fn serve_connection<S, B>(
         return;
     }
     let leaving = lingered(&server, &mut stopped);
-    match http1::serve(wire, service.clone(), server.head_timeout, leaving).await {
+    let manner = http1::Manner { head_timeout: server.head_timeout, hints: server.early_hints };
+    match http1::serve(wire, service.clone(), manner, leaving).await {
         Ok(Ended::Closed) => {}
         Ok(Ended::Upgrade(wire)) => {
             let (io, service) = (TokioIo::new(wire), TowerToHyperService::new(service));
@@ -116,6 +117,7 @@ fn http2(server: &Server) -> hyper::server::conn::http2::Builder<hyper_util::rt:
         .timer(TokioTimer::new())
         .max_header_list_size(32 * 1024)
         .max_concurrent_streams(100)
+        .enable_connect_protocol()
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(1024 * 1024)
         .max_send_buf_size(128 * 1024)

@@ -4,8 +4,12 @@
 //! ([`connection`]). The body of a request takes the reading half along and gives it back at its end ([`upload`]). A request that asks for another protocol, and all
 //! that follows on its connection, is hyper's.
 
-mod answer_head;
+mod before;
 mod connection;
+mod ending;
+mod idle;
+
+mod answer_head;
 mod date;
 mod reader;
 mod refusal;
@@ -15,5 +19,5 @@ mod upload;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
-pub(super) use connection::{Ended, serve};
+pub(super) use connection::{Ended, Manner, serve};
 pub(super) use upload::Upload;

@@ -21,6 +21,9 @@ impl Listeners {
     /// Listens at `address`, with port 0 at any free one, by as many sockets as there are `cores` (`SO_REUSEPORT`), among which the kernel spreads the connections.
     /// Where a system has no such listeners, one is shared.
     ///
+    /// Another process of the same user that does the same may listen at the address already, as in a restart without a gap: then the kernel spreads connections
+    /// over both, which is logged as a warning.
+    ///
     /// # Errors
     ///
     /// The last address's, if it cannot listen at any of them.
@@ -46,6 +49,9 @@ impl Listeners {
 }
 
 fn bind_all(address: SocketAddr, cores: NonZeroUsize) -> io::Result<Vec<std::net::TcpListener>> {
+    if is_taken(address) {
+        tracing::warn!(%address, "another process listens here too, and takes a part of the connections");
+    }
     let first = listen(address)?;
     // Where the port was to be chosen, all take the one that was.
     let address = first.local_addr()?;
@@ -56,18 +62,28 @@ fn bind_all(address: SocketAddr, cores: NonZeroUsize) -> io::Result<Vec<std::net
     Ok(listeners)
 }
 
-fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// Whether somebody listens at `address`: one who does not share it cannot have it.
+fn is_taken(address: SocketAddr) -> bool {
+    let tried = socket(address).and_then(|socket| socket.bind(&address.into()));
+    tried.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
+fn socket(address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM,
         Some(socket2::Protocol::TCP),
     )?;
+    // Restarts need not wait for connections that linger in the kernel.
     #[cfg(unix)]
-    {
-        // Restarts need not wait for connections that linger in the kernel.
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-    }
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket(address)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
@@ -103,4 +119,18 @@ pub(super) fn backlog(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
             Some((TcpStream::from_std(stream).ok()?, peer))
         })
         .collect()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_listens_at_the_same_address_is_noticed_and_shares_it() {
+        let one = Listeners::bind("127.0.0.1:0", NonZeroUsize::MIN).unwrap();
+        let address = one.local_addr().unwrap();
+        assert!(is_taken(address));
+        assert!(Listeners::bind(address, NonZeroUsize::MIN).is_ok());
+        assert!(!is_taken(SocketAddr::from(([127, 0, 0, 1], 0))));
+    }
 }

@@ -14,6 +14,8 @@ use http::{HeaderValue, Request, Response, Version, header};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+#[cfg(feature = "http2")]
+use super::extended;
 use super::{
     body::{ClientBody, Source},
     hub::Held,
@@ -59,6 +61,12 @@ where
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
         let mut request = request.map(|body| ClientBody::new(body.into(), self.body_timeout));
+        // In HTTP/2 there is no field to say it in, and the connection says it itself.
+        let leaving = (request.version() < Version::HTTP_2).then(|| self.leaving.clone());
+        #[cfg(feature = "http2")]
+        let extended = extended::ask(&mut request);
+        #[cfg(not(feature = "http2"))]
+        let extended = false;
         if request.extensions().is_empty() {
             *request.extensions_mut() = spare::extensions();
         }
@@ -75,9 +83,7 @@ where
         {
             request.extensions_mut().insert(held.clone());
         }
-        // In HTTP/2 there is no such field, and the connection says it itself.
-        let leaving = (request.version() < Version::HTTP_2).then(|| self.leaving.clone());
-        OfPeerFuture { inner: self.inner.call(request), leaving }
+        OfPeerFuture { inner: self.inner.call(request), leaving, extended }
     }
 }
 
@@ -87,6 +93,7 @@ pin_project! {
         #[pin]
         inner: F,
         leaving: Option<Arc<AtomicBool>>,
+        extended: bool,
     }
 }
 
@@ -102,6 +109,10 @@ where
         let leaving = this.leaving.as_ref().is_some_and(|leaving| leaving.load(Relaxed));
         if let (Ok(response), true) = (&mut result, leaving) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        #[cfg(feature = "http2")]
+        if let (Ok(response), true) = (&mut result, *this.extended) {
+            extended::tell(response);
         }
         Poll::Ready(result)
     }

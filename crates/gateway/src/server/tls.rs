@@ -1,9 +1,9 @@
 use std::{
     collections::HashMap,
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::time::sleep;
@@ -20,6 +20,8 @@ use tokio_rustls::{
         sign::CertifiedKey,
     },
 };
+
+use crate::stamps::Stamps;
 
 /// How often the files are looked at for changes.
 const LOOK: Duration = Duration::from_secs(5);
@@ -55,7 +57,7 @@ struct Shared {
     files: TlsFiles,
     config: RwLock<Arc<ServerConfig>>,
     /// When the files that were read, or tried, had been written.
-    seen: Mutex<Vec<Option<SystemTime>>>,
+    seen: Mutex<Stamps>,
 }
 
 impl Tls {
@@ -139,10 +141,10 @@ impl TlsFiles {
         Ok(Tls(Arc::new(Shared { files: self, config, seen: Mutex::new(seen) })))
     }
 
-    fn written(&self) -> Vec<Option<SystemTime>> {
+    fn written(&self) -> Stamps {
         let pairs = self.pairs.iter().flat_map(|(certificates, key)| [certificates, key]);
         let files = pairs.chain(self.authority.iter().map(|(file, _)| file));
-        files.map(|file| fs::metadata(file).and_then(|data| data.modified()).ok()).collect()
+        Stamps::of(files)
     }
 
     fn config(&self) -> Result<ServerConfig, TlsError> {

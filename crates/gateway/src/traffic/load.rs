@@ -23,9 +23,9 @@ impl Route {
         self
     }
 
-    /// The same, with those that are under way already.
-    #[cfg(feature = "config")]
-    pub(crate) fn in_flight_of(mut self, limiter: ConcurrencyLimiter) -> Self {
+    /// The same, with the places of `limiter`, which other routes may have as well, or the gateway that this one's took the place of.
+    #[must_use]
+    pub fn in_flight_of(mut self, limiter: ConcurrencyLimiter) -> Self {
         self.places = Some(limiter);
         self
     }

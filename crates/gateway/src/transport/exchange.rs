@@ -24,6 +24,7 @@ use super::{
     pool::Home,
     sending::Sending,
 };
+use crate::hints::Hints;
 
 /// Answers before the answer (1xx) that are passed over.
 const INTERIM: u32 = 16;
@@ -56,6 +57,8 @@ pub(super) struct Kind {
     /// Whether answers have no body, as to HEAD.
     pub(super) bodyless: bool,
     pub(super) wanted: Option<Wanted>,
+    /// Where hints go that come before the answer.
+    pub(super) hints: Option<Hints>,
 }
 
 /// How a call begins.
@@ -200,6 +203,9 @@ where
                         return Poll::Ready(Ok(head));
                     }
                     Err(TransportError::Malformed("it switches to a protocol nobody asked for"))?;
+                }
+                if let Some(hints) = &self.kind.hints {
+                    hints.tell(head.status, &head.headers);
                 }
                 self.interim += 1;
                 if self.interim > INTERIM {

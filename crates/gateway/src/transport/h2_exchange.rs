@@ -20,6 +20,7 @@ use super::{
     multiplex::{Dialing, Found, Multiplex, Seat},
     upload::{Upload, Uploaded},
 };
+use crate::hints::Hints;
 
 /// How often a call looks for a connection that is not to be had in the end. Several of the tries are for those that are made for it.
 const TRIES: u32 = 8;
@@ -30,6 +31,7 @@ pub(crate) struct H2Exchange<B> {
     request: Option<(Request<()>, Option<B>)>,
     state: State<B>,
     tries: u32,
+    hints: Option<Hints>,
 }
 
 enum State<B> {
@@ -56,8 +58,12 @@ where
     B::Error: Into<BoxError>,
 {
     /// `body` is `None` if there is none.
-    pub(super) const fn new(place: Arc<Place>, head: Request<()>, body: Option<B>) -> Self {
-        Self { place, request: Some((head, body)), state: State::Looking, tries: 0 }
+    pub(super) const fn new(
+        place: Arc<Place>,
+        request: (Request<()>, Option<B>),
+        hints: Option<Hints>,
+    ) -> Self {
+        Self { place, request: Some(request), state: State::Looking, tries: 0, hints }
     }
 
     fn look(&self) -> State<B> {
@@ -106,7 +112,11 @@ where
     B::Error: Into<BoxError>,
 {
     /// Both ways at once, for an instance may answer before it has read everything.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<h2::RecvStream>, BoxError>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        hints: Option<&Hints>,
+    ) -> Poll<Result<Response<h2::RecvStream>, BoxError>> {
         if let Some(upload) = &mut self.upload {
             match upload.poll(cx) {
                 Poll::Pending => {}
@@ -119,6 +129,11 @@ where
                         Err(error) => return Poll::Ready(Err(error)),
                     }
                 }
+            }
+        }
+        if let Some(hints) = hints {
+            while let Poll::Ready(Some(Ok(interim))) = self.answer.poll_informational(cx) {
+                hints.tell(interim.status(), interim.headers());
             }
         }
         Pin::new(&mut self.answer).poll(cx).map_err(|error| TransportError::of_stream(error).into())
@@ -165,7 +180,7 @@ where
                     }
                 },
                 State::Open(open) => {
-                    let answer = ready!(open.poll(cx));
+                    let answer = ready!(open.poll(cx, this.hints.as_ref()));
                     let State::Open(open) = std::mem::replace(&mut this.state, State::Over) else {
                         return Poll::Pending;
                     };

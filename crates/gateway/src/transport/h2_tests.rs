@@ -91,6 +91,25 @@ async fn calls_that_begin_at_once_make_one_connection() {
 }
 
 #[tokio::test]
+async fn interim_answers_are_never_taken_for_the_answer() {
+    let instance = instance(200, |_, connection| {
+        serve(connection, |request, mut respond| async move {
+            for status in [103, 102, 103] {
+                let interim = Response::builder().status(status).header("link", "x").body(());
+                respond.send_informational(interim.unwrap()).unwrap();
+                tokio::task::yield_now().await;
+            }
+            ok(request, respond).await;
+        })
+    })
+    .await;
+    let answer = call(&line_to(&instance), "GET", empty()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.headers().contains_key("link"));
+    assert_eq!(text(Ok(answer)).await.unwrap(), "ok");
+}
+
+#[tokio::test]
 async fn another_connection_is_made_when_an_instance_takes_no_more_streams_by_one() {
     let (hold, seen) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let (held, see) = (hold.clone(), seen.clone());

@@ -130,7 +130,8 @@ impl Line {
             head.method.is_idempotent() || head.headers.contains_key("idempotency-key");
         let may_reuse = repeatable || !self.place.transport.connections.fresh_for_unsafe;
         let bodyless = head.method == Method::HEAD;
-        let mut kind = Kind { repeatable, may_reuse, bodyless, wanted: None };
+        let hints = head.extensions.remove();
+        let mut kind = Kind { repeatable, may_reuse, bodyless, wanted: None, hints };
         let start = Start::of(&self.place, &kind);
         let mut bytes = buffers::take();
         request_head::write(&mut bytes, &head, &self.place.authority, framing);
@@ -144,14 +145,16 @@ impl Line {
     }
 
     #[cfg(feature = "http2")]
-    fn http2<B>(&self, head: Parts, body: B) -> H2Exchange<B>
+    fn http2<B>(&self, mut head: Parts, body: B) -> H2Exchange<B>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         let framing = Framing::of(&body);
+        let hints = head.extensions.remove();
         let head = h2_head::of(head, &self.place.authority, self.place.transport.is_tls(), framing);
-        H2Exchange::new(self.place.clone(), head, (framing != Framing::Empty).then_some(body))
+        let body = (framing != Framing::Empty).then_some(body);
+        H2Exchange::new(self.place.clone(), (head, body), hints)
     }
 }
 

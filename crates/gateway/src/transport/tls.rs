@@ -1,10 +1,10 @@
 //! TLS towards instances.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{net::TcpStream, time::Instant};
@@ -28,6 +28,7 @@ use tokio_rustls::{
 use crate::{
     PeerCertificate, TlsError,
     server::{certificates, tls_error},
+    stamps::Stamps,
 };
 
 /// How often the files are looked at for changes, at most.
@@ -83,8 +84,8 @@ struct Configs([Arc<ClientConfig>; 2]);
 
 struct Looked {
     at: Instant,
-    /// When the files that were read, or tried, had been written.
-    written: Vec<Option<SystemTime>>,
+    /// Of the files that were read, or tried.
+    written: Stamps,
 }
 
 impl UpstreamTls {
@@ -199,10 +200,10 @@ impl UpstreamTlsFiles {
         Ok(UpstreamTls(Arc::new(Shared { files: self, configs: RwLock::new(configs), looked })))
     }
 
-    fn written(&self) -> Vec<Option<SystemTime>> {
+    fn written(&self) -> Stamps {
         let own = self.own.iter().flat_map(|(certificates, key)| [certificates, key]);
         let files = own.chain([&self.authorities]);
-        files.map(|file| fs::metadata(file).and_then(|data| data.modified()).ok()).collect()
+        Stamps::of(files)
     }
 
     fn configs(&self) -> Result<Configs, TlsError> {

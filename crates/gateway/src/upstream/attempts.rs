@@ -5,7 +5,7 @@ use std::{
 };
 
 use gusset_call::BoxError;
-use gusset_sidecar::{Hedge, HedgeFuture, HedgeLayer, HedgePolicy, ReplayBody};
+use gusset_sidecar::{Hedge, HedgeFuture, HedgeLayer, ReplayBody};
 use http::Request;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
@@ -22,12 +22,10 @@ pub(crate) enum Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(balance: Balanced, hedge: Option<HedgePolicy>, judge: Judge) -> Self {
+    pub(super) fn new(balance: Balanced, hedge: Option<&HedgeLayer<Judge>>) -> Self {
         match hedge {
             None => Self::Single(balance),
-            Some(policy) => {
-                Self::Hedged(HedgeLayer::new(policy).classify(judge).layer(Twice(balance)))
-            }
+            Some(hedge) => Self::Hedged(hedge.layer(Twice(balance))),
         }
     }
 }

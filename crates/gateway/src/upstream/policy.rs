@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use gusset_breaker::Policy;
 use gusset_registry::{Ejection, Fleet};
 use gusset_sidecar::RetryPolicy;
@@ -26,7 +28,9 @@ pub struct UpstreamPolicy {
     pub(crate) fleet: Option<Fleet>,
     pub(crate) ejection: Option<Ejection>,
     pub(crate) retry: Option<RetryPolicy>,
+    pub(crate) wait: Option<Duration>,
     pub(crate) transport: Transport,
+    pub(crate) measured: bool,
 }
 
 impl UpstreamPolicy {
@@ -39,7 +43,9 @@ impl UpstreamPolicy {
             fleet: None,
             ejection: Some(Ejection::by_comparison()),
             retry: None,
+            wait: None,
             transport: Transport::http1(),
+            measured: true,
         }
     }
 
@@ -79,10 +85,26 @@ impl UpstreamPolicy {
         self
     }
 
+    /// For how long a call waits for a first healthy instance, before it is refused with 503. Default 1 s: long enough for a service that is just starting, short enough
+    /// that clients do not pile up. Zero refuses at once.
+    #[must_use]
+    pub const fn wait(mut self, span: Duration) -> Self {
+        self.wait = Some(span);
+        self
+    }
+
     /// How its instances are spoken to: version of HTTP, TLS, `Host`, connections. Default [`Transport::http1`].
     #[must_use]
     pub fn transport(mut self, transport: Transport) -> Self {
         self.transport = transport;
+        self
+    }
+
+    /// Leaves it out of the figures of upstreams ([`Gateway::report`](crate::Gateway::report), `http.client.request.duration`): where it is the program that the gateway is a part of, as behind a
+    /// sidecar, its requests are counted as they come in, and a map of who calls whom would have one place too many.
+    #[must_use]
+    pub const fn unmeasured(mut self) -> Self {
+        self.measured = false;
         self
     }
 }

@@ -128,6 +128,10 @@ async fn what_descriptors_do_not_have_is_told_with_its_place() {
             shop(path, "method = \"shop.v1.Orders/Get\"").replace("to = \"shop\"", "answer = {}"),
             "routes[0].grpc: it is of an upstream; add to, or split",
         ),
+        (
+            shop("path = \"/a\"\ngrpc_web = true", "method = \"shop.v1.Orders/Get\""),
+            "routes[0].grpc_web: clients of this route send JSON, by grpc;",
+        ),
     ] {
         let errors = errors(&text);
         assert!(errors[0].contains(expected), "{errors:#?}\n{expected}");

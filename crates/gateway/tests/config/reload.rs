@@ -13,6 +13,7 @@ use std::{
 use axum::{Router, routing::get};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use gusset_gateway::config::{Reloading, Resources};
+use gusset_sidecar::Metrics;
 use http::Request;
 use tower::ServiceExt;
 
@@ -73,6 +74,32 @@ async fn quotas_counters_and_circuits_go_on_where_they_are_the_same() {
     on_disk.write(&format!("[defaults.breaker]\nfailures_in_a_row = 9\n{}", limited("2/h")));
     reloading.reload().unwrap();
     assert_eq!(ask(&reloading, "/a").await, 200, "another circuit");
+}
+
+#[tokio::test]
+async fn the_page_of_metrics_goes_on_and_tells_what_became_of_the_file() {
+    let running = upstream(Router::new().route("/a", get(|| async { "a" }))).await;
+    let shop = running.address;
+    let on_disk = File::new("page", &file(shop, ""));
+    let metrics = Metrics::new();
+    let resources = Resources::default().metrics(metrics.clone());
+    let reloading = Reloading::open(&on_disk.0, resources).unwrap();
+    assert_eq!(ask(&reloading, "/a").await, 200);
+    on_disk.write(&file(shop, "timeout = \"5s\""));
+    reloading.reload().unwrap();
+    assert_eq!(ask(&reloading, "/a").await, 200);
+    let page = metrics.render_prometheus();
+    for line in [
+        format!("gusset_calls_total{{upstream=\"{shop}\"}} 2\n"),
+        "gusset_config_reloads_total 1\n".into(),
+        "gusset_config_last_reload_successful 1\n".into(),
+    ] {
+        assert!(page.contains(&line), "{line} in {page}");
+    }
+    assert!(page.contains("process_resident_memory_bytes ") || !cfg!(target_os = "linux"));
+    on_disk.write("no file at all");
+    reloading.reload().unwrap_err();
+    assert!(metrics.render_prometheus().contains("gusset_config_last_reload_successful 0\n"));
 }
 
 #[tokio::test]

@@ -34,6 +34,17 @@ async fn said(gateway: &Gateway) -> String {
 }
 
 #[tokio::test]
+async fn who_has_no_instance_is_waited_for_as_long_as_the_file_says() {
+    let resources = Resources::default().registry(MemoryRegistry::default());
+    let text = "[upstreams.shop]\nservice = \"shop\"\nwait = \"0s\"\n[[routes]]\npath = \"/a\"\nto = \"shop\"\n";
+    let gateway = built(text, &resources);
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(ask(&gateway, to("/a")).await.status(), 503);
+    assert!(begun.elapsed().as_millis() < 50, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn names_of_hosts_are_looked_up_and_go_on_over_reloads() {
     let service = named("a").await;
     let resources = Resources::default();

@@ -182,7 +182,7 @@ mod etcd {
         let host = shop.address.ip().to_string();
         let instance = Instance::new("orders", host, shop.address.port());
         let registration = Registration::spawn(registry.clone(), instance);
-        registration.registered().await;
+        registration.registered().await.unwrap();
         let text = format!(
             "[registry]\netcd = [\"{}\"]\nprefix = \"/shop\"\n\
              [upstreams.orders]\nservice = \"orders\"\n[[routes]]\npath = \"/{{*rest}}\"\nto = \"orders\"\n",

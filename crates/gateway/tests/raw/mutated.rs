@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use gusset_engines::Chance;
+
 use crate::client::{Front, SOON, said};
 
 /// What the changes begin with. Also those that once went wrong.
@@ -54,46 +56,33 @@ const ODD: [&[u8]; 28] = [
     b"chunked, ",
 ];
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % bound as u64).unwrap()
+fn mutated(chance: &mut Chance) -> Vec<u8> {
+    let mut bytes = CORPUS[chance.below(CORPUS.len())].as_bytes().to_vec();
+    if chance.below(4) == 0 {
+        bytes.extend_from_slice(CORPUS[chance.below(CORPUS.len())].as_bytes());
     }
-
-    fn mutated(&mut self) -> Vec<u8> {
-        let mut bytes = CORPUS[self.below(CORPUS.len())].as_bytes().to_vec();
-        if self.below(4) == 0 {
-            bytes.extend_from_slice(CORPUS[self.below(CORPUS.len())].as_bytes());
-        }
-        for _ in 0..=self.below(3) {
-            let at = self.below(bytes.len());
-            match self.below(5) {
-                0 => drop(bytes.remove(at)),
-                1 => bytes[at] = u8::try_from(self.below(256)).unwrap(),
-                2 => {
-                    // A line twice.
-                    let from = bytes[..at].iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-                    let to = bytes[at..]
-                        .iter()
-                        .position(|b| *b == b'\n')
-                        .map_or(bytes.len(), |n| at + n + 1);
-                    let line = bytes[from..to].to_vec();
-                    bytes.splice(from..from, line);
-                }
-                _ => drop(bytes.splice(at..at, ODD[self.below(ODD.len())].iter().copied())),
+    for _ in 0..=chance.below(3) {
+        let at = chance.below(bytes.len());
+        match chance.below(5) {
+            0 => drop(bytes.remove(at)),
+            1 => bytes[at] = u8::try_from(chance.below(256)).unwrap(),
+            2 => {
+                // A line twice.
+                let from = bytes[..at].iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+                let to = bytes[at..]
+                    .iter()
+                    .position(|b| *b == b'\n')
+                    .map_or(bytes.len(), |n| at + n + 1);
+                let line = bytes[from..to].to_vec();
+                bytes.splice(from..from, line);
             }
-            if bytes.is_empty() {
-                bytes.push(b'G');
-            }
+            _ => drop(bytes.splice(at..at, ODD[chance.below(ODD.len())].iter().copied())),
         }
-        bytes
+        if bytes.is_empty() {
+            bytes.push(b'G');
+        }
     }
+    bytes
 }
 
 /// What the instance may see of it, it checks itself; whom the answers belong to, a second client does.
@@ -103,7 +92,7 @@ async fn no_change_makes_a_request_ambiguous_or_moves_an_answer_to_somebody_else
     let front = Front::new().await;
     let mut chance = Chance(8);
     for round in 0..rounds {
-        let bytes = chance.mutated();
+        let bytes = mutated(&mut chance);
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let sent =
             [&bytes[..], b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"].concat();

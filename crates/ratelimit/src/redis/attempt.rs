@@ -45,7 +45,8 @@ impl Inner {
         let over = AttemptOver(Arc::downgrade(self));
         let (client, policy) = (self.client.clone(), self.policy);
         let task = tokio::spawn(async move {
-            let opened = timeout(policy.connect_within, Link::open(&client, policy.wait)).await;
+            let opened =
+                timeout(policy.connect_within, Link::open(&client, policy.call_within)).await;
             if let Some(inner) = over.0.upgrade() {
                 match opened {
                     Ok(Ok(link)) => inner.reached(link),
@@ -61,7 +62,7 @@ impl Inner {
         self.link.store(Some(Arc::new(link)));
         let changed = self.state.send_if_modified(|state| {
             self.gate.reached(self.now());
-            std::mem::replace(state, RedisState::Here) != RedisState::Here
+            std::mem::replace(state, RedisState::Connected) != RedisState::Connected
         });
         if changed {
             tracing::info!(server = %self.address(), "redis answers");

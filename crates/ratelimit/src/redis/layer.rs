@@ -88,7 +88,7 @@ impl<S, X: Clone> Layer<S> for RedisLimitLayer<X> {
 /// # Readiness
 ///
 /// That of the inner service, and nothing else. The instance that was polled ready goes with the request; a clone of it takes its place. What it has
-/// reserved is so held while Redis is asked, for [`RedisPolicy::wait`](crate::RedisPolicy::wait) at most, and given back
+/// reserved is so held while Redis is asked, for [`RedisPolicy::call_within`](crate::RedisPolicy::call_within) at most, and given back
 /// if the call is refused. Put what is scarce, such as a concurrency limit, inside of what does not reserve (a buffer), or
 /// outside of this layer.
 ///

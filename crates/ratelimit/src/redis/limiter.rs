@@ -30,7 +30,7 @@ use super::{
 ///
 /// # How long it takes
 ///
-/// One round trip, and never more than [`RedisPolicy::wait`](crate::RedisPolicy::wait). While the server is
+/// One round trip, and never more than [`RedisPolicy::call_within`](crate::RedisPolicy::call_within). While the server is
 /// [away](crate::RedisState::Away) no time at all: only one call at a time, and that ever more rarely, tries whether it is back.
 ///
 /// # What is exact, and what is not
@@ -217,7 +217,7 @@ impl Shared {
     }
 
     fn away(&self) -> RedisDenied {
-        let retry_after = self.server.away_for().max(self.server.policy().wait);
+        let retry_after = self.server.away_for().max(self.server.policy().call_within);
         let what = format!("the store of rate limit {}", self.name);
         RedisDenied::Away(Overloaded::new(what).with_retry_after(retry_after))
     }

@@ -28,7 +28,7 @@ impl RedisServer {
         };
         count(&inner.counters.asked);
         let mut call = Call { inner, start, generation, settled: false };
-        match timeout(inner.policy.wait, self.0.answer(bucket, take)).await {
+        match timeout(inner.policy.call_within, self.0.answer(bucket, take)).await {
             Ok(Ok(answer)) => {
                 call.answered();
                 Some(answer)
@@ -116,7 +116,7 @@ impl Drop for Call<'_> {
         count(&self.inner.counters.left);
         // Callers that are less patient than the policy would otherwise hide forever that nothing answers.
         let waited = Duration::from_nanos(self.inner.clock.nanos().saturating_sub(self.start));
-        if waited >= self.inner.policy.wait / 2 {
+        if waited >= self.inner.policy.call_within / 2 {
             self.silent("callers left before the answer");
         }
     }

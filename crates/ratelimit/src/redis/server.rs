@@ -28,7 +28,7 @@ use super::{
 /// # Memory
 ///
 /// One connection. What waits on it is what callers wait for, and what those asked who left within the last
-/// [`RedisPolicy::wait`]; a server that answers nothing is given up with all of that after
+/// [`RedisPolicy::call_within`]; a server that answers nothing is given up with all of that after
 /// [`RedisPolicy::failures`] calls.
 ///
 /// # Tasks
@@ -81,7 +81,7 @@ impl RedisServer {
             clock: Clock::new(),
             gate: Gate::new(
                 policy.failures.get(),
-                2 * millis(policy.wait).min(1 << 38),
+                2 * millis(policy.call_within).min(1 << 38),
                 first,
                 longest,
             ),
@@ -89,7 +89,7 @@ impl RedisServer {
             connecting: AtomicBool::new(false),
             attempt: Mutex::new(None),
             attempt_over: Notify::new(),
-            state: watch::Sender::new(RedisState::New),
+            state: watch::Sender::new(RedisState::Unknown),
             counters: RedisCounters::default(),
         })))
     }

@@ -11,9 +11,9 @@ use std::{
 #[non_exhaustive]
 pub enum RedisState {
     /// Nobody has asked yet, so nobody knows.
-    New,
+    Unknown,
     /// It answers.
-    Here,
+    Connected,
     /// It is left alone for a while, and then tried again.
     Away {
         /// What happened last, as it was told; for instance `NOAUTH` or `connection refused`.
@@ -21,11 +21,19 @@ pub enum RedisState {
     },
 }
 
+impl RedisState {
+    /// Whether it is left alone at present.
+    #[must_use]
+    pub const fn is_away(&self) -> bool {
+        matches!(self, Self::Away { .. })
+    }
+}
+
 impl fmt::Display for RedisState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::New => f.write_str("not asked yet"),
-            Self::Here => f.write_str("answers"),
+            Self::Unknown => f.write_str("not asked yet"),
+            Self::Connected => f.write_str("answers"),
             Self::Away { cause } => write!(f, "away: {cause}"),
         }
     }

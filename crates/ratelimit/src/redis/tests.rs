@@ -90,7 +90,7 @@ fn it_gives_what_a_limiter_in_the_process_gives_within_a_thousandth() {
                 Ok(_) => remote += u64::from(cost),
                 Err(limited) => {
                     // What a refusal promises is kept, and not a microsecond sooner.
-                    let wait = gusset_call::Refusal::retry_after(&limited).unwrap().as_micros();
+                    let wait = limited.retry_after().unwrap().as_micros();
                     prop_assert!(wait > 0);
                     let mut probe = |wait: u128| {
                         let mut copy = redis::cmd("COPY");

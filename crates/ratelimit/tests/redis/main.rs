@@ -48,7 +48,7 @@ fn patient(server: &Redis) -> RedisServer {
 }
 
 fn patient_at(url: &str) -> RedisServer {
-    let policy = RedisPolicy::default().wait(ms(10_000)).connect_within(ms(10_000));
+    let policy = RedisPolicy::default().call_within(ms(10_000)).connect_within(ms(10_000));
     RedisServer::with_policy(url, policy).unwrap()
 }
 

@@ -127,7 +127,7 @@ async fn a_server_killed_and_restarted_empty_in_mid_load_costs_no_call_more_than
         assert!(is_away(&redis));
         server.restart_empty();
         load.sees(0).await;
-        assert_eq!(redis.state(), RedisState::Here);
+        assert_eq!(redis.state(), RedisState::Connected);
     }
     load.end().await;
 }
@@ -168,7 +168,7 @@ async fn a_paused_server_costs_the_wait_a_few_times_and_then_nothing() {
     assert!(end.connects - begin.connects <= asked, "one attempt at a time");
     server.resume();
     load.sees(0).await;
-    assert_eq!(redis.state(), RedisState::Here);
+    assert_eq!(redis.state(), RedisState::Connected);
     load.end().await;
 }
 
@@ -196,7 +196,7 @@ async fn callers_do_not_storm_a_server_that_comes_back() {
 async fn a_limiter_can_be_made_while_the_server_is_down() {
     let mut server = Redis::down(&[]);
     let redis = patient(&server);
-    assert_eq!(redis.state(), RedisState::New);
+    assert_eq!(redis.state(), RedisState::Unknown);
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000_000));
     assert_eq!(limiter.check("k").await.unwrap().by(), Judge::ThisProcess);
     assert!(is_away(&redis), "{}", redis.state());
@@ -326,7 +326,7 @@ async fn a_missing_password_is_told_as_what_it_is() {
     assert!(!format!("{:?}", RedisServer::new(&url)).contains("wrong"), "no password in logs");
 
     let url = server.url().replace("//", "//:secret@");
-    assert_eq!(patient_at(&url).connect().await, RedisState::Here);
+    assert_eq!(patient_at(&url).connect().await, RedisState::Connected);
 }
 
 #[tokio::test]
@@ -344,7 +344,7 @@ async fn a_forbidden_command_is_told_as_what_it_is_and_stops_the_asking() {
     // What the docs say is needed is enough.
     let _: () =
         redis::cmd("ACL").arg("SETUSER").arg("limiter").arg("+set").query(&mut beside).unwrap();
-    assert_eq!(redis.connect().await, RedisState::Here);
+    assert_eq!(redis.connect().await, RedisState::Connected);
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000));
     assert_eq!(limiter.check("k").await.unwrap().by(), Judge::Redis);
 
@@ -371,14 +371,14 @@ async fn a_connection_closed_in_a_quiet_hour_costs_the_next_call_nothing() {
         let _: u32 = kill.arg("KILL").arg("TYPE").arg("normal").query(&mut beside).unwrap();
         assert_eq!(limiter.check("k").await.unwrap().by(), Judge::Redis);
     }
-    assert_eq!(redis.state(), RedisState::Here);
+    assert_eq!(redis.state(), RedisState::Connected);
 }
 
 #[tokio::test]
 async fn a_connection_from_which_nothing_comes_back_is_given_up_for_a_new_one() {
     let server = Redis::start();
     let proxy = Proxy::before(server.port());
-    let policy = RedisPolicy::default().wait(SLOW);
+    let policy = RedisPolicy::default().call_within(SLOW);
     let redis = RedisServer::with_policy(&proxy.url("redis"), policy).unwrap();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Open);
     let by_redis = async || limiter.check("k").await.unwrap().by() == Judge::Redis;
@@ -398,7 +398,7 @@ async fn a_connection_from_which_nothing_comes_back_is_given_up_for_a_new_one() 
 async fn a_server_that_answers_too_late_is_not_taken_back_just_because_it_can_be_reached() {
     let server = Redis::start();
     let proxy = Proxy::before(server.port());
-    let policy = RedisPolicy::default().wait(SLOW);
+    let policy = RedisPolicy::default().call_within(SLOW);
     let redis = RedisServer::with_policy(&proxy.url("redis"), policy).unwrap();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000_000)).when_away(WhenAway::Open);
     let by_redis = async || limiter.check("k").await.unwrap().by() == Judge::Redis;
@@ -420,7 +420,7 @@ async fn a_server_that_answers_too_late_is_not_taken_back_just_because_it_can_be
 #[tokio::test]
 async fn callers_less_patient_than_the_policy_do_not_hide_that_nothing_answers() {
     let server = Redis::start();
-    let policy = RedisPolicy::default().wait(ms(2_000)).failures(NonZeroU8::new(3).unwrap());
+    let policy = RedisPolicy::default().call_within(ms(2_000)).failures(NonZeroU8::new(3).unwrap());
     let redis = RedisServer::with_policy(&server.url(), policy).unwrap();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000)).when_away(WhenAway::Open);
     redis.connect().await;
@@ -438,7 +438,7 @@ async fn callers_less_patient_than_the_policy_do_not_hide_that_nothing_answers()
         tokio::pin!(check);
         tokio::select! { biased; _ = &mut check => {}, () = std::future::ready(()) => {} }
     }
-    assert_eq!(redis.state(), RedisState::Here);
+    assert_eq!(redis.state(), RedisState::Connected);
 }
 
 #[test]
@@ -471,7 +471,7 @@ async fn the_connection_ends_with_the_last_limiter() {
     assert_eq!(clients(), 2);
     drop(limiter);
     eventually("it is closed", async || clients() == 1).await;
-    assert_eq!(*states.borrow_and_update(), RedisState::Here);
+    assert_eq!(*states.borrow_and_update(), RedisState::Connected);
     assert!(states.changed().await.is_err());
 }
 
@@ -522,9 +522,9 @@ async fn each_change_of_the_state_is_seen_once() {
     let redis = patient(&server);
     let mut states = redis.subscribe();
     let limiter = RedisLimiter::new(&redis, "api", at_once(1_000_000));
-    assert_eq!(*states.borrow_and_update(), RedisState::New);
+    assert_eq!(*states.borrow_and_update(), RedisState::Unknown);
     limiter.check("k").await.unwrap();
-    assert_eq!(*states.borrow_and_update(), RedisState::Here);
+    assert_eq!(*states.borrow_and_update(), RedisState::Connected);
     limiter.check("k").await.unwrap();
     assert!(!states.has_changed().unwrap());
     server.kill();
@@ -540,7 +540,7 @@ async fn each_change_of_the_state_is_seen_once() {
     assert!(!states.has_changed().unwrap());
     server.restart_empty();
     eventually("it is back", async || limiter.check("k").await.unwrap().by() == Judge::Redis).await;
-    assert_eq!(*states.borrow_and_update(), RedisState::Here);
+    assert_eq!(*states.borrow_and_update(), RedisState::Connected);
 }
 
 #[tokio::test]

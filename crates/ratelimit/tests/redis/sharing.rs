@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gusset_call::{Refusal, refusal_in};
+use gusset_call::refusal_in;
 use gusset_engines::{Process, Redis, again};
 use gusset_ratelimit::{
     Judge, Limited, Quota, RedisDenied, RedisLimiter, RedisServer, RedisState, WhenAway,
@@ -21,7 +21,7 @@ async fn time(connection: &mut redis::aio::MultiplexedConnection) -> u64 {
 async fn greedy(url: &str) {
     let limiter = RedisLimiter::new(&patient_at(url), "shared", Quota::per_second(500).burst(500))
         .when_away(WhenAway::Closed);
-    assert_eq!(limiter.server().connect().await, RedisState::Here);
+    assert_eq!(limiter.server().connect().await, RedisState::Connected);
     let client = redis::Client::open(url).unwrap();
     let mut beside = client.get_multiplexed_async_connection().await.unwrap();
     let begin = time(&mut beside).await;

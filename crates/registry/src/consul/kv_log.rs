@@ -133,6 +133,10 @@ pub(super) fn load(path: &Path) -> Result<Replayed, SnapshotError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Replayed::default()),
         Err(source) => return Err(SnapshotError::Io { path: path.to_owned(), source }),
     };
+    read(path, &bytes)
+}
+
+fn read(path: &Path, bytes: &[u8]) -> Result<Replayed, SnapshotError> {
     let damaged = |place: usize| SnapshotError::Damaged { path: path.to_owned(), line: place + 1 };
     let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').enumerate().peekable();
     let header = lines.next().and_then(|(_, line)| serde_json::from_slice::<Header>(line).ok());
@@ -185,6 +189,29 @@ impl Replayed {
         };
         self.index = self.index.max(index);
         Some(())
+    }
+}
+
+/// Whatever it is, it is read or refused; and so it is where each of its lines says the hash that it has.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(log: &[u8]) {
+    let _ = read(Path::new("kv.log"), log);
+    let mut sealed = Vec::new();
+    for (at, line) in log.split(|byte| *byte == b'\n').enumerate() {
+        if at > 0 {
+            let json = line.get(17..).unwrap_or_default();
+            let _ = write!(sealed, "{:016x} ", hash_key(json));
+            sealed.extend_from_slice(json);
+        } else {
+            sealed.extend_from_slice(line);
+        }
+        sealed.push(b'\n');
+    }
+    if let Ok(whole) = read(Path::new("kv.log"), &sealed) {
+        assert!(!whole.torn);
+        // Torn anywhere, it says less and never another thing.
+        let torn = read(Path::new("kv.log"), &sealed[..sealed.len() - 1]);
+        assert!(torn.is_ok_and(|torn| torn.index <= whole.index));
     }
 }
 

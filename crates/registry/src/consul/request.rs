@@ -68,7 +68,9 @@ impl ConsulServer {
             routes::authorize(token, &head.headers, &query)?;
         }
         let name = decode(name, false).ok_or_else(|| Failure::bad("the path is not UTF-8"))?;
-        let elsewhere = query.get("dc").is_some_and(|dc| dc != self.0.policy.datacenter);
+        // An empty one is the server's own, as in Consul.
+        let dc = query.get("dc").filter(|dc| !dc.is_empty());
+        let elsewhere = dc.is_some_and(|dc| dc != self.0.policy.datacenter);
         if elsewhere {
             let what = "No path to datacenter";
             return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, what));

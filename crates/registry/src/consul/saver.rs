@@ -193,3 +193,20 @@ impl ConsulSaver {
         self.catalog.close().await
     }
 }
+
+/// Whatever the catalog says, no more is taken in of it than there is room for.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(catalog: &[u8]) {
+    let Ok(saved) = serde_json::from_slice::<Saved>(catalog) else { return };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
+        return;
+    };
+    let _inside = runtime.enter();
+    let few = std::num::NonZeroUsize::MIN;
+    let server = ConsulServer::new(super::ConsulPolicy::default().instances(few));
+    for node in saved.nodes {
+        let _: u64 = server
+            .change(|State { catalog, indexes, .. }, now| catalog.restore(indexes, node, now));
+    }
+    assert!(server.stats().instances <= 1);
+}

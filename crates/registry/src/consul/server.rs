@@ -245,7 +245,7 @@ impl ConsulServer {
         self.0.refused.fetch_add(1, Relaxed);
     }
 
-    async fn tick(&self) {
+    pub(super) async fn tick(&self) {
         let elapsed = self.0.epoch.elapsed();
         let now = self.change(|state, now| {
             state.clock.tick(elapsed);

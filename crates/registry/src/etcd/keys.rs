@@ -47,7 +47,9 @@ impl Keys {
         let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
         let mut parts = rest.split('/').map(unescaped);
         let (namespace, name, id) = (parts.next()??, parts.next()??, parts.next()??);
-        if parts.next().is_some() {
+        // A name goes up to the first slash, so what has one before that is no key that was written here: it would stand for another.
+        let astray = if namespace.is_empty() { &name } else { &namespace };
+        if parts.next().is_some() || astray.contains('/') {
             return None;
         }
         let service = if namespace.is_empty() { name } else { format!("{namespace}/{name}") };
@@ -151,6 +153,14 @@ mod tests {
         assert!(Keys::new("/g").parse(b"/g/1/n/s/a/b").is_none());
         assert!(Keys::new("/g").parse(b"/g/1/n/s/%2").is_none());
         assert!(Keys::new("/g").parse(b"/g/1/n/s/%\xc3\xa4").is_none());
+    }
+
+    #[test]
+    fn a_key_that_would_stand_for_another_is_none() {
+        let keys = Keys::new("/g");
+        for astray in ["/g/1/%2Fshop/cart/a", "/g/1/a%2Fb/cart/a", "/g/1//shop%2Fcart/a"] {
+            assert_eq!(keys.parse(astray.as_bytes()), None, "{astray}");
+        }
     }
 
     proptest! {

@@ -27,11 +27,11 @@ use crate::{Error, Instance, InstanceKey, LastSeen, Registry, Snapshot, Watch, s
 /// ```no_run
 /// use gusset_registry::{EtcdPolicy, EtcdRegistry, Instance, Registration, Registry};
 ///
-/// # async fn example() -> Result<(), gusset_registry::Error> {
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let endpoints = ["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"];
 /// let registry = EtcdRegistry::spawn(endpoints, EtcdPolicy::default())?;
 /// let registration = Registration::spawn(registry.clone(), Instance::new("cart", "10.0.0.7", 80));
-/// registration.registered().await;
+/// registration.registered().await?;
 /// let watch = registry.watch("cart");
 /// # Ok(()) }
 /// ```

@@ -1,12 +1,16 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use tokio::time::Instant;
 
 /// Whether an [`EtcdRegistry`](crate::EtcdRegistry) reaches its etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EtcdState {
     /// A member answers that has a quorum.
     Connected {
@@ -27,6 +31,15 @@ impl EtcdState {
     #[must_use]
     pub const fn is_away(&self) -> bool {
         matches!(self, Self::Away { .. })
+    }
+}
+
+impl fmt::Display for EtcdState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected { endpoint } => write!(f, "{endpoint} answers"),
+            Self::Away { cause, .. } => write!(f, "away: {cause}"),
+        }
     }
 }
 

@@ -59,7 +59,7 @@ impl MemoryRegistry {
         Ok(Saver::spawn(self.clone(), path, interval).holding(lock))
     }
 
-    fn restore(&self, instances: Vec<Instance>) {
+    pub(super) fn restore(&self, instances: Vec<Instance>) {
         for instance in instances {
             let (service, id) = (instance.service.clone(), instance.id.clone());
             if let Err(error) = self.restore_one(instance) {
@@ -97,4 +97,10 @@ impl Source for MemoryRegistry {
     fn failed(&self) {
         self.0.counters.unsaved.fetch_add(1, Relaxed);
     }
+}
+
+/// The instances of a snapshot, if it is one.
+#[cfg(all(any(test, fuzzing), feature = "consul"))]
+pub(super) fn read(snapshot: &[u8]) -> Option<Vec<Instance>> {
+    serde_json::from_slice::<Read>(snapshot).ok().map(|read| read.instances)
 }

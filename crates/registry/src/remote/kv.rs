@@ -34,6 +34,10 @@ use crate::Error;
 ///
 /// Every call has [a limit of time](RemotePolicy::call_within), and fails while the server is away; a [`KvWatch`] goes on with what was known last.
 ///
+/// # Cancellation
+///
+/// A call that is dropped may have been carried out. What was written can be read again.
+///
 /// # Bounds
 ///
 /// Keys of at most 512 bytes, values of at most 512 KiB, as in Consul. An answer of more than 64 MiB is a failure.

@@ -1,12 +1,16 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use tokio::time::Instant;
 
 /// Whether a [`RemoteRegistry`](crate::RemoteRegistry) or [`RemoteKv`](crate::RemoteKv) reaches its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RemoteState {
     /// Nobody has asked it anything yet.
     Unknown,
@@ -26,6 +30,16 @@ impl RemoteState {
     #[must_use]
     pub const fn is_away(&self) -> bool {
         matches!(self, Self::Away { .. })
+    }
+}
+
+impl fmt::Display for RemoteState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("not asked yet"),
+            Self::Connected => f.write_str("answers"),
+            Self::Away { cause, .. } => write!(f, "away: {cause}"),
+        }
     }
 }
 

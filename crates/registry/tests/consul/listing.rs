@@ -41,6 +41,7 @@ async fn instances_are_found_by_health_tag_node_and_metadata() {
         ("filter=Node.Meta.rack==7", &["c"]),
         ("filter=%22canary%22+not+in+Service.Tags+and+Checks.Status+!%3D+warning", &["a"]),
         ("dc=dc1", &["c", "a", "b"]),
+        ("dc=", &["c", "a", "b"]),
     ] {
         assert_eq!(ids(&server, query).await, expected, "{query}");
     }

@@ -81,7 +81,7 @@ async fn two_nodes_may_each_have_an_instance_of_one_id() {
 async fn a_registration_beats_here_and_is_made_again_when_it_is_forgotten() {
     let (server, _ticker) = Server::start();
     let registration = Registration::spawn(server.0.clone(), cart("a"));
-    registration.registered().await;
+    registration.registered().await.unwrap();
     sleep(seconds(300)).await;
     assert_eq!(health(&server, "a").await, (Health::Healthy, false));
     server.put("agent/service/deregister/cart:a", "").await.ok();

@@ -14,7 +14,7 @@ async fn registered(registry: &EtcdRegistry, services: usize) -> Vec<Registratio
     let spawn = |n| Registration::spawn(registry.clone(), instance(&format!("s{n}"), "a"));
     let all: Vec<_> = (0..services).map(spawn).collect();
     for registration in &all {
-        registration.registered().await;
+        registration.registered().await.unwrap();
     }
     all
 }
@@ -349,7 +349,7 @@ async fn user_and_password_are_asked_for_and_a_token_that_is_no_longer_valid_is_
     let nobody = registry_at(&servers);
     let registry = registry_with(&servers, policy().credentials("cart", "secret"));
     let registration = Registration::spawn(registry.clone(), instance("cart", "a"));
-    registration.registered().await;
+    registration.registered().await.unwrap();
     let watch = registry.watch("cart");
     shows(&watch, "a").await;
     for other in [stranger, nobody] {
@@ -392,7 +392,7 @@ async fn a_process_may_start_before_its_etcd() {
     assert!(registry.services().await.is_err());
     assert!(watch.snapshot().instances().is_empty());
     server.restart();
-    registration.registered().await;
+    registration.registered().await.unwrap();
     shows(&watch, "a").await;
 }
 

@@ -27,7 +27,7 @@ async fn a_drain_by_another_process_lasts_until_the_instance_registers_again() {
     let mut servers = [Etcd::start()];
     let (owner, other) = (registry_at(&servers), registry_at(&servers));
     let kept = Registration::spawn(owner.clone(), instance("cart", "a"));
-    kept.registered().await;
+    kept.registered().await.unwrap();
     other.drain(InstanceKey::new("cart", "a")).await.unwrap();
     let drained = Instant::now();
     // The owner looks each third of a TTL.
@@ -73,7 +73,7 @@ async fn a_process_that_is_started_again_takes_over_and_the_old_one_does_not_fig
     let servers = [Etcd::start()];
     let old = registry_at(&servers);
     let kept = Registration::spawn(old.clone(), instance("cart", "a").with_version("old"));
-    kept.registered().await;
+    kept.registered().await.unwrap();
     let new = registry_at(&servers);
     new.register(instance("cart", "a").with_version("new")).await.unwrap();
 
@@ -98,7 +98,7 @@ async fn what_somebody_deletes_by_hand_is_put_again_within_a_heartbeat() {
     let servers = [Etcd::start()];
     let (registry, other) = (registry_at(&servers), registry_at(&servers));
     let kept = Registration::spawn(registry.clone(), instance("cart", "a"));
-    kept.registered().await;
+    kept.registered().await.unwrap();
     let watch = other.watch("cart");
     shows(&watch, "a").await;
     other.deregister(InstanceKey::new("cart", "a")).await.unwrap();

@@ -52,7 +52,7 @@ async fn over_tls_everything_works_and_outlives_a_restart() {
     let policy = policy().tls(certificates.tls("ca.pem", "client"));
     let registry = EtcdRegistry::spawn([server.tls_address()], policy).unwrap();
     let registration = Registration::spawn(registry.clone(), instance("cart", "a"));
-    registration.registered().await;
+    registration.registered().await.unwrap();
     let plain = registry_at(std::slice::from_ref(&server));
     let (watch, seen) = (registry.watch("cart"), plain.watch("cart"));
     shows(&watch, "a").await;

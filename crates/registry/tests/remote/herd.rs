@@ -30,7 +30,7 @@ async fn very_many_clients_come_back_one_after_the_other() {
         })
         .collect();
     for registration in &registrations {
-        registration.registered().await;
+        registration.registered().await.unwrap();
     }
     // Each process calls two services as well.
     let watches: Vec<_> = (0..CLIENTS / 5)

@@ -143,7 +143,7 @@ async fn a_caller_sees_nobody_go_who_is_back_within_the_ttl_and_sees_the_dead_go
     let registry = registry_at(&server.address());
     let alive = Registration::spawn(registry.clone(), instance("cart", "alive"));
     registry.register(instance("cart", "dead")).await.unwrap();
-    alive.registered().await;
+    alive.registered().await.unwrap();
     let mut watch = registry.watch("cart");
     shows(&watch, "alive dead").await;
     let begin = Instant::now();

@@ -77,7 +77,7 @@ async fn a_wrong_token_is_a_refusal_that_says_so_and_ends_with_the_right_one() {
     let server = Server::with(ConsulPolicy::default().token("right")).await;
     let with = |token: &str| RemoteRegistry::new(&server.address(), policy().token(token)).unwrap();
     let registration = Registration::spawn(with("wrong"), instance("cart", "a"));
-    registration.registered().await;
+    assert!(registration.registered().await.unwrap_err().is_refusal());
     assert_eq!(registration.state(), RegistrationState::Lost);
     let error = registration.last_error().unwrap();
     let cause = std::error::Error::source(&*error).unwrap().to_string();
@@ -169,7 +169,7 @@ async fn heartbeats_of_many_registrations_share_few_connections() {
         .map(|n| Registration::spawn(registry.clone(), instance("cart", &n.to_string())))
         .collect();
     for registration in &registrations {
-        registration.registered().await;
+        registration.registered().await.unwrap();
         assert_eq!(registration.state(), RegistrationState::Registered);
     }
     assert!(server.connections.load(Relaxed) <= 4);

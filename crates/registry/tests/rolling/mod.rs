@@ -48,7 +48,7 @@ impl Running {
         let server = tokio::spawn(serve(listener, address, Arc::clone(&answered), stopped));
         let instance = Instance::new("rolling", "127.0.0.1", address.port()).with_id(id);
         let registration = Registration::spawn(engine.clone(), instance);
-        registration.registered().await;
+        registration.registered().await.unwrap();
         Self { registration, answered, stop, server }
     }
 

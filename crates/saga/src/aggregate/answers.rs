@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Aggregate, EventLogError, Recorded, StreamId};
-use crate::{BoxError, InvalidName, error::error_line};
+use crate::{BoxError, InvalidName, Json, error::error_line};
 
 /// An aggregate as it is at one version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub enum AggregateError {
         /// What is wrong.
         reason: Arc<str>,
     },
-    /// An event that has no JSON form, or too long a one.
+    /// An event that has no JSON form, too long a one, or none of the format that is [written](Aggregate::WRITTEN).
     #[error("event cannot be written: {0}")]
     Unwritable(Arc<str>),
 }
@@ -101,4 +101,13 @@ pub(super) fn change<A: Aggregate>(
     };
     let event = event.map_err(|error| unreadable(error_line(&*error)))?;
     Ok(Change { version, at, note, format, event })
+}
+
+/// An event in the form that others are to read.
+pub(super) fn written<A: Aggregate>(event: &A::Event) -> Result<Json, BoxError> {
+    const { assert!(A::WRITTEN <= A::FORMAT, "what is written must be readable here") };
+    if A::WRITTEN == A::FORMAT {
+        return Json::encode(event);
+    }
+    Json::encode(&A::downcast(serde_json::to_value(event)?)?)
 }

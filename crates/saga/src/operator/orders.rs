@@ -233,5 +233,5 @@ impl Orchestrator {
 
 /// No other order's.
 pub(super) fn new_key() -> Arc<str> {
-    format!("order/{}", uuid::Uuid::now_v7()).into()
+    format!("order/{}", SagaId::random()).into()
 }

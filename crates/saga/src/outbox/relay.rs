@@ -50,7 +50,7 @@ impl<T: OutboxTarget> Shared<T> {
         options: RelayOptions,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let node = uuid::Uuid::now_v7().to_string().into();
+        let node = SagaId::random().as_str().into();
         let zero = AtomicU64::default;
         let (relayed, failures, store_errors) = (zero(), zero(), zero());
         Self { store, target, options, node, stop, relayed, failures, store_errors }

@@ -18,7 +18,8 @@ use crate::{
 async fn orders_survive(options: PostgresOptions, orders: u32, trouble: impl AsyncFnOnce()) {
     // Makes the tables, for which half a second may be too little here.
     drop(PostgresStore::connect(options.clone()).await.unwrap());
-    let store = PostgresStore::connect(options.limit(Duration::from_millis(500))).await.unwrap();
+    let store =
+        PostgresStore::connect(options.call_within(Duration::from_millis(500))).await.unwrap();
     let ledger = Ledger::here();
     let definition = Arc::new(definition(&ledger));
     let sagas = orchestrator(store.clone());

@@ -133,7 +133,7 @@ async fn what_was_committed_arrives_whenever_the_process_is_killed() {
     })
     .await;
     patiently("all messages are sent", async || store.pending().await.unwrap().messages == 0).await;
-    relay.stop().await;
+    relay.close().await;
 
     let committed = committed(&store).await;
     let sent = std::fs::read_to_string(dir.path().join("sent")).unwrap();

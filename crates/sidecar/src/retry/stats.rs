@@ -104,6 +104,8 @@ impl<C> RetryLayer<C> {
         let help = "Attempts that failed.";
         counter("gusset_attempts_failed_total", help, &of, stats.attempts_failed);
         counter("gusset_retries_total", "Attempts after the first.", &of, stats.retries);
+        let help = "Calls with a good answer from a later attempt.";
+        counter("gusset_retries_recovered_total", help, &of, stats.recovered);
         let help = "Calls that failed without the retry they could have had.";
         for (reason, count) in [
             ("exhausted", stats.exhausted),

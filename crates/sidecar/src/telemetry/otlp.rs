@@ -2,6 +2,8 @@
 
 mod answer;
 mod channel;
+#[cfg(all(any(test, fuzzing), feature = "otlp-grpc"))]
+pub(crate) mod fuzz;
 mod logs;
 mod metrics;
 mod proto;

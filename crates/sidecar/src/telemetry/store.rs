@@ -1,6 +1,8 @@
 //! What a process can be asked about itself.
 
 mod body;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod query;
 mod request;
 mod service;
@@ -71,6 +73,8 @@ pub struct TraceSummary {
     pub trace_id: TraceId,
     /// Name of the span that has no parent; none if that is not over yet, is gone, or is in another process.
     pub root: Option<String>,
+    /// Name of the span that began first: that of the trace where there is no root here.
+    pub first: String,
     /// The services that took part, in the order of their first span.
     #[serde(serialize_with = "as_texts")]
     pub services: Vec<Arc<str>>,
@@ -205,6 +209,7 @@ impl Found {
         let summary = TraceSummary {
             trace_id: record.trace_id,
             root: None,
+            first: String::new(),
             services: Vec::new(),
             start_unix_nanos: u64::MAX,
             duration_nanos: 0,
@@ -219,7 +224,9 @@ impl Found {
         let nanos = u64::try_from(record.duration.as_nanos()).unwrap_or(u64::MAX);
         self.end = self.end.max(start.saturating_add(nanos));
         let summary = &mut self.summary;
-        summary.start_unix_nanos = summary.start_unix_nanos.min(start);
+        if start < summary.start_unix_nanos {
+            (summary.start_unix_nanos, summary.first) = (start, record.name().into_owned());
+        }
         summary.spans += 1;
         summary.failures += usize::from(record.is_failure());
         if record.parent_id.is_none() {

@@ -59,6 +59,8 @@ impl Default for Draft {
             quota: None,
             access_log: None,
             cores: NonZeroUsize::MIN,
+            ttl: Duration::from_secs(30),
+            open_for: Duration::from_secs(30),
             grace: Duration::from_secs(1),
             drain_limit: Duration::from_secs(30),
             log: None,
@@ -98,6 +100,8 @@ impl Draft {
         set(&mut it.outbound, file.outbound);
         set(&mut it.timeout, file.timeout);
         set(&mut it.cores, file.cores);
+        set(&mut it.ttl, file.ttl);
+        set(&mut it.open_for, file.open_for);
         set(&mut it.grace, file.grace);
         set(&mut it.drain_limit, file.drain_limit);
         (it.in_flight, it.log, it.proxy) = (file.in_flight, file.log, file.proxy);
@@ -170,6 +174,8 @@ impl Draft {
             "timeout" => it.timeout = Limit(span(name, &value)?),
             "in-flight" => it.in_flight = Some(number(name, &value)?),
             "cores" => it.cores = number(name, &value)?,
+            "ttl" => it.ttl = span(name, &value)?,
+            "circuit-open" => it.open_for = span(name, &value)?,
             "grace" => it.grace = span(name, &value)?,
             "drain-limit" => it.drain_limit = span(name, &value)?,
             "log" => it.log = Some(value),
@@ -200,7 +206,8 @@ impl Draft {
         it.quota = self.quota.finish(it.mesh.is_some())?;
         it.otlp = otlp::checked(self.otlp)?;
         // Longer ones are none, and could not be added to a time.
-        for span in [&mut it.timeout.0, &mut it.grace, &mut it.drain_limit] {
+        let spans = [&mut it.timeout.0, &mut it.grace, &mut it.drain_limit];
+        for span in spans.into_iter().chain([&mut it.ttl, &mut it.open_for]) {
             *span = (*span).min(Limit::NONE.0);
         }
         for token in [&it.token, &it.admin_token].into_iter().flatten() {

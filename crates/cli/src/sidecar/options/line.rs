@@ -55,7 +55,7 @@ pub(crate) fn parse(
 }
 
 /// Those with a value.
-const OPTIONS: [&str; 34] = [
+const OPTIONS: [&str; 36] = [
     "access-log",
     "admin",
     "admin-token",
@@ -65,6 +65,7 @@ const OPTIONS: [&str; 34] = [
     "app-http",
     "app-version",
     "ca",
+    "circuit-open",
     "cores",
     "drain-limit",
     "grace",
@@ -89,6 +90,7 @@ const OPTIONS: [&str; 34] = [
     "timeout",
     "token",
     "trust-domain",
+    "ttl",
     "zone",
 ];
 

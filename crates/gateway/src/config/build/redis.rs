@@ -29,7 +29,7 @@ impl Redis {
         let name = section.name.clone().unwrap_or_else(|| "gateway".into());
         let mut policy = RedisPolicy::default();
         if let Some(span) = section.wait {
-            policy = policy.wait(span.0);
+            policy = policy.call_within(span.0);
         }
         let server = RedisServer::with_policy(url, policy).map_err(|error| error.to_string())?;
         if let Ok(runtime) = Handle::try_current() {

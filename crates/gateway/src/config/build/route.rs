@@ -50,6 +50,9 @@ impl<'c> Building<'c> {
         route = self.bounded(route, section, &mut kept)?;
         self.routes.insert(key, kept);
         route = route.upgrades(section.upgrades.iter().map(String::as_str));
+        if section.grpc_web {
+            route = route.grpc_web();
+        }
         self.once(demanding(changing(route, section), section), section)
     }
 

@@ -63,6 +63,9 @@ impl Building<'_> {
         if let Some(retry) = section.retry.as_ref().or(self.defaults.retry.as_ref()) {
             policy = policy.retry(retry_policy(retry).budget(self.kept.budget(name)));
         }
+        if let Some(span) = section.wait {
+            policy = policy.wait(span);
+        }
         match transport(section) {
             Ok(transport) => policy.transport(transport),
             Err(error) => {

@@ -40,7 +40,7 @@ impl Section for JwtSection {
             "Whose tokens are taken (iss). Default: whoever has the keys.",
         );
         let audiences = fields
-            .optional::<OneOrMore<_>>("audience", "For whom tokens must be, one of these (aud).");
+            .optional::<OneOrMore<_>>("audience", "For whom tokens must be, one of these (aud). Default: only tokens without aud are taken.");
         let any_audience = fields.flag(
             "any_audience",
             "Tokens for others are taken as well. Only where issuer and keys are for this gateway alone.",

@@ -31,6 +31,7 @@ pub(in crate::config) struct RouteSection {
     pub(in crate::config) sender: SenderFields,
     pub(in crate::config) cors: Option<CorsSection>,
     pub(in crate::config) upgrades: Vec<String>,
+    pub(in crate::config) grpc_web: bool,
     pub(in crate::config) idempotency: Option<IdempotencySection>,
     pub(in crate::config) retry: Option<RetrySection>,
     pub(in crate::config) place: Place,
@@ -109,7 +110,7 @@ impl Section for RouteSection {
         );
         let path = fields.optional(
             "path",
-            "Literal segments, {name} for one segment, {*name} at the end for the rest. Needed, but where grpc has a service.",
+            "Literal segments, {name} for one segment, {*name} at the end for the rest, which may be empty. Needed, but where grpc has a service.",
         );
         let host = fields.optional("host", "Only requests for this host. Default every host.");
         let methods = fields.optional(
@@ -148,6 +149,10 @@ impl Section for RouteSection {
             "upgrades",
             "Protocols that may be spoken instead of HTTP, such as websocket. Default none.",
         );
+        let grpc_web = fields.flag(
+            "grpc_web",
+            "Clients of gRPC-Web reach an upstream that speaks gRPC alone. Default no: it is passed on as it is.",
+        );
         let idempotency =
             fields.optional("idempotency", "What Idempotency-Key means here. Default nothing.");
         let retry = fields
@@ -183,6 +188,7 @@ impl Section for RouteSection {
             sender,
             cors,
             upgrades,
+            grpc_web,
             idempotency,
             retry,
             place: fields.place(""),
@@ -204,6 +210,12 @@ fn agree(fields: &Fields<'_>, grpc: Option<&GrpcSection>) {
     }
     if by_service && fields.has("name") {
         fields.wrong("name", "each annotation of the service is a route; leave it out");
+    }
+    if fields.has("grpc_web") && fields.has("grpc") {
+        fields.wrong(
+            "grpc_web",
+            "clients of this route send JSON, by grpc; give those of gRPC-Web a route of their own",
+        );
     }
     if fields.has("grpc") && !fields.has("to") && !fields.has("split") {
         fields.wrong("grpc", "it is of an upstream; add to, or split");

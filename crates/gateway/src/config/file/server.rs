@@ -17,6 +17,7 @@ pub(in crate::config) struct ServerSection {
     pub(in crate::config) send_timeout: Option<Span>,
     pub(in crate::config) linger: Option<Duration>,
     pub(in crate::config) drain_limit: Option<Duration>,
+    pub(in crate::config) early_hints: bool,
     pub(in crate::config) trusted_proxies: Vec<Network>,
     pub(in crate::config) tls: Vec<TlsSection>,
     pub(in crate::config) tls_place: Place,
@@ -55,6 +56,10 @@ impl Section for ServerSection {
             .optional("linger", "How long idle connections stay open when it ends. Default 1s.");
         let drain_limit =
             fields.optional("drain_limit", "How long the end may take in all. Default 30s.");
+        let early_hints = fields.flag(
+            "early_hints",
+            "Clients of HTTP/1.1 are told early hints (103) of instances. Default no, for some take them for the answer.",
+        );
         let trusted_proxies = fields.list(
             "trusted_proxies",
             "Proxies before this one, whose word on addresses and timeouts is believed. Default none.",
@@ -79,6 +84,7 @@ impl Section for ServerSection {
             send_timeout,
             linger,
             drain_limit,
+            early_hints,
             trusted_proxies,
             tls,
             tls_place: fields.place("tls"),

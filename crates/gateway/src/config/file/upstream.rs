@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use serde_json::{Value as Json, json};
 
@@ -19,6 +19,7 @@ pub(in crate::config) struct UpstreamSection {
     pub(in crate::config) eject: Option<Eject>,
     pub(in crate::config) breaker: Option<BreakerSection>,
     pub(in crate::config) retry: Option<RetrySection>,
+    pub(in crate::config) wait: Option<Duration>,
     pub(in crate::config) http: Option<HttpVersion>,
     pub(in crate::config) host: Option<HostHeader>,
     pub(in crate::config) tls: Option<UpstreamTlsSection>,
@@ -49,6 +50,10 @@ impl Section for UpstreamSection {
                 .optional("breaker", "When an instance is left alone. Default that of defaults."),
             retry: fields
                 .optional("retry", "When requests are tried again. Default that of defaults."),
+            wait: fields.optional(
+                "wait",
+                "How long a call waits for a first healthy instance; \"0s\" refuses at once. Default 1s.",
+            ),
             http: fields.optional("http", "1.1 or 2. Default 1.1; gRPC goes by 2 all the same."),
             host: fields.optional(
                 "host",

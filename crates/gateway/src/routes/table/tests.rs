@@ -50,7 +50,9 @@ fn a_literal_segment_wins_over_a_parameter_and_that_over_the_rest() {
     assert_eq!(found(&table, "h", Method::GET, "/orders/7"), Some(1));
     assert_eq!(found(&table, "h", Method::GET, "/orders/7/items"), Some(3));
     assert_eq!(found(&table, "h", Method::GET, "/users"), Some(0));
-    assert_eq!(find(&table, "h", Method::GET, "/"), Lookup::Unknown);
+    assert_eq!(found(&table, "h", Method::GET, "/"), Some(0));
+    assert_eq!(found(&table, "h", Method::GET, "/orders/"), Some(3));
+    assert_eq!(found(&table, "h", Method::GET, "/orders"), Some(0));
 }
 
 #[test]

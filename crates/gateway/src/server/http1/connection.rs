@@ -7,20 +7,18 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
-use gusset_call::{BoxError, Deadline};
+use bytes::{Buf, Bytes};
+use gusset_call::BoxError;
 use http::{Method, Request, Response, Version};
 use http_body::Body;
-use pin_project_lite::pin_project;
-use tokio::{
-    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, WriteHalf, split},
-    time::{Instant, Sleep, sleep_until, timeout},
-};
+use tokio::io::{AsyncWrite, WriteHalf, split};
 use tower_service::Service;
 
 use super::{
     Upload,
     answer_head::Asked,
+    before::Before,
+    idle::Idle,
     reader::Reader,
     refusal::Refusal,
     request_head::{self, RequestHead},
@@ -28,15 +26,12 @@ use super::{
 };
 use crate::{
     buffers,
+    hints::Hints,
     server::{body::Source, wire::Wire},
     socket::Socket,
     spare,
     transport::{Framing, Sending, TransportError},
 };
-
-/// How long a client that is told to go may still send, and how much. Closed at once, its connection would break before it has read what it was told.
-const FAREWELL: Duration = Duration::from_secs(2);
-const FAREWELL_BYTES: u64 = 1024 * 1024;
 
 /// How a connection has ended.
 pub(in crate::server) enum Ended {
@@ -45,11 +40,19 @@ pub(in crate::server) enum Ended {
     Upgrade(Wire<Socket>),
 }
 
+/// How a connection is served.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) struct Manner {
+    pub(in crate::server) head_timeout: Duration,
+    /// Whether clients are told what instances say before their answers.
+    pub(in crate::server) hints: bool,
+}
+
 /// Serves one request after the other, each of which may take `head_timeout` to come. `leaving` ends when idle connections are to go.
 pub(in crate::server) async fn serve<S, B>(
     wire: Wire<Socket>,
     mut service: S,
-    head_timeout: Duration,
+    Manner { head_timeout, hints }: Manner,
     leaving: impl Future<Output = ()>,
 ) -> io::Result<Ended>
 where
@@ -59,7 +62,7 @@ where
 {
     let (half, write) = split(wire);
     let reading = Turn::Here(Reader::new(half));
-    let mut connection = Connection { reading, write, cut: false };
+    let mut connection = Connection { reading, write, cut: false, hints };
     let mut idle = pin!(Idle::new(head_timeout, leaving));
     loop {
         idle.as_mut().begin(head_timeout);
@@ -87,15 +90,16 @@ where
     }
 }
 
-struct Connection {
-    reading: Turn,
-    write: WriteHalf<Wire<Socket>>,
+pub(super) struct Connection {
+    pub(super) reading: Turn,
+    pub(super) write: WriteHalf<Wire<Socket>>,
     /// Whether a regular end of the connection would be a lie.
     cut: bool,
+    hints: bool,
 }
 
 /// Who reads.
-enum Turn {
+pub(super) enum Turn {
     Here(Reader),
     /// The body of a request.
     Lent(Home),
@@ -146,7 +150,7 @@ impl Connection {
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        let RequestHead { parts, body, keep, expects, .. } = head;
+        let RequestHead { mut parts, body, keep, expects, .. } = head;
         let asked = Asked::by(&parts.method, parts.version);
         let source = if body.is_over() {
             Source::Empty
@@ -160,16 +164,22 @@ impl Connection {
                 Turn::Lent(_) | Turn::Unread(_) => return Ok(false),
             }
         };
+        let mut before = Before::default();
+        if self.hints && parts.version == Version::HTTP_11 {
+            let hints = Hints::default();
+            parts.extensions.insert(hints.clone());
+            before.hints = Some(hints);
+        }
         let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;
         let mut call = pin!(service.call(Request::from_parts(parts, source)));
-        let mut go_on: &[u8] = b"";
         let answered = poll_fn(|cx| match call.as_mut().poll(cx) {
             Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
-            Poll::Pending => self.poll_between(cx, &mut go_on).map(Err),
+            Poll::Pending => self.poll_between(cx, &mut before).map(Err),
         });
         let answer = answered.await?;
         let keep = keep && self.settle();
-        if !self.answer(go_on, &asked, answer, keep).await? {
+        before.gather();
+        if !self.answer(&before.bytes, &asked, answer, keep).await? {
             return Ok(false);
         }
         if let Turn::Lent(home) = &self.reading {
@@ -181,15 +191,16 @@ impl Connection {
     }
 
     /// While the service has no answer yet. Ends when the client has gone.
-    fn poll_between(&mut self, cx: &mut Context<'_>, go_on: &mut &[u8]) -> Poll<io::Error> {
+    fn poll_between(&mut self, cx: &mut Context<'_>, before: &mut Before) -> Poll<io::Error> {
         if let Turn::Lent(home) = &self.reading {
             if home.is_wanted() {
-                *go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
+                before.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
         }
-        while !go_on.is_empty() {
-            match Pin::new(&mut self.write).poll_write(cx, go_on) {
-                Poll::Ready(Ok(count)) => go_on.advance(count),
+        before.gather();
+        while !before.bytes.is_empty() {
+            match Pin::new(&mut self.write).poll_write(cx, &before.bytes) {
+                Poll::Ready(Ok(count)) => before.bytes.advance(count),
                 Poll::Ready(Err(error)) => return Poll::Ready(error),
                 Poll::Pending => return Poll::Pending,
             }
@@ -281,84 +292,8 @@ impl Connection {
         }
         Ok(keep)
     }
-
-    /// Ends the connection in a way that cannot be taken for the end of an answer.
-    fn reset(self) {
-        let reader = match self.reading {
-            Turn::Here(reader) => Some(reader),
-            Turn::Unread(back) => back.map(Back::into_reader),
-            Turn::Lent(home) => home.back().map(Back::into_reader),
-        };
-        if let Some(reader) = reader {
-            reader.half.unsplit(self.write).reset();
-        }
-    }
-
-    /// For another protocol, as if nothing were read yet.
-    fn upgrade(self, head: &[u8]) -> Ended {
-        let Turn::Here(mut reader) = self.reading else { return Ended::Closed };
-        let mut wire = reader.half.unsplit(self.write);
-        let mut bytes = BytesMut::from(head);
-        bytes.unsplit(reader.read.split());
-        wire.unread(bytes.freeze());
-        Ended::Upgrade(wire)
-    }
-
-    async fn farewell(mut self) -> io::Result<Ended> {
-        self.write.shutdown().await?;
-        let rest = match self.reading {
-            Turn::Unread(Some(back)) => back.into_reader(),
-            Turn::Here(reader) => reader,
-            Turn::Unread(None) | Turn::Lent(_) => return Ok(Ended::Closed),
-        };
-        let mut rest = rest.half.take(FAREWELL_BYTES);
-        let mut nowhere = tokio::io::sink();
-        let gone = tokio::io::copy(&mut rest, &mut nowhere);
-        let _ = timeout(FAREWELL, gone).await;
-        Ok(Ended::Closed)
-    }
 }
 
 fn is_broken(error: &BoxError) -> bool {
     matches!(error.downcast_ref(), Some(TransportError::Broken(_)))
-}
-
-pin_project! {
-    /// Until a connection has been idle for too long.
-    struct Idle<L> {
-        #[pin]
-        sleep: Sleep,
-        until: Instant,
-        #[pin]
-        leaving: L,
-        left: bool,
-    }
-}
-
-impl<L: Future<Output = ()>> Idle<L> {
-    fn new(span: Duration, leaving: L) -> Self {
-        let until = Deadline::after(span).instant();
-        Self { sleep: sleep_until(until), until, leaving, left: false }
-    }
-
-    /// The timer stays where it is: it finds out by itself that it goes on.
-    fn begin(self: Pin<&mut Self>, span: Duration) {
-        *self.project().until = Deadline::after(span).instant();
-    }
-
-    /// `begun` says that a request is on its way, which is waited for though the server is leaving.
-    fn poll_over(self: Pin<&mut Self>, cx: &mut Context<'_>, begun: bool) -> Poll<()> {
-        let mut this = self.project();
-        *this.left = *this.left || this.leaving.as_mut().poll(cx).is_ready();
-        if *this.left && !begun {
-            return Poll::Ready(());
-        }
-        while this.sleep.as_mut().poll(cx).is_ready() {
-            if *this.until <= Instant::now() {
-                return Poll::Ready(());
-            }
-            this.sleep.as_mut().reset(*this.until);
-        }
-        Poll::Pending
-    }
 }

@@ -59,7 +59,7 @@ impl PostgresOptions {
     /// How long a statement, or a new connection, may take; the database is told to give up as well. Default 5 s: half of what an
     /// orchestrator grants its store. Less than 10 ms means 10 ms.
     #[must_use]
-    pub const fn limit(mut self, span: Duration) -> Self {
+    pub const fn call_within(mut self, span: Duration) -> Self {
         let least = Duration::from_millis(10);
         self.limit = if span.as_nanos() < least.as_nanos() { least } else { span };
         self

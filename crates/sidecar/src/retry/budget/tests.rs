@@ -1,6 +1,10 @@
 use std::{collections::VecDeque, thread};
 
-use super::*;
+use super::{
+    window::{MAX_COUNT, UNTIMED, pack, slot, sum},
+    *,
+};
+use crate::{metrics::lines::line, sync::Ordering::SeqCst};
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! Asks another process by HTTP/1.1, a connection for each question.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header};
@@ -16,7 +16,6 @@ const ANSWER: usize = 32 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where it is, and what it is shown.
-#[derive(Debug)]
 pub(super) struct Client {
     authority: String,
     /// Without a slash at its end.
@@ -24,9 +23,21 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
+/// It is no `http://HOST[:PORT][/PATH]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidUrl(String);
+
+impl fmt::Display for InvalidUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}' is no http://HOST[:PORT][/PATH]", self.0)
+    }
+}
+
+impl std::error::Error for InvalidUrl {}
+
 impl Client {
-    pub(super) fn new(url: &str, token: Option<&str>) -> Result<Self, String> {
-        let wrong = || format!("'{url}' is no http://HOST[:PORT][/PATH]");
+    pub(super) fn new(url: &str, token: Option<&str>) -> Result<Self, InvalidUrl> {
+        let wrong = || InvalidUrl(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
         let (Some("http"), Some(authority)) = (uri.scheme_str(), authority) else {
@@ -103,6 +114,13 @@ impl Client {
             // It is over for the other as well, but may have said all before.
             _ = &mut connection => answered.await,
         }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token is a secret.
+        f.debug_struct("Client").field("authority", &self.authority).finish_non_exhaustive()
     }
 }
 

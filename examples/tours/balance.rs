@@ -151,7 +151,7 @@ impl Server {
 
         let instance = Instance::new("shop", "127.0.0.1", port).with_metadata("name", name);
         let registration = Registration::spawn(registry.clone(), instance);
-        registration.registered().await;
+        registration.registered().await?;
         Ok(Self { runtime, delay, registration })
     }
 

@@ -1,19 +1,36 @@
-//! Other processes, as consoles of their own would show them.
+//! Other processes, as consoles of their own would show them, asked over HTTP.
 
-use std::future::Future;
-use std::pin::Pin;
+mod client;
+mod sidecar;
 
-use gusset_console::Elsewhere;
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::client::Client;
+use crate::{Elsewhere, encoded};
 
-type Told<'a, T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send + 'a>>;
+use self::client::Client;
 
-/// One that has a console.
-pub(super) struct OfConsole(pub(super) Client);
+pub use client::InvalidUrl;
+pub use sidecar::OtherSidecar;
 
-impl Elsewhere for OfConsole {
+type Told<'a, T> = BoxFuture<'a, Result<T, String>>;
+
+/// A process that serves a console of its own. Feature `remote`.
+#[derive(Debug)]
+pub struct OtherConsole(Client);
+
+impl OtherConsole {
+    /// The one at `url`, `http://HOST[:PORT][/PATH]`, which is shown `token` with each question if it is given. Nothing is asked yet.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] if `url` is none of this kind.
+    pub fn new(url: &str, token: Option<&str>) -> Result<Self, InvalidUrl> {
+        Client::new(url, token).map(Self)
+    }
+}
+
+impl Elsewhere for OtherConsole {
     fn get<'a>(&'a self, path: &'a str) -> Told<'a, Option<Value>> {
         Box::pin(async move { self.0.get(&format!("api/{path}")).await })
     }
@@ -23,15 +40,21 @@ impl Elsewhere for OfConsole {
     }
 }
 
-/// A gateway, by its operators' listener.
-pub(super) struct OfGateway {
+/// A gateway, by its operators' listener. Feature `remote`.
+#[derive(Debug)]
+pub struct OtherGateway {
     name: String,
     client: Client,
 }
 
-impl OfGateway {
-    pub(super) fn new(name: &str, client: Client) -> Self {
-        Self { name: name.to_owned(), client }
+impl OtherGateway {
+    /// The one whose operators' listener is at `url`, as for [`OtherConsole::new`]; its routes are shown under `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] if `url` is none of this kind.
+    pub fn new(name: &str, url: &str, token: Option<&str>) -> Result<Self, InvalidUrl> {
+        Ok(Self { name: name.to_owned(), client: Client::new(url, token)? })
     }
 
     async fn upstreams(&self) -> Result<Map<String, Value>, String> {
@@ -51,11 +74,6 @@ impl OfGateway {
         });
         let services = self.upstreams().await?.into_iter().map(|(name, instances)| {
             let instances = instances.as_array().into_iter().flatten().filter(|i| i.is_object());
-            let instances = instances.map(|instance| {
-                let mut instance = instance.clone();
-                instance["circuit"] = snake(&instance["circuit"]).into();
-                instance
-            });
             json!({ "name": name, "instances": instances.collect::<Vec<_>>() })
         });
         Ok(json!({
@@ -76,7 +94,7 @@ impl OfGateway {
 }
 
 /// Its splits, and its orders.
-impl OfGateway {
+impl OtherGateway {
     /// As its operators' listener tells them: with `at`, where orders go.
     async fn splits(&self) -> Result<Vec<Value>, String> {
         match self.client.get("splits").await? {
@@ -110,7 +128,7 @@ impl OfGateway {
         let at = at.trim_start_matches('/');
         match what {
             "promote" => {
-                let variant = gusset_console::encoded(variant);
+                let variant = encoded(variant);
                 self.client.post(&format!("{at}/promote?variant={variant}"), &json!({})).await
             }
             // Weights that were set by hand are no rollout.
@@ -139,7 +157,7 @@ impl OfGateway {
     }
 }
 
-impl Elsewhere for OfGateway {
+impl Elsewhere for OtherGateway {
     fn get<'a>(&'a self, path: &'a str) -> Told<'a, Option<Value>> {
         Box::pin(async move {
             match path {
@@ -163,116 +181,12 @@ impl Elsewhere for OfGateway {
     }
 }
 
-/// A sidecar, by its operators' listener.
-pub(super) struct OfSidecar {
-    name: String,
-    client: Client,
-}
-
-impl OfSidecar {
-    pub(super) fn new(name: &str, client: Client) -> Self {
-        Self { name: name.to_owned(), client }
-    }
-
-    async fn status(&self) -> Result<Value, String> {
-        self.client.get("status").await?.ok_or_else(|| "it has no /status".to_owned())
-    }
-
-    async fn map(&self) -> Result<Value, String> {
-        let status = self.status().await?;
-        let outbound = status["outbound"].as_object();
-        let mut services: Vec<_> = outbound
-            .into_iter()
-            .flatten()
-            .map(|(name, instances)| {
-                let instances = instances.as_array().into_iter().flatten().map(|instance| {
-                    let id = &instance["instance"];
-                    json!({ "id": id, "address": id, "health": instance["health"], "circuit": snake(&instance["circuit"]) })
-                });
-                json!({ "name": name, "instances": instances.collect::<Vec<_>>() })
-            })
-            .collect();
-        let health = if status["ready"] == true { "healthy" } else { "unhealthy" };
-        services.push(json!({ "name": self.name, "instances": [{ "id": self.name, "address": self.name, "health": health }] }));
-        // How much goes there is known to its metrics alone.
-        let to =
-            outbound.into_iter().flatten().map(|(to, _)| json!({ "from": self.name, "to": to }));
-        Ok(json!({ "services": services, "edges": to.collect::<Vec<_>>(), "gateways": [] }))
-    }
-
-    async fn breakers(&self) -> Result<Value, String> {
-        let status = self.status().await?;
-        let outbound = status["outbound"].as_object().into_iter().flatten();
-        let breakers = outbound.flat_map(|(service, instances)| {
-            let instances = instances.as_array().into_iter().flatten();
-            instances.map(move |i| circuit(service, &i["instance"], &i["circuit"]))
-        });
-        Ok(json!({ "breakers": breakers.collect::<Vec<_>>() }))
-    }
-
-    async fn traces(&self) -> Result<Value, String> {
-        let (traces, logs) =
-            (self.client.get("traces?limit=200"), self.client.get("logs?limit=100"));
-        let (traces, logs) = tokio::try_join!(traces, logs)?;
-        let (traces, logs) = (traces.unwrap_or_default(), logs.unwrap_or_default());
-        Ok(json!({ "newest": traces["traces"], "logs": logs["logs"], "stats": {} }))
-    }
-
-    /// As a console tells it: with the depth and the name of each row.
-    async fn trace(&self, id: &str) -> Result<Option<Value>, String> {
-        let Some(found) = self.client.get(&format!("traces/{id}")).await? else { return Ok(None) };
-        let spans = found["spans"].as_array().into_iter().flatten();
-        let rows = spans.map(|span| {
-            let words =
-                [&span["method"], &span["operation"]].map(|word| word.as_str().unwrap_or_default());
-            let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
-            let failed = span["end"] == "error"
-                || span["status"].as_u64().is_some_and(|status| status >= 500);
-            json!({ "depth": 0, "name": words.join(" "), "failed": failed, "span": span })
-        });
-        Ok(Some(
-            json!({ "trace_id": found["trace_id"], "spans": rows.collect::<Vec<_>>(), "logs": found["logs"] }),
-        ))
-    }
-}
-
-impl Elsewhere for OfSidecar {
-    fn get<'a>(&'a self, path: &'a str) -> Told<'a, Option<Value>> {
-        Box::pin(async move {
-            match path {
-                "map" => self.map().await.map(Some),
-                "breakers" => self.breakers().await.map(Some),
-                "traces" => self.traces().await.map(Some),
-                "traces/all" => self.client.get("traces?limit=1000").await,
-                path => match path.strip_prefix("traces/") {
-                    Some(id) => self.trace(id).await,
-                    None => Ok(None),
-                },
-            }
-        })
-    }
-}
-
 /// Of a circuit elsewhere only the state is known.
 fn circuit(group: &str, name: &Value, state: &Value) -> Value {
     json!({
         "group": group,
         "name": name,
-        "state": snake(state),
+        "state": state,
         "window": { "calls": 0, "failures": 0, "slow": 0 },
     })
-}
-
-/// As this console writes states: `half open` and `HalfOpen` alike.
-fn snake(state: &Value) -> String {
-    match state.as_str().unwrap_or("other").replace([' ', '_'], "").to_lowercase().as_str() {
-        "halfopen" => "half_open",
-        "forcedopen" => "forced_open",
-        "forcedclosed" => "forced_closed",
-        "closed" => "closed",
-        "open" => "open",
-        "disabled" => "disabled",
-        _ => "other",
-    }
-    .to_owned()
 }
