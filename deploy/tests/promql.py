@@ -2,7 +2,7 @@
 import re
 
 WORDS = {
-    "abs", "and", "avg", "bool", "by", "count", "group_left", "group_right", "histogram_quantile", "ignoring", "increase", "label_values", "max", "min",
+    "abs", "and", "avg", "bool", "by", "count", "group_left", "group_right", "histogram_quantile", "ignoring", "increase", "label_values", "max", "max_over_time", "min",
     "on", "or", "rate", "sum", "topk", "unless", "without",
 }
 

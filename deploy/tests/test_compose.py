@@ -104,7 +104,8 @@ def shop(cluster):
             for name, labels in samples(asked("/metrics", target)).items():
                 found.setdefault(name, set()).update(labels)
         # By now a call has failed for good, and a message has come.
-        return "error_type" in found.get("http_client_request_duration_seconds_count", ()) and {"gusset_broker_dead_total", "gusset_retries_given_up_total"} <= set(found)
+        failed = any("error_type" in found.get(f"{kind}_duration_seconds_count", ()) for kind in ("http_client_request", "rpc_client_call"))
+        return failed and {"gusset_broker_dead_total", "gusset_retries_given_up_total"} <= set(found)
 
     eventually("the shop has told its story", told)
     pod.close()
@@ -158,6 +159,9 @@ class Whole(unittest.TestCase):
     def test_rules_and_dashboard_use_only_metrics_and_labels_that_exist(self):
         front = self.compose.pods["gateway"].url(8080, "/cart/items")
         eventually("requests of a sidecar are counted", lambda: get(front) and self.ask("series", **{"match[]": 'http_server_request_duration_seconds_count{job="sidecars"}'}))
+        # A call of the gateway that is refused by whom it calls.
+        lost = self.compose.pods["gateway"].url(8080, "/cart/nowhere")
+        eventually("a failed call is counted", lambda: get(lost) and self.ask("series", **{"match[]": 'http_client_request_duration_seconds_count{job="gateway",error_type!=""}'}))
         known = {name: labels | TARGET for name, labels in self.shop.items()}
         for series in self.ask("series", **{"match[]": '{__name__=~".+"}'}):
             known.setdefault(series["__name__"], set()).update(series)
