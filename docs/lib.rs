@@ -16,6 +16,7 @@ chapters! {
     StandardStack: "standard-stack.md",
     Template: "template.md",
     Recipes: "recipes.md",
+    Interoperability: "interoperability.md",
     Discovery: "patterns/discovery.md",
     Balancing: "patterns/balancing.md",
     RateLimits: "patterns/rate-limits.md",
@@ -33,6 +34,9 @@ chapters! {
     OpenCircuit: "operating/open-circuit.md",
     StuckSaga: "operating/stuck-saga.md",
     DeadLetters: "operating/dead-letters.md",
+    Upgrading: "operating/upgrading.md",
+    Weight: "weight.md",
+    Platforms: "platforms.md",
     Migrating: "migrating.md",
     Pitfalls: "pitfalls.md",
 }
