@@ -172,7 +172,12 @@ async fn who_speaks_websocket_is_told_on_both_sides_that_the_server_leaves_and_i
     let mut stream = switched(&front).await;
     read::<102>(&mut stream).await;
     front.stop.send(()).unwrap();
-    assert_eq!(read(&mut stream).await, [0x88, 2, 0x03, 0xe9]);
+    let mut said = read(&mut stream).await;
+    // The two sides are told within a tick of the clock, and not at once: what the instance says in between still passes.
+    if said == *b"\x81\x02hi" {
+        said = read(&mut stream).await;
+    }
+    assert_eq!(said, [0x88, 2, 0x03, 0xe9]);
     stream.write_all(b"\x88\x82\0\0\0\0\x03\xe9").await.unwrap();
     assert_eq!(instance.await.unwrap(), 1001);
     let mut rest = Vec::new();
