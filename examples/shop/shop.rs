@@ -1,3 +1,6 @@
+mod instances;
+mod told;
+
 use std::{
     collections::BTreeSet,
     future::ready,
@@ -10,13 +13,12 @@ use std::{
 
 use gusset::{
     broker::{Broker, Filter, Subscription},
-    call::{Deadline, TraceId},
-    console::Sources,
-    gateway::{Gateway, Live, Split, serve},
+    call::Deadline,
+    gateway::{Gateway, Split, serve},
     observe,
     registry::{Registry, RemoteKv, RemotePolicy},
     shutdown::Shutdown,
-    sidecar::{Record, Recorder, Sidecar, telemetry::Store},
+    sidecar::{Recorder, Sidecar},
 };
 use http::Method;
 use serde::{Deserialize, Serialize};
@@ -27,12 +29,11 @@ use tokio::{
 };
 
 use crate::{
-    Answered, Carrier, Hosting, Place, Quotas,
+    Carrier, Hosting, Place, Quotas,
     api::new_id,
     carrier::Events,
-    chaos::{Chaos, Fault, Hurt, told::mailing},
-    choreography::{self, Flow},
-    client::Outbound,
+    chaos::{Chaos, Fault},
+    choreography::Flow,
     folder::{Folder, Opener},
     front::{self, Door},
     host,
@@ -47,7 +48,6 @@ use crate::{
     release,
     service::Running,
     services::{SERVICES, Services, declare_groups},
-    tell::Figures,
     token::Tokens,
 };
 
@@ -308,20 +308,6 @@ impl Shop {
         Ok(())
     }
 
-    /// Starts one. One that is started again goes on to count where it stopped.
-    pub(crate) async fn start_one(&mut self, service: &str, number: usize) -> io::Result<()> {
-        let id = format!("{service}-{number}");
-        let known = self.members.iter().position(|member| member.id == id);
-        let sidecar = known.map(|at| self.members[at].sidecar.clone());
-        let (member, running) = self.plan.start(service, number, sidecar).await?;
-        self.running.push(running);
-        match known {
-            Some(at) => self.members[at] = member,
-            None => self.members.push(member),
-        }
-        Ok(())
-    }
-
     /// Whether what an order depends on outlives this process.
     #[must_use]
     pub const fn keeps(&self) -> bool {
@@ -338,124 +324,6 @@ impl Shop {
     #[must_use]
     pub fn setting_url(&self, key: &str) -> String {
         format!("{}/v1/kv/{key}", self.url)
-    }
-
-    /// Lets an instance leave, if it runs, and starts it again on another port: what a rolling restart does with one after the other.
-    ///
-    /// # Errors
-    ///
-    /// If there never was one with this id, if it does not end in time, or cannot be started.
-    pub async fn restart(&mut self, id: &str) -> io::Result<()> {
-        if let Some(processes) = &mut self.processes {
-            return processes.restart(id).await;
-        }
-        let known = self.members.iter().any(|member| member.id == id);
-        let parts = id.rsplit_once('-').filter(|_| known);
-        let parts = parts.and_then(|(service, number)| Some((service, number.parse().ok()?)));
-        let (service, number) =
-            parts.ok_or_else(|| io::Error::other(format!("there is no instance {id}")))?;
-        if let Some(running) = self.take(id) {
-            running.stop().await?;
-        }
-        self.start_one(service, number).await
-    }
-
-    /// Does to the instances what the faults that are on ask for: kills them, lets them stand still, starts them again; and tells those that are processes what else is on. Here,
-    /// what happens to calls and messages needs none of this. To be called after each change of [`chaos`](Self::chaos).
-    ///
-    /// # Errors
-    ///
-    /// If an instance cannot be started again, or be told; the next call tries it once more.
-    pub async fn obey(&mut self) -> io::Result<()> {
-        let on = self.chaos.on();
-        self.notifications.set_mailing(mailing(on));
-        let mut result = Ok(());
-        if let Some(processes) = &mut self.processes {
-            result = processes.freeze("registry", on.has(Fault::RegistryStopped)).await;
-        }
-        for fault in Fault::all() {
-            if let Some((id, Hurt::Killed)) = fault.on_instance() {
-                result = self.kill_or_start(id, on.has(fault)).await.and(result);
-            }
-        }
-        // Who stands still hears nothing. Those that were just started are told as well.
-        for still in [false, true] {
-            for fault in Fault::all().filter(|fault| on.has(*fault) == still) {
-                if let Some((id, Hurt::Frozen)) = fault.on_instance() {
-                    result = self.freeze(id, still).await.and(result);
-                }
-            }
-            if let (false, Some(processes)) = (still, &mut self.processes) {
-                result = processes.match_with(on).await.and(result);
-            }
-        }
-        result
-    }
-
-    async fn kill_or_start(&mut self, id: &'static str, kill: bool) -> io::Result<()> {
-        if kill {
-            if self.kill(id).await? {
-                self.killed.insert(id);
-            }
-            return Ok(());
-        }
-        if self.killed.contains(id) {
-            // Somebody else may have started it.
-            if self.addr_of(id).is_none() {
-                match &mut self.processes {
-                    Some(processes) => processes.revive(id).await?,
-                    None => self.restart(id).await?,
-                }
-            }
-            self.killed.remove(id);
-        }
-        Ok(())
-    }
-
-    async fn freeze(&mut self, id: &str, still: bool) -> io::Result<()> {
-        if let Some(processes) = &mut self.processes {
-            return processes.freeze(id, still).await;
-        }
-        let found = self.running.iter_mut().find(|running| running.id() == id);
-        found.into_iter().for_each(|running| running.freeze(still));
-        Ok(())
-    }
-
-    /// Takes the running instance with this id out of the shop's hands.
-    pub fn take(&mut self, id: &str) -> Option<Running> {
-        let place = self.running.iter().position(|running| running.id() == id)?;
-        Some(self.running.swap_remove(place))
-    }
-
-    /// Takes an instance away as `kill -9` does; whether it ran.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be told.
-    pub async fn kill(&mut self, id: &str) -> io::Result<bool> {
-        match &mut self.processes {
-            Some(processes) => processes.kill(id).await,
-            None => Ok(self.take(id).map(Running::kill).is_some()),
-        }
-    }
-
-    /// Each instance that runs, in whatever process, and where it listens.
-    #[must_use]
-    pub fn instances(&self) -> Vec<(String, SocketAddr)> {
-        let here = self.running.iter().map(|one| (one.id().to_owned(), one.addr()));
-        here.chain(self.processes.iter().flat_map(Processes::instances)).collect()
-    }
-
-    /// Where an instance listens, if it runs.
-    #[must_use]
-    pub fn addr_of(&self, id: &str) -> Option<SocketAddr> {
-        self.instances().into_iter().find(|(known, _)| known == id).map(|(_, addr)| addr)
-    }
-
-    /// The processes that the shop consists of beside this one: what they are, and their ids.
-    #[must_use]
-    pub fn processes(&self) -> Vec<(String, u32)> {
-        self.processes.as_ref().map(Processes::ids).unwrap_or_default()
     }
 
     /// Changes how the bank behaves, for all instances of the payment service.
@@ -485,123 +353,6 @@ impl Shop {
             }
             None => Ok(()),
         }
-    }
-
-    /// What the instances tell of themselves, by their ids.
-    async fn figures(&self) -> Vec<(String, Figures)> {
-        if let Some(processes) = &self.processes {
-            return processes.figures().await;
-        }
-        let told = |member: &Member| {
-            let circuits = member.outbound.as_ref().map(Outbound::circuits);
-            (member.id.clone(), Figures::of(&member.sidecar, circuits))
-        };
-        self.members.iter().map(told).collect()
-    }
-
-    /// What the instances of a service have answered, by their ids; of all services for an empty name.
-    pub async fn answered_by(&self, service: &str) -> Vec<(String, Answered)> {
-        let all = self.figures().await.into_iter();
-        let of_service = all.filter(|(id, _)| id.starts_with(service));
-        of_service.map(|(id, figures)| (id, figures.answered)).collect()
-    }
-
-    /// How many attempts after the first there were, of all services.
-    pub async fn retries(&self) -> u64 {
-        self.figures().await.iter().map(|(_, figures)| figures.retries).sum()
-    }
-
-    /// Whether everybody who keeps circuits would call an instance of this service: one closed circuit is enough, for calls go where the circuit is closed.
-    pub async fn trusted(&self, service: &str) -> bool {
-        let instances = SERVICES.iter().find(|(name, _)| *name == service);
-        let instances = instances.map_or(0, |(_, instances)| *instances);
-        let ids: Vec<_> = (1..=instances).map(|number| format!("{service}-{number}")).collect();
-        self.figures().await.iter().all(|(_, Figures { circuits, .. })| {
-            let open = |id: &str| circuits.iter().any(|(of, closed)| of == id && !closed);
-            // An instance that does not reach the bank takes messages all the same.
-            !ids.iter().all(|id| open(id)) && !open(choreography::BANK)
-        })
-    }
-
-    /// What a console shows of the shop, with the instances that there are now, in whatever process. Faults are switched there by its operators.
-    pub fn sources(&self) -> Sources {
-        let mut sources = Sources::new()
-            .registry(self.registry.clone())
-            .saga_store(self.orders.journal())
-            .broker(&self.broker)
-            .switches("faults", self.chaos.clone());
-        if let Some(processes) = &self.processes {
-            // They tell of themselves.
-            return processes.on_console(sources.clone()).unwrap_or(sources);
-        }
-        sources = sources
-            .gateway("gateway", &Live::new(self.gateway.clone()))
-            .split("products", &self.split)
-            .traces(&Store::of(&self.recorder));
-        for member in &self.members {
-            let (recorder, metrics) = (member.sidecar.recorder(), member.sidecar.metrics());
-            let service = recorder.service().clone();
-            sources = sources.traces(&Store::of(recorder)).metrics(service, metrics);
-            if let Some(outbound) = &member.outbound {
-                sources = sources.circuits(member.id.as_str(), outbound.circuits());
-            }
-        }
-        sources
-    }
-
-    /// All that was recorded of one trace, by all services, in the order of their beginnings.
-    pub async fn trace(&self, id: TraceId) -> Vec<Record> {
-        let services = self.members.iter().map(|member| member.sidecar.recorder());
-        let recorders = services.chain([&self.recorder]);
-        let mut records: Vec<_> = recorders.flat_map(|recorder| recorder.trace(id)).collect();
-        if let Some(processes) = &self.processes {
-            records.extend(processes.trace(id).await);
-        }
-        records.sort_by_key(|record| record.start_unix_nanos);
-        records
-    }
-
-    /// Whether the broker holds no message that is yet to be handled, as far as this process knows without asking anybody.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        let stats = self.broker.stats();
-        stats.groups.iter().all(|group| group.ready + group.in_flight + group.delayed == 0)
-    }
-
-    /// Whether nothing is under way: every saga has ended or waits for an operator, and every order that stands was counted, and its mail went out or is a
-    /// dead letter.
-    ///
-    /// # Errors
-    ///
-    /// If the journal or the dead letters cannot be read.
-    pub async fn is_at_rest(&self) -> io::Result<bool> {
-        use gusset::saga::State::{Blocked, Running, Stuck, TurningBack};
-        let sagas = self.orders.sagas().await?;
-        let under_way =
-            |(state, count): &(_, u64)| matches!(state, Running | TurningBack) && *count > 0;
-        if sagas.iter().any(under_way) || self.orders.untold().await? > 0 || !self.is_quiet() {
-            return Ok(false);
-        }
-        let waits = |(state, count): &(_, u64)| matches!(state, Stuck | Blocked).then_some(*count);
-        let waiting: u64 = sagas.iter().filter_map(waits).sum();
-        let dead = self.dead_letters().await?;
-        if self.orders.pending().await? as u64 > waiting + dead as u64 {
-            return Ok(false);
-        }
-        let confirmed = self.orders.confirmed().await?;
-        let (mails, counted) = (self.notifications.mails().await?, self.inventory.counted().await?);
-        let unmailed = confirmed.iter().filter(|order| !mails.contains_key(&order.id)).count();
-        let all_counted = confirmed.iter().all(|order| counted.contains_key(&order.id));
-        Ok(unmailed <= dead && all_counted)
-    }
-
-    /// How many messages were given up.
-    ///
-    /// # Errors
-    ///
-    /// If they cannot be read.
-    pub async fn dead_letters(&self) -> io::Result<usize> {
-        given_up(&self.broker).await
     }
 
     /// Closes it: first the front door, then the services, then the broker; each finishes what is under way.

@@ -15,7 +15,7 @@ use crate::{
     routes::{Allowed, Given},
 };
 
-/// An answer of the gateway's own. None of them names a service, an address or an error of the inside.
+/// An answer of the gateway's own. None of them names a service, an address or an error of the inside, but to [other services](Answer::among_services).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     BadHost,
@@ -47,6 +47,8 @@ pub(crate) enum Answer {
     Overloaded,
     Unavailable {
         retry_after: Option<Duration>,
+        /// Whom it is about, for those who may know.
+        why: Option<Box<str>>,
     },
     Timeout,
 }
@@ -65,8 +67,16 @@ impl Answer {
         match refusal.status() {
             429 => Self::Limited(Limited::new(retry_after.unwrap_or_default())),
             504 => Self::Timeout,
-            _ => Self::Unavailable { retry_after },
+            _ => Self::Unavailable { retry_after, why: None },
         }
+    }
+
+    /// Says by whom a call was refused, to a client that is a service itself.
+    pub(crate) fn among_services(mut self, error: &BoxError) -> Self {
+        if let (Self::Unavailable { why, .. }, Some(refusal)) = (&mut self, refusal_in(&**error)) {
+            *why = Some(refusal.to_string().into());
+        }
+        self
     }
 
     pub(crate) const fn status(&self) -> StatusCode {
@@ -123,6 +133,7 @@ impl Answer {
             Self::Limited(_) => "too many requests of this client".into(),
             Self::BadGateway => "the service did not answer properly".into(),
             Self::Overloaded => "there is too much to do at present".into(),
+            Self::Unavailable { why: Some(why), .. } => why.to_string(),
             Self::Unavailable { .. } => "the service cannot answer at present".into(),
             Self::Timeout => "the service did not answer in time".into(),
         }
@@ -147,7 +158,7 @@ impl Answer {
             _ => Problem::new(self.status()),
         };
         problem = problem.detail(self.detail());
-        if let Self::Unavailable { retry_after: Some(span) } = self {
+        if let Self::Unavailable { retry_after: Some(span), .. } = self {
             problem = problem.retry_after(span);
         }
         if let Some(trace) = Context::current().trace() {

@@ -122,7 +122,8 @@ impl Builder {
     }
 
     /// Makes it one hop between services, as a sidecar has, instead of the door before them. A request goes on as it came: its path in the form that it has, also one that
-    /// servers read in different ways; its `Host`; its `X-Forwarded-*`, identity and timeouts, whoever sent it, and without a word of this hop but in `Via`.
+    /// servers read in different ways; its `Host`; its `X-Forwarded-*`, identity and timeouts, whoever sent it, and without a word of this hop but in `Via`. A 503 of its own names the service
+    /// without an instance, or the circuit that is open.
     ///
     /// Only where nobody can send requests but services that may say all this: behind a gateway, on the loopback device, or where callers show certificates.
     #[must_use]

@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn an_answer_keeps_its_fields_in_every_dialect() {
         let second = std::time::Duration::from_secs(1);
-        let unavailable = || Answer::Unavailable { retry_after: Some(second) };
+        let unavailable = || Answer::Unavailable { retry_after: Some(second), why: None };
         for dialect in [of("application/grpc", false), of("application/json", true)] {
             assert_eq!(dialect.tell(unavailable()).headers()["retry-after"], "1");
         }

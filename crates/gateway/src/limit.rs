@@ -224,7 +224,7 @@ impl Limit {
                             Err(told(limited, policy))
                         }
                         Err(RedisDenied::Away(away)) => {
-                            Err(Answer::Unavailable { retry_after: away.retry_after() })
+                            Err(Answer::Unavailable { retry_after: away.retry_after(), why: None })
                         }
                         // No bucket ever holds one token.
                         Err(_) => Err(Answer::Limited(Limited::new(Duration::MAX))),

@@ -42,3 +42,23 @@ impl Switches for Rate {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_is_turned_as_a_number_and_as_nothing_else() {
+        let rate = Rate::per_second(20);
+        let [shown] = <[Switch; 1]>::try_from(Switches::read(&rate)).unwrap();
+        assert!(format!("{shown:?}").contains("20"), "{shown:?}");
+        rate.turn("load", Setting::Number(300)).unwrap();
+        assert_eq!(rate.get(), 300);
+        assert_eq!(
+            rate.turn("load", Setting::Toggle(true)),
+            Err("the load is a number".to_owned())
+        );
+        rate.turn("load", Setting::Number(u64::MAX)).unwrap();
+        assert_eq!(rate.get(), Rate::MOST);
+    }
+}

@@ -23,7 +23,8 @@ fn an_app_is_reached_through_its_sidecar_and_reaches_others_by_their_names() {
 
     let (status, problem) = get(shop_side.outbound, "nobody", "/");
     assert_eq!(status, 503);
-    assert!(problem.contains("trace_id") && !problem.contains("nobody"), "{problem}");
+    let why = "no healthy instance of nobody";
+    assert!(problem.contains("trace_id") && problem.contains(why), "{problem}");
     let tunnel = http(shop_side.outbound, "CONNECT cart:443 HTTP/1.1\r\nHost: cart:443\r\n\r\n");
     assert!(tunnel.starts_with("HTTP/1.1 4"), "{tunnel}");
 }

@@ -120,7 +120,10 @@ impl Shared {
     /// The log says what the client is not told.
     pub(super) fn explain(&self, route: Option<usize>, error: &BoxError) -> Answer {
         let limit = route.and_then(|number| self.front.gates.get(number)).map(|g| g.body_limit);
-        let answer = Answer::to_error(error, limit.unwrap_or_default());
+        let mut answer = Answer::to_error(error, limit.unwrap_or_default());
+        if self.front.between_services {
+            answer = answer.among_services(error);
+        }
         let path = self.target(route).map(|target| &**target.called());
         let cause = &**error as &dyn std::error::Error;
         if answer == Answer::BadGateway {

@@ -104,12 +104,12 @@ impl Once {
         let away = |error: BoxError| {
             let error = &*error as &dyn std::error::Error;
             tracing::warn!(error, "the store of answers is away");
-            Answer::Unavailable { retry_after: None }
+            Answer::Unavailable { retry_after: None, why: None }
         };
         let number = match policy.store.begin(&keyed.key, lease).await.map_err(away)? {
             Begun::Claimed(number) => number,
             Begun::Running => return Err(Answer::Key(KeyFault::Running)),
-            Begun::Full => return Err(Answer::Unavailable { retry_after: None }),
+            Begun::Full => return Err(Answer::Unavailable { retry_after: None, why: None }),
             Begun::Answered(answer) => return replay(&answer, &keyed, body, limit).await,
         };
         let store = policy.store.clone();
