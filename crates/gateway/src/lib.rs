@@ -140,7 +140,7 @@
 //! | a client that leaves resets the connection, or the stream; what breaks off never looks whole | `who_leaves_resets_the_stream` and its neighbours |
 //! | the body of an answer that does not go on breaks off | `a_body_that_does_not_go_on_breaks_off_and_its_connection_with_it` |
 //! | a call waits for a first instance as long as its upstream says | `a_call_waits_for_a_first_instance_as_long_as_its_upstream_says`, `who_has_no_instance_is_waited_for_as_long_as_the_file_says` |
-//! | what comes before an answer (1xx, by either version) is never taken for it | `interim_answers_are_never_taken_for_the_answer`, `interim_answers_are_passed_over_up_to_a_bound` |
+//! | what comes before an answer (1xx, by either version) is never taken for it, and passed over 16 times at most | `interim_answers_are_never_taken_for_the_answer`, `interim_answers_are_passed_over_up_to_a_bound`, `interim_answers_of_a_stream_are_passed_over_up_to_a_bound` |
 //! | connections to an instance are bounded, and calls wait for them in their order | `connections_are_bounded_and_those_who_wait_for_one_get_it_in_their_order`, `an_idle_connection_of_another_thread_makes_room` |
 //! | a client that asks before it sends its body is told by its instance | `a_client_that_asks_first_is_told_to_go_on_by_its_instance_and_not_before` |
 //! | an instance that closes idle connections costs no request that may be sent again; others only where the upstream has no [`Connections::fresh_for_unsafe`] | `what_may_be_repeated_never_fails_by_a_connection_that_its_instance_closes`, `by_fresh_connections_everything_is_executed_exactly_once` |

@@ -26,8 +26,8 @@ use super::{
 };
 use crate::hints::Hints;
 
-/// Answers before the answer (1xx) that are passed over.
-const INTERIM: u32 = 16;
+/// Answers before the answer (1xx) that are passed over, by either version.
+pub(super) const INTERIM: u32 = 16;
 
 /// How long an instance may leave a body held back without a word. Many know nothing of it.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -15,6 +15,7 @@ use http_body::Body;
 
 use super::{
     AnswerBody, TransportError,
+    exchange::INTERIM,
     h2_body::H2Body,
     line::Place,
     multiplex::{Dialing, Found, Multiplex, Seat},
@@ -49,6 +50,7 @@ struct Open<B> {
     upload: Option<Upload<B>>,
     unwanted: bool,
     bodyless: bool,
+    interim: u32,
     counted: Arc<()>,
 }
 
@@ -97,7 +99,7 @@ where
         let sent = send.send_request(head, body.is_none());
         let (answer, stream) = sent.map_err(TransportError::of_stream)?;
         let upload = body.map(|body| Upload::new(stream, body));
-        Ok(State::Open(Open { answer, upload, unwanted: false, bodyless, counted }))
+        Ok(State::Open(Open { answer, upload, unwanted: false, bodyless, interim: 0, counted }))
     }
 }
 
@@ -131,9 +133,14 @@ where
                 }
             }
         }
-        if let Some(hints) = hints {
-            while let Poll::Ready(Some(Ok(interim))) = self.answer.poll_informational(cx) {
+        // Each is to be counted, and h2 drops those that come while it is asked for the answer.
+        while let Some(Ok(interim)) = ready!(self.answer.poll_informational(cx)) {
+            if let Some(hints) = hints {
                 hints.tell(interim.status(), interim.headers());
+            }
+            self.interim += 1;
+            if self.interim > INTERIM {
+                Err(TransportError::Malformed("too many interim answers"))?;
             }
         }
         Pin::new(&mut self.answer).poll(cx).map_err(|error| TransportError::of_stream(error).into())

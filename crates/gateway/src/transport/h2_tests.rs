@@ -110,6 +110,29 @@ async fn interim_answers_are_never_taken_for_the_answer() {
 }
 
 #[tokio::test]
+async fn interim_answers_of_a_stream_are_passed_over_up_to_a_bound() {
+    for (times, answered) in [(16, true), (17, false)] {
+        let instance = instance(200, move |_, connection| {
+            serve(connection, move |request, mut respond| async move {
+                for _ in 0..times {
+                    let interim = Response::builder().status(103).header("link", "x").body(());
+                    respond.send_informational(interim.unwrap()).unwrap();
+                }
+                ok(request, respond).await;
+            })
+        })
+        .await;
+        match call(&line_to(&instance), "GET", empty()).await {
+            Ok(answer) => assert!(answered && text(Ok(answer)).await.unwrap() == "ok"),
+            Err(error) => {
+                assert!(!answered);
+                assert!(matches!(kind(&error), TransportError::Malformed(_)), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn another_connection_is_made_when_an_instance_takes_no_more_streams_by_one() {
     let (hold, seen) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let (held, see) = (hold.clone(), seen.clone());
