@@ -95,7 +95,8 @@ impl Gateway {
         &self.shared.metrics
     }
 
-    /// The healthy instances and their circuits, upstream by upstream.
+    /// The healthy instances and their circuits, upstream by upstream, to look at and to give orders to. Where an upstream has a thousand circuits, that of an instance which
+    /// was never called is a new one each time, whose orders are kept.
     #[must_use]
     pub fn breakers(&self) -> Vec<Breaker> {
         let of_upstream = |(name, upstream): (&Upstream, &upstream::Shared)| {
@@ -111,6 +112,15 @@ impl Gateway {
         let mut breakers: Vec<_> = self.shared.upstreams.iter().flat_map(of_upstream).collect();
         breakers.sort_by_cached_key(|breaker| breaker.upstream.to_string());
         breakers
+    }
+
+    /// The same without the circuits that nobody needed yet.
+    #[cfg(feature = "admin")]
+    pub(crate) fn read(&self) -> impl Iterator<Item = (&Upstream, Endpoint, Option<Circuit>)> {
+        let of_upstream = |(name, upstream): (_, &upstream::Shared)| {
+            upstream.read().into_iter().map(move |(endpoint, circuit)| (name, endpoint, circuit))
+        };
+        self.shared.upstreams.iter().flat_map(of_upstream)
     }
 }
 

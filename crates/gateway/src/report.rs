@@ -1,12 +1,12 @@
 //! How a gateway stands, on the page of its metrics.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use gusset_breaker::State;
+use gusset_breaker::{Circuit, State, Stats};
 use gusset_ratelimit::ConcurrencyLimiter;
 use gusset_sidecar::{RetryStats, Samples};
 
-use crate::{Breaker, Gateway};
+use crate::Gateway;
 
 /// Circuits, upstreams and limits that are shown, of each so many: that others find room beside them.
 const SHOWN: usize = 200;
@@ -45,27 +45,32 @@ pub(crate) fn all<'g>(gateways: impl Iterator<Item = &'g Gateway>, samples: &mut
     let (mut upstreams, mut circuits) = (BTreeMap::new(), Vec::new());
     for gateway in gateways {
         let measured = gateway.shared.upstreams.iter().filter(|(_, shared)| shared.measured);
-        upstreams.extend(measured.map(|(upstream, shared)| (upstream.to_string(), shared)));
-        circuits.extend(gateway.breakers());
+        for (upstream, shared) in measured {
+            let name: Arc<str> = upstream.to_string().into();
+            let of_it = shared.read().into_iter();
+            circuits
+                .extend(of_it.map(|(at, circuit)| (name.clone(), at.instance.id.clone(), circuit)));
+            upstreams.insert(name, shared);
+        }
     }
     for (name, upstream) in upstreams.iter().take(SHOWN) {
         upstream.report(name, samples);
     }
-    let named = |breaker: Breaker| (breaker.upstream.to_string(), breaker);
-    let mut circuits: Vec<_> = circuits.into_iter().map(named).collect();
-    circuits.retain(|(name, _)| upstreams.contains_key(name));
-    circuits.sort_by_cached_key(|(name, breaker)| {
-        let id = breaker.instance.id.clone();
-        (breaker.circuit.state() == State::Closed, name.clone(), id)
+    circuits.sort_by_cached_key(|(upstream, id, circuit)| {
+        (state(circuit.as_ref()) == State::Closed, upstream.clone(), id.clone())
     });
-    for (upstream, breaker) in circuits.iter().take(SHOWN) {
-        circuit(upstream, breaker, samples);
+    for (upstream, id, circuit) in circuits.iter().take(SHOWN) {
+        breaker((upstream, id), circuit.as_ref(), samples);
     }
 }
 
-fn circuit(upstream: &str, breaker: &Breaker, samples: &mut Samples) {
-    let (id, now, stats) =
-        (&*breaker.instance.id, breaker.circuit.state(), breaker.circuit.stats());
+/// That which nobody needed yet is closed.
+fn state(circuit: Option<&Circuit>) -> State {
+    circuit.map_or(State::Closed, Circuit::state)
+}
+
+fn breaker((upstream, id): (&str, &str), circuit: Option<&Circuit>, samples: &mut Samples) {
+    let (now, stats) = (state(circuit), circuit.map_or_else(Stats::default, Circuit::stats));
     for state in State::ALL {
         let labels = [("upstream", upstream), ("circuit", id), ("state", state.as_str())];
         let value = if now == state { 1.0 } else { 0.0 };

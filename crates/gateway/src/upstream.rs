@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use gusset_breaker::{Circuit, Circuits, Policy};
+use gusset_breaker::{Circuit, Circuits, Event, Policy, State};
 use gusset_call::{BoxError, NoInstance, Open, Overloaded};
 use gusset_registry::{Balance, Fleet, Http, Instance, MakeEndpoint, Registry, Watch};
 use gusset_sidecar::{
@@ -85,7 +85,8 @@ impl Shared {
         let traces = if policy.measured { traces.metrics(setup.metrics.clone()) } else { traces };
         let transport = Arc::new(policy.transport.clone());
         let named = matches!(upstream.0, Place::Hosts(_));
-        let instances = Instances { pool: setup.pool.clone(), transport, traces, circuits, named };
+        let pool = setup.pool.clone();
+        let instances = Instances { pool, transport, traces, breaker, circuits, named };
         let mut balance = Balance::new(watch, instances.clone())
             .protocol(Http)
             .pick(policy.pick.clone().unwrap_or_else(|| setup.pick.clone()))
@@ -155,23 +156,29 @@ impl Shared {
     }
 
     fn has_eligible(&self) -> bool {
-        self.circuits().iter().any(|(_, circuit)| circuit.is_eligible())
+        self.read().iter().any(|(_, circuit)| circuit.as_ref().is_none_or(Circuit::is_eligible))
     }
 
-    /// How the healthy instances fare.
-    pub(crate) fn endpoints(&self) -> Vec<(gusset_registry::Endpoint, Circuit)> {
-        let endpoints = self.balance.endpoints().into_iter();
-        let with_circuit = |endpoint: gusset_registry::Endpoint| {
-            let circuit = self.instances.circuit(&endpoint.instance);
+    /// How the healthy instances fare, and the circuits that there are: those of their calls. It makes none, for which others might have to make room.
+    pub(crate) fn read(&self) -> Vec<(gusset_registry::Endpoint, Option<Circuit>)> {
+        let services = self.balance.services().into_iter();
+        let with_circuit = |(endpoint, service): (gusset_registry::Endpoint, Option<Endpoint>)| {
+            let circuit = match service {
+                Some(service) => Some(service.circuit().clone()),
+                None => self.instances.circuits.find(&Instances::key(&endpoint.instance)),
+            };
             (endpoint, circuit)
         };
-        endpoints.map(with_circuit).collect()
+        services.map(with_circuit).collect()
     }
 
-    /// The healthy instances and their circuits.
-    pub(crate) fn circuits(&self) -> Vec<(Arc<Instance>, Circuit)> {
-        let endpoints = self.balance.endpoints().into_iter();
-        endpoints.map(|e| (e.instance.clone(), self.instances.circuit(&e.instance))).collect()
+    /// The same, to give all of them orders as well.
+    pub(crate) fn endpoints(&self) -> Vec<(gusset_registry::Endpoint, Circuit)> {
+        let to_order = |(endpoint, circuit): (gusset_registry::Endpoint, Option<Circuit>)| {
+            let circuit = circuit.unwrap_or_else(|| self.instances.to_order(&endpoint.instance));
+            (endpoint, circuit)
+        };
+        self.read().into_iter().map(to_order).collect()
     }
 }
 
@@ -181,6 +188,7 @@ pub(crate) struct Instances {
     pool: Pool,
     transport: Arc<Transport>,
     traces: TraceLayer,
+    breaker: Policy,
     circuits: Circuits<Arc<str>>,
     /// Whether their ids say by which names they were found.
     named: bool,
@@ -192,9 +200,32 @@ impl Instances {
 
     /// That of this run: a process that died and was started again under its id, perhaps at another port, does not inherit an open one.
     fn circuit(&self, instance: &Instance) -> Circuit {
-        self.circuits.get(match instance.incarnation {
+        self.circuits.get(Self::key(instance))
+    }
+
+    fn key(instance: &Instance) -> Arc<str> {
+        match instance.incarnation {
             0 => instance.id.clone(),
             run => format!("{}#{run}", instance.id).into(),
+        }
+    }
+
+    /// That of an instance which has none yet. If another would have to make room for it, one that hands orders on instead, and is kept by nobody.
+    fn to_order(&self, instance: &Instance) -> Circuit {
+        if self.circuits.len() < Self::CIRCUITS.get() {
+            return self.circuit(instance);
+        }
+        let (circuits, key) = (self.circuits.clone(), Self::key(instance));
+        Circuit::with_listener(key.clone(), self.breaker, move |_, event| {
+            let Event::Transition { to, .. } = event else { return };
+            let circuit = || circuits.get(key.clone());
+            match to {
+                State::ForcedOpen => circuit().force_open(),
+                State::ForcedClosed => circuit().force_closed(),
+                State::Disabled => circuit().disable(),
+                State::Closed => circuit().reset(),
+                _ => {}
+            }
         })
     }
 }
@@ -302,6 +333,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_reads_makes_no_circuit() {
+        let upstream = Shared::new(&Upstream::fixed(["10.0.0.1:80".parse().unwrap()]), &setup());
+        assert!(upstream.read()[0].1.is_none() && upstream.has_eligible());
+        assert!(upstream.instances.circuits.is_empty());
+        upstream.endpoints()[0].1.force_open();
+        assert!(upstream.read()[0].1.is_some() && !upstream.has_eligible());
+    }
+
+    #[tokio::test]
     async fn a_circuit_that_opened_meanwhile_is_tried_elsewhere_at_once_if_there_is_an_elsewhere() {
         let addresses = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().unwrap());
         let upstream = Shared::new(&Upstream::fixed(addresses), &setup());
@@ -311,7 +351,7 @@ mod tests {
             let open = Open::new("10.0.0.1:80").with_retry_after(half_a_minute);
             judge.classify(&Err::<Response<()>, BoxError>(open.into()))
         };
-        let circuits = upstream.circuits();
+        let circuits = upstream.endpoints();
         circuits[0].1.force_open();
         assert_eq!(verdict(), Verdict::NotSent { after: None });
         circuits[1].1.force_open();

@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
@@ -16,9 +17,10 @@ use axum::{Router, routing::any};
 use bytes::Bytes;
 use common::*;
 use gusset_breaker::Policy;
-use gusset_gateway::{Gateway, Route, Transport, Upstream, UpstreamPolicy};
+use gusset_gateway::{Gateway, Picker, Route, Transport, Upstream, UpstreamPolicy};
 use gusset_registry::{
     Fleet, Health, Instance, InstanceKey, LeastLoaded, MemoryRegistry, Registration, Registry,
+    RoundRobin,
 };
 use gusset_sidecar::{HedgePolicy, Ratio, RetryPolicy};
 use http::{Request, StatusCode};
@@ -78,6 +80,62 @@ async fn an_instance_that_leaves_the_registry_gets_no_more_requests() {
     asked(&gateway, 10).await;
     registry.drain(InstanceKey::new("shop", &one.address.to_string())).await.unwrap();
     assert_eq!(asked(&gateway, 10).await, BTreeMap::from([(ok("other"), 10)]));
+}
+
+/// More instances than an upstream keeps circuits for, at which nobody listens; none is asked twice before all were.
+async fn too_many() -> (usize, Gateway) {
+    const MANY: u16 = 1_100;
+    let port = nowhere().await.port();
+    let address =
+        |n: u16| SocketAddr::from(([127, 1, n.to_be_bytes()[0], n.to_be_bytes()[1]], port));
+    let all = Upstream::fixed((0..MANY).map(address));
+    let policy = UpstreamPolicy::new().pick(Picker::from(RoundRobin));
+    let gateway = Gateway::builder(MemoryRegistry::default())
+        .upstream(all.clone(), policy)
+        .route(Route::new("/a").to(all).retry(RetryPolicy::default().retries(0)))
+        .build()
+        .unwrap();
+    (MANY.into(), gateway)
+}
+
+async fn statuses(gateway: &Gateway, times: usize) -> BTreeMap<u16, usize> {
+    let mut statuses = BTreeMap::new();
+    for _ in 0..times {
+        *statuses.entry(ask(gateway, to("/a")).await.status().as_u16()).or_default() += 1;
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn of_more_instances_than_circuits_are_kept_for_each_shows_and_obeys_its_own() {
+    let (many, gateway) = too_many().await;
+    assert_eq!(statuses(&gateway, many).await, BTreeMap::from([(502, many)]));
+    for _ in 0..2 {
+        let breakers = gateway.breakers();
+        assert!(breakers.iter().all(|one| one.circuit.stats().failures == 1), "{breakers:?}");
+    }
+    gateway.breakers().iter().for_each(|one| one.circuit.force_open());
+    assert_eq!(statuses(&gateway, many).await, BTreeMap::from([(503, many)]));
+}
+
+#[tokio::test]
+async fn of_more_instances_than_circuits_are_kept_for_one_that_was_never_called_obeys_an_order() {
+    let (many, gateway) = too_many().await;
+    let breakers = gateway.breakers();
+    let (first, last) = (&breakers[0], &breakers[many - 1]);
+    for one in [first, last] {
+        one.circuit.force_open();
+    }
+    let open = |gateway: &Gateway| {
+        let all = gateway.breakers().into_iter();
+        all.filter(|one| !one.circuit.is_eligible()).map(|one| one.instance.id.clone()).collect()
+    };
+    let ordered: Vec<_> = open(&gateway);
+    assert_eq!(ordered, [first.instance.id.clone(), last.instance.id.clone()]);
+    assert_eq!(statuses(&gateway, many - 2).await, BTreeMap::from([(502, many - 2)]));
+    assert_eq!(open(&gateway), ordered, "they were passed over");
+    last.circuit.reset();
+    assert_eq!(open(&gateway), ordered[..1]);
 }
 
 #[tokio::test]

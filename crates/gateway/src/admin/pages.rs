@@ -1,3 +1,4 @@
+use gusset_breaker::State;
 use serde_json::{Value, json};
 
 use crate::{Gateway, traffic::Mirroring};
@@ -36,8 +37,9 @@ fn copies(mirror: &Mirroring) -> Value {
 /// The healthy instances of each upstream.
 pub(super) fn upstreams(gateway: &Gateway) -> Value {
     let mut upstreams = serde_json::Map::new();
-    for breaker in gateway.breakers() {
-        let (instance, load) = (&breaker.instance, &breaker.endpoint);
+    for (upstream, load, circuit) in gateway.read() {
+        let instance = &load.instance;
+        let circuit = circuit.map_or(State::Closed, |circuit| circuit.state());
         let instance = json!({
             "id": &*instance.id,
             "address": instance.authority(),
@@ -45,13 +47,13 @@ pub(super) fn upstreams(gateway: &Gateway) -> Value {
             "suspect": instance.suspect,
             "version": instance.version,
             "zone": instance.zone,
-            "circuit": breaker.circuit.state().as_str(),
+            "circuit": circuit.as_str(),
             "pending": load.pending,
             "failure_ratio": load.failure_ratio,
             "share": load.share,
             "ejected_for_ms": load.ejected.map(millis),
         });
-        let of = upstreams.entry(breaker.upstream.to_string()).or_insert_with(|| json!([]));
+        let of = upstreams.entry(upstream.to_string()).or_insert_with(|| json!([]));
         if let Value::Array(instances) = of {
             instances.push(instance);
         }

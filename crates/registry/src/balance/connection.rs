@@ -57,6 +57,10 @@ impl<S> Connection<S> {
         self.service.get_or_init(|| made)
     }
 
+    pub(crate) fn made(&self) -> Option<&S> {
+        self.service.get()
+    }
+
     /// Until when it rests, 0 if it does not.
     #[inline]
     pub(crate) fn rests_until(&self, now: impl FnOnce() -> u64) -> u64 {

@@ -37,6 +37,11 @@ pub struct BalanceStats {
 }
 
 pub(crate) fn list<S>(hub: &Hub, set: &Set<S>) -> Vec<Endpoint> {
+    with_services(hub, set).into_iter().map(|(endpoint, _)| endpoint).collect()
+}
+
+/// Each with its service, if that was made.
+pub(crate) fn with_services<'s, S>(hub: &Hub, set: &'s Set<S>) -> Vec<(Endpoint, Option<&'s S>)> {
     let now = hub.now();
     let members = set.roster.members.len();
     let mut list: Vec<_> = set
@@ -44,17 +49,18 @@ pub(crate) fn list<S>(hub: &Hub, set: &Set<S>) -> Vec<Endpoint> {
         .enumerate()
         .map(|(index, (member, connection))| {
             let until = member.seat.record.ejected_until();
-            Endpoint {
+            let endpoint = Endpoint {
                 instance: member.instance.clone(),
                 pending: member.seat.pending(),
                 failure_ratio: member.seat.failure_ratio(|| now),
                 share: if index < members { set.roster.shares.even.relative(index) } else { 0.0 },
                 ready: connection.is_ready(),
                 ejected: (until != 0).then(|| Duration::from_nanos(until.saturating_sub(now))),
-            }
+            };
+            (endpoint, connection.made())
         })
         .collect();
-    list.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
+    list.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
     list
 }
 

@@ -189,6 +189,21 @@ impl<M: MakeEndpoint, P, T> Balance<M, P, T> {
         endpoint::list(&self.shared.core.hub, &self.shared.current())
     }
 
+    /// The [`endpoints`](Self::endpoints), each with its service if that was made: for pages that show what the maker put into it, for instance a circuit. It makes none.
+    ///
+    /// ```
+    /// use gusset_registry::{Balance, Instance};
+    ///
+    /// let cart = Balance::fixed([Instance::new("cart", "10.0.0.7", 80)], |instance: &Instance| instance.authority());
+    /// assert!(cart.services()[0].1.is_none(), "it is made by the first call");
+    /// ```
+    #[must_use]
+    pub fn services(&self) -> Vec<(Endpoint, Option<M::Service>)> {
+        let current = self.shared.current();
+        let list = endpoint::with_services(&self.shared.core.hub, &current);
+        list.into_iter().map(|(endpoint, service)| (endpoint, service.cloned())).collect()
+    }
+
     /// Whether an instance takes calls at present, so that a call would not wait for one. It costs as much as a choice.
     #[must_use]
     pub fn has_instances(&self) -> bool {
