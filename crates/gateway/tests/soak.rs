@@ -23,6 +23,7 @@ use std::{
 };
 
 use gusset_breaker::Policy;
+use gusset_engines::Chance;
 use gusset_gateway::{Gateway, Live, Route, Server, Upstream};
 use gusset_registry::MemoryRegistry;
 use tokio::{
@@ -35,19 +36,6 @@ use tokio::{
 
 const CLIENTS: usize = 16;
 const LARGE: usize = 1 << 20;
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 /// What all have seen.
 #[derive(Default)]
@@ -109,7 +97,7 @@ async fn talk(mut stream: TcpStream, seen: Arc<Seen>, mut chance: Chance) {
                     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart").await;
                 return;
             }
-            2..=9 => sleep(Duration::from_millis(chance.below(20))).await,
+            2..=9 => sleep(Duration::from_millis(chance.below(20) as u64)).await,
             _ => {}
         }
         let written = match &*target {
@@ -200,7 +188,7 @@ impl Client {
     }
 
     async fn ask(&mut self) {
-        let number = self.chance.below(u64::MAX);
+        let number = self.chance.below(usize::MAX);
         match self.chance.below(100) {
             0..70 => {
                 let target = format!("/get/{number}");
@@ -231,7 +219,7 @@ impl Client {
                     "X : 1",
                     "X: a\rb",
                 ];
-                let fields = wrong[usize::try_from(number % 5).unwrap()];
+                let fields = wrong[number % 5];
                 let mut stream = TcpStream::connect(self.front).await.unwrap();
                 let request =
                     format!("POST /never HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n0\r\n\r\n");
@@ -243,7 +231,7 @@ impl Client {
                 assert!(refused, "{fields:?}: {}", String::from_utf8_lossy(&said));
             }
             _ => {
-                let pause = self.chance.below(3);
+                let pause = self.chance.below(3) as u64;
                 let answer =
                     self.answered("GET", "GET /large HTTP/1.1\r\nHost: a\r\n\r\n", pause).await;
                 match answer {
