@@ -9,7 +9,7 @@ use std::{num::NonZeroU32, sync::Arc};
 use axum::{Router, body::Body, http::Request, routing::get};
 use gusset::{
     call::{AnswerLayer, BoxError},
-    ratelimit::{Concurrency, ConcurrencyLimitLayer, ConcurrencyLimiter, Priority},
+    ratelimit::{Concurrency, ConcurrencyLimitLayer, ConcurrencyLimiter, Priority, Ratio},
 };
 use http_body_util::BodyExt;
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -17,7 +17,7 @@ use tower::{ServiceBuilder, ServiceExt};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let ten = Concurrency::fixed(NonZeroU32::MIN.saturating_add(9)).low_share(80);
+    let ten = Concurrency::fixed(NonZeroU32::MIN.saturating_add(9)).low_share(Ratio::percent(80));
     let limiter = ConcurrencyLimiter::new("shop", ten);
     let limit =
         ConcurrencyLimitLayer::new(limiter.clone()).priority(

@@ -68,6 +68,18 @@ impl Ratio {
     }
 }
 
+/// Between 0 and 1, as in [`Ratio::new`].
+///
+/// ```
+/// # use gusset_call::Ratio;
+/// assert_eq!(f64::from(Ratio::percent(25)), 0.25);
+/// ```
+impl From<Ratio> for f64 {
+    fn from(ratio: Ratio) -> Self {
+        Self::from(ratio.0) / Self::from(Ratio::MILLION)
+    }
+}
+
 impl fmt::Debug for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} %", f64::from(self.0) / 10_000.0)

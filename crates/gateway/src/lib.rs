@@ -364,6 +364,7 @@ pub use compose::{Branch, BranchStats, FanOut};
 pub use compose::{Descriptors, DescriptorsError, GrpcMethod};
 pub use cors::Cors;
 pub use gateway::{Gateway, GatewayBody, ResponseFuture};
+pub use gusset_call::{NotARatio, Ratio};
 pub use gusset_ratelimit::{Concurrency, MalformedNetwork, Network, PeerAddr, Priority};
 pub use idempotency::{
     AnswersInMemory, AnswersStats, Begun, Idempotency, IdempotencyStore, Pending, RequestKey,

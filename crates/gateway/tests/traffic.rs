@@ -17,8 +17,8 @@ use axum::{Router, body::Body, routing::any};
 use bytes::Bytes;
 use common::*;
 use gusset_gateway::{
-    AuthError, Concurrency, FixedAnswer, Gateway, GatewayBody, Identity, Mirror, Priority, Rollout,
-    RolloutState, Route, Split, Sticky, Upstream, Variant,
+    AuthError, Concurrency, FixedAnswer, Gateway, GatewayBody, Identity, Mirror, Priority, Ratio,
+    Rollout, RolloutState, Route, Split, Sticky, Upstream, Variant,
 };
 use gusset_registry::{Health, Instance, MemoryRegistry, Registry};
 use http::{Request, Response, StatusCode, request::Parts};
@@ -458,7 +458,7 @@ async fn a_mirror_that_hangs_holds_no_request_and_its_copies_end_with_the_gatewa
 #[tokio::test]
 async fn a_share_of_the_requests_is_copied() {
     let (service, (shadow, mut copies)) = (named("here").await, listening().await);
-    let mirror = Mirror::to(Upstream::fixed([shadow.address])).share(0.25);
+    let mirror = Mirror::to(Upstream::fixed([shadow.address])).share(Ratio::percent(25));
     let mirror = mirror.at_once(NonZeroU32::new(1_000).unwrap());
     let route = Route::new("/a").to(Upstream::fixed([service.address])).mirror(mirror.clone());
     let gateway = Gateway::builder(MemoryRegistry::default()).route(route).build().unwrap();

@@ -269,7 +269,7 @@ pub use future::ResponseFuture;
 pub use greedy::{Greedy, GreedyKey};
 #[cfg(feature = "http")]
 pub use gusset_call::AnswerLayer;
-pub use gusset_call::{Inadmissible, Limited, Overloaded, Refusal, refusal_in};
+pub use gusset_call::{Inadmissible, Limited, NotARatio, Overloaded, Ratio, Refusal, refusal_in};
 #[cfg(feature = "http")]
 pub use headers::{Headers, HeadersFuture, HeadersLayer};
 pub use keyed::Keyed;

@@ -15,6 +15,7 @@ use std::{
 
 use gusset_ratelimit::{
     Concurrency, ConcurrencyLimit, ConcurrencyLimitLayer, ConcurrencyLimiter, Overloaded, Priority,
+    Ratio,
 };
 use tokio::{
     sync::Semaphore,
@@ -326,7 +327,9 @@ async fn a_service_of_which_half_hangs_is_not_called_more_and_more() {
 #[tokio::test(start_paused = true)]
 async fn under_overload_low_priority_is_refused_first() {
     let fixed = Concurrency::fixed(NonZeroU32::new(20).unwrap());
-    for (policy, seldom) in [(fixed.low_share(60), 0), (fixed, 1), (Concurrency::gradient(), 1)] {
+    for (policy, seldom) in
+        [(fixed.low_share(Ratio::percent(60)), 0), (fixed, 1), (Concurrency::gradient(), 1)]
+    {
         let limiter = ConcurrencyLimiter::new("server", policy);
         run(&limiter, &Server::new(20), 3, 10, 2).await;
         let stats = limiter.stats();

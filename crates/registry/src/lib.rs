@@ -203,7 +203,7 @@ pub use etcd::EtcdTls;
 pub use etcd::{EtcdPolicy, EtcdRegistry, EtcdState, EtcdStats};
 #[cfg(feature = "file")]
 pub use file::{Saver, SnapshotError};
-pub use gusset_call::{NoInstance, Refusal, refusal_in};
+pub use gusset_call::{NoInstance, NotARatio, Ratio, Refusal, refusal_in};
 pub use instance::{Health, Instance};
 pub use key::{InstanceKey, split_name};
 pub use last_seen::LastSeen;

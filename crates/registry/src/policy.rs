@@ -3,6 +3,8 @@ use std::{
     time::Duration,
 };
 
+use gusset_call::Ratio;
+
 /// For how long a registry believes in an instance it does not hear of, how it doubts its own ears, and how many it holds.
 ///
 /// ```
@@ -18,7 +20,7 @@ pub struct Policy {
     pub(crate) evict_after: Duration,
     pub(crate) capacity: NonZeroUsize,
     pub(crate) rise: NonZeroU32,
-    pub(crate) protect: Option<(f64, Duration)>,
+    pub(crate) protect: Option<(Ratio, Duration)>,
 }
 
 /// Shorter times than this mean this: a loop must not become a busy one.
@@ -64,9 +66,9 @@ impl Policy {
     /// half, for 10 minutes.
     ///
     /// It ends when no more than the share has been silent for one TTL, when all are back, or after `at_most`. Who is silent then
-    /// becomes unhealthy, and no longer counts for what is expected. 0 means any share, 1 or more that it never happens.
+    /// becomes unhealthy, and no longer counts for what is expected. [`Ratio::NONE`] means any share, [`Ratio::ALL`] that it never happens.
     #[must_use]
-    pub const fn protect(mut self, share: f64, at_most: Duration) -> Self {
+    pub const fn protect(mut self, share: Ratio, at_most: Duration) -> Self {
         self.protect = Some((share, at_most));
         self
     }
@@ -110,7 +112,7 @@ impl Default for Policy {
             evict_after: Duration::from_secs(60),
             capacity: CAPACITY,
             rise: NonZeroU32::MIN.saturating_add(2),
-            protect: Some((0.5, Duration::from_secs(600))),
+            protect: Some((Ratio::percent(50), Duration::from_secs(600))),
         }
     }
 }

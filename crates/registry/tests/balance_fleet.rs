@@ -17,8 +17,8 @@ use std::{
 
 use gusset_call::{NoInstance, Tried};
 use gusset_registry::{
-    Balance, Ejection, Fleet, Health, Instance, MakeEndpoint, Protocol, Publisher, SuccessRate,
-    Watch, WeightedRoundRobin,
+    Balance, Ejection, Fleet, Health, Instance, MakeEndpoint, Protocol, Publisher, Ratio,
+    SuccessRate, Watch, WeightedRoundRobin,
 };
 use tokio::time::{Instant, advance, sleep};
 use tower::{Service, ServiceExt};
@@ -200,7 +200,7 @@ async fn a_newcomer_is_warmed_up_from_a_tenth_by_time_alone() {
 #[tokio::test(start_paused = true)]
 async fn panic_uses_the_unhealthy_and_never_the_draining() {
     let (publisher, _, balance) = published("a");
-    let balance = balance.among(Fleet::new().panic_below(0.5));
+    let balance = balance.among(Fleet::new().panic_below(Ratio::percent(50)));
     let with = |id, health| Arc::new(instance(id).with_health(health));
     let mut all = healthy("a");
     all.extend([with('b', Health::Unhealthy), with('c', Health::Unhealthy)]);
@@ -253,7 +253,7 @@ async fn one_that_comes_back_from_ejection_is_warmed_up() {
 #[tokio::test(start_paused = true)]
 async fn when_all_fail_one_is_left_and_answers_with_its_own_error() {
     let (_publisher, fleet, balance) = published("abcd");
-    let balance = balance.eject(Ejection::default().share(1.0));
+    let balance = balance.eject(Ejection::default().share(Ratio::ALL));
     *fleet.0.failing.lock().unwrap() = "abcd".into();
     counts(&balance, 200).await;
     assert_eq!(balance.endpoints().iter().filter(|e| e.ejected.is_some()).count(), 3);
@@ -324,8 +324,9 @@ async fn a_low_success_rate_that_all_have_or_that_few_calls_tell_of_ejects_nobod
 #[tokio::test(start_paused = true)]
 async fn when_more_are_ejected_than_panic_allows_all_take_calls_until_they_are_back() {
     let (_publisher, fleet, balance) = published("abc");
-    let balance =
-        balance.eject(Ejection::default().share(0.7)).among(Fleet::new().panic_below(0.5));
+    let balance = balance
+        .eject(Ejection::default().share(Ratio::percent(70)))
+        .among(Fleet::new().panic_below(Ratio::percent(50)));
     *fleet.0.failing.lock().unwrap() = "ab".into();
     counts(&balance, 60).await;
     assert_eq!(balance.stats().ejections, 2);
@@ -342,7 +343,8 @@ async fn when_more_are_ejected_than_panic_allows_all_take_calls_until_they_are_b
 #[tokio::test(start_paused = true)]
 async fn panic_takes_the_ejected_and_never_the_draining() {
     let (publisher, fleet, balance) = published("ab");
-    let balance = balance.eject(Ejection::default()).among(Fleet::new().panic_below(0.9));
+    let balance =
+        balance.eject(Ejection::default()).among(Fleet::new().panic_below(Ratio::percent(90)));
     *fleet.0.failing.lock().unwrap() = "a".into();
     counts(&balance, 20).await;
     fleet.0.failing.lock().unwrap().clear();

@@ -129,7 +129,7 @@ fn what_only_fails_together_has_its_place_as_well() {
         ),
         (
             route("mirror = { to = \"orders\", share = 2 }"),
-            "g.toml:6:10: routes[0].mirror: 2 is no share of requests: from 0 to 1",
+            "g.toml:6:35: routes[0].mirror.share: 2 is not from 0 to 1",
         ),
         (
             route("mirror = { to = \"order\" }"),
@@ -162,7 +162,7 @@ fn what_only_fails_together_has_its_place_as_well() {
         ),
         (
             route("[upstreams.b]\naddresses = [\"10.0.0.1:81\"]\neject = { share = 1.5 }"),
-            "g.toml:8:19: upstreams.b.eject.share: it is a number from 0 to 1",
+            "g.toml:8:19: upstreams.b.eject.share: 1.5 is not from 0 to 1",
         ),
         (split("split = []"), "g.toml:5:9: routes[0].split: no variant of the split has a weight"),
         (

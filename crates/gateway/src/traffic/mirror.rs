@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use gusset_call::Ratio;
 use gusset_ratelimit::{Concurrency, ConcurrencyLimiter, Priority};
 use http::Request;
 use http_body::Body;
@@ -31,9 +32,9 @@ use crate::{Route, Upstream, body::RequestBody, transport::Wanted, upstream::Cal
 /// have the field `x-gusset-mirrored: 1` and else what the request's own upstream sees. Whatever they do, they do a second time: mirror to what has stores of its own.
 ///
 /// ```
-/// use gusset_gateway::{Mirror, Route};
+/// use gusset_gateway::{Mirror, Ratio, Route};
 ///
-/// let tenth = Mirror::to("orders-next").share(0.1);
+/// let tenth = Mirror::to("orders-next").share(Ratio::percent(10));
 /// let orders = Route::new("/orders/{*rest}").to("orders").mirror(tenth.clone());
 /// assert_eq!(tenth.stats().sent, 0);
 /// ```
@@ -44,7 +45,7 @@ use crate::{Route, Upstream, body::RequestBody, transport::Wanted, upstream::Cal
 #[derive(Clone)]
 pub struct Mirror {
     upstream: Upstream,
-    share: f64,
+    share: Ratio,
     body_limit: usize,
     places: ConcurrencyLimiter,
     counts: Arc<Counts>,
@@ -80,16 +81,16 @@ impl Mirror {
     pub fn to(upstream: impl Into<Upstream>) -> Self {
         Self {
             upstream: upstream.into(),
-            share: 1.0,
+            share: Ratio::ALL,
             body_limit: 64 * 1024,
             places: places(NonZeroU32::MIN.saturating_add(63)),
             counts: Arc::default(),
         }
     }
 
-    /// The part of the requests that is copied, from 0 to 1, by chance. Default 1.
+    /// The part of the requests that is copied, by chance. Default all.
     #[must_use]
-    pub const fn share(mut self, part: f64) -> Self {
+    pub const fn share(mut self, part: Ratio) -> Self {
         self.share = part;
         self
     }
@@ -126,11 +127,7 @@ impl Mirror {
 
     /// What is wrong with it.
     pub(crate) fn mistake(&self) -> Option<String> {
-        if !self.upstream.leads_somewhere() {
-            return Some("its mirror leads nowhere".into());
-        }
-        let is_share = (0.0..=1.0).contains(&self.share);
-        (!is_share).then(|| format!("{} is no share of requests: from 0 to 1", self.share))
+        (!self.upstream.leads_somewhere()).then(|| "its mirror leads nowhere".into())
     }
 }
 
@@ -186,7 +183,7 @@ impl Mirroring {
         let Mirror { share, body_limit, places, counts, .. } = &self.mirror;
         let is_upgrade = request.extensions().get::<Wanted>().is_some();
         let runtime = tokio::runtime::Handle::try_current();
-        let (false, Ok(runtime)) = (is_upgrade || rand::random::<f64>() >= *share, runtime) else {
+        let (false, Ok(runtime)) = (is_upgrade || !share.covers(rand::random()), runtime) else {
             return;
         };
         let lower = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use gusset_call::Ratio;
+
 use super::sample::{Sample, at_least};
 
 /// How a variant takes over: [`Split::roll_out`](super::Split::roll_out).
@@ -22,7 +24,7 @@ pub struct Rollout {
     steps: Vec<u8>,
     hold: Duration,
     calls: u64,
-    errors: f64,
+    errors: Ratio,
     slower: Option<f64>,
 }
 
@@ -37,7 +39,7 @@ impl Rollout {
             steps: vec![1, 5, 25, 50, 100],
             hold: Duration::from_secs(300),
             calls: 100,
-            errors: 0.01,
+            errors: Ratio::percent(1),
             slower: Some(1.5),
         }
     }
@@ -63,9 +65,9 @@ impl Rollout {
         self
     }
 
-    /// By how much its share of failed calls may be above that of the others, from 0 to 1. Default 0.01.
+    /// By how much its share of failed calls may be above that of the others. Default 1 %.
     #[must_use]
-    pub const fn errors(mut self, share: f64) -> Self {
+    pub const fn errors(mut self, share: Ratio) -> Self {
         self.errors = share;
         self
     }
@@ -86,9 +88,6 @@ impl Rollout {
             return Some(format!(
                 "{steps:?} are no steps: from 1 to 100 percent, each more than the last"
             ));
-        }
-        if !(0.0..=1.0).contains(&self.errors) {
-            return Some(format!("{} is no share of calls: from 0 to 1", self.errors));
         }
         let times = self.slower.filter(|times| !(*times >= 1.0 && times.is_finite()));
         times.map(|times| format!("{times} is no factor of latency: 1 or more"))
@@ -221,7 +220,7 @@ impl Course {
             return None;
         }
         let rate = others.error_rate();
-        if at_least(calls.failures, calls.calls) > rate + self.plan.errors {
+        if at_least(calls.failures, calls.calls) > rate + f64::from(self.plan.errors) {
             return Some(RolloutAbort::Errors { share: calls.error_rate(), others: rate });
         }
         // Without calls of others there is nothing to be slower than.

@@ -1,5 +1,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
+use gusset_call::Ratio;
+
 use super::{
     aimd::Aimd,
     gradient::Gradient,
@@ -22,7 +24,7 @@ pub struct Concurrency {
     min: u32,
     max: u32,
     timeout: Duration,
-    low_percent: u8,
+    low_share: Ratio,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +78,7 @@ impl Concurrency {
             min: 4,
             max: 1_000,
             timeout: Duration::from_secs(5),
-            low_percent: 80,
+            low_share: Ratio::percent(80),
         }
     }
 
@@ -112,13 +114,13 @@ impl Concurrency {
         self
     }
 
-    /// How many percent of the places calls of [`Priority::Low`](crate::Priority::Low) may use, rounded down, but at least one
-    /// place. More than 100 means 100; 0 refuses them all. Default 80: what is more important finds every fifth place free.
+    /// Which part of the places calls of [`Priority::Low`](crate::Priority::Low) may use, rounded down, but at least one
+    /// place. [`Ratio::NONE`] refuses them all. Default 80 %: what is more important finds every fifth place free.
     ///
-    /// Below 50 a limit that only such calls use does not grow, for they never use half of it.
+    /// Below 50 % a limit that only such calls use does not grow, for they never use half of it.
     #[must_use]
-    pub const fn low_share(mut self, percent: u8) -> Self {
-        self.low_percent = if percent > 100 { 100 } else { percent };
+    pub const fn low_share(mut self, share: Ratio) -> Self {
+        self.low_share = share;
         self
     }
 
@@ -138,8 +140,8 @@ impl Concurrency {
     }
 
     /// How many of `limit` places calls of low priority may use.
-    pub(super) const fn low_places(&self, limit: u32) -> u32 {
-        let places = limit as u64 * self.low_percent as u64 / 100;
-        if places == 0 && self.low_percent > 0 { 1 } else { places as u32 }
+    pub(super) fn low_places(&self, limit: u32) -> u32 {
+        let places = self.low_share.of(limit.into()) as u32;
+        if places == 0 && self.low_share != Ratio::NONE { 1 } else { places }
     }
 }

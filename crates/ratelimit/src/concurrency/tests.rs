@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use gusset_call::Ratio;
 use proptest::prelude::*;
 use tokio::time::{Instant, advance, sleep, sleep_until};
 use tower::{Layer, ServiceExt, service_fn};
@@ -299,9 +300,8 @@ fn the_share_of_low_priority_is_rounded_down_and_never_none_unless_told() {
     let policy = Concurrency::gradient();
     let places = |limit| policy.low_places(limit);
     assert_eq!([1, 2, 4, 5, 10, 100].map(places), [1, 1, 3, 4, 8, 80]);
-    assert_eq!(policy.low_share(0).low_places(100), 0);
-    assert_eq!(policy.low_share(200).low_places(100), 100);
-    assert_eq!(policy.low_share(100).low_places(u32::MAX), u32::MAX);
+    assert_eq!(policy.low_share(Ratio::NONE).low_places(100), 0);
+    assert_eq!(policy.low_share(Ratio::ALL).low_places(u32::MAX), u32::MAX);
 }
 
 /// A fifth of the calls take fifty times as long as the others, whatever the load. Those that were quick must not be taken for all.

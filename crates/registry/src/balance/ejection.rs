@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use gusset_call::Ratio;
+
 /// When an endpoint is ejected because its calls fail, and for how long (Envoy's outlier detection).
 ///
 /// The first ejection takes [`base`](Self::base) (30 s), the second twice that, and so on up to [`longest`](Self::longest)
@@ -27,7 +29,7 @@ pub struct Ejection {
     pub(crate) success_rate: Option<SuccessRate>,
     pub(crate) base: Duration,
     longest: Duration,
-    share: f64,
+    share: Ratio,
 }
 
 /// Which success rate is far below that of the others, for [`Ejection::success_rate`].
@@ -46,7 +48,7 @@ impl Default for Ejection {
             success_rate: None,
             base: Duration::from_secs(30),
             longest: Duration::from_secs(300),
-            share: 0.5,
+            share: Ratio::percent(50),
         }
     }
 }
@@ -141,18 +143,17 @@ impl Ejection {
         self
     }
 
-    /// Which part of the healthy instances may be out at once, from 0 to 1. One is always left. Default 0.5; Envoy has
-    /// 0.1, where one bad release of a third of a small fleet stays in.
+    /// Which part of the healthy instances may be out at once. One is always left. Default 50 %; Envoy has
+    /// 10 %, where one bad release of a third of a small fleet stays in.
     #[must_use]
-    pub const fn share(mut self, share: f64) -> Self {
+    pub const fn share(mut self, share: Ratio) -> Self {
         self.share = share;
         self
     }
 
     /// How many of `count` may be out at once.
     pub(crate) fn most(&self, count: usize) -> usize {
-        // A NaN counts as nothing.
-        ((count as f64 * self.share.clamp(0.0, 1.0)) as usize).min(count.saturating_sub(1))
+        (self.share.of(count as u64) as usize).min(count.saturating_sub(1))
     }
 
     pub(crate) fn span(&self, times: u32, chance: u64) -> Duration {

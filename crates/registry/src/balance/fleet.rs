@@ -2,6 +2,8 @@
 
 use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use gusset_call::Ratio;
+
 use crate::{
     Health, Instance,
     balance::hash::{hash_key, mix},
@@ -39,7 +41,7 @@ pub struct Fleet {
     zone: Option<Zone>,
     subset: Option<(NonZeroUsize, u64)>,
     pub(crate) slow_start: Option<Duration>,
-    panic_below: Option<f64>,
+    panic_below: Option<Ratio>,
 }
 
 type Rule = Arc<dyn Fn(&Instance) -> bool + Send + Sync>;
@@ -48,7 +50,7 @@ type Rule = Arc<dyn Fn(&Instance) -> bool + Send + Sync>;
 struct Zone {
     name: String,
     /// The share of healthy ones below which calls spill over.
-    enough: f64,
+    enough: Ratio,
 }
 
 impl Fleet {
@@ -91,13 +93,12 @@ impl Fleet {
     /// A call that has been tried at all instances of the zone may go to another zone as well.
     #[must_use]
     pub fn zone(self, name: impl Into<String>) -> Self {
-        self.zone_with(name, 0.7)
+        self.zone_with(name, Ratio::percent(70))
     }
 
-    /// As [`zone`](Self::zone), with another share of available instances that is enough for all calls, from 0 to 1.
+    /// As [`zone`](Self::zone), with another share of available instances that is enough for all calls.
     #[must_use]
-    pub fn zone_with(mut self, name: impl Into<String>, enough: f64) -> Self {
-        let enough = if enough.is_nan() { 1.0 } else { enough.clamp(f64::MIN_POSITIVE, 1.0) };
+    pub fn zone_with(mut self, name: impl Into<String>, enough: Ratio) -> Self {
         self.zone = Some(Zone { name: name.into(), enough });
         self
     }
@@ -125,9 +126,9 @@ impl Fleet {
     }
 
     /// While a smaller part than this of the instances is available, all take calls that are not draining: rather an answer
-    /// from some than the whole load on a few. Off by default, for a registry protects itself from a loss of heartbeats; 0.5 is usual.
+    /// from some than the whole load on a few. Off by default, for a registry protects itself from a loss of heartbeats; 50 % is usual.
     #[must_use]
-    pub const fn panic_below(mut self, share: f64) -> Self {
+    pub const fn panic_below(mut self, share: Ratio) -> Self {
         self.panic_below = Some(share);
         self
     }
@@ -151,8 +152,8 @@ impl Fleet {
             .collect();
         let mut open: Vec<usize> =
             pool.iter().copied().filter(|&index| standings[index].is_available()).collect();
-        let available = open.len() as f64 / pool.len().max(1) as f64;
-        let panicking = self.panic_below.is_some_and(|share| available < share);
+        let (available, all) = (open.len() as u64, pool.len().max(1) as u64);
+        let panicking = self.panic_below.is_some_and(|share| !share.is_reached(available, all));
         if panicking {
             open.clone_from(&pool);
         }
@@ -205,7 +206,11 @@ impl Fleet {
         if here == 0.0 || elsewhere == 0.0 {
             return;
         }
-        let stays = (up as f64 / (all as f64 * enough)).min(1.0);
+        let stays = if enough.is_reached(up as u64, all as u64) {
+            1.0
+        } else {
+            up as f64 / (all as f64 * f64::from(*enough))
+        };
         for (index, share) in open.iter().zip(shares) {
             let part = if is_here(index) { (stays, here) } else { (1.0 - stays, elsewhere) };
             // Where all stay, whole numbers remain whole.

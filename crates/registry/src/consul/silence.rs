@@ -4,6 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use gusset_call::Ratio;
+
 use super::{
     catalog::{Catalog, Check},
     record::Status,
@@ -16,7 +18,7 @@ pub(super) struct Rules {
     /// Heartbeats that one needs which flaps.
     pub(super) rise: u32,
     /// Share of a service, and for how long at most.
-    pub(super) protect: Option<(f64, Duration)>,
+    pub(super) protect: Option<(Ratio, Duration)>,
     /// Whether active checks are made.
     #[cfg_attr(
         not(feature = "file"),

@@ -1,5 +1,7 @@
 //! When most of a service falls silent at once, the silence is more likely ours than theirs.
 
+use gusset_call::Ratio;
+
 use super::{Member, Rules, Swept, Table};
 use crate::Health;
 
@@ -30,10 +32,8 @@ pub(crate) struct Census {
 
 impl Census {
     /// Whether more than the share is silent.
-    pub(crate) fn is_too_much(self, share: f64) -> bool {
-        #[allow(clippy::cast_precision_loss, reason = "counts of instances")]
-        let many = self.silent as f64 > self.expected as f64 * share;
-        self.silent >= AT_LEAST && many
+    pub(crate) fn is_too_much(self, share: Ratio) -> bool {
+        self.silent >= AT_LEAST && self.silent as u64 > share.of(self.expected as u64)
     }
 }
 

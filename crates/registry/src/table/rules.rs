@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use gusset_call::Ratio;
+
 use crate::Policy;
 
 /// The policy in ticks.
@@ -11,7 +13,7 @@ pub(crate) struct Rules {
     pub(crate) evict: u64,
     pub(crate) rise: u32,
     /// Share of the fleet, and for how long at most.
-    pub(crate) protect: Option<(f64, u64)>,
+    pub(crate) protect: Option<(Ratio, u64)>,
 }
 
 impl Rules {

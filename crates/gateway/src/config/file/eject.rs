@@ -1,6 +1,6 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 
-use gusset_registry::{Ejection, SuccessRate};
+use gusset_registry::{Ejection, Ratio, SuccessRate};
 use serde_json::{Value as Json, json};
 
 use crate::config::{Fields, Schema, Section, Setting, Span, Value};
@@ -44,7 +44,7 @@ pub(in crate::config) struct EjectSection {
     failures_in_a_row: Option<NonZeroU32>,
     base: Option<Span>,
     longest: Option<Span>,
-    share: Option<f64>,
+    share: Option<Ratio>,
     interval: Option<Span>,
     min_calls: Option<NonZeroU32>,
     min_instances: Option<NonZeroUsize>,
@@ -115,9 +115,6 @@ impl Section for EjectSection {
                 "How many standard deviations below the mean are too many. Default 1.9.",
             ),
         };
-        if section.share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
-            fields.wrong("share", "it is a number from 0 to 1");
-        }
         if section.deviations.is_some_and(|deviations| deviations <= 0.0) {
             fields.wrong("deviations", "it is more than 0");
         }

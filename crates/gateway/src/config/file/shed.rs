@@ -3,7 +3,7 @@ use std::num::NonZeroU32;
 use serde_json::Value as Json;
 
 use crate::{
-    Concurrency,
+    Concurrency, Ratio,
     config::{Fields, Schema, Section, Setting, Span, Value},
 };
 
@@ -57,7 +57,9 @@ impl Section for ShedSection {
         if let Some(Span(span)) = timeout {
             policy = policy.timeout(span);
         }
-        Some(Self(low_percent.map_or(policy, |percent| policy.low_share(percent))))
+        Some(Self(
+            low_percent.map_or(policy, |percent| policy.low_share(Ratio::percent(percent.into()))),
+        ))
     }
 }
 

@@ -6,7 +6,7 @@ use http::HeaderName;
 use serde_json::{Value as Json, json};
 
 use crate::{
-    Rollout, Sticky,
+    Ratio, Rollout, Sticky,
     config::{Fields, Place, Placed, Schema, Section, Setting, Value},
 };
 
@@ -126,7 +126,7 @@ pub(in crate::config) struct RolloutSection {
     steps: Option<Vec<u8>>,
     hold: Option<Duration>,
     calls: Option<u64>,
-    errors: Option<f64>,
+    errors: Option<Ratio>,
     slower: Option<Slower>,
     pub(in crate::config) place: Place,
 }

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::{HedgeSection, RolloutSection, StickySection};
 use crate::{
-    Priority,
+    Priority, Ratio,
     config::{Fields, Place, Placed, Schema, Section, Setting, Size, Value},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::config) struct MirrorSection {
     pub(in crate::config) to: Placed<String>,
-    pub(in crate::config) share: Option<f64>,
+    pub(in crate::config) share: Option<Ratio>,
     pub(in crate::config) body_limit: Option<Size>,
     pub(in crate::config) at_once: Option<NonZeroU32>,
     pub(in crate::config) place: Place,

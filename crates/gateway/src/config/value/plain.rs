@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
 };
 
+use gusset_call::Ratio;
 use serde_json::{Value as Json, json};
 
 use super::{Setting, Value};
@@ -143,5 +144,20 @@ impl Setting for f64 {
 
     fn describe(_: &mut Schema) -> Json {
         or_variable(json!({ "type": "number" }))
+    }
+}
+
+/// From 0 to 1.
+impl Setting for Ratio {
+    fn read(value: &Value<'_>) -> Option<Self> {
+        let ratio = Self::new(f64::read(value)?).ok();
+        if ratio.is_none() {
+            value.wrong("is not from 0 to 1");
+        }
+        ratio
+    }
+
+    fn describe(_: &mut Schema) -> Json {
+        or_variable(json!({ "type": "number", "minimum": 0, "maximum": 1 }))
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use gusset_call::Ratio;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -102,10 +103,10 @@ proptest! {
     #[test]
     fn never_more_than_the_share_are_out_and_one_is_always_left(
         count in 1..12_usize,
-        share in -1.0..2.0_f64,
+        share in 0..=1_000_000_u32,
         calls in prop::collection::vec((0..12_usize, prop::bool::weighted(0.9), 0..SECOND), 0..400),
     ) {
-        let ejector = Ejector::new(Ejection::default().consecutive(2).share(share));
+        let ejector = Ejector::new(Ejection::default().consecutive(2).share(Ratio::per_million(share)));
         let (records, mut now) = (records(count), 1);
         for (index, failed, later) in calls {
             now += later;
@@ -114,7 +115,7 @@ proptest! {
             }
             end(&ejector, &records, index % count, failed, now);
             let out = records.iter().filter(|record| record.ejected_until() != 0).count();
-            prop_assert!(out < count && out as f64 <= count as f64 * share.clamp(0.0, 1.0));
+            prop_assert!(out < count && out as u64 * 1_000_000 <= count as u64 * u64::from(share));
         }
     }
 

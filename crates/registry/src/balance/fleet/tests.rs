@@ -44,10 +44,14 @@ fn by_default_all_healthy_ones_take_calls_alike() {
 fn panic_takes_the_unhealthy_and_the_ejected_but_never_the_draining_or_unheard_of() {
     let of = |health| instance(format!("{health:?}")).with_health(health);
     let all = [Health::Unhealthy, Health::Healthy, Health::Draining, Health::Unknown].map(of);
-    let fleet = Fleet::new().panic_below(0.51);
+    let fleet = Fleet::new().panic_below(Ratio::percent(51));
     assert!(plan(&fleet, &all).panicking);
     assert_eq!(plan(&fleet, &all).open, [0, 1]);
-    assert_eq!(plan(&Fleet::new().panic_below(0.5), &all).open, [1], "half is not below half");
+    assert_eq!(
+        plan(&Fleet::new().panic_below(Ratio::percent(50)), &all).open,
+        [1],
+        "half is not below half"
+    );
     let ejected = Standing { ejected: true, ..standing(&all[1]) };
     assert_eq!(fleet.plan(&[ejected, standing(&all[2])]).open, [0]);
 }
@@ -66,7 +70,7 @@ fn who_is_not_within_the_fleet_takes_no_part_in_preference_or_panic() {
     assert_eq!(plan(&within(), &all).open, [1]);
     assert_eq!(plan(&within().prefer(is_here), &all).open, [1], "the preferred one is ill");
     assert!(plan(&within().only(is_here), &all).open.is_empty());
-    assert_eq!(plan(&within().panic_below(0.6), &all).open, [0, 1]);
+    assert_eq!(plan(&within().panic_below(Ratio::percent(60)), &all).open, [0, 1]);
 }
 
 #[test]
@@ -96,7 +100,7 @@ fn without_another_zone_or_in_panic_the_zone_does_not_matter() {
     assert_eq!(plan(&Fleet::new().zone("here"), &here).even, [1.0]);
     let mut all = zone("here", 1, 9);
     all.extend(zone("there", 1, 0));
-    let panicking = plan(&Fleet::new().zone("here").panic_below(0.5), &all);
+    let panicking = plan(&Fleet::new().zone("here").panic_below(Ratio::percent(50)), &all);
     assert_eq!(panicking.even, [1.0; 11]);
 }
 
@@ -156,7 +160,7 @@ proptest! {
     #[test]
     fn shares_are_never_negative_and_never_all_nothing(
         zones in prop::collection::vec((0..3_u8, any::<bool>(), 1..1_000_u32, 0.1..=1.0), 1..20),
-        enough: f64,
+        enough in 0..=1_000_000_u32,
     ) {
         let all: Vec<_> = zones.iter().enumerate().map(|(id, (zone, up, weight, _))| {
             let health = if *up { Health::Healthy } else { Health::Unhealthy };
@@ -165,7 +169,7 @@ proptest! {
         }).collect();
         let standings: Vec<_> =
             all.iter().zip(&zones).map(|(i, zone)| Standing { warmth: zone.3, ..standing(i) }).collect();
-        let plan = Fleet::new().zone_with("0", enough).plan(&standings);
+        let plan = Fleet::new().zone_with("0", Ratio::per_million(enough)).plan(&standings);
         for shares in [&plan.even, &plan.weighted] {
             prop_assert!(shares.iter().all(|share| share.is_finite() && *share >= 0.0));
             prop_assert!(shares.is_empty() || shares.iter().sum::<f64>() > 0.0);
