@@ -297,6 +297,7 @@ mod tests {
         assert_eq!(message.headers().get("ce-time"), Some("2023-11-14T22:13:20.123Z"));
         assert_eq!(message.cloud_event().unwrap().unwrap(), event);
         assert_eq!(event.extension("partitionkey"), Some("k"));
+        assert_eq!(event.data_schema(), Some("urn:x"));
     }
 
     #[test]

@@ -194,14 +194,12 @@ impl Lease {
     }
 
     /// Whether the message came back from the dead letters. Whoever waited for it has gone then.
-    #[must_use]
-    pub const fn is_redriven(&self) -> bool {
+    pub(crate) const fn is_redriven(&self) -> bool {
         self.redriven
     }
 
     /// Whether the message's time to live was over before this delivery.
-    #[must_use]
-    pub const fn is_expired(&self) -> bool {
+    pub(crate) const fn is_expired(&self) -> bool {
         self.expired
     }
 

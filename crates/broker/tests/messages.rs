@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, future::ready, time::Duration};
 
 use bytes::Bytes;
 use common::{Log, listen, millis, secs, settle, stats};
@@ -14,7 +14,10 @@ use gusset_broker::{
 };
 use gusset_call::{BoxError, Context, Deadline, refusal_in};
 use proptest::prelude::*;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tower::service_fn;
 
 fn json(subject: &str, n: u32) -> Message {
@@ -356,6 +359,10 @@ async fn bodies_may_be_written_by_any_codec_and_json_reads_no_other() {
     let broker = Broker::new();
     let mut plain = broker.subscribe("n").group("plain").pull_as::<Plain, u64>().await.unwrap();
     let (_guard, seen) = listen(&broker, ">", "json").await;
+    let (told, mut handled) = mpsc::unbounded_channel();
+    let handler = service_fn(move |number: Delivery<u64>| ready(told.send(*number.body())));
+    let group = broker.subscribe("n").group("handled");
+    let _handling = group.handle_as::<Plain, u64, _>(handler).await.unwrap();
     let message = Message::encoded::<Plain, _, _>("n", &7).unwrap().with_schema_version(3);
     let message = message.with_cloud_event(CloudEvent::new("/shop", "com.example.n").unwrap());
     broker.publish_message(message).await.unwrap();
@@ -364,6 +371,7 @@ async fn bodies_may_be_written_by_any_codec_and_json_reads_no_other() {
     assert_eq!(pulled.headers().get(Headers::CONTENT_TYPE), Some("application/x-number"));
     let event = pulled.message().cloud_event().unwrap().unwrap();
     assert_eq!((event.id(), event.source()), (&*pulled.id().to_string(), "/shop"));
+    assert_eq!(handled.recv().await, Some(7));
     settle().await;
     let letter =
         &broker.dead_letters().list(&Filter::all().group("json"), None, 9).await.unwrap()[0];

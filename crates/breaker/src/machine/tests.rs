@@ -399,6 +399,13 @@ fn slow_calls_trip_it_although_they_succeed() {
 }
 
 #[test]
+fn where_only_slowness_matters_failures_do_not_trip_it() {
+    let policy = Policy::slow_ratio(Ratio::percent(80), Duration::from_secs(2));
+    assert!(!play(&Machine::new(policy), &"F".repeat(100), 0));
+    assert!(play(&Machine::new(policy), &"L".repeat(20), 0));
+}
+
+#[test]
 fn a_slow_probe_has_failed_where_slowness_matters() {
     let policy = Policy::consecutive(1).or_slow_ratio(Ratio::ALL, Duration::from_secs(2));
     let machine = Machine::new(policy);
@@ -408,10 +415,12 @@ fn a_slow_probe_has_failed_where_slowness_matters() {
 
 #[test]
 fn conditions_are_joined_by_or() {
-    let policy = ratio(50).or_consecutive(3);
-    assert!(play(&Machine::new(policy), "SSSSSSSSSSSSFFF", 0), "3 in a row, 3 of 15");
-    let in_turn = "FS".repeat(9) + "SF";
-    assert!(play(&Machine::new(policy), &in_turn, 0), "never 3 in a row, 10 of 20");
+    let half = Ratio::percent(50);
+    for policy in [ratio(50).or_consecutive(3), Policy::consecutive(3).or_failure_ratio(half)] {
+        assert!(play(&Machine::new(policy), "SSSSSSSSSSSSFFF", 0), "3 in a row, 3 of 15");
+        let in_turn = "FS".repeat(9) + "SF";
+        assert!(play(&Machine::new(policy), &in_turn, 0), "never 3 in a row, 10 of 20");
+    }
 }
 
 #[test]

@@ -306,6 +306,18 @@ mod tests {
     }
 
     #[test]
+    fn a_key_in_a_field_of_ones_own_counts_there_alone_and_does_not_go_on() {
+        let own = HeaderName::from_static("x-shop-key");
+        let keys = ApiKeys::new([ApiKey::new("billing", "secret")]).in_header(own);
+        let elsewhere = head("/", &[("x-api-key", "secret")]);
+        assert_eq!(keys.identify(&elsewhere, at(0)), Err(AuthError::Missing));
+        let mut request = head("/", &[("x-shop-key", "secret")]);
+        assert!(keys.identify(&request, at(0)).is_ok());
+        keys.withhold(&mut request);
+        assert!(request.headers.is_empty());
+    }
+
+    #[test]
     fn keys_are_never_shown() {
         let key = ApiKey::new("billing", "secret");
         let shown = format!("{key:?} {:?}", ApiKeys::new([key.clone()]));

@@ -348,10 +348,11 @@ impl Metrics {
     /// number is left out, and so is what comes after the 30 lowest.
     ///
     /// ```
+    /// # use std::time::Duration;
     /// # use gusset_sidecar::{Histogram, Metrics};
     /// # let metrics = Metrics::new();
     /// let waits = metrics.histogram("checkout_seconds", "Time to check out.", Histogram::SECONDS);
-    /// waits.record(0.2);
+    /// waits.record_duration(Duration::from_millis(200));
     /// assert!(metrics.render_prometheus().contains("\ncheckout_seconds_bucket{le=\"0.25\"} 1\n"));
     /// ```
     pub fn histogram(

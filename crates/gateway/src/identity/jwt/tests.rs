@@ -83,6 +83,14 @@ fn a_genuine_token_names_its_sender() {
 }
 
 #[test]
+fn the_subject_may_stand_in_another_claim_and_then_nowhere_else() {
+    let jwt = jwt().subject_claim("client_id");
+    let known = decided(&jwt, &hs256(&and("client_id", "shop")), NOW).unwrap();
+    assert_eq!(known.subject(), "shop");
+    assert!(!accepts(&jwt, &claims()));
+}
+
+#[test]
 fn an_unsigned_token_is_refused_however_it_says_so() {
     let jwt = jwt();
     for alg in ["none", "None", "NONE", "nOnE", "", "HS", "hs256"] {
