@@ -71,10 +71,14 @@ impl<B, E> Classify<http::Response<B>, E> for HttpStatus {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GrpcStatus;
 
+/// No constant, which would be made and dropped wherever it is used; and no text, which would be parsed.
+#[cfg(feature = "http")]
+static STATUS: http::HeaderName = http::HeaderName::from_static("grpc-status");
+
 #[cfg(feature = "http")]
 impl<B, E> Classify<http::Response<B>, E> for GrpcStatus {
     fn classify(&self, result: &Result<http::Response<B>, E>) -> Outcome {
-        let code = result.as_ref().ok().and_then(|response| response.headers().get("grpc-status"));
+        let code = result.as_ref().ok().and_then(|response| response.headers().get(&STATUS));
         match code.map(http::HeaderValue::as_bytes) {
             None => HttpStatus.classify(result),
             Some(b"2" | b"4" | b"13" | b"14" | b"15") => Outcome::Failure,
@@ -84,7 +88,7 @@ impl<B, E> Classify<http::Response<B>, E> for GrpcStatus {
     }
 
     fn describe(&self, response: &http::Response<B>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match response.headers().get("grpc-status").and_then(|code| code.to_str().ok()) {
+        match response.headers().get(&STATUS).and_then(|code| code.to_str().ok()) {
             Some(code) => write!(f, "gRPC code {code}"),
             None => <HttpStatus as Classify<_, E>>::describe(&HttpStatus, response, f),
         }

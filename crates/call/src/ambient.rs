@@ -77,7 +77,7 @@ impl Beside {
 
     /// Runs `f` with one of them changed.
     pub(crate) fn scope<R>(change: impl FnOnce(&mut Self), f: impl FnOnce() -> R) -> R {
-        let _restored = Self::replace(Self::with(Self::all().as_ref(), change));
+        let _restored = Self::replace(Self::with(Self::all().as_ref(), change).as_ref());
         f()
     }
 
@@ -91,19 +91,27 @@ impl Beside {
         BESIDE.try_with(read).ok().flatten()
     }
 
-    fn replace(value: Option<Arc<Self>>) -> RestoredBeside {
-        RestoredBeside(BESIDE.try_with(|slot| slot.replace(value)).ok())
+    /// None if there is nothing to give back: in a thread that ends, or where there was nothing and there is nothing now.
+    fn replace(value: Option<&Arc<Self>>) -> Option<RestoredBeside> {
+        let replace = |slot: &Cell<Option<Arc<Self>>>| {
+            let before = slot.take();
+            if before.is_none() && value.is_none() {
+                return None;
+            }
+            slot.set(value.cloned());
+            Some(RestoredBeside(before))
+        };
+        BESIDE.try_with(replace).ok().flatten()
     }
 }
 
-struct RestoredBeside(Option<Option<Arc<Beside>>>);
+struct RestoredBeside(Option<Arc<Beside>>);
 
 impl Drop for RestoredBeside {
     fn drop(&mut self) {
-        if let Some(before) = self.0.take() {
-            // What is replaced is dropped after the slot is whole again.
-            let _over = BESIDE.try_with(|slot| slot.replace(before));
-        }
+        let before = self.0.take();
+        // What is replaced is dropped after the slot is whole again.
+        let _over = BESIDE.try_with(|slot| slot.replace(before));
     }
 }
 
@@ -252,7 +260,7 @@ impl Ambient {
     pub fn enter(&self) -> Entered {
         let mut entered = Entered::context(self.context);
         Slots::read(|slots| slots.attempt.set(self.attempt));
-        entered._beside = Some(Beside::replace(self.beside.clone()));
+        entered._beside = Beside::replace(self.beside.as_ref());
         entered
     }
 }

@@ -62,7 +62,7 @@ impl Deadline {
     /// Whether the caller has given up by now.
     #[must_use]
     pub fn has_passed(self) -> bool {
-        self.remaining().is_zero()
+        self.0 <= now()
     }
 }
 

@@ -25,6 +25,19 @@ impl Proxies {
     pub(crate) fn new(networks: Vec<Network>) -> Self {
         Self { walk: ClientIp::trusting(networks.iter().copied()), networks }
     }
+
+    /// Whether one of them sent a request with these extensions.
+    pub(crate) fn sent(&self, extensions: &Extensions) -> bool {
+        !self.networks.is_empty() && peer_of(extensions).is_some_and(|peer| self.contain(peer))
+    }
+
+    fn contain(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|range| range.contains(address))
+    }
+}
+
+fn peer_of(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<PeerAddr>().map(|peer| peer.0.ip().to_canonical())
 }
 
 /// Where a request came from.
@@ -44,9 +57,8 @@ pub(crate) struct OverTls;
 
 impl Origin {
     pub(crate) fn of(headers: &HeaderMap, extensions: &Extensions, proxies: &Proxies) -> Self {
-        let peer = extensions.get::<PeerAddr>().map(|peer| peer.0.ip().to_canonical());
-        let is_one = |address| proxies.networks.iter().any(|range| range.contains(address));
-        let trusted = peer.is_some_and(is_one);
+        let peer = peer_of(extensions);
+        let trusted = peer.is_some_and(|peer| proxies.contain(peer));
         let client = if trusted { proxies.walk.address(headers, extensions) } else { peer };
         let secure = extensions.get::<OverTls>().is_some();
         Self { peer, client, trusted, secure }
@@ -55,8 +67,10 @@ impl Origin {
     /// Removes what was read of a request's connection: nobody behind the gateway has anything to do with that, and every attempt would copy it.
     pub(crate) fn forget(extensions: &mut Extensions) {
         extensions.remove::<PeerAddr>();
-        extensions.remove::<OverTls>();
-        extensions.remove::<PeerCertificate>();
+        if !extensions.is_empty() {
+            extensions.remove::<OverTls>();
+            extensions.remove::<PeerCertificate>();
+        }
         if extensions.is_empty() {
             spare::give_extensions(extensions);
         }
@@ -78,7 +92,10 @@ impl Origin {
         headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
         let proto = if self.secure { "https" } else { "http" };
         headers.entry(X_FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static(proto));
-        headers.remove(header::FORWARDED);
+        // It is seldom there.
+        if headers.keys().any(|name| *name == header::FORWARDED) {
+            headers.remove(header::FORWARDED);
+        }
     }
 }
 

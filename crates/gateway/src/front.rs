@@ -24,6 +24,7 @@ use crate::{
         add_via, is_disguised, is_forwarding, is_ours, join_cookies, reads, remove_hop_by_hop,
         remove_where,
     },
+    host::host_line,
     idempotency::Once,
     identity::Denied,
     limit::Checked,
@@ -114,7 +115,7 @@ impl Front {
         if self.between_services {
             return;
         }
-        let trusted = self.origin(request.headers(), request.extensions()).trusted;
+        let trusted = self.trusted.sent(request.extensions());
         remove_where(request.headers_mut(), |name| {
             self.identity_headers.contain(name)
                 || is_disguised(name)
@@ -277,7 +278,7 @@ impl Front {
             origin.describe(&mut head.headers, &host);
         }
         // For upstreams that are told it; HTTP/2 has it elsewhere.
-        if head.headers.get(header::HOST) != Some(&host) {
+        if host_line(&head.headers) != Some(&host) {
             head.headers.insert(header::HOST, host);
         }
         add_via(&mut head.headers, head.version);

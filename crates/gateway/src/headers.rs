@@ -15,6 +15,10 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::EXPECT,
 ];
 
+// No constants, which would be made and dropped wherever they are used.
+pub(crate) static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     let standard = matches!(
         *name,
@@ -25,7 +29,30 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
             | header::UPGRADE
             | header::EXPECT
     );
-    standard || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+    standard || *name == KEEP_ALIVE || *name == PROXY_CONNECTION
+}
+
+/// Which fields of a head speak of its connection or of where its body ends, noted while it is read: to look one up costs as much as to pass over several, and
+/// most heads have few of these.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) length: bool,
+    pub(crate) coding: bool,
+    pub(crate) connection: bool,
+    pub(crate) keep_alive: bool,
+    pub(crate) upgrade: bool,
+}
+
+impl Said {
+    pub(crate) fn note(&mut self, name: &HeaderName) {
+        match *name {
+            header::CONTENT_LENGTH => self.length = true,
+            header::TRANSFER_ENCODING => self.coding = true,
+            header::CONNECTION => self.connection = true,
+            header::UPGRADE => self.upgrade = true,
+            _ => self.keep_alive |= *name == KEEP_ALIVE,
+        }
+    }
 }
 
 /// What `Connection` must not remove, though a client names it: the next server would decide without.
@@ -43,22 +70,31 @@ const NOT_FOR_THE_SENDER_TO_REMOVE: [HeaderName; 8] = [
 /// Removes what belongs to the connection that the message came by. `Trailer` stays, for trailers go on, and so does the one
 /// member of `TE` that speaks of them.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none of them, which a look at the names tells more cheaply than a look-up of each.
-    if !headers.keys().any(|name| *name == header::TE || is_hop_by_hop(name)) {
-        return;
+    // Most messages have one of them or none, which a look at the names tells more cheaply than a look-up of each.
+    let (mut connection, mut te, mut others) = (false, false, false);
+    for name in headers.keys() {
+        match *name {
+            header::CONNECTION => connection = true,
+            header::TE => te = true,
+            _ => others |= is_hop_by_hop(name),
+        }
     }
-    for name in named_by_connection(headers) {
-        headers.remove(name);
+    if connection {
+        for name in named_by_connection(headers) {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
     }
-    let mut tes = headers.get_all(header::TE).iter().peekable();
-    if tes.peek().is_some() {
-        let trailers = tes.any(|te| has_member(te, b"trailers"));
+    if te {
+        let trailers = headers.get_all(header::TE).iter().any(|te| has_member(te, b"trailers"));
         headers.remove(header::TE);
         if trailers {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
     }
-    remove_where(headers, is_hop_by_hop);
+    if others {
+        remove_where(headers, is_hop_by_hop);
+    }
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -70,6 +106,10 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     };
     let mut names = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
+        // Mostly this is all that it says.
+        if value == "keep-alive" {
+            continue;
+        }
         for member in members(value) {
             // The usual members name no field that could be there.
             if member.eq_ignore_ascii_case(b"keep-alive") || member.eq_ignore_ascii_case(b"close") {
@@ -88,6 +128,9 @@ pub(crate) fn has_member(list: &HeaderValue, wanted: &[u8]) -> bool {
 /// Whether a body has a transfer coding other than chunks. It would not go on, for the body goes on by framing of its own, and then
 /// nobody could decode it.
 pub(crate) fn has_coding(headers: &HeaderMap) -> bool {
+    if !headers.keys().any(|name| *name == header::TRANSFER_ENCODING) {
+        return false;
+    }
     let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
     let chunked = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"chunked");
     lines.next().is_some_and(|line| !chunked(line) || lines.next().is_some())
@@ -119,7 +162,8 @@ pub(crate) fn may_trail(name: &HeaderName) -> bool {
 /// Whether a field is, to a service that cannot tell `_` from `-`, one of those that say where a body ends or who sends it.
 pub(crate) fn is_disguised(name: &HeaderName) -> bool {
     let one_of = |names: &[HeaderName]| names.iter().any(|expected| reads(name, expected.as_str()));
-    name.as_str().contains('_') && (one_of(&HOP_BY_HOP) || one_of(&NOT_FOR_THE_SENDER_TO_REMOVE))
+    name.as_str().as_bytes().contains(&b'_')
+        && (one_of(&HOP_BY_HOP) || one_of(&NOT_FOR_THE_SENDER_TO_REMOVE))
 }
 
 /// The members of a comma-separated list, without their parameters.
@@ -163,8 +207,7 @@ pub(crate) fn remove_where(headers: &mut HeaderMap, is_meant: impl Fn(&HeaderNam
 
 /// Makes one field of the crumbs that cookies may come in by HTTP/2; HTTP/1.1 has only one (RFC 9113, 8.2.3).
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(header::COOKIE).iter();
-    if crumbs.nth(1).is_none() {
+    if headers.iter().filter(|(name, _)| **name == header::COOKIE).nth(1).is_none() {
         return;
     }
     let crumbs = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);

@@ -35,6 +35,16 @@ impl Socket {
         }
     }
 
+    /// Whether it is certain, without a look, that nothing can be read.
+    pub(crate) fn has_nothing(&self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Plain(stream) => stream.poll_read_ready(cx).is_pending(),
+            // It may have read more than it has told.
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => false,
+        }
+    }
+
     pub(crate) const fn is_encrypted(&self) -> bool {
         !matches!(self, Self::Plain(_))
     }

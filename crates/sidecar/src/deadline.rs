@@ -222,7 +222,7 @@ where
                 if *timed {
                     let arm = || Box::pin(sleep_until(deadline.instant()));
                     ready!(this.timer.get_or_insert_with(arm).as_mut().poll(cx));
-                } else if deadline.remaining() >= TICK {
+                } else if deadline.instant() >= Deadline::now().instant() + TICK {
                     return Poll::Pending;
                 }
             }

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, HeaderName, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use serde::Serialize;
@@ -45,8 +45,8 @@ impl End {
 pub trait Watch {
     /// Runs a step of the call.
     fn enter<T>(&mut self, step: impl FnOnce() -> T) -> T;
-    /// The call carries `grpc-status` in these headers or trailers, if at all.
-    fn trailers(&mut self, trailers: &HeaderMap);
+    /// The call carries this `grpc-status` in its headers or trailers.
+    fn grpc_status(&mut self, code: u8);
     /// The call is over. It ends once: what comes later means nothing.
     fn end(&mut self, end: End);
 }
@@ -85,11 +85,19 @@ impl<B: Body, W: Watch> Watched<B, W> {
     /// Watches the body of `response`. Nobody polls the body of an answer to HEAD.
     pub(crate) fn watch(to_head: bool, response: Response<B>, mut watch: W) -> Response<Self> {
         let (parts, inner) = response.into_parts();
-        watch.trailers(&parts.headers);
-        let left = parts
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
+        let (mut status, mut length) = (None, None);
+        // Most answers have few headers: to look at each is quicker than to look for two.
+        for (name, value) in &parts.headers {
+            if *name == header::CONTENT_LENGTH {
+                length = length.or(Some(value));
+            } else if *name == GRPC_STATUS {
+                status = status.or(Some(value));
+            }
+        }
+        if let Some(code) = status.and_then(code_of) {
+            watch.grpc_status(code);
+        }
+        let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
         // Nor one that may not be sent or is empty.
         let bodyless = to_head
             || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
@@ -121,8 +129,8 @@ impl<B: Body, W: Watch> Body for Watched<B, W> {
             Poll::Ready(None) => watch.end(End::Complete),
             Poll::Ready(Some(Err(_))) => watch.end(End::Error),
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    watch.trailers(trailers);
+                if let Some(code) = frame.trailers_ref().and_then(grpc_status) {
+                    watch.grpc_status(code);
                 }
                 if let (Some(data), Some(left)) = (frame.data_ref(), this.left.as_mut()) {
                     *left = left.saturating_sub(bytes::Buf::remaining(data) as u64);
@@ -144,11 +152,17 @@ impl<B: Body, W: Watch> Body for Watched<B, W> {
     }
 }
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// No constant, which would be made and dropped wherever it is used.
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// The code of `grpc-status` in `headers`; one that gRPC does not define is 2, `UNKNOWN`. The other side can write any number there.
-pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    let code: u8 = headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()?;
+/// The code of `grpc-status` in `trailers`.
+fn grpc_status(trailers: &HeaderMap) -> Option<u8> {
+    code_of(trailers.get(&GRPC_STATUS)?)
+}
+
+/// A code that gRPC does not define is 2, `UNKNOWN`. The other side can write any number there.
+fn code_of(value: &HeaderValue) -> Option<u8> {
+    let code: u8 = value.to_str().ok()?.parse().ok()?;
     Some(if code > 16 { 2 } else { code })
 }
 

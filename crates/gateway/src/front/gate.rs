@@ -11,7 +11,7 @@ use crate::{
     Client, Idempotency, Identity,
     answer::Answer,
     cors::Policy,
-    host::is_host,
+    host::{host_line, is_host},
     idempotency::{KeyFault, Once},
     identity::Requirement,
     limit::{Checked, Limit},
@@ -91,7 +91,7 @@ impl Gate {
                 Aim::Own(Box::new(given))
             }
         };
-        let host = match view.head.headers.get(header::HOST) {
+        let host = match host_line(&view.head.headers) {
             // Nearly always: it shares the memory of the line.
             Some(line) if line == view.host => line.clone(),
             _ => HeaderValue::try_from(view.host).map_err(|_| Answer::BadHost)?,

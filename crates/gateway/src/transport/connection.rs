@@ -48,7 +48,9 @@ impl Connection {
 
     /// Whether the instance has neither ended it nor said what nobody asked for.
     pub(super) fn is_quiet(&mut self) -> bool {
-        self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+        let mut cx = Context::from_waker(Waker::noop());
+        // Mostly the runtime knows of nothing to read, and no memory is needed to read it into.
+        self.socket.has_nothing(&mut cx) || self.poll_fill(&mut cx).is_pending()
     }
 
     /// Whether the kernel has nothing to read from it. The runtime learns of an end only when it looks for events, and may be late by all that it does in between.

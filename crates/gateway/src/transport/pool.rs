@@ -94,7 +94,7 @@ impl Pool {
         connections.any(|resting| resting.connection.is_quiet())
     }
 
-    fn check_in(&self, place: &Place, connection: Box<Connection>, span: Duration) {
+    fn check_in(&self, place: &Place, connection: Box<Connection>, until: Instant) {
         let (number, most) = (place.number(), place.transport().connections.max_idle);
         let at = shard_of_thread();
         let mut idle = self.shards[at].get_or_init(Shard::default).lock();
@@ -102,7 +102,6 @@ impl Pool {
         if connections.len() >= most {
             connections.pop_front();
         }
-        let until = Deadline::after(span).instant();
         connections.push_back(Resting { connection, until });
         if !idle.swept {
             idle.swept = true;
@@ -162,27 +161,31 @@ impl Home {
     /// Keeps the connection for the next call, if that may have it.
     pub(super) fn check_in(self, mut connection: Box<Connection>) {
         connection.rest();
-        match self.span(&connection) {
-            Some(span) => self.place.pool().check_in(&self.place, connection, span),
+        match self.until(&connection) {
+            Some(until) => self.place.pool().check_in(&self.place, connection, until),
             None => drop(connection),
         }
         drop(self.permit);
     }
 
-    /// How long the connection may wait.
-    fn span(&self, connection: &Connection) -> Option<Duration> {
-        let kept = &self.place.transport().connections;
+    /// Until when the connection may wait.
+    fn until(&self, connection: &Connection) -> Option<Instant> {
+        let (kept, now) = (&self.place.transport().connections, Deadline::now().instant());
         let spent = !self.reuse
             || kept.max_idle == 0
             || connection.calls >= kept.max_requests
-            || Deadline::now().instant() - connection.made > kept.max_age;
+            || now - connection.made > kept.max_age;
         // An instance that says more than it was asked is not to be trusted with another question.
         if spent || !connection.read.is_empty() {
             return None;
         }
         let of_instance = self.keeps.map(|keeps| keeps.saturating_sub(MARGIN));
         let span = of_instance.map_or(kept.idle, |keeps| keeps.min(kept.idle));
-        Some(span).filter(|span| !span.is_zero())
+        if span.is_zero() {
+            return None;
+        }
+        // A span too long for the clock is what `Deadline` makes of it.
+        Some(now.checked_add(span).unwrap_or_else(|| Deadline::after(span).instant()))
     }
 }
 

@@ -37,8 +37,8 @@ impl<B, C> Protocol<http::Request<B>, http::Response<C>> for Http {
     }
 
     fn is_failure(&self, response: &http::Response<C>) -> bool {
-        const STATUS: http::HeaderName = http::HeaderName::from_static("grpc-status");
-        let code = response.headers().get(STATUS).map(http::HeaderValue::as_bytes);
+        static STATUS: http::HeaderName = http::HeaderName::from_static("grpc-status");
+        let code = response.headers().get(&STATUS).map(http::HeaderValue::as_bytes);
         matches!(code, Some(b"2" | b"4" | b"13" | b"14" | b"15"))
             || response.status().is_server_error()
     }

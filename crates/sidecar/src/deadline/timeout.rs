@@ -32,15 +32,18 @@ pub(crate) fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
 
 /// Tells that the caller waits for `left`, unless the headers tell that it waits for less.
 pub(crate) fn announce(left: Duration, headers: &mut HeaderMap) {
-    let (mut told, mut envoy) = (None, false);
+    let (mut told, mut envoy, mut kind) = (None, false, None);
     // As above: most requests tell neither.
     for (name, value) in &*headers {
-        if name == TIMEOUT_HEADER {
+        if name == header::CONTENT_TYPE {
+            kind = kind.or(Some(value));
+        } else if name == TIMEOUT_HEADER {
             told = told.or(Some(value));
+        } else {
+            envoy |= name == ENVOY;
         }
-        envoy |= name == ENVOY;
     }
-    if is_grpc(headers) {
+    if kind.is_some_and(is_grpc_kind) {
         let told = headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc(value.as_bytes()));
         if told.is_none_or(|told| told > left) {
             if let Ok(value) = HeaderValue::try_from(format_grpc(left)) {
@@ -62,8 +65,11 @@ pub(crate) fn announce(left: Duration, headers: &mut HeaderMap) {
 
 /// Whether these are headers of gRPC itself, with whatever codec; not of grpc-web, which has its own trailers.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    headers.get(header::CONTENT_TYPE).is_some_and(is_grpc_kind)
+}
+
+fn is_grpc_kind(kind: &HeaderValue) -> bool {
+    let rest = kind.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 

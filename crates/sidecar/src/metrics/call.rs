@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Route, SpanKind,
     names::{MethodName, Naming},
-    watched::{End, Watch, grpc_status},
+    watched::{End, Watch},
 };
 
 /// A call that is under way and counted as such. It is counted as over when it ends, and at the latest when it is dropped.
@@ -187,10 +187,8 @@ impl Watch for ActiveCall {
         step()
     }
 
-    fn trailers(&mut self, trailers: &HeaderMap) {
-        if let Some(code) = grpc_status(trailers) {
-            self.facts.grpc_status = Some(code);
-        }
+    fn grpc_status(&mut self, code: u8) {
+        self.facts.grpc_status = Some(code);
     }
 
     fn end(&mut self, end: End) {

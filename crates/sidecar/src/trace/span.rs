@@ -24,7 +24,7 @@ use crate::{
         series::{Facts, Protocol, Scheme, Version},
     },
     names::MethodName,
-    watched::{End, Watch, grpc_status},
+    watched::{End, Watch},
 };
 
 /// An unfinished span. It becomes a record when it ends, and at the latest when it is dropped.
@@ -284,8 +284,8 @@ impl Watch for ActiveSpan {
         })
     }
 
-    fn trailers(&mut self, trailers: &HeaderMap) {
-        if let (Some(code), Some(open)) = (grpc_status(trailers), self.open()) {
+    fn grpc_status(&mut self, code: u8) {
+        if let Some(open) = self.open() {
             open.grpc_status = Some(code);
         }
     }

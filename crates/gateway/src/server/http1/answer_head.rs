@@ -48,8 +48,7 @@ impl Asked {
         keep: bool,
     ) -> (Framing, bool) {
         let framing = self.framing(head, body);
-        let ends = has_member_of(&head.headers, b"close");
-        let keep = keep && !ends && framing != Framing::UntilClose;
+        let mut keep = keep && framing != Framing::UntilClose;
         out.reserve(64 * (head.headers.len() + 5));
         // What comes before an answer cannot be one.
         let status = match head.status.is_informational() {
@@ -64,7 +63,11 @@ impl Asked {
         let mut dated = false;
         for (name, value) in &head.headers {
             match *name {
-                header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION => continue,
+                header::CONTENT_LENGTH | header::TRANSFER_ENCODING => continue,
+                header::CONNECTION => {
+                    keep &= !has_member(value, b"close");
+                    continue;
+                }
                 header::DATE => dated = true,
                 _ => {}
             }
@@ -98,11 +101,6 @@ impl Asked {
         out.put_slice(b"\r\n");
         (framing, keep)
     }
-}
-
-/// Whether `Connection` names it.
-fn has_member_of(headers: &HeaderMap, member: &[u8]) -> bool {
-    headers.get_all(header::CONNECTION).iter().any(|line| has_member(line, member))
 }
 
 fn is_bodyless(status: StatusCode) -> bool {

@@ -9,6 +9,7 @@ use http::{
 
 use super::refusal::Refusal;
 use crate::{
+    headers::Said,
     spare,
     transport::{Decoder, decimal, is_kept},
 };
@@ -72,7 +73,7 @@ pub(super) fn take(read: &mut BytesMut) -> Result<Option<RequestHead>, Refusal> 
         .map_err(|_| Refusal::Malformed("the method is malformed"))?;
     let start = read.as_ptr() as usize;
     let target = within(start, target.as_bytes());
-    let mut places: [(Range<u32>, Range<u32>); MAX_FIELDS] = [const { (0..0, 0..0) }; MAX_FIELDS];
+    let mut places: [(Range<u16>, Range<u16>); MAX_FIELDS] = [const { (0..0, 0..0) }; MAX_FIELDS];
     let count = request.headers.len();
     for (place, field) in places.iter_mut().zip(request.headers.iter()) {
         *place = (within(start, field.name.as_bytes()), within(start, field.value));
@@ -81,15 +82,15 @@ pub(super) fn take(read: &mut BytesMut) -> Result<Option<RequestHead>, Refusal> 
     let bytes = read.split_to(length).freeze();
     lines_end_well(&bytes, &target, places)?;
     let uri = uri(&method, part(&bytes, &target))?;
-    let headers = headers(&bytes, places)?;
-    let body = body_of(version, &headers)?;
-    let keep = is_kept(version, &headers) && method != Method::CONNECT;
+    let (headers, said) = headers(&bytes, places)?;
+    let body = body_of(version, &headers, said)?;
+    let keep = is_kept(version, &headers, said) && method != Method::CONNECT;
     let expects = version == Version::HTTP_11
         && !body.is_over()
         && headers
             .get(header::EXPECT)
             .is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let upgrade = version == Version::HTTP_11 && headers.contains_key(header::UPGRADE);
+    let upgrade = version == Version::HTTP_11 && said.upgrade;
     let (mut parts, ()) = Request::new(()).into_parts();
     (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, headers);
     Ok(Some(RequestHead { parts, body, keep, expects, upgrade, bytes }))
@@ -105,20 +106,20 @@ fn names_other_version(read: &[u8]) -> bool {
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "a head has at most 32 KiB")]
-fn within(start: usize, part: &[u8]) -> Range<u32> {
+fn within(start: usize, part: &[u8]) -> Range<u16> {
     let from = (part.as_ptr() as usize).wrapping_sub(start);
-    from as u32..(from + part.len()) as u32
+    from as u16..(from + part.len()) as u16
 }
 
-fn part(bytes: &Bytes, range: &Range<u32>) -> Bytes {
+fn part(bytes: &Bytes, range: &Range<u16>) -> Bytes {
     bytes.slice(range.start as usize..range.end as usize)
 }
 
 /// Whether no line ends with a mere LF, which some take for the end of a line and others do not.
 fn lines_end_well(
     bytes: &[u8],
-    target: &Range<u32>,
-    places: &[(Range<u32>, Range<u32>)],
+    target: &Range<u16>,
+    places: &[(Range<u16>, Range<u16>)],
 ) -> Result<(), Refusal> {
     const VERSION: usize = " HTTP/1.1".len();
     let first = target.end as usize + VERSION;
@@ -156,7 +157,11 @@ fn uri(method: &Method, target: Bytes) -> Result<Uri, Refusal> {
 }
 
 /// Values are parts of what was read, and need no memory of their own.
-fn headers(bytes: &Bytes, places: &[(Range<u32>, Range<u32>)]) -> Result<HeaderMap, Refusal> {
+fn headers(
+    bytes: &Bytes,
+    places: &[(Range<u16>, Range<u16>)],
+) -> Result<(HeaderMap, Said), Refusal> {
+    let mut said = Said::default();
     // With room for what a gateway says of a client: to grow would be to allocate and hash once more.
     let mut headers = spare::headers(places.len() + 8);
     for (name, value) in places {
@@ -165,13 +170,18 @@ fn headers(bytes: &Bytes, places: &[(Range<u32>, Range<u32>)]) -> Result<HeaderM
         let (Ok(name), Ok(value)) = (name, value) else {
             return Err(Refusal::Malformed("a field of the head is malformed"));
         };
+        said.note(&name);
         headers.append(name, value);
     }
-    Ok(headers)
+    Ok((headers, said))
 }
 
 /// Where the body ends (RFC 9112, 6.3). Whoever says it in two ways, or in a way that few know, wants two readers to disagree.
-fn body_of(version: Version, headers: &HeaderMap) -> Result<Decoder, Refusal> {
+fn body_of(version: Version, headers: &HeaderMap, said: Said) -> Result<Decoder, Refusal> {
+    // Most requests have none.
+    if !said.length && !said.coding {
+        return Ok(Decoder::of_length(0));
+    }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (lengths.next(), codings.next()) {
