@@ -164,6 +164,7 @@
 //! | above the quota it is 429, for that client on that route | `above_the_quota_it_is_429_for_that_client_on_that_route_only`, `a_quota_follows_the_subject_and_a_custom_key` |
 //! | each name has its certificate, which is read again when it changes; the version is agreed upon | `each_name_has_its_certificate_and_who_asks_for_another_gets_the_first`, `a_changed_certificate_is_shown_to_new_connections_and_a_broken_one_never`, `the_version_of_http_is_agreed_upon_in_the_handshake` |
 //! | fields of a connection do not go on; nobody forges where a request comes from | `fields_of_one_connection_do_not_go_on_and_the_others_do`, `a_stranger_cannot_forge_where_it_comes_from_and_a_trusted_proxy_is_believed` |
+//! | a chunk ends before the next begins, wherever the kernel stops taking bytes | `a_chunk_ends_before_the_next_begins_wherever_the_kernel_stops` |
 //! | large bodies pass, and slow readers hold their upstream back, in bounded memory | `large_bodies_pass_both_ways_byte_by_byte`, `a_slow_reader_holds_the_upstream_back_and_memory_stays_bounded` |
 //! | another protocol may follow ordinary requests | `an_upgrade_may_follow_ordinary_requests` |
 //! | WebSocket by HTTP/2 (RFC 8441) reaches an instance that speaks it by HTTP/1.1 | `websocket_by_http_2_is_spoken_with_an_instance_of_http_1`, `an_instance_that_does_not_switch_is_no_success_by_http_2` |

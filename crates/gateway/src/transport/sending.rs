@@ -115,7 +115,8 @@ where
         if self.held {
             return Ok(true);
         }
-        while self.data.is_empty() && self.bytes.len() < GATHERED {
+        // What comes next goes out behind the end of a chunk, also of one whose data have gone without it.
+        while self.data.is_empty() && self.tail.is_empty() && self.bytes.len() < GATHERED {
             let Some(body) = &mut self.body else { break };
             let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(true) };
             let over = body.is_end_stream();
@@ -231,5 +232,117 @@ impl<B> Drop for Sending<B> {
     fn drop(&mut self) {
         self.bytes.clear();
         buffers::give(&mut self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, convert::Infallible, task::Waker};
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// Takes so much at a time, and then nothing for once.
+    #[derive(Default)]
+    struct Narrow {
+        takes: VecDeque<usize>,
+        taken: Vec<u8>,
+        waits: bool,
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.waits = !self.waits;
+            if self.waits {
+                return Poll::Pending;
+            }
+            let most = self.takes.pop_front().unwrap_or(usize::MAX);
+            let count = bytes.len().min(most);
+            self.taken.extend_from_slice(&bytes[..count]);
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            self.poll_write(cx, &bytes)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Pieces of a body.
+    struct Pieces(VecDeque<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    fn sent(pieces: &[Vec<u8>], takes: impl IntoIterator<Item = usize>) -> Vec<u8> {
+        let body = Pieces(pieces.iter().cloned().map(Bytes::from).collect());
+        let mut sending = Sending::new(BytesMut::new(), body, Framing::Chunked);
+        let mut socket = Narrow { takes: takes.into_iter().collect(), ..Narrow::default() };
+        let mut cx = Context::from_waker(Waker::noop());
+        while sending.poll(&mut socket, &mut cx).map(Result::unwrap).is_pending() {}
+        socket.taken
+    }
+
+    fn written(pieces: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for piece in pieces {
+            bytes.extend(format!("{:x}\r\n", piece.len()).bytes());
+            bytes.extend(piece);
+            bytes.extend(b"\r\n");
+        }
+        bytes.extend(b"0\r\n\r\n");
+        bytes
+    }
+
+    #[test]
+    fn a_chunk_ends_before_the_next_begins_wherever_the_kernel_stops() {
+        let pieces = [vec![b'a'; SMALL + 1], vec![b'b'; SMALL + 1], vec![b'c'; 3]];
+        let whole = written(&pieces);
+        for stop in 1..whole.len() {
+            assert_eq!(sent(&pieces, [stop]), whole, "stopped at {stop}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_out_in_pieces_is_what_was_given(
+            pieces in vec(prop_oneof![1usize..20, SMALL - 1..SMALL + 3], 1..6),
+            takes in vec(prop_oneof![1usize..4, 1usize..3 * SMALL], 0..30),
+        ) {
+            let letters = b'a'..;
+            let piece = |(letter, length)| vec![letter; length];
+            let pieces: Vec<_> = letters.zip(pieces).map(piece).collect();
+            prop_assert_eq!(sent(&pieces, takes), written(&pieces));
+        }
     }
 }
