@@ -341,7 +341,7 @@ mod tests {
         #[test]
         fn what_goes_out_in_pieces_is_what_was_given(
             pieces in vec(prop_oneof![1usize..20, SMALL..SMALL + 3], 1..6),
-            takes in vec(prop_oneof![1usize..4, 1usize..3 * SMALL], 0..30),
+            takes in vec(prop_oneof![1usize..4, SMALL + 4..SMALL + 12, 1usize..3 * SMALL], 0..30),
         ) {
             let letters = b'a'..;
             let piece = |(letter, length)| vec![letter; length];
