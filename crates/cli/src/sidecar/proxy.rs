@@ -209,19 +209,17 @@ fn app(
     if options.mesh.is_some() {
         builder = builder.authenticate(Known).identity_headers(Known::headers());
     }
-    let route = |path| {
-        let route = route(path, &app, options.timeout);
-        let route = match quota {
-            Some(quota) => route.quota_in_common(quota.clone()),
-            None => route,
-        };
-        let route = match places {
-            Some(places) => route.in_flight_of(places.clone()),
-            None => route,
-        };
-        if options.mesh.is_some() { route.authenticated() } else { route }
-    };
-    built(builder, PATHS.map(route), layers).map_err(|error| error.to_string())
+    let mut route = route(&app, options.timeout);
+    if let Some(quota) = quota {
+        route = route.quota_in_common(quota.clone());
+    }
+    if let Some(places) = places {
+        route = route.in_flight_of(places.clone());
+    }
+    if options.mesh.is_some() {
+        route = route.authenticated();
+    }
+    built(builder, route, layers).map_err(|error| error.to_string())
 }
 
 /// From the app to the services that it names.
@@ -244,7 +242,7 @@ fn outbound(
         let policy = policy.transport(transport);
         let to = Upstream::service(service);
         let builder = Gateway::builder(registry.clone()).upstream(to.clone(), policy);
-        built(builder, PATHS.map(|path| route(path, &to, timeout)), &layers).ok()
+        built(builder, route(&to, timeout), &layers).ok()
     }))
 }
 
@@ -262,21 +260,18 @@ fn transport(mesh: Option<&Mesh>, service: &str) -> Option<Transport> {
     }
 }
 
-/// All there are.
-const PATHS: [&str; 2] = ["/", "/{*path}"];
-
-/// With bodies of any size: the app knows what it can bear.
-fn route(path: &str, to: &Upstream, timeout: Limit) -> Route {
-    let route = Route::new(path).to(to.clone()).timeout(timeout.0);
+/// All paths, with bodies of any size: the app knows what it can bear.
+fn route(to: &Upstream, timeout: Limit) -> Route {
+    let route = Route::new("/{*path}").to(to.clone()).timeout(timeout.0);
     route.body_limit(u64::MAX).upgrades(UPGRADES)
 }
 
 fn built(
     builder: Builder,
-    routes: [Route; 2],
+    route: Route,
     layers: &Layers,
 ) -> Result<Gateway, gusset_gateway::BuildError> {
-    let builder = routes.into_iter().fold(builder, Builder::route);
+    let builder = builder.route(route);
     let builder = builder.metrics(layers.metrics().clone()).recorder(layers.recorder().clone());
     builder.between_services().build()
 }
