@@ -287,6 +287,9 @@ function way(a, b, { w, y, gap, high, rows }, taken) {
 
 // ---- pages: build(root) answers show(data), and perhaps open(id)
 
+// Only who picks changes the address: what is drawn again by itself would take back where a person is about to go.
+const pick = (page, id) => { history.replaceState(null, "", `#${page}/${encodeURIComponent(id)}`); current.open(id); };
+
 const pages = {
   map: {
     title: "Map",
@@ -499,7 +502,7 @@ const pages = {
       let view = "Latest", all = new Map(), logs = [], longest = 1;
       const buttons = views.map((name) => h("button", { type: "button", "aria-pressed": name === view, onclick: () => { view = name; buttons.forEach((b) => set(b, { "aria-pressed": b.textContent === view ? "true" : "false" })); draw(); } }, name));
       const list = windowed({
-        label: "Traces", kind: "trace", height: 30, key: (t) => t.trace_id, pick: (t) => open(t.trace_id),
+        label: "Traces", kind: "trace", height: 30, key: (t) => t.trace_id, pick: (t) => pick("traces", t.trace_id),
         make: () => { const bar = h("i"); const row = h("div", h("span.mono.soft"), h("span"), h("div.meter", bar), h("span.n"), h("span.n")); row.bar = bar; return row; },
         update(row, t) {
           const [at, name, , long, spans] = row.children;
@@ -513,7 +516,7 @@ const pages = {
         },
       });
       const lines = windowed({
-        label: "Logs", kind: "log", height: 26, key: (l) => l.number, pick: (l) => (l.trace_id ? open(l.trace_id) : detail.replaceChildren(h("h2", "A log without a trace"), fields(l))),
+        label: "Logs", kind: "log", height: 26, key: (l) => l.number, pick: (l) => (l.trace_id ? pick("traces", l.trace_id) : detail.replaceChildren(h("h2", "A log without a trace"), fields(l))),
         make: () => h("div.mono", h("span.soft"), h("span"), h("span"), h("span.soft")),
         update(row, l) {
           const [at, level, message, service] = row.children;
@@ -549,7 +552,6 @@ const pages = {
       const open = async (id) => {
         const mine = ++asked;
         list.mark(id);
-        history.replaceState(null, "", "#traces/" + encodeURIComponent(id));
         try {
           const trace = await get("api/traces/" + encodeURIComponent(id));
           if (mine === asked) detail.replaceChildren(...waterfall(trace));
@@ -589,7 +591,7 @@ const pages = {
       const filter = h("input", { type: "search", placeholder: "Filter by id or definition   /", "aria-label": "Filter" });
       let state = "", last = null, shownId = null, asked = 0;
       const list = windowed({
-        label: "Sagas", kind: "saga", height: 30, key: (g) => g.saga, pick: (g) => open(g.saga),
+        label: "Sagas", kind: "saga", height: 30, key: (g) => g.saga, pick: (g) => pick("sagas", g.saga),
         make: () => h("div", h("span"), h("span"), h("span.n.soft")),
         update(row, g) {
           say(row.children[0], g.definition + " · " + g.saga);
@@ -644,7 +646,6 @@ const pages = {
       const open = async (id) => {
         const mine = ++asked;
         shownId = id; list.mark(id);
-        history.replaceState(null, "", "#sagas/" + encodeURIComponent(id));
         try {
           const run = await get("api/sagas/" + encodeURIComponent(id));
           if (mine !== asked) return;
@@ -693,7 +694,7 @@ const pages = {
         ["Lag of the slowest", "n", (t) => count(Math.max(...t.groups.map((g) => g.lag)))], ["Given to groups", "n", (t) => count(t.groups.reduce((n, g) => n + g.published, 0))],
       ], (t) => t.pattern);
       const list = windowed({
-        label: "Dead letters", kind: "letter", height: 30, low: true, key: (l) => l.id, pick: (l) => open(l.id),
+        label: "Dead letters", kind: "letter", height: 30, low: true, key: (l) => l.id, pick: (l) => pick("broker", l.id),
         make: () => h("div", h("span.soft.n"), h("span"), h("span.soft"), h("span.n.soft")),
         update(row, l) {
           const [id, subject, reason, at] = row.children;
@@ -727,7 +728,6 @@ const pages = {
         const mine = ++asked;
         const key = /^\d+$/.test(id) ? +id : id;
         shownId = key; list.mark(key);
-        history.replaceState(null, "", "#broker/" + encodeURIComponent(id));
         try {
           const l = await get("api/letters/" + encodeURIComponent(id));
           if (mine !== asked) return;
@@ -876,8 +876,7 @@ async function who() {
   $("operator").hidden = !session.can_act;
   say($("operator"), session.operator ? "Operator: leave" : "Read only: become operator");
   current?.redraw?.();
-  const id = location.hash.split("/")[1];
-  if (id) current?.open?.(decodeURIComponent(id));
+  go();
 }
 $("operator").addEventListener("click", async () => {
   if (session.operator) { token = ""; sessionStorage.removeItem("token"); return who(); }
@@ -899,4 +898,3 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("hashchange", go);
 await who();
-go();

@@ -32,7 +32,8 @@ impl Tab {
         let mut process = Process::new("chromium", |folder: &Path| {
             run(Command::new("mkfifo").args([folder.join("in"), folder.join("out")]));
             let mut command = Command::new("sh");
-            command.current_dir(folder).arg("-c").arg(format!(
+            // Its sockets too are gone with the folder.
+            command.current_dir(folder).env("TMPDIR", folder).arg("-c").arg(format!(
                 "exec ${{GUSSET_CHROMIUM:-chromium}} --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage \
                  --disable-background-networking --disable-component-update --disable-sync --no-first-run \
                  --user-data-dir=profile --window-size={width},900 --remote-debugging-pipe about:blank 3<in 4>out"

@@ -141,6 +141,24 @@ fn what_services_say_is_text_and_never_markup() {
 }
 
 #[test]
+fn what_is_drawn_again_does_not_take_back_where_one_goes() {
+    let runtime = Runtime::new().unwrap();
+    let world = world(&runtime, 3, 2);
+    let url = serve(&runtime, world.sources());
+    let mut tab = Tab::open(1280, false);
+    tab.go(&format!("{url}#sagas/s-1"));
+    tab.until(&shows("Journal"));
+    // From here on the run that is open never comes, so that each drawing asks for it again.
+    tab.eval("void (fetch = () => new Promise(() => {}))");
+    tab.go(&format!("{url}#sagas/w-1"));
+    tab.until(
+        "document.querySelector('.row.saga[aria-selected=true]')?.textContent.includes('w-1')",
+    );
+    tab.eval("location.hash = '#broker'; document.querySelector('input[type=search]').dispatchEvent(new Event('input'))");
+    tab.until("document.querySelector('[aria-current]').id === 'to-broker'");
+}
+
+#[test]
 fn a_change_appears_by_itself_and_operators_act() {
     let runtime = Runtime::new().unwrap();
     let world = world(&runtime, 3, 2);
