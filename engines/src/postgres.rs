@@ -89,13 +89,13 @@ impl Postgres {
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
 
-    /// Gives a folder to the user that the server runs as.
+    /// Gives a folder and what is in it to the user that the server runs as.
     ///
     /// # Panics
     /// If there is no such user.
     pub fn give(folder: &Path) {
         if is_root() {
-            run(Command::new("chown").arg("postgres:postgres").arg(folder));
+            run(Command::new("chown").args(["-R", "postgres:postgres"]).arg(folder));
         }
     }
 }

@@ -18,16 +18,18 @@ use crate::{Ratio, Window};
 ///     .or_slow_ratio(Ratio::percent(80), Duration::from_secs(2));
 /// ```
 ///
-/// # The two presets, and others' defaults
+/// # The presets, and others' defaults
 ///
 /// | | trips at | window | at least | open for | closes after |
 /// |---|---|---|---|---|---|
 /// | [`Policy::consecutive`]`(5)` | 5 in a row | | | 30 s | 3 successes |
 /// | [`Policy::failure_ratio`]`(50 %)` | 50 % | 10 s in 10 buckets | 20 calls | 5 s, doubling up to 60 s | 3 successes |
+/// | [`Policy::instance`] | 5 in a row | | | 1 s, doubling up to 30 s | 3 successes |
 /// | Hystrix | 50 % | 10 s in 10 buckets | 20 | 5 s | 1 |
 /// | Polly | 10 % | 30 s in 10 buckets | 100 | 5 s | 1 |
 /// | resilience4j | 50 % | 100 calls | 100 | 60 s | 10, judged by ratio |
 /// | Envoy outlier detection | 5 in a row | | | 30 s times the ejections so far, up to 300 s | (returned without a probe) |
+/// | Linkerd failure accrual | 7 in a row | | | 1 s, doubling up to 60 s | 1 |
 ///
 /// A minimum of 100 calls never trips a service that is called less than ten times a second; 20 in 10 s look past a single failure and
 /// still see two calls a second. 10 s is longer than a restart's hiccup and short enough to forget it.
@@ -84,6 +86,20 @@ impl Policy {
     #[must_use]
     pub const fn consecutive(failures: u32) -> Self {
         Self::BASE.or_consecutive(failures)
+    }
+
+    /// For the circuit of one instance, as balancers and gateways keep it: five failures in a row, open for 1 s, doubling up to 30 s each time it trips
+    /// again, and up to 20 % longer by chance. A call that is dropped says nothing, see [`slow_after`](Self::slow_after).
+    ///
+    /// An instance that restarts is back in a second or two, and the only one of its service is then missed for no longer than that; a long
+    /// outage is tried twice a minute.
+    #[must_use]
+    pub const fn instance() -> Self {
+        Self::consecutive(5)
+            .open_for(Duration::from_secs(1))
+            .open_growth(2, Duration::from_secs(30))
+            .open_jitter(Ratio::percent(20))
+            .slow_after(Duration::MAX)
     }
 
     /// Trips when at least this share of the calls in the [`window`](Self::window) failed, and one of them at least. Open for 5 s, doubling up to 60 s each

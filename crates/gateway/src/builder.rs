@@ -2,7 +2,7 @@ mod error;
 mod gate;
 mod parts;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use gusset_breaker::Policy;
 use gusset_ratelimit::{Concurrency, ConcurrencyLimiter};
@@ -57,7 +57,7 @@ impl Builder {
             trusted: Vec::new(),
             shed: None,
             between_services: false,
-            breaker: Policy::default().slow_after(Duration::MAX),
+            breaker: Policy::instance(),
             pick: Picker::default(),
             policies: HashMap::new(),
             fleet: Fleet::new().slow_start(Fleet::SLOW_START),
@@ -135,9 +135,8 @@ impl Builder {
     /// When an instance is left alone. Every instance has a circuit of its own, shared by all routes to its upstream. Failures are
     /// answers of 5xx, connections that break, and routes' timeouts that passed.
     ///
-    /// Default [`Policy::default`], five failures in a row and 30 s, with an unlimited [`Policy::slow_after`]: a call that is
-    /// dropped says nothing, for a client that leaves late would count like an instance that hangs. Set it where
-    /// retries have an attempt timeout, which drops calls as well.
+    /// Default [`Policy::instance`]: five failures in a row, for 1 s that doubles up to 30 s. A call that is dropped says nothing there, for a client that leaves
+    /// late would count like an instance that hangs. Set [`Policy::slow_after`] where retries have an attempt timeout, which drops calls as well.
     #[must_use]
     pub const fn breaker(mut self, policy: Policy) -> Self {
         self.breaker = policy;

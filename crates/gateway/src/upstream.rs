@@ -268,14 +268,14 @@ impl<B> Classify<B> for Judge {
         if no_instance || ClientFault::in_error(&**error).is_some() {
             return Verdict::Final;
         }
-        // No connection means, whatever the reason, that nothing was sent. A circuit that opened between the choice of its instance
-        // and the call says when that one will be back, but there are others.
+        // A circuit that opened between the choice of its instance and the call says when that one will be back, but there are others. If there are none, nobody
+        // waits here for that: all would come back at once.
+        if error.is::<Open>() && !self.upstream.has_eligible() {
+            return Verdict::Final;
+        }
+        // No connection means, whatever the reason, that nothing was sent. Where there is too much to do, another one may have room.
         let not_connected = error.downcast_ref().is_some_and(TransportError::is_unsent);
-        // Another one may have room.
-        if not_connected
-            || error.is::<Overloaded>()
-            || (error.is::<Open>() && self.upstream.has_eligible())
-        {
+        if not_connected || error.is::<Overloaded>() || error.is::<Open>() {
             return Verdict::NotSent { after: None };
         }
         Transient.classify(result)
@@ -355,6 +355,6 @@ mod tests {
         circuits[0].1.force_open();
         assert_eq!(verdict(), Verdict::NotSent { after: None });
         circuits[1].1.force_open();
-        assert_eq!(verdict(), Verdict::NotSent { after: Some(half_a_minute) });
+        assert_eq!(verdict(), Verdict::Final);
     }
 }

@@ -3,7 +3,14 @@
 
 mod common;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -16,8 +23,9 @@ use gusset_gateway::{AuthError, CommonQuota, Gateway, Identity, PeerAddr, Route,
 use gusset_ratelimit::Quota;
 use gusset_registry::MemoryRegistry;
 use gusset_sidecar::RetryPolicy;
-use http::{Method, Request, request::Parts};
+use http::{Method, Request, StatusCode, request::Parts};
 use http_body_util::Full;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 fn orders() -> Router {
@@ -288,10 +296,33 @@ async fn a_call_waits_for_a_first_instance_as_long_as_its_upstream_says() {
 }
 
 #[tokio::test]
+async fn the_only_instance_is_tried_again_soon_after_it_failed() {
+    let ails = Arc::new(AtomicBool::new(true));
+    let health = ails.clone();
+    let answer = get(async move || match health.load(SeqCst) {
+        true => StatusCode::INTERNAL_SERVER_ERROR,
+        false => StatusCode::OK,
+    });
+    let service = upstream(Router::new().route("/a", answer)).await;
+    let registry = registry("shop", &[service.address]).await;
+    let gateway = Gateway::builder(registry).route(Route::new("/a").to("shop")).build().unwrap();
+    let mut failed = 0;
+    while gateway.breakers()[0].circuit.state() != State::Open {
+        failed += 1;
+        assert!(ask(&gateway, to("/a")).await.status() == 500 && failed <= 5);
+    }
+    ails.store(false, SeqCst);
+    let open = ask(&gateway, to("/a")).await;
+    let again = open.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap();
+    assert!(open.status() == 503 && again <= 2, "{again}");
+    let back = async { while ask(&gateway, to("/a")).await.status() != 200 {} };
+    timeout(Duration::from_secs(10), back).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_open_circuit_is_503_and_says_when_to_come_back() {
     let service =
-        upstream(Router::new().route("/a", get(async || http::StatusCode::INTERNAL_SERVER_ERROR)))
-            .await;
+        upstream(Router::new().route("/a", get(async || StatusCode::INTERNAL_SERVER_ERROR))).await;
     let registry = registry("shop", &[service.address]).await;
     let gateway = Gateway::builder(registry)
         .route(Route::new("/a").to("shop"))
@@ -358,7 +389,7 @@ async fn a_post_that_may_have_been_acted_on_is_not_made_again() {
     let seen = calls.clone();
     let busy = move || {
         seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        async { http::StatusCode::SERVICE_UNAVAILABLE }
+        async { StatusCode::SERVICE_UNAVAILABLE }
     };
     let service = upstream(Router::new().route("/a", post(busy.clone()).get(busy))).await;
     let registry = registry("shop", &[service.address]).await;

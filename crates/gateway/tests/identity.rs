@@ -349,6 +349,8 @@ async fn a_client_certificate_names_its_sender() {
     }
     let without = ask(&any, to("/a")).await;
     assert_eq!(without.status(), 401);
+    let both = certificate(&[cart, (DNS, "cart.shop"), (DNS, "b")]);
+    assert!(both.uris().eq([cart.1]) && both.dns_names().eq(["cart.shop", "b"]));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! A gateway under load and faults for a long time: nobody gets another's answer, nothing is executed twice, and memory stays flat.
 //!
-//! For 10 s in `./test`, five minutes with `GUSSET_DEEP=1`, and for as long as one likes by hand:
+//! For 10 s among the other tests, five minutes in a stage of `./test` of its own, two hours in that of `./test --deep`, and for as long as one likes by hand.
+//! A pause after each request of the 16 clients leaves the machine for something else:
 //!
 //! ```text
-//! GUSSET_SOAK_SECONDS=7200 cargo test --release -p gusset-gateway --test soak -- --nocapture
+//! GUSSET_SOAK_SECONDS=7200 GUSSET_SOAK_PAUSE_MS=50 cargo test --release -p gusset-gateway --test soak -- --nocapture
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
@@ -181,9 +182,13 @@ struct Client {
 
 impl Client {
     async fn run(mut self) {
+        let pause = number_in("GUSSET_SOAK_PAUSE_MS").map(Duration::from_millis);
         while !self.seen.over.load(SeqCst) {
             let ask = timeout(Duration::from_secs(120), self.ask());
             assert!(ask.await.is_ok(), "a request never ends");
+            if let Some(pause) = pause {
+                sleep(pause).await;
+            }
         }
     }
 
@@ -317,10 +322,8 @@ fn memory() -> u64 {
     kib.unwrap_or_default() / 1024
 }
 
-fn length() -> Duration {
-    let told = env::var("GUSSET_SOAK_SECONDS").ok().and_then(|told| told.parse().ok());
-    let usual = if env::var_os("GUSSET_DEEP").is_some() { 300 } else { 10 };
-    Duration::from_secs(told.unwrap_or(usual))
+fn number_in(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|told| told.parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -347,7 +350,8 @@ async fn under_faults_nothing_is_lost_doubled_or_kept() {
         tokio::spawn(Client { front, number, orders: 0, stream: None, chance, seen }.run())
     });
     let clients: Vec<_> = clients.collect();
-    let (begun, length) = (Instant::now(), length());
+    let (begun, seconds) = (Instant::now(), number_in("GUSSET_SOAK_SECONDS").unwrap_or(10));
+    let length = Duration::from_secs(seconds);
     let mut early = None;
     while begun.elapsed() < length && clients.iter().all(|client| !client.is_finished()) {
         sleep((length / 20).min(Duration::from_secs(10))).await;

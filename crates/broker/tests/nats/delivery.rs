@@ -102,6 +102,35 @@ async fn a_group_keeps_what_is_published_while_nobody_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_gets_nothing_new_while_too_many_of_its_messages_are_unsettled() {
+    let server = Server::start();
+    let broker = connect(server.options().max_unsettled(2)).await;
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let (noted, gated) = (log.clone(), gate.clone());
+    let _subscription = broker
+        .subscribe("a")
+        .group("slow")
+        .handle(service_fn(move |delivery: Delivery<u32>| {
+            noted.note(*delivery.body());
+            let gate = gated.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok::<_, BoxError>(())
+            }
+        }))
+        .await
+        .unwrap();
+    for n in 0..5 {
+        broker.publish("a", &n).await.unwrap();
+    }
+    log.has(2).await;
+    let of_group = server.operator().await.group("slow").await;
+    assert_eq!((&of_group["num_ack_pending"], &of_group["num_pending"]), (&json!(2), &json!(3)));
+    gate.add_permits(5);
+    log.has(5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_has_everything_that_its_publisher_gave_it() {
     let server = Server::start();
     let (here, there) = (server.broker().await, server.broker().await);

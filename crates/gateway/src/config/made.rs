@@ -242,13 +242,15 @@ pub(super) fn breaker(section: &BreakerSection) -> Policy {
                 .failures_in_a_row
                 .map_or(policy, |failures| policy.or_consecutive(failures.get()))
         }
-        None => Policy::consecutive(section.failures_in_a_row.map_or(5, |n| n.get())),
+        None => {
+            let failures = section.failures_in_a_row;
+            failures.map_or(Policy::instance(), |n| Policy::instance().or_consecutive(n.get()))
+        }
     };
     if let Some(open) = section.open {
-        policy = policy.open_for(open.0);
-        if section.failure_percent.is_some() {
-            policy = policy.open_growth(2, open.0.max(Duration::from_secs(60)));
-        }
+        let longest = if section.failure_percent.is_some() { 60 } else { 30 };
+        let longest = open.0.max(Duration::from_secs(longest));
+        policy = policy.open_for(open.0).open_growth(2, longest);
     }
     // As in a gateway that is built by hand: a client that leaves late says nothing of the instance.
     policy.slow_after(Duration::MAX)

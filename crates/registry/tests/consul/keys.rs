@@ -1,3 +1,6 @@
+use std::num::NonZeroUsize;
+
+use gusset_registry::ConsulPolicy;
 use http::Method;
 use serde_json::json;
 
@@ -33,6 +36,19 @@ async fn of_two_writers_with_the_same_index_one_writes() {
     assert_eq!(server.get("kv/a?raw").await.text(), "3");
     let answer = server.call(Method::DELETE, &format!("kv/a?cas={index}"), "").await.ok();
     assert_eq!(answer.text(), "false");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_all_keys_and_values_take_is_bounded() {
+    let most = NonZeroUsize::new(1_000).unwrap();
+    let (server, _ticker) = Server::with(ConsulPolicy::default().kv_bytes(most));
+    server.put("kv/a", "x".repeat(600)).await.ok();
+    assert_eq!(server.put("kv/b", "x".repeat(600)).await.status, 507);
+    assert_eq!(server.get("kv/b").await.status, 404);
+    // What takes the place of another needs no room beside it.
+    server.put("kv/a", "y".repeat(700)).await.ok();
+    server.put("kv/a", "").await.ok();
+    server.put("kv/b", "x".repeat(600)).await.ok();
 }
 
 #[tokio::test(start_paused = true)]

@@ -421,3 +421,15 @@ async fn dropping_the_last_clone_ends_all_tasks() {
     let ended = tokio::time::timeout(ms(50), watch.changed()).await;
     assert!(ended.is_ok_and(|last| last.instances().len() == 1), "what was known stays");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_service_is_listed_anew_now_and_then() {
+    let server = Etcd::start();
+    let registry = registry_with(std::slice::from_ref(&server), policy().list_every(ms(50)));
+    let _registrations = registered(&registry, 1).await;
+    let watch = registry.watch("s0");
+    let listed = async || registry.stats().listings >= 5;
+    eventually("it is listed again and again", listed).await;
+    assert!(!registry.state().is_away());
+    shows(&watch, "a").await;
+}

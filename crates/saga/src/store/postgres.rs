@@ -100,7 +100,10 @@ impl PostgresStore {
         Self::connect_with(options, NoTls).await
     }
 
-    /// Connects with TLS as `tls` makes it, where `sslmode` in the URL does not say otherwise. Any connector for `tokio-postgres` will do.
+    /// Connects with TLS as `tls` makes it. Any connector for `tokio-postgres` will do, as that of `tokio-postgres-rustls`.
+    ///
+    /// Say `sslmode=require` in the URL: the default there is `prefer`, which goes on without TLS where the server, or who stands in between, says that it has none.
+    /// Unix sockets have no TLS.
     ///
     /// # Errors
     ///

@@ -11,3 +11,4 @@ mod outage;
 mod outbox;
 mod speed;
 mod store;
+mod tls;

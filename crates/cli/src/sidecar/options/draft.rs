@@ -60,7 +60,7 @@ impl Default for Draft {
             access_log: None,
             cores: NonZeroUsize::MIN,
             ttl: Duration::from_secs(30),
-            open_for: Duration::from_secs(30),
+            open_for: Duration::from_secs(1),
             grace: Duration::from_secs(1),
             drain_limit: Duration::from_secs(30),
             log: None,

@@ -157,7 +157,7 @@ impl Section for BreakerSection {
         }
         let open = fields.optional(
             "open",
-            "For how long. Default 30s; with failure_percent 5s, which doubles up to 60s.",
+            "For how long the first time; each time in a row it is twice that, up to 30s, or 60s with failure_percent. Default 1s; with failure_percent 5s.",
         );
         Some(Self { failures_in_a_row, failure_percent, window, min_calls, open })
     }
