@@ -30,7 +30,7 @@ async fn main() -> Result<(), BoxError> {
 
     // trace → metrics → retry → deadline → balance → circuit of the instance → connection
     let sidecar = Sidecar::new("shop");
-    let circuits = circuits(&sidecar, Policy::consecutive(5));
+    let circuits = circuits(&sidecar, Policy::instance());
     let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
     let quotes = standard(&sidecar, registry.watch("quotes"), &circuits, http);
 

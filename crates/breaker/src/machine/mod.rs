@@ -32,6 +32,9 @@ pub(crate) struct Machine {
     /// When the newest probe was admitted. Written before the word that admits it, so whoever sees a place taken sees a
     /// time at least as young.
     probed_at: Stamp,
+    /// When the first of a row of failures came. Written before the word that counts it. Of two that come at once the later one may count, and the row be
+    /// taken for younger than it is.
+    failing_since: Stamp,
     opening: Opening,
     /// Counted before they are in `outcomes`, so whoever reads that first sees no success that was none.
     failures: AtomicU64,
@@ -55,6 +58,7 @@ impl Machine {
             policy,
             word: Line(AtomicU64::new(0)),
             probed_at: Stamp::new(),
+            failing_since: Stamp::new(),
             opening: Opening::new(&policy),
             failures: AtomicU64::new(0),
             outcomes: Line(AtomicU64::new(0)),
@@ -231,7 +235,7 @@ impl Machine {
     /// Closed: counts the call, and opens the circuit if that was too much.
     fn judge(&self, ticket: Ticket, call: Call, world: &impl World) -> Option<Transition> {
         let by_window = self.count(ticket, call, world).and_then(|totals| self.verdict(totals));
-        let in_a_row = self.row(ticket, call.failed);
+        let in_a_row = self.row(ticket, call.failed, world);
         let trip = by_window.or(in_a_row)?;
         loop {
             let word = self.word();
@@ -273,7 +277,7 @@ impl Machine {
     }
 
     /// Lengthens the row of failures, or ends it.
-    fn row(&self, ticket: Ticket, failed: bool) -> Option<Trip> {
+    fn row(&self, ticket: Ticket, failed: bool, world: &impl World) -> Option<Trip> {
         if self.policy.consecutive == 0 {
             return None;
         }
@@ -284,7 +288,10 @@ impl Machine {
             }
             let closed = Closed::unpack(word.payload());
             let failures = if failed { closed.failures + 1 } else { 0 };
-            if failures >= u64::from(self.policy.consecutive) {
+            if failures == 1 && !self.policy.consecutive_for.is_zero() {
+                self.failing_since.set(world.millis());
+            }
+            if failures >= u64::from(self.policy.consecutive) && self.fails_for_long(world) {
                 return Some(Trip::InARow(failures));
             }
             let next = word.with_payload(Closed { failures, ..closed }.pack());
@@ -292,6 +299,11 @@ impl Machine {
                 return None;
             }
         }
+    }
+
+    fn fails_for_long(&self, world: &impl World) -> bool {
+        let span = self.policy.consecutive_for;
+        span.is_zero() || self.failing_since.age(world.millis()) >= millis(span)
     }
 
     /// Half-open: gives the place back, and closes or opens the circuit if that was the verdict.

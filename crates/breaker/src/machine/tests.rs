@@ -101,6 +101,18 @@ fn it_trips_at_the_fifth_failure_in_a_row_and_not_before() {
 }
 
 #[test]
+fn failures_of_one_moment_do_not_trip_where_they_have_to_last() {
+    let machine = Machine::new(Policy::consecutive(5).consecutive_for(Duration::from_secs(2)));
+    assert!(!play(&machine, "FFFFFFFF", 10) && !play(&machine, "FFF", 11));
+    // The row begins anew with the first failure after a success.
+    assert!(!play(&machine, "SF", 11) && !play(&machine, "FFFF", 12));
+    let ticket = admitted(&machine, 13).unwrap();
+    assert_eq!(trip(record(&machine, ticket, Outcome::Failure, 13)), Some(Trip::InARow(6)));
+    let few = Machine::new(Policy::consecutive(5).consecutive_for(Duration::from_secs(2)));
+    assert!(!play(&few, "FFF", 0) && !play(&few, "F", 9) && play(&few, "F", 9));
+}
+
+#[test]
 fn an_open_circuit_says_when_to_come_back() {
     let machine = tripped_at(100);
     let refused = machine.admit(&secs(112)).unwrap_err();
