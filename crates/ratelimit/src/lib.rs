@@ -160,6 +160,13 @@
 //! does not take the places of the others; and outside of that endpoint's breaker, which else would take the limit's refusals
 //! for failures of the service.
 //!
+//! # When it does not compile
+//!
+//! | the compiler says | because |
+//! |---|---|
+//! | `Infallible: From<Box<dyn Error + Send + Sync>>` is not satisfied | axum wants a service that never fails: put `AnswerLayer` of `gusset-call` outside of the limit, or `Sidecar::inbound`, which has one |
+//! | method `oneshot` (or `call`, `ready`) exists, but its trait bounds were not satisfied | the error of the inner service is not `Into<BoxError>`, or a closure that extracts the key does not name the type of its argument |
+//!
 //! # Differences from
 //!
 //! - **tower's `RateLimit`**: it is `Clone`, all clones share one limit, and it refuses instead of waiting in `poll_ready`, where a

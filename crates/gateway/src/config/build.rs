@@ -26,7 +26,8 @@ use super::{
     made::{breaker, cors, fleet, registry},
 };
 use crate::{
-    Builder, Descriptors, Gateway, Split, Upstream, UpstreamPolicy, builder::Fault, transport::Pool,
+    BuildError, Builder, Descriptors, Gateway, Split, Upstream, UpstreamPolicy, builder::Fault,
+    transport::Pool,
 };
 
 /// A gateway while it is built.
@@ -88,7 +89,9 @@ impl<'c> Building<'c> {
                 _ => {}
             }
         }
+        let found = self.errors.len();
         builder = self.senders(builder);
+        let senders_are_wrong = self.errors.len() > found;
         let mut places = Vec::new();
         let config = self.config;
         for section in &config.file.routes {
@@ -101,8 +104,13 @@ impl<'c> Building<'c> {
         // Also if errors were found: there may be more.
         let built = builder.compile();
         if let Err(faults) = &built {
+            // That nothing tells who sends is no news then.
+            let is_news = |fault: &&Fault| {
+                !(senders_are_wrong && matches!(fault.error, BuildError::NoAuthenticate { .. }))
+            };
             let errors = faults
                 .iter()
+                .filter(is_news)
                 .map(|fault| self.place_of(fault, &places).error(fault.error.reason()));
             let errors: Vec<_> = errors.collect();
             self.errors.extend(errors);

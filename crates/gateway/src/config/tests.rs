@@ -78,6 +78,17 @@ fn all_errors_of_syntax_are_told_at_once() {
 }
 
 #[test]
+fn a_key_that_is_wrong_is_all_that_is_said_of_who_sends() {
+    let folder = gusset_engines::Folder::new("short");
+    let file = folder.join("secret");
+    std::fs::write(&file, "short\n").unwrap();
+    let jwt = format!("authenticated = true\n[jwt]\nsecret = {{ file = {file:?} }}\n");
+    let errors = errors(&route(&jwt));
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    assert!(errors[0].contains("too short; HS256 needs 32 bytes"), "{errors:#?}");
+}
+
+#[test]
 fn what_only_fails_together_has_its_place_as_well() {
     let mut wrong = Vec::new();
     for (text, expected) in [

@@ -390,7 +390,7 @@ pub enum JwtKeyError {
     #[error("the key is of no kind that verifies tokens here")]
     Unknown,
     /// A secret of less than 32, 48 or 64 bytes for `HS256`, `HS384` or `HS512`, or RSA of less than 2,048 bits.
-    #[error("the key is too short")]
+    #[error("the key is too short; HS256 needs 32 bytes, HS384 48, HS512 64, and RSA 2,048 bits")]
     Short,
     /// It is a private key, which only the issuer should have.
     #[error("the key is a private one; the gateway needs the public one")]
