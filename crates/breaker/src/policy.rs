@@ -24,7 +24,7 @@ use crate::{Ratio, Window};
 /// |---|---|---|---|---|---|
 /// | [`Policy::consecutive`]`(5)` | 5 in a row | | | 30 s | 3 successes |
 /// | [`Policy::failure_ratio`]`(50 %)` | 50 % | 10 s in 10 buckets | 20 calls | 5 s, doubling up to 60 s | 3 successes |
-/// | [`Policy::instance`] | 5 in a row, over 100 ms | | | 1 s, doubling up to 30 s | 3 successes |
+/// | [`Policy::instance`] | 5 in a row, over 20 ms | | | 1 s, doubling up to 30 s | 3 successes |
 /// | Hystrix | 50 % | 10 s in 10 buckets | 20 | 5 s | 1 |
 /// | Polly | 10 % | 30 s in 10 buckets | 100 | 5 s | 1 |
 /// | resilience4j | 50 % | 100 calls | 100 | 60 s | 10, judged by ratio |
@@ -90,7 +90,7 @@ impl Policy {
         Self::BASE.or_consecutive(failures)
     }
 
-    /// For the circuit of one instance, as balancers and gateways keep it: five failures in a row over [100 ms](Self::consecutive_for), open for 1 s, doubling up to 30 s each time it trips
+    /// For the circuit of one instance, as balancers and gateways keep it: five failures in a row over [20 ms](Self::consecutive_for), open for 1 s, doubling up to 30 s each time it trips
     /// again, and up to 20 % longer by chance. A call that is dropped says nothing, see [`slow_after`](Self::slow_after).
     ///
     /// An instance that restarts is back in a second or two, and the only one of its service is then missed for no longer than that; a long
@@ -98,7 +98,7 @@ impl Policy {
     #[must_use]
     pub const fn instance() -> Self {
         Self::consecutive(5)
-            .consecutive_for(Duration::from_millis(100))
+            .consecutive_for(Duration::from_millis(20))
             .open_for(Duration::from_secs(1))
             .open_growth(2, Duration::from_secs(30))
             .open_jitter(Ratio::percent(20))

@@ -135,7 +135,7 @@ impl Builder {
     /// When an instance is left alone. Every instance has a circuit of its own, shared by all routes to its upstream. Failures are
     /// answers of 5xx, connections that break, and routes' timeouts that passed.
     ///
-    /// Default [`Policy::instance`]: five failures in a row over 100 ms, for 1 s that doubles up to 30 s. A call that is dropped says nothing there, for a client that leaves
+    /// Default [`Policy::instance`]: five failures in a row over 20 ms, for 1 s that doubles up to 30 s. A call that is dropped says nothing there, for a client that leaves
     /// late would count like an instance that hangs. Set [`Policy::slow_after`] where retries have an attempt timeout, which drops calls as well.
     #[must_use]
     pub const fn breaker(mut self, policy: Policy) -> Self {

@@ -269,8 +269,9 @@ impl<B> Classify<B> for Judge {
             return Verdict::Final;
         }
         // A circuit that opened between the choice of its instance and the call says when that one will be back, but there are others. If there are none, nobody
-        // waits here for that: all would come back at once.
-        if error.is::<Open>() && !self.upstream.has_eligible() {
+        // waits here for that: all would come back at once. Of one that is being probed soon more is known.
+        let opened = error.downcast_ref::<Open>().is_some_and(|open| open.retry_after().is_some());
+        if opened && !self.upstream.has_eligible() {
             return Verdict::Final;
         }
         // No connection means, whatever the reason, that nothing was sent. Where there is too much to do, another one may have room.
@@ -347,14 +348,14 @@ mod tests {
         let upstream = Shared::new(&Upstream::fixed(addresses), &setup());
         let judge = Judge { upstream: Arc::new(upstream.clone()) };
         let half_a_minute = Duration::from_secs(30);
-        let verdict = || {
-            let open = Open::new("10.0.0.1:80").with_retry_after(half_a_minute);
-            judge.classify(&Err::<Response<()>, BoxError>(open.into()))
-        };
+        let judged = |open: Open| judge.classify(&Err::<Response<()>, BoxError>(open.into()));
+        let verdict = || judged(Open::new("10.0.0.1:80").with_retry_after(half_a_minute));
         let circuits = upstream.endpoints();
         circuits[0].1.force_open();
         assert_eq!(verdict(), Verdict::NotSent { after: None });
         circuits[1].1.force_open();
         assert_eq!(verdict(), Verdict::Final);
+        let probed = judged(Open::new("10.0.0.1:80"));
+        assert_eq!(probed, Verdict::NotSent { after: None }, "it may be back in a moment");
     }
 }

@@ -249,7 +249,7 @@ mod tests {
             (&["--access-log", "-", "--allow", "shop"], &[]),
             (&["--grace", "7s", "--token", "t", "--zone", "b"], &["grace", "registry", "instance"]),
             (&["--mtls-cert", "d", "--admin", "127.0.0.1:1"], &["admin", "mtls"]),
-            (&["--ttl", "7s", "--circuit-open", "1s"], &["ttl", "circuit_open"]),
+            (&["--ttl", "7s", "--circuit-open", "7s"], &["ttl", "circuit_open"]),
             (&["--otlp", "http://o", "--", "sh"], &["command", "otlp"]),
         ] {
             let later = sidecar(&[&mesh[..], more].concat());

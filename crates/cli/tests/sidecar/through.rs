@@ -140,7 +140,7 @@ fn an_instance_that_keeps_failing_is_left_alone_and_whoever_asks_is_refused_at_o
     let pay = "POST /pay HTTP/1.1\r\nHost: bank\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     let ask = || http(side.outbound, pay).to_ascii_lowercase();
     eventually("the bank is found", || ask().contains("x-of: bank").then_some(()));
-    // For a tenth of a second at least, and five times.
+    // Five times, and for 20 ms at least.
     eventually("the circuit opens", || (!ask().contains("x-of: bank")).then_some(()));
     let before = asked.try_iter().count();
     assert!(before >= 5, "{before}");

@@ -241,7 +241,7 @@ pub(super) fn breaker(section: &BreakerSection) -> Policy {
             section
                 .failures_in_a_row
                 .map_or(policy, |failures| policy.or_consecutive(failures.get()))
-                .consecutive_for(Duration::from_millis(100))
+                .consecutive_for(Duration::from_millis(20))
         }
         None => {
             let failures = section.failures_in_a_row;

@@ -138,7 +138,7 @@ impl Section for BreakerSection {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let failures_in_a_row = fields.optional(
             "failures_in_a_row",
-            "After so many failures without a success, the first of which was 100 ms ago or more. Default 5, unless failure_percent is there.",
+            "After so many failures without a success, the first of which was 20 ms ago or more. Default 5, unless failure_percent is there.",
         );
         let failure_percent = fields.optional(
             "failure_percent",
