@@ -74,7 +74,7 @@ gusset sidecar --config FILE [--check] [OPTIONS] [-- COMMAND [ARGS]]
                       spiffe://NAME/SERVICE, read again when they change
   --allow SERVICE...  who may call then [all of the trust domain]
   --ttl SPAN          after which the registry takes the app for gone if it hears nothing [30s]
-  --circuit-open SPAN how long an instance that fails is left alone at first; doubles up to 30s [1s]
+  --circuit-open SPAN how long an instance that fails is left alone [1s, which doubles up to 30s]
   --grace SPAN        between leaving the registry and closing the door [1s]
   --drain-limit SPAN  for the whole end; what is left then is cut, and the command killed [30s]
   --log FILTER        as info,hyper=warn [$GUSSET_LOG, or info]

@@ -72,7 +72,7 @@ impl Section for File {
             access_log: fields.optional("access_log", "A line of JSON for each request to the app, without queries. Default none."),
             cores: fields.optional("cores", "Threads for requests. Default 1."),
             ttl: fields.optional("ttl", "After which the registry takes the app for gone if it hears nothing. Default \"30s\"."),
-            open_for: fields.optional("circuit_open", "How long an instance that fails is left alone at first, before a call tries it again; each time in a row twice as long, up to 30 s. Default \"1s\"."),
+            open_for: fields.optional("circuit_open", "How long an instance that fails five times in a row is left alone each time, before a call tries it again. Default: 1 s, each time in a row twice as long, up to 30 s."),
             grace: fields.optional("grace", "Between leaving the registry and closing the door. Default \"1s\"."),
             drain_limit: fields.optional("drain_limit", "For the whole end. Default \"30s\"."),
             log: fields.optional("log", "What is logged, as \"info,hyper=warn\"."),

@@ -43,8 +43,8 @@ pub(crate) struct Sidecar {
     pub(super) cores: NonZeroUsize,
     /// After which the registry takes the app for gone if it hears nothing.
     pub(super) ttl: Duration,
-    /// How long an instance that fails is left alone.
-    pub(super) open_for: Duration,
+    /// How long an instance that fails is left alone each time, if not as by default.
+    pub(super) open_for: Option<Duration>,
     pub(super) grace: Duration,
     pub(super) drain_limit: Duration,
     pub(super) log: Option<String>,

@@ -234,8 +234,10 @@ fn outbound(
         Some(zone) => fleet.zone(zone),
         None => fleet,
     };
-    let longest = options.open_for.max(Duration::from_secs(30));
-    let breaker = Policy::instance().open_for(options.open_for).open_growth(2, longest);
+    let breaker = match options.open_for {
+        Some(span) => Policy::default().slow_after(Duration::MAX).open_for(span),
+        None => Policy::instance(),
+    };
     let (timeout, mesh, layers) = (options.timeout, options.mesh.clone(), layers.clone());
     Ok(ByHost::new(fallback, move |service: &str| {
         let transport = transport(mesh.as_ref(), service)?;

@@ -44,7 +44,7 @@ pub(super) fn shown(options: &Sidecar, instance: &Instance, doors: [SocketAddr; 
         })),
         "cores": options.cores,
         "ttl_seconds": seconds(options.ttl),
-        "circuit_open_seconds": seconds(options.open_for),
+        "circuit_open_seconds": options.open_for.map(seconds),
         "grace_seconds": seconds(options.grace),
         "drain_limit_seconds": seconds(options.drain_limit),
         // Arguments may be secrets.

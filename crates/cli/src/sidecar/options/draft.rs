@@ -60,7 +60,7 @@ impl Default for Draft {
             access_log: None,
             cores: NonZeroUsize::MIN,
             ttl: Duration::from_secs(30),
-            open_for: Duration::from_secs(1),
+            open_for: None,
             grace: Duration::from_secs(1),
             drain_limit: Duration::from_secs(30),
             log: None,
@@ -101,7 +101,7 @@ impl Draft {
         set(&mut it.timeout, file.timeout);
         set(&mut it.cores, file.cores);
         set(&mut it.ttl, file.ttl);
-        set(&mut it.open_for, file.open_for);
+        set(&mut it.open_for, file.open_for.map(Some));
         set(&mut it.grace, file.grace);
         set(&mut it.drain_limit, file.drain_limit);
         (it.in_flight, it.log, it.proxy) = (file.in_flight, file.log, file.proxy);
@@ -175,7 +175,7 @@ impl Draft {
             "in-flight" => it.in_flight = Some(number(name, &value)?),
             "cores" => it.cores = number(name, &value)?,
             "ttl" => it.ttl = span(name, &value)?,
-            "circuit-open" => it.open_for = span(name, &value)?,
+            "circuit-open" => it.open_for = Some(span(name, &value)?),
             "grace" => it.grace = span(name, &value)?,
             "drain-limit" => it.drain_limit = span(name, &value)?,
             "log" => it.log = Some(value),
@@ -207,7 +207,7 @@ impl Draft {
         it.otlp = otlp::checked(self.otlp)?;
         // Longer ones are none, and could not be added to a time.
         let spans = [&mut it.timeout.0, &mut it.grace, &mut it.drain_limit];
-        for span in spans.into_iter().chain([&mut it.ttl, &mut it.open_for]) {
+        for span in spans.into_iter().chain([&mut it.ttl]).chain(&mut it.open_for) {
             *span = (*span).min(Limit::NONE.0);
         }
         for token in [&it.token, &it.admin_token].into_iter().flatten() {
