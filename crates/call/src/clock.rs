@@ -113,11 +113,12 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Tokio's time, if it stands still. A moment of the system's clock then does not lie between two of tokio's.
+/// Tokio's time, if it stands still while the system's clock goes on.
 pub(crate) fn paused() -> Option<Instant> {
-    let (before, system, after) = (Instant::now(), std::time::Instant::now(), Instant::now());
-    let runs = before.into_std() <= system && system <= after.into_std();
-    (!runs).then_some(after)
+    let (before, system) = (Instant::now(), std::time::Instant::now());
+    while std::time::Instant::now() == system {}
+    let after = Instant::now();
+    (before == after).then_some(after)
 }
 
 #[cfg(test)]
@@ -137,6 +138,16 @@ mod tests {
         let later = Clock::new();
         advance(HOUR).await;
         assert_eq!((clock.now(), later.now()), (2 * HOUR, HOUR));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_stands_still_is_known_even_where_the_system_catches_up_with_it() {
+        for ahead in 0..100_000 {
+            let now = Instant::now().into_std();
+            let target = std::time::Instant::now() + Duration::from_nanos(ahead % 4_000);
+            advance(target.saturating_duration_since(now)).await;
+            assert!(paused().is_some(), "{ahead}");
+        }
     }
 
     #[tokio::test]
