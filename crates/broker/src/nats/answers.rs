@@ -1,15 +1,16 @@
 //! Questions and answers between processes.
 //!
-//! A question is a message like any other. Its answer is a plain NATS message, which no stream keeps: whoever asked waits for it
-//! now, or not at all.
+//! A question is a message like any other. Its answer is a plain NATS message, which no stream keeps: whoever asked says that he has it,
+//! and until then it is sent again, as long as he may be on his way back to the server.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::{
     runtime::Handle,
     task::AbortHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, sleep},
 };
 
 use super::{
@@ -25,6 +26,11 @@ const INBOX: &str = "_inbox.";
 /// How long it is believed that a group is there. One that is not is asked for each time.
 const BELIEVED: Duration = Duration::from_secs(10);
 
+/// How long an asker is waited for whom the server does not know: more than the longest pause between two attempts to come back.
+const COMES_BACK: Duration = Duration::from_secs(3);
+/// How long until he is sought again.
+const SEEK_AGAIN: Duration = Duration::from_millis(50);
+
 /// This process's way to ask, and to answer others.
 pub(crate) struct Answers {
     core: Arc<Core>,
@@ -39,6 +45,8 @@ struct State {
     listening: Option<Listening>,
     /// What groups on the server want, and when that was so.
     heard: Option<(Instant, Arc<[Pattern]>)>,
+    /// The asker who did not come back: nobody waits for him a second time, whatever else he asked.
+    gone: Option<String>,
 }
 
 struct Listening(AbortHandle);
@@ -70,18 +78,34 @@ impl Answers {
         message.headers().get(Headers::REPLY_TO).is_some_and(|subject| subject.starts_with(INBOX))
     }
 
-    /// Sends an answer to whoever asked, in whatever process; gone, if he waits no more.
+    /// Brings an answer to whoever asked, in whatever process; nobody has it, if he is gone or does not say that he has it.
     pub(crate) async fn answer(&self, message: &Message) -> Result<Receipt, Error> {
         let (link, layout) = (&self.core.link, &self.core.layout);
         self.core.check_size(message)?;
-        let place = layout.answer(message.subject().as_str());
+        let subject = message.subject().as_str();
+        let asker = subject.rsplit_once('.').map_or(subject, |(asker, _)| asker);
+        let place = layout.answer(subject);
         let route = Route::default();
-        let headers = wire::write(message, &route, wire::nats_id(message, &route));
-        let sending = link.client().publish_with_headers(place, headers, message.payload().clone());
-        match tokio::time::timeout_at(link.patience(), sending).await {
-            Ok(Ok(())) => Ok(Receipt::new(message.id(), 1)),
-            Ok(Err(_)) => Err(Fault::Ended.into()),
-            Err(_) => Err(Fault::Late.into()),
+        let headers = || wire::write(message, &route, wire::nats_id(message, &route));
+        let (until, back) = (link.patience(), Instant::now() + COMES_BACK);
+        loop {
+            let payload = message.payload().clone();
+            match link.ask(&place, Some(&headers), payload, until).await {
+                Ok(_) => {
+                    self.state().gone.take_if(|gone| gone == asker);
+                    return Ok(Receipt::new(message.id(), 1));
+                }
+                Err(Fault::Nobody) if self.state().gone.as_deref() == Some(asker) => {}
+                Err(Fault::Nobody) if Instant::now() < until.min(back) => {
+                    sleep(SEEK_AGAIN).await;
+                    continue;
+                }
+                Err(Fault::Nobody) => self.state().gone = Some(asker.to_owned()),
+                Err(Fault::Late) => {}
+                Err(fault) => return Err(fault.into()),
+            }
+            tracing::debug!(id = %message.id(), "an answer that nobody has taken");
+            return Ok(Receipt::new(message.id(), 0));
         }
     }
 
@@ -94,15 +118,21 @@ impl Answers {
         let place = self.core.layout.answer(&format!("{prefix}*"));
         let mut letters =
             self.core.link.client().subscribe(place).await.map_err(|_| Fault::Ended)?;
-        let layout = self.core.layout.clone();
+        let core = self.core.clone();
         let bringing = self.runtime.spawn(async move {
             while let Some(letter) = letters.next().await {
-                let Some(subject) = layout.subject_of_answer(&letter.subject) else { continue };
+                let Some(subject) = core.layout.subject_of_answer(&letter.subject) else {
+                    continue;
+                };
                 let arrived = Delivered { times: 1, seq: 0, at: 0 };
                 let headers = letter.headers.as_ref();
                 match wire::read(subject, headers, letter.payload, arrived) {
                     Ok((answer, _)) => take(answer),
                     Err(why) => tracing::warn!(?why, "an answer that this program cannot read"),
+                }
+                // Whoever answered sends it again else, which is taken once only.
+                if let Some(taken) = letter.reply {
+                    let _ = core.link.tell(taken, Bytes::new()).await;
                 }
             }
         });

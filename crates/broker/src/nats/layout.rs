@@ -6,6 +6,8 @@
 //! | `NS_dead` | `NS.dead.GROUP.SUBJECT` | dead letters |
 //! | `NS_notes` | `NS.note.GROUP.ID.REDRIVES` | of messages that failed: how, and what was not their fault |
 //!
+//! `NS.answer.INBOX` is in no stream: an answer on its way to whoever asked.
+//!
 //! A group is a durable consumer of the first stream. The description of each stream says which format it has.
 
 use std::{fmt::Write as _, time::Duration};

@@ -91,6 +91,15 @@ impl Operator {
         self.api(&format!("CONSUMER.INFO.gusset.{name}"), json!({})).await
     }
 
+    /// Whether somebody listens to this subject.
+    pub(crate) async fn is_heard(&self, subject: &str) -> bool {
+        let question = async_nats::Request::new().timeout(Some(Duration::from_millis(200)));
+        match self.0.send_request(subject.to_owned(), question).await {
+            Ok(_) => true,
+            Err(error) => error.kind() != async_nats::RequestErrorKind::NoResponders,
+        }
+    }
+
     /// How many messages lie in the stream.
     pub(crate) async fn messages(&self, stream: &str) -> u64 {
         let info = self.api(&format!("STREAM.INFO.{stream}"), json!({})).await;

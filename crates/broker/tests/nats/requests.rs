@@ -6,9 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gusset_broker::{Broker, Delivery, Error, Policy, Reply, Subscription};
+use gusset_broker::{Broker, Delivery, Error, Headers, NatsOptions, Policy, Reply, Subscription};
 use gusset_call::BoxError;
-use tokio::time::sleep;
+use gusset_engines::Proxy;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::sleep,
+};
 use tower::service_fn;
 
 use crate::harness::{Server, connect, hasty, until};
@@ -105,4 +109,70 @@ async fn an_answer_comes_after_another_attempt_and_across_the_restart_of_a_serve
     sleep(Duration::from_millis(300)).await;
     server.restart();
     assert_eq!(asking.await.unwrap().unwrap(), 42);
+}
+
+/// Answers once it may; tells where each answer goes.
+async fn slow_adder(
+    broker: &Broker,
+) -> (Subscription, mpsc::UnboundedReceiver<String>, Arc<Semaphore>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let may = gate.clone();
+    let handler = service_fn(move |question: Delivery<u32>| {
+        let (tell, may) = (tell.clone(), may.clone());
+        async move {
+            let place = question.headers().get(Headers::REPLY_TO).unwrap_or_default();
+            tell.send(format!("gusset.answer.{place}"))?;
+            drop(may.acquire().await?);
+            Ok::<_, BoxError>(Reply::answer(&(question.body() + 1))?)
+        }
+    });
+    let subscribing = broker.subscribe("add.*").group("adders").policy(hasty()).concurrency(1);
+    (subscribing.handle(handler).await.unwrap(), told, gate)
+}
+
+/// The server throws away what nobody listens for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_finds_whoever_lost_his_connection_meanwhile() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.port());
+    let asks = connect(NatsOptions::new(proxy.url("nats")).max_bytes(16 << 20)).await;
+    let other = server.broker().await;
+    let (_subscription, mut places, gate) = slow_adder(&other).await;
+    let asking = tokio::spawn(async move { asks.request::<_, _, u32>("add.one", &41, SOON).await });
+    let place = places.recv().await.unwrap();
+    proxy.cut();
+    let operator = server.operator().await;
+    until("it is not listened for", async || !operator.is_heard(&place).await).await;
+    gate.add_permits(1);
+    sleep(Duration::from_millis(300)).await;
+    assert!(!asking.is_finished());
+    proxy.mend();
+    assert_eq!(asking.await.unwrap().unwrap(), 42);
+    until("it is settled", async || operator.messages("gusset").await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asked_and_is_gone_holds_up_others_once() {
+    let server = Server::start();
+    let (goes, other, stays) =
+        (server.broker().await, server.broker().await, server.broker().await);
+    let (_subscription, mut places, gate) = slow_adder(&other).await;
+    let operator = server.operator().await;
+    let asking: Vec<_> = (0..20_u32)
+        .map(|n| {
+            let goes = goes.clone();
+            let minute = 3 * SOON;
+            tokio::spawn(async move { goes.request::<_, _, u32>("add.one", &n, minute).await })
+        })
+        .collect();
+    drop(goes);
+    until("all have asked", async || operator.messages("gusset").await == 20).await;
+    let place = places.recv().await.unwrap();
+    asking.iter().for_each(|asking| asking.abort());
+    until("it is not listened for", async || !operator.is_heard(&place).await).await;
+    let begin = Instant::now();
+    gate.add_permits(1);
+    assert_eq!(stays.request::<_, _, u32>("add.one", &1, SOON).await.unwrap(), 2);
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
 }
