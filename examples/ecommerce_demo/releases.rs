@@ -51,19 +51,12 @@ pub(crate) struct BlueGreen {
     pub(crate) failed: u64,
 }
 
-/// What was answered at a moment.
-#[derive(Clone, Copy)]
-struct Count {
-    answered: u64,
-    failed: u64,
-}
-
 impl Story {
     pub(crate) async fn a_canary_is_taken_back(&mut self) -> Result<(), Failed> {
         self.terminal.act(10, "a new release is tried on some customers, and taken back by itself");
         let fault = self.shop.start_next(1).await?;
         self.console.look(&self.shop);
-        let before = self.count();
+        let chapter = self.books.next_chapter();
         let crowd = self.crowd().await?;
         // What is not judged before the time of 50 % is over is judged at 100.
         let percent = vec![1, 5, 25, 50, 100];
@@ -77,10 +70,11 @@ impl Story {
         fault.set(true);
         let aborted = self.releases_until(|now| now.aborted.is_some()).await?.aborted;
         // Some more, who must not notice anything any more.
-        let enough = self.count().answered + 100;
-        self.releases_until(|_| self.count().answered >= enough).await?;
+        let answered = || self.books.answers_since(chapter, "", |_| true);
+        let enough = answered() + 100;
+        self.releases_until(|_| answered() >= enough).await?;
         crowd.leave().await;
-        let failed = || self.count().failed - before.failed;
+        let failed = || self.books.failed_since(chapter);
         // What is under way is counted at both ends a moment apart.
         let now = self.releases_until(|now| now.share(NEXT).failures == failed()).await?;
         let next = now.share(NEXT);
@@ -89,7 +83,7 @@ impl Story {
             aborted,
             calls: next.calls,
             failures: next.failures,
-            answered: self.count().answered - before.answered,
+            answered: answered(),
             failed_elsewhere: failed().abs_diff(next.failures),
         };
         let why = canary.aborted.as_deref().unwrap_or("it was not taken back");
@@ -117,7 +111,7 @@ impl Story {
         self.terminal.act(11, "the release is mended, takes over at once, and gives back");
         self.shop.start_next(3).await?;
         self.console.look(&self.shop);
-        let before = self.count();
+        let chapter = self.books.next_chapter();
         let crowd = self.crowd().await?;
         let blue = self.shop.releases().await?;
         self.shop.order_releases(ReleaseOrder::SwitchTo(NEXT.to_owned())).await?;
@@ -128,11 +122,10 @@ impl Story {
         let back = self.releases_until(|now| now.share(STABLE).calls >= enough).await?;
         crowd.leave().await;
         self.shop.end_next().await?;
-        let after = self.count();
         let both = BlueGreen {
             green: back.share(NEXT).calls - blue.share(NEXT).calls,
-            answered: after.answered - before.answered,
-            failed: after.failed - before.failed,
+            answered: self.books.answers_since(chapter, "", |_| true),
+            failed: self.books.failed_since(chapter),
         };
         self.promise(
             both.failed == 0 && both.green >= 100 && back.share(STABLE).calls >= enough,
@@ -155,13 +148,6 @@ impl Story {
             }
             sleep(Duration::from_millis(20)).await;
         }
-    }
-
-    fn count(&self) -> Count {
-        // What a customer did wrong is not a failure.
-        let failed = self.books.answers("", |status| status >= 500 || status == 424);
-        let failed = failed + self.books.lost().len() as u64;
-        Count { answered: self.books.answers("", |_| true), failed }
     }
 
     /// Customers who look at the catalogue, one look after the other, until they leave.

@@ -23,7 +23,8 @@ struct Shared {
     sent: AtomicU64,
     /// Requests whose shopper went away before there was an answer, as at an interruption.
     abandoned: AtomicU64,
-    lost: Mutex<Vec<String>>,
+    /// What was never answered and why, and the chapter in which it was sent.
+    lost: Mutex<Vec<(u64, String)>>,
     /// By kind, status, and the chapter in which the request was sent.
     answers: Mutex<BTreeMap<(&'static str, u16, u64), u64>>,
     chapter: AtomicU64,
@@ -59,6 +60,12 @@ impl Books {
         answers.iter().filter(|(key, _)| is(key)).map(|(_, count)| count).sum()
     }
 
+    /// How many requests failed that were sent in this chapter or a later one. What a customer did wrong is no failure: 429, or 409 for the last of a product.
+    pub(crate) fn failed_since(&self, chapter: u64) -> u64 {
+        let lost = lock(&self.shared.lost).iter().filter(|(sent, _)| *sent >= chapter).count();
+        lost as u64 + self.answers_since(chapter, "", |status| status >= 500 || status == 424)
+    }
+
     /// Begins a chapter.
     pub(crate) fn next_chapter(&self) -> u64 {
         self.shared.chapter.fetch_add(1, Relaxed) + 1
@@ -66,7 +73,7 @@ impl Books {
 
     /// What was sent and never answered, with the reason.
     pub(crate) fn lost(&self) -> Vec<String> {
-        lock(&self.shared.lost).clone()
+        lock(&self.shared.lost).iter().map(|(_, why)| why.clone()).collect()
     }
 
     pub(crate) fn confirmed(&self) -> Vec<Uuid> {
@@ -196,7 +203,7 @@ impl Shopper {
             }
             Err(error) => {
                 let error = format!("{kind} {path}: {error:?}");
-                lock(&self.books.shared.lost).push(error.clone());
+                lock(&self.books.shared.lost).push((chapter, error.clone()));
                 Err(error)
             }
         }
