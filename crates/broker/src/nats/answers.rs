@@ -28,8 +28,8 @@ const BELIEVED: Duration = Duration::from_secs(10);
 
 /// How long an asker is waited for whom the server does not know: more than the longest pause between two attempts to come back.
 const COMES_BACK: Duration = Duration::from_secs(3);
-/// How long until he is sought again.
-const SEEK_AGAIN: Duration = Duration::from_millis(50);
+/// How long until he is sought again; and all that is waited for one who was waited for in vain before.
+const A_MOMENT: Duration = Duration::from_millis(50);
 
 /// This process's way to ask, and to answer others.
 pub(crate) struct Answers {
@@ -45,7 +45,7 @@ struct State {
     listening: Option<Listening>,
     /// What groups on the server want, and when that was so.
     heard: Option<(Instant, Arc<[Pattern]>)>,
-    /// The asker who did not come back: nobody waits for him a second time, whatever else he asked.
+    /// The asker who was waited for in vain: that is not done a second time, whatever else he asked, until he is heard of.
     gone: Option<String>,
 }
 
@@ -87,7 +87,11 @@ impl Answers {
         let place = layout.answer(subject);
         let route = Route::default();
         let headers = || wire::write(message, &route, wire::nats_id(message, &route));
-        let (until, back) = (link.patience(), Instant::now() + COMES_BACK);
+        let given_up = self.state().gone.as_deref() == Some(asker);
+        let (until, back) = match Instant::now() {
+            now if given_up => (now + A_MOMENT, now),
+            now => (link.patience(), now + COMES_BACK),
+        };
         loop {
             let payload = message.payload().clone();
             match link.ask(&place, Some(&headers), payload, until).await {
@@ -95,17 +99,14 @@ impl Answers {
                     self.state().gone.take_if(|gone| gone == asker);
                     return Ok(Receipt::new(message.id(), 1));
                 }
-                Err(Fault::Nobody) if self.state().gone.as_deref() == Some(asker) => {}
-                Err(Fault::Nobody) if Instant::now() < until.min(back) => {
-                    sleep(SEEK_AGAIN).await;
-                    continue;
+                Err(Fault::Nobody) if Instant::now() < until.min(back) => sleep(A_MOMENT).await,
+                Err(Fault::Nobody | Fault::Late) => {
+                    self.state().gone = Some(asker.to_owned());
+                    tracing::debug!(id = %message.id(), "an answer that nobody has taken");
+                    return Ok(Receipt::new(message.id(), 0));
                 }
-                Err(Fault::Nobody) => self.state().gone = Some(asker.to_owned()),
-                Err(Fault::Late) => {}
                 Err(fault) => return Err(fault.into()),
             }
-            tracing::debug!(id = %message.id(), "an answer that nobody has taken");
-            return Ok(Receipt::new(message.id(), 0));
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use gusset_broker::{Broker, Delivery, Error, Headers, NatsOptions, Policy, Reply, Subscription};
 use gusset_call::BoxError;
-use gusset_engines::Proxy;
+use gusset_engines::{Faults, Proxy};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::sleep,
@@ -152,27 +152,50 @@ async fn an_answer_finds_whoever_lost_his_connection_meanwhile() {
     until("it is settled", async || operator.messages("gusset").await == 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_asked_and_is_gone_holds_up_others_once() {
-    let server = Server::start();
-    let (goes, other, stays) =
-        (server.broker().await, server.broker().await, server.broker().await);
+/// So many questions that one `asks` are under way, and nobody listens for their answers any more after `leave`: another asker is answered soon all the same.
+async fn others_are_held_up_once(server: &Server, asks: Broker, leave: impl AsyncFnOnce(&str)) {
+    let other = connect(server.options().call_within(Duration::from_secs(4))).await;
     let (_subscription, mut places, gate) = slow_adder(&other).await;
     let operator = server.operator().await;
     let asking: Vec<_> = (0..20_u32)
         .map(|n| {
-            let goes = goes.clone();
+            let asks = asks.clone();
             let minute = 3 * SOON;
-            tokio::spawn(async move { goes.request::<_, _, u32>("add.one", &n, minute).await })
+            tokio::spawn(async move { asks.request::<_, _, u32>("add.one", &n, minute).await })
         })
         .collect();
-    drop(goes);
+    drop(asks);
     until("all have asked", async || operator.messages("gusset").await == 20).await;
     let place = places.recv().await.unwrap();
-    asking.iter().for_each(|asking| asking.abort());
-    until("it is not listened for", async || !operator.is_heard(&place).await).await;
+    leave(&place).await;
     let begin = Instant::now();
     gate.add_permits(1);
+    let stays = server.broker().await;
     assert_eq!(stays.request::<_, _, u32>("add.one", &1, SOON).await.unwrap(), 2);
     assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    drop(asking);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asked_and_is_gone_holds_up_others_once() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.port());
+    let asks = connect(NatsOptions::new(proxy.url("nats")).max_bytes(16 << 20)).await;
+    let operator = server.operator().await;
+    let leave = async |place: &str| {
+        proxy.cut();
+        until("it is not listened for", async || !operator.is_heard(place).await).await;
+    };
+    others_are_held_up_once(&server, asks, leave).await;
+}
+
+/// The server still takes it for a listener.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asked_and_stands_still_holds_up_others_once() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.port());
+    let options = NatsOptions::new(proxy.url("nats")).max_bytes(16 << 20);
+    let asks = connect(options.ping_interval(Duration::from_secs(60))).await;
+    let deaf = Faults { deaf: true, mute: true, ..Faults::default() };
+    others_are_held_up_once(&server, asks, async |_| proxy.set(deaf)).await;
 }
