@@ -98,7 +98,10 @@ use crate::{
 /// # Questions
 ///
 /// A question goes the way of all messages, until whoever asked waits no more. Its answer is kept nowhere; it is sent until whoever asked says that he has it, also to
-/// one who lost his connection meanwhile. For one who does not come back within 3 seconds, or says nothing [as long as a call may take](NatsOptions::call_within), a group waits once, and then not again. [`Error::NoResponders`] means that no group on the server wants the question; a group that went less than ten seconds ago may still count.
+/// one who lost his connection meanwhile. For one who does not come back within 3 seconds, or says nothing [as long as a call may take](NatsOptions::call_within), a group
+/// waits once, and then 50 ms for each answer until he is heard of; so an answer may be lost where the server itself is away for longer than that.
+///
+/// [`Error::NoResponders`] means that no group on the server wants the question; a group that went less than ten seconds ago may still count.
 ///
 /// # What is elsewhere than in memory
 ///
